@@ -1,0 +1,22 @@
+"""Open set recognition on scikit-learn's digits (bundled: no download), with the published splits of MNIST.
+
+python -m gradmix_jax.main --config=configs/digits_osr.py --workdir=runs/digits_0
+python -m gradmix_jax.main --config=configs/digits_osr.py:layer --config.dataset.trial=1 --workdir=runs/digits_layer_1
+"""
+
+from gradmix_jax.config import apply_recipe, default_config, phase
+
+
+def get_config(recipe: str = "input"):
+    c = default_config()
+    c.dataset.name = "digits"
+    c.dataset.benchmark = "mnist"
+    c.dataset.image_size = 16
+    c.augment.crop_scale = (0.5, 1.0)
+    c.augment.flip_prob = 0.0
+    c.augment.rotation_degrees = 5.0
+    c.model.name = "small_cnn"
+    c.model.width = 16
+    c.model.hidden = 128
+    c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.2),)
+    return apply_recipe(c, recipe)

@@ -1,0 +1,69 @@
+"""Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`)."""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gradmix_jax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
+
+    Args:
+      workdir: directory of the run.
+      keep: how many of the newest checkpoints to keep.
+      read_only: raise where there are none, and create nothing.
+
+    Raises:
+      ValueError: `read_only` and there is no checkpoint.
+    """
+
+    def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+        self.directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+        missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
+        if read_only and not os.path.isdir(self.directory):
+            raise missing
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only, read_only=read_only)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if read_only and self.latest_step() is None:
+            raise missing
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state to the host and write it in the background; a step that is already there is left alone."""
+        state = jax.device_get(state)
+        step = int(state.step)
+        if step == self.latest_step():
+            return
+        model = {"params": state.params, "batch_stats": state.batch_stats}
+        training = {"step": state.step, "opt_state": state.opt_state}
+        save = ocp.args.StandardSave
+        self._manager.save(step, args=ocp.args.Composite(model=save(model), training=save(training)))
+
+    def restore(self, template: TrainState) -> TrainState:
+        """The newest state, shaped like `template` (whose values are not used); NumPy leaves."""
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
+        model = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        training = {"step": shapes.step, "opt_state": shapes.opt_state}
+        restore = ocp.args.StandardRestore
+        restored = self._manager.restore(
+            self.latest_step(), args=ocp.args.Composite(model=restore(model), training=restore(training))
+        )
+        return TrainState(**restored["model"], **restored["training"])
+
+    def restore_model(self, template: dict[str, Any]) -> dict[str, Any]:
+        """The newest {"params", "batch_stats"} alone, shaped like `template`."""
+        restored = self._manager.restore(
+            self.latest_step(), args=ocp.args.Composite(model=ocp.args.StandardRestore(template))
+        )
+        return restored["model"]
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,46 @@
+"""How every command of the package ends on a user's mistake: one sentence on stderr, exit status 2, no traceback."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
+    """Parse the flags and call `main(rest of the command line)`.
+
+    A ValueError raised by this package is a user's mistake: its sentence is printed. One raised inside a library is
+    a bug of ours and keeps its traceback.
+
+    Args:
+      main: takes the program name and the positional arguments.
+      required: flags that must be given.
+    """
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main, flags_parser=lambda argv: _parse(argv, required))
+    except ValueError as error:
+        raised_in = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_in.startswith(HERE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv, required):
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        sentence = " ".join(str(error).split())
+        # ml_collections says only the key: "'zz'".
+        if isinstance(error, (AttributeError, KeyError)):
+            sentence = f"unknown config key {sentence}; allowed: the keys of gradmix_jax/config.py."
+        raise ValueError(sentence) from error
+    for name in required:
+        if flags.FLAGS[name].value is None:
+            raise ValueError(f"--{name} is missing; allowed: see --help.")
+    return rest

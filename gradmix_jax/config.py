@@ -1,0 +1,208 @@
+"""Every key of a config, with its default, and the checks that need nothing but the config.
+
+An experiment file in `configs/` takes `default_config()` and assigns a few keys. Values are checked where they are
+owned: each section is splatted into a frozen dataclass, which refuses what it does not know (see `experiment.py`).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+    """The default: digits, a small network, input-gradient GradMix; a minute on a CPU."""
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, batches, views, maps and mixing
+
+    c.dataset = ConfigDict()
+    c.dataset.name = "digits"  # digits, a TFDS name, folder:PATH or idx:PATH
+    c.dataset.unknown_name = ""  # data set of the unknown classes; empty: the benchmark's, or the same one
+    c.dataset.benchmark = "mnist"  # whose published class splits; "random": a seeded one; "all": every class is known
+    c.dataset.trial = 0  # which of the splits, 0 to 4 (any number for "random")
+    c.dataset.num_known = 6  # number of known classes, for benchmark "random" only
+    c.dataset.image_size = 16  # pixels; images of another size are resized
+    c.dataset.channels = 1  # 1 (grey) or 3 (colour); images are converted
+    c.dataset.validation_fraction = 0.1  # share of the known training images kept out of training
+    c.dataset.storage = "resident"  # "resident": uint8 on the device; "stream": read from disk as training goes
+    c.dataset.data_dir = ""  # of TFDS; empty: its default
+    c.dataset.download = True  # let TFDS download and prepare what is not there
+    c.dataset.bad_images = "error"  # unreadable images: "error", or "skip" with a warning that names them
+
+    c.normalization = ConfigDict()
+    c.normalization.mean = (0.5,)  # one number a channel, images in [0, 1]
+    c.normalization.std = (0.25,)
+
+    c.augment = ConfigDict()
+    c.augment.jitter = (0.4, 0.4, 0.4, 0.1)  # strength of brightness, contrast, saturation, hue
+    c.augment.jitter_prob = 0.8
+    c.augment.crop_scale = (0.2, 1.0)  # share of the image's area; (1, 1) leaves the crop out
+    c.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height
+    c.augment.flip_prob = 0.5  # of a horizontal flip; 0 for digits and letters
+    c.augment.grey_prob = 0.2
+    c.augment.rotation_degrees = 0.0  # uniform in +- this
+    c.augment.blur_prob = 0.0  # of a Gaussian blur, for large images
+
+    c.model = ConfigDict()
+    c.model.name = "small_cnn"  # see gradmix_jax/models
+    c.model.stem = "cifar"  # "cifar": 3x3, stride 1, no pool; "imagenet": 7x7, stride 2, max pool
+    c.model.width = 0  # channels of the first stage; 0: the published width
+    c.model.hidden = 512  # hidden units of the projection head
+    c.model.projection = 128  # size of the projection
+    c.model.classifier = "none"  # head for cross-entropy: "none", "linear" or "cosine"
+    c.model.dtype = "float32"  # of the encoder's compute, or "bfloat16"; parameters and losses stay float32
+
+    c.attribution = ConfigDict()
+    c.attribution.method = "input"  # input, gradient_x_input, layer (LayerCAM), grad_cam, random
+    c.attribution.stages = ("stage3", "stage4")  # for layer and grad_cam
+    c.attribution.sign = 1  # 1: evidence that raises the loss; -1: that lowers it
+    c.attribution.norm = "image"  # min-max per "image", or over the whole "batch"
+    c.attribution.smoothing = 3  # odd averaging window of input maps, pixels; 1: none
+    c.attribution.loss = "simclr"  # whose gradient: simclr, supcon, cross_entropy, or "training" (their weighted sum)
+
+    c.mix = ConfigDict()
+    c.mix.method = "gradmix"  # gradmix, cutmix, mixup, none
+    c.mix.mask = "threshold"  # "threshold" or "box"
+    c.mix.fill = "partner"  # partner, partner_resized, noise, mean, zeros
+    c.mix.keep_range = (0.5, 0.9)  # share of pixels kept, drawn uniformly
+    c.mix.keep_draw = "image"  # one draw per "image", or per "batch"
+    c.mix.mixed_views = "all"  # mix "all" views, or the "first" only
+    c.mix.group_size = 16  # partners are drawn within groups of this many images; divides a device's batch
+    c.mix.mixup_alpha = 1.0  # of mixup's Beta(alpha, alpha)
+
+    c.objective = ConfigDict()
+    c.objective.temperature = 0.05
+    c.objective.base_temperature = 0.07  # contrastive losses are multiplied by temperature / base_temperature
+    c.objective.mixed_supcon = False  # add the supervised loss with mixed positives
+    c.objective.detach_anchors = False  # no gradient of the mixed loss through the clean features
+    c.objective.label_smoothing = 0.0  # of cross-entropy
+
+    # One after the other; each with the weights of SupCon (gamma), SimCLR + mixed SimCLR (lambda) and cross-entropy.
+    c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.0),)
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adam"  # adam (AdamW with weight_decay), sgd (Nesterov), lars
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup_epochs = 0.0  # linear, in the first phase
+    c.optimizer.final_fraction = 0.512  # a cosine leads to this share of learning_rate at the end of each phase
+    c.optimizer.per_epoch = True  # change the rate at the start of an epoch only
+    c.optimizer.weight_decay = 0.0  # norms and biases are spared
+    c.optimizer.momentum = 0.9  # of sgd and lars
+
+    c.train = ConfigDict()
+    c.train.batch_size = 128  # images per step, over all devices; each gives num_views views
+    c.train.num_views = 2
+    c.train.log_every_steps = 20
+    c.train.checkpoint_every_epochs = 50
+    c.train.keep_checkpoints = 2  # the newest ones
+    c.train.workers = 4  # reading threads, storage "stream" only
+
+    c.evaluate = ConfigDict()
+    c.evaluate.batch_size = 500
+    c.evaluate.feature = "projection"  # "projection" (z) or "features" (the encoder's)
+    c.evaluate.k = 3  # the score of a class is the sum of the k largest cosine similarities
+    return c
+
+
+def phase(name: str, *, epochs: int, supcon: float = 0.0, ssl: float = 0.0, cross_entropy: float = 0.0) -> ConfigDict:
+    """One entry of `phases`: objective weights for a number of epochs."""
+    weights = dict(supcon=float(supcon), ssl=float(ssl), cross_entropy=float(cross_entropy))
+    return ConfigDict(dict(name=name, epochs=epochs, **weights))
+
+
+RECIPES = {
+    # The project's default: jax.grad with respect to the images, thresholded masks, the partner's own pixels.
+    "input": {
+        "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},
+        "attribution": {"method": "input"},
+    },
+    # The paper's: LayerCAM of the chosen stages, boxes, the whole partner resized into the box.
+    "layer": {
+        "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
+        "attribution": {"method": "layer"},
+    },
+    # The choices of the authors' released code: noise in the box, the first view only, one draw and one scale a batch.
+    "released": {
+        "mix": {
+            "method": "gradmix",
+            "mask": "box",
+            "fill": "noise",
+            "mixed_views": "first",
+            "keep_draw": "batch",
+        },
+        "attribution": {"method": "layer", "norm": "batch", "sign": 1},
+    },
+    # Baselines on the same step.
+    "none": {"mix": {"method": "none"}},
+    "cutmix": {"mix": {"method": "cutmix", "mask": "box", "fill": "partner"}},
+    "mixup": {"mix": {"method": "mixup"}},
+    # The control that tells whether the map matters.
+    "random": {
+        "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},
+        "attribution": {"method": "random"},
+    },
+}
+
+
+def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
+    """Assign the keys of a named recipe: what comes after the colon in `--config=configs/cifar_osr.py:layer`.
+
+    Args:
+      c: a config; changed in place.
+      name: a key of RECIPES.
+
+    Returns:
+      The same config.
+
+    Raises:
+      ValueError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is unknown; allowed: {', '.join(RECIPES)}.")
+    c.update(RECIPES[name])
+    return c
+
+
+def validate(config: ConfigDict) -> None:
+    """Compare keys and types with `default_config`.
+
+    Raises:
+      ValueError: an unknown or missing key, or a value of another type; the sentence names key, value and type.
+    """
+    _compare(config.to_dict(), default_config().to_dict(), "")
+
+
+def _compare(section: dict[str, Any], default: dict[str, Any], prefix: str) -> None:
+    for key in section.keys() - default.keys():
+        raise ValueError(f"unknown config key {prefix}{key}; allowed here: {', '.join(sorted(default))}.")
+    for key in default.keys() - section.keys():
+        raise ValueError(f"missing config key {prefix}{key}.")
+    for key, wanted in default.items():
+        value = section[key]
+        if isinstance(wanted, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{key} is {value!r}; allowed: a section with keys {', '.join(wanted)}.")
+            _compare(value, wanted, f"{prefix}{key}.")
+        elif key == "phases":
+            _check_phases(value, wanted[0])
+        else:
+            _check_type(f"{prefix}{key}", value, wanted)
+
+
+def _check_phases(phases, wanted) -> None:
+    if not isinstance(phases, (tuple, list)) or not phases:
+        raise ValueError(f"phases is {phases!r}; allowed: a tuple of one phase or more.")
+    for index, entry in enumerate(phases):
+        _compare(dict(entry), dict(wanted), f"phases[{index}].")
+
+
+def _check_type(key: str, value: Any, wanted: Any) -> None:
+    if isinstance(wanted, tuple):
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{key} is {value!r}; allowed: a tuple such as {wanted!r}.")
+        for item in value:
+            _check_type(f"an element of {key}", item, wanted[0])
+        return
+    # A whole number is fine where a fraction is expected, but True is not a number here.
+    accepted = (int, float) if isinstance(wanted, float) else type(wanted)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(wanted, bool)):
+        raise ValueError(f"{key} is {value!r}; allowed: a value of type {type(wanted).__name__}.")

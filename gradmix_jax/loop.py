@@ -1,0 +1,88 @@
+"""The only Python loop over training steps. It knows neither JAX programs nor files: it is given callables."""
+
+import collections
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class NonFiniteLossError(ValueError):
+    """The loss of a step was not a finite number."""
+
+
+def run(
+    state: Any,
+    *,
+    step: Callable[[Any], tuple[Any, Any]],
+    fetch: Callable[[Any], dict[str, Any]],
+    start_step: int,
+    total_steps: int,
+    log_every: int,
+    save_every: int,
+    on_metrics: Callable[[int, dict[str, float]], None],
+    on_step: Callable[[], None],
+    save: Callable[[Any], None],
+    should_stop: Callable[[int], bool] = lambda step: False,
+    max_in_flight: int = 2,
+) -> tuple[Any, int]:
+    """Run steps `start_step` ... `total_steps - 1`.
+
+    The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
+    no more than `max_in_flight` steps are under way. Every loss is checked; a state is saved only after the losses of
+    all steps that led to it were found finite.
+
+    Args:
+      state: the initial state, on the device.
+      step: state -> (state, metrics); returns as soon as the work is dispatched.
+      fetch: metrics -> scalars, waiting for them.
+      start_step: number of steps done already.
+      total_steps: number of steps at the end.
+      log_every: metrics are averaged over this many steps and handed to `on_metrics(steps done, averages)`.
+      save_every: `save(state)` is called after this many steps, and at the end.
+      on_metrics: see `log_every`.
+      on_step: called once for every step that has finished.
+      save: see `save_every`.
+      should_stop: asked with the number of steps dispatched; True saves and returns early.
+      max_in_flight: number of dispatched steps whose metrics were not fetched yet.
+
+    Returns:
+      The final state and the number of steps done.
+
+    Raises:
+      NonFiniteLossError: naming the step.
+    """
+    pending: collections.deque = collections.deque()
+    window: list[dict[str, float]] = []
+    clock = time.perf_counter()
+
+    def drain(leave: int):
+        nonlocal window, clock
+        while len(pending) > leave:
+            index, metrics = pending.popleft()
+            scalars = {name: float(value) for name, value in fetch(metrics).items()}
+            if not math.isfinite(scalars["loss"]):
+                raise NonFiniteLossError(f"the loss of step {index} is {scalars['loss']}; the last checkpoint is kept.")
+            window.append(scalars)
+            on_step()
+            if (index + 1) % log_every == 0 or index + 1 == total_steps:
+                averages = {name: sum(entry[name] for entry in window) / len(window) for name in scalars}
+                now = time.perf_counter()
+                on_metrics(index + 1, averages | {"steps_per_second": len(window) / (now - clock)})
+                window, clock = [], now
+
+    done = start_step
+    while done < total_steps and not should_stop(done):
+        with jax.profiler.StepTraceAnnotation("train", step_num=done):
+            state, metrics = step(state)
+        pending.append((done, metrics))
+        done += 1
+        drain(leave=max_in_flight)
+        if done % save_every == 0 and done < total_steps:
+            drain(leave=0)
+            save(state)
+    drain(leave=0)
+    save(state)
+    return state, done

@@ -1,0 +1,65 @@
+"""Everything that knows about `jax.pmap` and about processes.
+
+State and data are replicated: every leaf gets a leading axis with one copy for each local device. Another mapping
+(`jax.jit` with shardings, say) is a change of this file alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+AXIS = "batch"
+
+
+def pmap(function: Callable, *, devices: list[jax.Device] | None = None, donate: tuple[int, ...] = ()) -> Callable:
+    """Compile `function`, written for one device with axis name `batch`, for all devices of all processes."""
+    return jax.pmap(function, axis_name=AXIS, devices=devices, donate_argnums=donate)
+
+
+def replicate(tree: Any, *, devices: list[jax.Device] | None = None) -> Any:
+    """Copy every leaf to each local device, with a new leading axis for the devices."""
+    devices = jax.local_devices() if devices is None else devices
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def copy(leaf):
+        leaf = jnp.asarray(leaf)
+        # One device at a time: broadcasting first would need the whole stack on a single device.
+        shards = [jax.device_put(leaf[None], device) for device in devices]
+        return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, shards)
+
+    return jax.tree.map(copy, tree)
+
+
+def shard(tree: Any, *, devices: list[jax.Device] | None = None) -> Any:
+    """Spread the rows of every leaf over the local devices: [rows, ...] -> [devices, rows / devices, ...]."""
+    devices = jax.local_devices() if devices is None else devices
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    split = lambda leaf: np.asarray(leaf).reshape(len(devices), -1, *leaf.shape[1:])
+    return jax.tree.map(lambda leaf: jax.device_put(split(leaf), sharding), tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The copy on this process's first device, without the device axis. Does not wait for the device."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+
+
+def initialize() -> None:
+    """Join the processes of a pod or cluster; call before anything else touches JAX."""
+    jax.distributed.initialize()
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints progress."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,146 @@
+"""What training carries from step to step, the optimizer and its schedule."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Attributes: step (int32 scalar), params, batch_stats (running BatchNorm statistics), opt_state."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One entry of `phases`: for how long, and the weights of the objectives meanwhile."""
+
+    name: str
+    epochs: int
+    supcon: float
+    ssl: float
+    cross_entropy: float
+
+    def __post_init__(self):
+        if self.epochs < 0:
+            raise ValueError(f"phases: epochs of {self.name!r} is {self.epochs!r}; allowed: 0 or more.")
+        for weight in ("supcon", "ssl", "cross_entropy"):
+            if getattr(self, weight) < 0:
+                raise ValueError(f"phases: {weight} of {self.name!r} is {getattr(self, weight)!r}; allowed: 0 or more.")
+        if self.epochs and not (self.supcon or self.ssl or self.cross_entropy):
+            raise ValueError(f"phases: {self.name!r} has no objective; allowed: a weight above 0 for one of them.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """The `optimizer` section of a config; see `config.default_config` for what each key means."""
+
+    name: str
+    learning_rate: float
+    warmup_epochs: float
+    final_fraction: float
+    per_epoch: bool
+    weight_decay: float
+    momentum: float
+
+    def __post_init__(self):
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"optimizer.name is {self.name!r}; allowed: {', '.join(OPTIMIZERS)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate!r}; allowed: a number above 0.")
+        if not 0.0 <= self.final_fraction <= 1.0:
+            raise ValueError(f"optimizer.final_fraction is {self.final_fraction!r}; allowed: 0 to 1.")
+        for name in ("warmup_epochs", "weight_decay", "momentum"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)!r}; allowed: 0 or more.")
+
+
+def total_steps(phases: tuple[Phase, ...], steps_per_epoch: int) -> int:
+    return sum(phase.epochs for phase in phases) * steps_per_epoch
+
+
+def phase_weights(phases: tuple[Phase, ...], steps_per_epoch: int, step: jax.Array) -> dict[str, jax.Array]:
+    """Weights of the objectives at a (traced) step, so that one program serves every phase."""
+    ends = jnp.cumsum(jnp.array([phase.epochs * steps_per_epoch for phase in phases]))
+    index = jnp.minimum(jnp.searchsorted(ends, step, side="right"), len(phases) - 1)
+    names = ("supcon", "ssl", "cross_entropy")
+    return {name: jnp.array([getattr(phase, name) for phase in phases], jnp.float32)[index] for name in names}
+
+
+def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps_per_epoch: int) -> optax.Schedule:
+    """Every phase: linear warm-up (first phase only), then a cosine from the peak to `final_fraction` of it.
+
+    With `per_epoch` the rate changes at the start of an epoch only, as in the published runs.
+    """
+    schedules, boundaries, end = [], [], 0
+    for index, phase in enumerate(phases):
+        steps = max(phase.epochs * steps_per_epoch, 1)
+        warmup = min(round(spec.warmup_epochs * steps_per_epoch), steps - 1) if index == 0 else 0
+        # optax counts the warm-up into decay_steps.
+        schedules.append(
+            optax.warmup_cosine_decay_schedule(
+                0.0 if warmup else spec.learning_rate,
+                spec.learning_rate,
+                warmup,
+                steps,
+                end_value=spec.learning_rate * spec.final_fraction,
+            )
+        )
+        end += phase.epochs * steps_per_epoch
+        boundaries.append(end)
+    joined = optax.join_schedules(schedules, boundaries[:-1])
+    if not spec.per_epoch:
+        return joined
+    return lambda count: joined(count // steps_per_epoch * steps_per_epoch)
+
+
+def _matrices_only(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _adam(spec, schedule):
+    # Weight decay spares norms and biases (everything with one axis), and is decoupled (AdamW) where asked for.
+    if spec.weight_decay:
+        return optax.adamw(schedule, weight_decay=spec.weight_decay, mask=_matrices_only)
+    return optax.adam(schedule)
+
+
+def _sgd(spec, schedule):
+    decay = optax.add_decayed_weights(spec.weight_decay, mask=_matrices_only)
+    return optax.chain(decay, optax.sgd(schedule, momentum=spec.momentum or None, nesterov=bool(spec.momentum)))
+
+
+def _lars(spec, schedule):
+    return optax.lars(
+        schedule,
+        weight_decay=spec.weight_decay,
+        weight_decay_mask=_matrices_only,
+        trust_ratio_mask=_matrices_only,
+        momentum=spec.momentum,
+    )
+
+
+OPTIMIZERS = {"adam": _adam, "sgd": _sgd, "lars": _lars}
+
+
+def optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return OPTIMIZERS[spec.name](spec, schedule)
+
+
+def create(model: Any, transform: optax.GradientTransformation, key: jax.Array, image_shape: tuple) -> TrainState:
+    """Initial state for images of shape (H, W, C), on the default device."""
+
+    @jax.jit
+    def init(key):
+        variables = model.init(key, jnp.zeros((2, *image_shape), jnp.float32), train=False)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, transform.init(params))
+
+    return init(key)

@@ -1,0 +1,83 @@
+"""The loop: order of work, averages, saving, stopping."""
+
+import pytest
+
+from gradmix_jax import loop
+
+
+class Recorder:
+    """A pretend device that writes down in which order it is talked to."""
+
+    def __init__(self, losses):
+        self.losses = losses
+        self.events = []
+        self.metrics = []
+        self.saved = []
+
+    def step(self, state):
+        self.events.append(("dispatch", state))
+        return state + 1, {"loss": self.losses[state], "index": state}
+
+    def fetch(self, metrics):
+        self.events.append(("fetch", metrics["index"]))
+        return metrics
+
+    def run(self, total, **options):
+        defaults = dict(start_step=0, log_every=2, save_every=100, on_step=lambda: None)
+        return loop.run(
+            defaults.get("start_step") if "start_step" not in options else options["start_step"],
+            step=self.step,
+            fetch=self.fetch,
+            total_steps=total,
+            on_metrics=lambda step, scalars: self.metrics.append((step, scalars)),
+            save=self.saved.append,
+            **(defaults | options),
+        )
+
+
+def test_metrics_are_fetched_after_later_steps_were_dispatched():
+    recorder = Recorder([1.0] * 6)
+    recorder.run(6, max_in_flight=2)
+    assert sorted(recorder.events) == sorted([(kind, i) for kind in ("dispatch", "fetch") for i in range(6)])
+    for i in range(4):
+        assert recorder.events.index(("fetch", i)) > recorder.events.index(("dispatch", i + 2))
+    for i in range(3):
+        assert recorder.events.index(("fetch", i)) < recorder.events.index(("dispatch", i + 3))
+
+
+def test_averages_over_the_window_and_the_rest():
+    recorder = Recorder([1.0, 3.0, 5.0, 7.0, 11.0])
+    state, done = recorder.run(5)
+    assert (state, done) == (5, 5)
+    assert [(step, scalars["loss"]) for step, scalars in recorder.metrics] == [(2, 2.0), (4, 6.0), (5, 11.0)]
+    assert all(scalars["steps_per_second"] > 0 for _, scalars in recorder.metrics)
+
+
+def test_saves_every_so_often_and_once_at_the_end():
+    recorder = Recorder([1.0] * 7)
+    recorder.run(7, save_every=3)
+    assert recorder.saved == [3, 6, 7]
+    recorder = Recorder([1.0] * 6)
+    recorder.run(6, save_every=3)
+    assert recorder.saved == [3, 6]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(bad):
+    recorder = Recorder([1.0, 1.0, 1.0, bad, 1.0, 1.0])
+    with pytest.raises(loop.NonFiniteLossError, match=r"the loss of step 3 is (nan|inf)"):
+        recorder.run(6, save_every=2)
+    assert recorder.saved == [2]
+
+
+def test_stop_saves_what_was_done():
+    recorder = Recorder([1.0] * 9)
+    state, done = recorder.run(9, should_stop=lambda step: step == 4)
+    assert (state, done, recorder.saved) == (4, 4, [4])
+
+
+def test_resumes_at_a_step():
+    recorder = Recorder([1.0] * 9)
+    recorder.run(9, start_step=7)
+    assert [event for event in recorder.events if event[0] == "dispatch"] == [("dispatch", 7), ("dispatch", 8)]
+    assert recorder.metrics[-1][0] == 9
