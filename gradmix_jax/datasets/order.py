@@ -1,0 +1,63 @@
+"""Which images make up the batch of a step: a pure function of (seed, step), on the device and on the host."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, *, size: int) -> jax.Array:
+    """The order of an epoch: a permutation of 0..size-1, int32 [size]."""
+    # The generator is named, because jax_default_prng_impl may differ between the programs that have to agree.
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch)
+    return jax.random.permutation(key, size).astype(jnp.int32)
+
+
+def batch_indices(seed: jax.Array | int, step: jax.Array | int, *, size: int, batch_size: int) -> jax.Array:
+    """Indices of the images in the batch of `step`.
+
+    Every epoch has a new order and `size // batch_size` whole batches; what is left over is not used in that epoch.
+
+    Args:
+      seed: of the order.
+      step: 0, 1, ...; may be traced.
+      size: number of images.
+      batch_size: of all devices together.
+
+    Returns:
+      int32 [batch_size], no index twice.
+
+    Raises:
+      ValueError: batch_size is not in 1..size.
+    """
+    steps_per_epoch = _steps_per_epoch(size, batch_size)
+    epoch, place = step // steps_per_epoch, step % steps_per_epoch
+    return jax.lax.dynamic_slice_in_dim(epoch_order(seed, epoch, size=size), place * batch_size, batch_size)
+
+
+def host_batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.ndarray:
+    """The same indices as `batch_indices` for a host that reads batch after batch: one permutation an epoch."""
+    epoch, place = divmod(step, _steps_per_epoch(size, batch_size))
+    return _epoch_order_on_host(seed, epoch, size)[place * batch_size : (place + 1) * batch_size]
+
+
+def _steps_per_epoch(size: int, batch_size: int) -> int:
+    if not 1 <= batch_size <= size:
+        raise ValueError(f"train.batch_size is {batch_size}; allowed: 1 to {size}, the number of training images.")
+    return size // batch_size
+
+
+@functools.lru_cache(maxsize=2)  # batches around the end of an epoch are read ahead
+def _epoch_order_on_host(seed: int, epoch: int, size: int) -> np.ndarray:
+    # The accelerator is busy with training, and its queue is long: stay on the host where JAX has a CPU there.
+    # Called from reading threads, whose small transfers are none of a transfer guard's business.
+    with jax.default_device(_cpu()), jax.transfer_guard("allow"):
+        return np.asarray(epoch_order(seed, epoch, size=size))
+
+
+def _cpu() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names an accelerator only
+        return None

@@ -1,0 +1,182 @@
+"""Images of one size and channel count, decoded on demand, with their labels known beforehand."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from absl import logging
+from PIL import Image
+from tqdm import tqdm
+
+# Decoding leaves Python's lock most of the time, and slow disks are waited for in parallel.
+THREADS = 2 * (os.cpu_count() or 1)
+_CHUNK = 32
+_SHOWN = 5
+
+
+class Records(Protocol):
+    """The images of one part (train or test) of a data set as they are stored, and `labels`: class ids, int32 [N]."""
+
+    labels: np.ndarray
+
+    def open(self, index: int) -> Image.Image:
+        """The stored image, of any size and mode."""
+
+    def describe(self, index: int) -> str:
+        """What to call the image in an error: its path, or data set, part and position."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayRecords:
+    """Grey images that are in memory as a whole: images uint8 [N, H, W], labels int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    name: str
+
+    def open(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set as stored. Class ids count in `class_names`; `train` is None where only test was asked for."""
+
+    class_names: tuple[str, ...]
+    train: Records | None
+    test: Records
+
+
+class BadImage(ValueError):
+    """An image that cannot be decoded."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Some images of a data set: `source[i]` is uint8 [H, W, C], decoded, converted and resized when asked for.
+
+    Attributes:
+      records: where the images come from.
+      indices: int64 [N], their positions in `records`.
+      labels: int32 [N], 0..K-1 for known classes, -1 for unknown ones.
+      image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
+        aspect ratio is not kept.
+      channels: C, 1 (grey) or 3 (RGB). Transparency is ignored.
+    """
+
+    records: Records
+    indices: np.ndarray
+    labels: np.ndarray
+    image_size: int
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        position = int(self.indices[index])
+        # Pillow's decoders raise whatever a broken file leads them to: OSError, SyntaxError, EOFError, zlib.error ...
+        try:
+            with self.records.open(position) as image:
+                return to_array(image, self.image_size, self.channels)
+        except Exception as error:
+            what, reason = self.records.describe(position), str(error)
+            if not reason or what in reason:  # Pillow often repeats the path
+                reason = type(error).__name__
+            raise BadImage(f"{what} ({reason})") from error
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """int32 [N]: classes as the data set counts them, for unknown images too."""
+        return self.records.labels[self.indices]
+
+    def take(self, places: Sequence[int] | np.ndarray) -> "Source":
+        """The source of the images at `places` (indices or a mask), with their labels."""
+        return dataclasses.replace(self, indices=self.indices[places], labels=self.labels[places])
+
+
+def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """uint8 [size, size, channels] of an image of any size and mode; public, for images that come from elsewhere."""
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    # Resize after conversion: palette indices must not be interpolated.
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(size, size, channels)
+
+
+def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progress: bool) -> dict[int, str]:
+    """Decode images start..stop-1 in threads, into `out` if there is one; returns {position: problem} of bad ones."""
+
+    def decode_chunk(first: int) -> dict[int, str]:
+        problems = {}
+        for i in range(first, min(first + _CHUNK, stop)):
+            try:
+                image = source[i]
+            except BadImage as error:
+                problems[i] = str(error)
+            else:
+                if out is not None:
+                    out[i - start] = image
+        return problems
+
+    chunks = range(start, stop, _CHUNK)
+    bad = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        done = pool.map(decode_chunk, chunks)
+        for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress):
+            bad.update(problems)
+    return bad
+
+
+def _summary(bad: dict[int, str], total: int) -> str:
+    shown = "; ".join(list(bad.values())[:_SHOWN])
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{len(bad)} of {total} images cannot be read: {shown}{more}"
+
+
+def read_range(source: Source, start: int, stop: int, *, progress: bool = False) -> np.ndarray:
+    """Decode images start..stop-1 of a source in threads.
+
+    Returns:
+      images_NxHxWxC uint8, in the order of the source.
+
+    Raises:
+      ValueError: some cannot be read; says how many, and which come first.
+    """
+    stop = min(stop, len(source))
+    images_NxHxWxC = np.empty((stop - start, source.image_size, source.image_size, source.channels), np.uint8)
+    bad = _decode(source, start, stop, images_NxHxWxC, progress)
+    if bad:
+        raise ValueError(f"{_summary(bad, stop - start)}. Repair or remove them, or set dataset.bad_images to 'skip'.")
+    return images_NxHxWxC
+
+
+def read_all(source: Source, *, progress: bool = False) -> np.ndarray:
+    """Every image of a source: images_NxHxWxC uint8; see `read_range`."""
+    return read_range(source, 0, len(source), progress=progress)
+
+
+def resident(source: Source, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """A source as arrays, to be kept on the device: images_NxHxWxC uint8 and labels_N int32; see `read_range`."""
+    return read_all(source, progress=progress), source.labels
+
+
+def without_bad_images(source: Source) -> Source:
+    """The readable images of a source, with their labels; what is left out is counted and named in a warning.
+
+    Decodes every image once, so that lengths and labels are right before any batch is drawn.
+    """
+    bad = _decode(source, 0, len(source), out=None, progress=False)
+    if not bad:
+        return source
+    logging.warning("Left out: %s.", _summary(bad, len(source)))
+    return source.take(np.setdiff1d(np.arange(len(source)), list(bad)))

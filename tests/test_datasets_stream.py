@@ -1,0 +1,122 @@
+"""Batches are a pure function of (seed, step), the same on the device and streamed from disk."""
+
+import contextlib
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from stored_data import make_spec, write_folder
+
+from gradmix_jax import datasets, splits
+from gradmix_jax.datasets import order
+
+SIZE, BATCH = 22, 4  # 5 batches an epoch, 2 images left over
+
+
+def indices(step, *, seed=3, size=SIZE, batch_size=BATCH):
+    return np.asarray(order.batch_indices(seed, step, size=size, batch_size=batch_size))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stream") / "set"
+    name = write_folder(root, train={"a": 11, "b": 11, "c": 1}, test={"a": 1, "b": 1, "c": 1})
+    trial = next(t for t in range(20) if set(splits.random_split(3, 2, trial=t).known) == {0, 1})
+    return datasets.open_set(make_spec(name=name, num_known=2, trial=trial)).train
+
+
+def take(source, count, **options):
+    batches = datasets.host_batches(
+        source, **{"seed": 3, "start_step": 0, "batch_size": BATCH, "workers": 2, **options}
+    )
+    with contextlib.closing(batches):
+        return list(itertools.islice(batches, count))
+
+
+def test_an_epoch_uses_no_image_twice_and_drops_what_is_left_over():
+    epochs = [np.concatenate([indices(step) for step in range(first, first + 5)]) for first in (0, 5)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 20 and epoch.min() >= 0 and epoch.max() < SIZE and epoch.dtype == np.int32
+    assert not np.array_equal(*epochs)
+
+
+def test_the_order_is_the_permutation_of_the_seed_and_epoch():
+    for seed, epoch in ((3, 0), (3, 2), (4, 0)):
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch)
+        expected = np.asarray(jax.random.permutation(key, SIZE))[:20]
+        found = np.concatenate([indices(step, seed=seed) for step in range(5 * epoch, 5 * epoch + 5)])
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_traced_step_and_seed_give_the_same_batch():
+    compiled = jax.jit(lambda seed, step: order.batch_indices(seed, step, size=SIZE, batch_size=BATCH))
+    for step in (0, 4, 5, 11):
+        np.testing.assert_array_equal(compiled(3, step), indices(step))
+
+
+def test_the_order_does_not_depend_on_the_default_generator():
+    expected = indices(6)
+    order._epoch_order_on_host.cache_clear()
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(indices(6), expected)
+        np.testing.assert_array_equal(order.host_batch_indices(3, 6, size=SIZE, batch_size=BATCH), expected)
+
+
+def test_host_and_device_agree():
+    for step in (0, 1, 4, 5, 9, 10, 23):
+        on_host = order.host_batch_indices(3, step, size=SIZE, batch_size=BATCH)
+        np.testing.assert_array_equal(on_host, indices(step))
+
+
+@pytest.mark.parametrize("batch_size", [0, 23])
+def test_batch_size_has_to_fit(batch_size, source):
+    message = f"train.batch_size is {batch_size}; allowed: 1 to 22"
+    with pytest.raises(ValueError, match=message):
+        indices(0, batch_size=batch_size)
+    with pytest.raises(ValueError, match=message):
+        datasets.host_batches(source, seed=0, start_step=0, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("start_step", "workers"), [(0, 1), (3, 3)])
+def test_streamed_batches_are_the_resident_ones(source, start_step, workers):
+    images, labels = datasets.resident(source)
+    batches = take(source, 9, start_step=start_step, workers=workers)  # over the end of an epoch
+    for step, (batch_images, batch_labels) in enumerate(batches, start_step):
+        np.testing.assert_array_equal(batch_images, images[indices(step)])
+        np.testing.assert_array_equal(batch_labels, labels[indices(step)])
+        assert batch_images.dtype == np.uint8 and batch_labels.dtype == np.int32
+
+
+def test_processes_share_a_batch_in_order(source):
+    whole = take(source, 7, start_step=2)
+    shares = [take(source, 7, start_step=2, process_index=i, process_count=2) for i in range(2)]
+    for (images, labels), *parts in zip(whole, *shares):
+        assert [len(part_labels) for _, part_labels in parts] == [2, 2]
+        np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), images)
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), labels)
+
+
+def test_processes_have_to_divide_the_batch(source):
+    with pytest.raises(ValueError, match="train.batch_size is 4; allowed: a multiple of the 3 processes"):
+        datasets.host_batches(source, seed=0, start_step=0, batch_size=4, process_count=3)
+
+
+def test_streaming_under_a_transfer_guard(source):
+    order._epoch_order_on_host.cache_clear()
+    before = jax.config.jax_transfer_guard
+    jax.config.update("jax_transfer_guard", "disallow")
+    try:
+        assert len(take(source, 6)) == 6
+    finally:
+        jax.config.update("jax_transfer_guard", before)
+
+
+def test_a_bad_image_ends_the_stream_with_its_path(tmp_path):
+    root = tmp_path / "set"
+    name = write_folder(root, train={"a": 4, "b": 4}, test={"a": 1, "b": 1})
+    other = write_folder(tmp_path / "other", train={}, test={"z": 1})
+    source = datasets.open_set(make_spec(name=name, unknown_name=other, benchmark="all")).train
+    (root / "train" / "b" / "002.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="b/002.png"):
+        take(source, 2)
