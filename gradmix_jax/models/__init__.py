@@ -1,0 +1,142 @@
+"""Encoders with named stages and taps, and their heads.
+
+    module = create(spec, num_classes=6)
+    variables = module.init(key, images_1xHxWxC, train=False)            # {"params": ..., "batch_stats": ...}
+    z_BxD, out = module.apply(variables, images_BxHxWxC, train=False)
+    (z_BxD, out), updates = module.apply(variables, images_BxHxWxC, train=True, mutable=["batch_stats"])
+
+A transformer has no batch norm, so its variables have no "batch_stats".
+
+The gradient with respect to the activations of a stage, dL/dA, is that with respect to a zero added to them:
+
+    zeros = {"stage3": jnp.zeros((B,) + stage_shapes(spec, image_size)["stage3"])}
+    module.apply({**variables, "perturbations": zeros}, images_BxHxWxC, ...)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax.models.classifier32 import Classifier32
+from gradmix_jax.models.heads import CosineClassifier, LinearClassifier
+from gradmix_jax.models.layers import Encoder
+from gradmix_jax.models.network import Network
+from gradmix_jax.models.preact_resnet import PreActResNet
+from gradmix_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from gradmix_jax.models.small_cnn import SmallCNN
+from gradmix_jax.models.vit import ViT
+
+
+class Choice(NamedTuple):
+    """One entry of ENCODERS: constructor, published width (channels of stage 1) and the stems it can have."""
+
+    build: Callable[..., Encoder]
+    width: int
+    num_stages: int
+    stems: tuple[str, ...]
+
+
+SMALL = ("cifar",)
+BOTH = ("cifar", "imagenet")
+ENCODERS = {
+    "small_cnn": Choice(SmallCNN, 32, 4, SMALL),
+    "resnet18": Choice(partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)), 64, 4, BOTH),
+    "resnet34": Choice(partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)), 64, 4, BOTH),
+    "resnet50": Choice(partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3)), 64, 4, BOTH),
+    "preact_resnet18": Choice(partial(PreActResNet, blocks=(2, 2, 2, 2), stem_channels=None), 64, 4, SMALL),
+    # WRN-28-10 and WRN-40-2: the widening factor is width / 16.
+    "wide_resnet28": Choice(partial(PreActResNet, blocks=(4, 4, 4), stem_channels=16), 160, 3, SMALL),
+    "wide_resnet40": Choice(partial(PreActResNet, blocks=(6, 6, 6), stem_channels=16), 32, 3, SMALL),
+    "classifier32": Choice(Classifier32, 64, 3, SMALL),
+    # ViT-Ti: 12 blocks of 3 heads; stem "cifar" has patches of 4 pixels, "imagenet" of 16.
+    "vit_tiny": Choice(partial(ViT, blocks_per_stage=3), 192, 4, BOTH),
+}
+CLASSIFIERS = {"none": None, "linear": LinearClassifier, "cosine": CosineClassifier}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The config section `model`.
+
+    Attributes:
+      name: encoder, a key of ENCODERS.
+      stem: "cifar" (3x3 convolution, no pooling; patches of 4 pixels) or "imagenet" (7x7 with stride 2 and
+        pooling; patches of 16 pixels), the latter for ResNets and transformers only.
+      width: feature channels of stage 1; 0 for the published width of the encoder.
+      hidden: width of the projection head's hidden layer.
+      projection: D, the size of z.
+      classifier: "none", or the head on the features that gives out["logits"]: "linear" or "cosine".
+      dtype: of the encoder's compute, "float32" or "bfloat16"; parameters and the heads stay float32.
+
+    Raises:
+      ValueError: naming the key, its value and what is allowed.
+    """
+
+    name: str
+    stem: str
+    width: int
+    hidden: int
+    projection: int
+    classifier: str
+    dtype: str
+
+    def __post_init__(self):
+        _check_choice("model.name", self.name, ENCODERS)
+        _check_choice(f"model.stem of {self.name}", self.stem, ENCODERS[self.name].stems)
+        _check_choice("model.classifier", self.classifier, CLASSIFIERS)
+        _check_choice("model.dtype", self.dtype, DTYPES)
+        for key, smallest in (("width", 0), ("hidden", 1), ("projection", 1)):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < smallest:
+                raise ValueError(f"model.{key} is {value!r}: it must be an integer of at least {smallest}.")
+
+
+def _check_choice(key: str, value, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}: it must be one of {', '.join(allowed)}.")
+
+
+def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Network:
+    """The network of `spec`.
+
+    Args:
+      spec: the model section of a config.
+      num_classes: K, the logits' number of classes; unused with `spec.classifier == "none"`.
+      axis_name: the mapped axis (pmap, vmap, shard_map) over which batch-norm statistics are averaged in
+        training. `init`, and `apply` with train=False, need no such axis.
+    """
+    choice = ENCODERS[spec.name]
+    encoder = partial(
+        choice.build,
+        width=spec.width or choice.width,
+        stem=spec.stem,
+        dtype=DTYPES[spec.dtype],
+        axis_name=axis_name,
+    )
+    classifier = CLASSIFIERS[spec.classifier]
+    return Network(
+        encoder=encoder,
+        stages=available_stages(spec),
+        hidden=spec.hidden,
+        projection=spec.projection,
+        classifier=None if classifier is None else partial(classifier, num_classes=num_classes),
+    )
+
+
+def available_stages(spec: Spec) -> tuple[str, ...]:
+    """The names of the stages, in order: ("stage1", "stage2", ...)."""
+    return tuple(f"stage{index}" for index in range(1, ENCODERS[spec.name].num_stages + 1))
+
+
+def stage_shapes(spec: Spec, image_size: int) -> dict[str, tuple[int, int, int]]:
+    """(h, w, F) of the activations of each stage for square images of `image_size` pixels (shapes only)."""
+    module = create(spec, num_classes=2)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    init = partial(module.init_with_output, train=False)
+    (_, out), _ = jax.eval_shape(init, jax.random.key(0), image)
+    return {name: out[name].shape[1:] for name in available_stages(spec)}

@@ -1,0 +1,59 @@
+"""Encoder, projection head and, if wanted, a classification head in one module, with taps on the stages."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from gradmix_jax.models.heads import Projection
+from gradmix_jax.models.layers import Encoder
+
+
+class Network(nn.Module):
+    """images_BxHxWxC (normalised, float) -> z_BxD (float32, unit length), out.
+
+    out["features"] is features_BxF (float32), out["stage1"] ... the activations_BxhxwxF of every stage after
+    its last ReLU, and out["logits"] logits_BxK (float32) where there is a classification head.
+
+    The variable collection "perturbations" may hold, for any of the stages, an array that is added to the
+    stage's activations; the gradient with respect to it is dL/dA. Flax's own `Module.perturb` will not do:
+    `init` would put perturbations of the initialisation's batch size among the variables, and `apply` wants
+    either all or none of them.
+
+    Raises:
+      ValueError: if a perturbation names no stage or has not its activations' shape.
+    """
+
+    encoder: Callable[..., Encoder]
+    stages: tuple[str, ...]
+    hidden: int
+    projection: int
+    classifier: Callable[..., nn.Module] | None
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        perturbations = self.variables.get("perturbations", {})
+        unknown = sorted(set(perturbations) - set(self.stages))
+        if unknown:
+            raise ValueError(f"unknown stage {unknown[0]!r}: this encoder has {', '.join(self.stages)}.")
+        out = {}
+
+        def tap(name: str, x_BxhxwxF: jax.Array) -> jax.Array:
+            if name in perturbations:
+                x_BxhxwxF = _add(name, x_BxhxwxF, perturbations[name])
+            out[name] = x_BxhxwxF
+            return x_BxhxwxF
+
+        out["features"] = self.encoder(name="encoder")(images_BxHxWxC, train=train, tap=tap)
+        if self.classifier is not None:
+            out["logits"] = self.classifier(name="classifier")(out["features"])
+        z_BxD = Projection(self.hidden, self.projection, name="projection")(out["features"])
+        return z_BxD, out
+
+
+def _add(name: str, x_BxhxwxF: jax.Array, perturbation_BxhxwxF: jax.Array) -> jax.Array:
+    if perturbation_BxhxwxF.shape != x_BxhxwxF.shape:
+        shapes = f"{perturbation_BxhxwxF.shape}: it must be {x_BxhxwxF.shape}"
+        raise ValueError(f"the perturbation of {name} has the shape {shapes}.")
+    # The cast keeps a float32 perturbation from turning the rest of a bfloat16 network into float32.
+    return x_BxhxwxF + perturbation_BxhxwxF.astype(x_BxhxwxF.dtype)
