@@ -1,0 +1,56 @@
+"""How honest the confidence of a classifier is: expected calibration error, log-likelihood, Brier score.
+
+All take logits of known test images [N, K] and their labels [N]; for contrastive models the class sums of
+`scores.topk_cosine` divided by a temperature fitted on validation images serve as logits.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.jit
+def _per_image(logits_NxK, labels_N):
+    """(confidence_N, correct_N, log-likelihood_N, Brier term_N); the host sums them in float64."""
+    log_p_NxK = jax.nn.log_softmax(logits_NxK, axis=1)
+    truth_NxK = jax.nn.one_hot(labels_N, logits_NxK.shape[1])
+    p_NxK = jnp.exp(log_p_NxK)
+    correct_N = logits_NxK.argmax(axis=1) == labels_N
+    log_likelihood_N = jnp.take_along_axis(log_p_NxK, labels_N[:, None], axis=1)[:, 0]
+    return p_NxK.max(axis=1), correct_N, log_likelihood_N, jnp.square(p_NxK - truth_NxK).sum(axis=1)
+
+
+def _checked(logits_NxK, labels_N):
+    logits_NxK, labels_N = np.asarray(logits_NxK, np.float32), np.asarray(labels_N)
+    if logits_NxK.ndim != 2 or logits_NxK.size == 0 or labels_N.shape != logits_NxK.shape[:1]:
+        raise ValueError(f"logits must be [N, K] and labels [N], got {logits_NxK.shape} and {labels_N.shape}")
+    if np.isnan(logits_NxK).any():
+        raise ValueError(f"logits must be numbers, got NaN for {np.isnan(logits_NxK).sum()} of {logits_NxK.size}")
+    if labels_N.min() < 0 or labels_N.max() >= logits_NxK.shape[1]:
+        spread = f"{labels_N.min()} .. {labels_N.max()}"
+        raise ValueError(f"labels must be in 0 .. {logits_NxK.shape[1] - 1} (known classes), got {spread}")
+    return [np.asarray(values, np.float64) for values in _per_image(logits_NxK, labels_N.astype(np.int32))]
+
+
+def ece(logits_NxK, labels_N, *, num_bins=15):
+    """Expected calibration error in [0, 1]: sum over equal-width bins of share * |accuracy - mean confidence|.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3, bins (m/M, (m+1)/M].
+    Raises ValueError for NaN logits, labels outside the known classes or num_bins < 1.
+    """
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+    confidence_N, correct_N, _, _ = _checked(logits_NxK, labels_N)
+    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gap_M = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=num_bins)
+    return float(np.abs(gap_M).sum() / confidence_N.size)
+
+
+def nll(logits_NxK, labels_N):
+    """Mean negative log-likelihood of the label in nats, >= 0. Raises ValueError as `ece`."""
+    return float(-_checked(logits_NxK, labels_N)[2].mean())
+
+
+def brier(logits_NxK, labels_N):
+    """Mean squared distance of the softmax to the one-hot label, in [0, 2] (Brier 1950). Raises as `ece`."""
+    return float(_checked(logits_NxK, labels_N)[3].mean())

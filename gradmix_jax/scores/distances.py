@@ -1,0 +1,142 @@
+"""Scores from class statistics of the training features: means, covariances, norms. Higher = known."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax.scores.neighbours import PRECISION, unit
+
+# The per-class score holds block x K x F floats; a smaller block than the neighbours' keeps that near 100 MB.
+BLOCK_SIZE = 64
+
+
+def _class_means(features_NxF, labels_N, num_classes):
+    sums_KxF = jax.ops.segment_sum(features_NxF, labels_N, num_classes)
+    return sums_KxF / jnp.bincount(labels_N, length=num_classes)[:, None]
+
+
+def fit_class_mean_cosine(reference):
+    """Mean of the unit training features of each class, made unit again."""
+    features_NxF = unit(jnp.asarray(reference.train.features, jnp.float32))
+    return unit(_class_means(features_NxF, reference.labels_N, reference.num_classes))
+
+
+@jax.jit
+def score_class_mean_cosine(means_KxF, outputs):
+    """Cosine similarity to the nearest class mean, in [-1, 1].
+
+    Nearest class mean on normalised features, as in Tack et al. 2020 ("CSI") and Mensink et al. 2013.
+    """
+    features_NxF = unit(jnp.asarray(outputs.features, jnp.float32))
+    return jnp.einsum("nf,kf->nk", features_NxF, means_KxF, precision=PRECISION).max(axis=1)
+
+
+def fit_class_mean_l1(reference):
+    """Mean training feature of each class, features as they are."""
+    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
+    return _class_means(features_NxF, reference.labels_N, reference.num_classes)
+
+
+@jax.jit
+def score_class_mean_l1(means_KxF, outputs):
+    """Minus the L1 distance to the nearest class mean (nearest class mean, Mensink et al. 2013, under L1)."""
+    nearest = lambda feature_F: jnp.abs(feature_F[None] - means_KxF).sum(axis=1).min()
+    return -jax.lax.map(nearest, jnp.asarray(outputs.features, jnp.float32), batch_size=BLOCK_SIZE)
+
+
+class Gaussians(NamedTuple):
+    """K Gaussians: their means, and the matrices that make each one's covariance the identity."""
+
+    mean_KxF: jax.Array
+    whiten_KxFxF: jax.Array  # 1 instead of K where the Gaussians share one covariance
+
+
+@jax.jit
+def _covariance(centred_NxF):
+    return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION) / len(centred_NxF)
+
+
+def _whitening(covariance_FxF):
+    """W with W W^T = pseudo-inverse of the covariance, so that |x W|^2 is the Mahalanobis distance.
+
+    Eigenvalues below float32 resolution are dropped: dead features and n < F leave a singular covariance.
+    """
+    values_F, vectors_FxF = np.linalg.eigh(np.asarray(covariance_FxF, np.float64))
+    kept_F = values_F > values_F[-1] * values_F.size * np.finfo(np.float32).eps
+    scale_F = np.where(kept_F, 1 / np.sqrt(np.where(kept_F, values_F, 1)), 0)
+    return jnp.asarray(vectors_FxF * scale_F, jnp.float32)
+
+
+def fit_mahalanobis(reference):
+    """Class means and the covariance of the features around them, shared by all classes."""
+    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
+    mean_KxF = _class_means(features_NxF, reference.labels_N, reference.num_classes)
+    covariance_FxF = _covariance(features_NxF - mean_KxF[reference.labels_N])
+    return Gaussians(mean_KxF, _whitening(covariance_FxF)[None])
+
+
+def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
+    """Class means and covariances, each mixed with the share `shrinkage` of the shared one.
+
+    Regularised discriminant analysis (Friedman 1989, eq. 16): a class with fewer images than feature channels
+    has a singular covariance of its own. `shrinkage=0` falls back on pseudo-inverses. Memory: K F^2 floats.
+    """
+    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
+    labels_N = np.asarray(reference.labels_N)
+    mean_KxF = _class_means(features_NxF, labels_N, reference.num_classes)
+    centred_NxF = features_NxF - mean_KxF[labels_N]
+    shared_FxF = np.asarray(_covariance(centred_NxF))
+    whiten = []
+    for known_class in range(reference.num_classes):
+        own_FxF = np.asarray(_covariance(centred_NxF[labels_N == known_class]))
+        whiten.append(_whitening((1 - shrinkage) * own_FxF + shrinkage * shared_FxF))
+    return Gaussians(mean_KxF, jnp.stack(whiten))
+
+
+def _distances(gaussians, feature_F):
+    """Squared Mahalanobis distance of one image to each Gaussian, distance_K."""
+    offset_KxF = feature_F[None] - gaussians.mean_KxF
+    if len(gaussians.whiten_KxFxF) == 1:
+        white_KxF = jnp.einsum("kf,fg->kg", offset_KxF, gaussians.whiten_KxFxF[0], precision=PRECISION)
+    else:
+        white_KxF = jnp.einsum("kf,kfg->kg", offset_KxF, gaussians.whiten_KxFxF, precision=PRECISION)
+    return jnp.square(white_KxF).sum(axis=1)
+
+
+@jax.jit
+def score_mahalanobis(gaussians, outputs):
+    """Minus the squared Mahalanobis distance to the nearest class mean (Lee et al. 2018, eq. 2)."""
+    nearest = lambda feature_F: _distances(gaussians, feature_F).min()
+    return -jax.lax.map(nearest, jnp.asarray(outputs.features, jnp.float32), batch_size=BLOCK_SIZE)
+
+
+def fit_relative_mahalanobis(reference):
+    """The class Gaussians with shared covariance, and one Gaussian over all training features."""
+    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
+    mean_1xF = features_NxF.mean(axis=0, keepdims=True)
+    background = Gaussians(mean_1xF, _whitening(_covariance(features_NxF - mean_1xF))[None])
+    return fit_mahalanobis(reference), background
+
+
+@jax.jit
+def score_relative_mahalanobis(state, outputs):
+    """Minus the least of (distance to a class Gaussian - distance to the Gaussian of all training features).
+
+    Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", section 3.
+    """
+    classes, background = state
+    relative = lambda feature_F: _distances(classes, feature_F).min() - _distances(background, feature_F)[0]
+    return -jax.lax.map(relative, jnp.asarray(outputs.features, jnp.float32), batch_size=BLOCK_SIZE)
+
+
+def fit_feature_norm(reference):
+    """Nothing to fit."""
+    return ()
+
+
+@jax.jit
+def score_feature_norm(state, outputs):
+    """L2 norm of the feature (Tack et al. 2020, "CSI", section 2.2); constant on unit features."""
+    return jnp.linalg.norm(jnp.asarray(outputs.features, jnp.float32), axis=1)

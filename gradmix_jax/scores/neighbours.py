@@ -1,0 +1,160 @@
+"""Scores from the nearest training features: the K largest cosine similarities, the K-th neighbour.
+
+Memory stays bounded: `jax.lax.map` takes `block_size` images at a time, so the similarities held at once are
+[block_size, size of the bank], never [number of images, size of the bank].
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BLOCK_SIZE = 256
+# Cosines of trained features crowd near 1, where the TF32 and bfloat16 defaults of accelerators lose order.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+def unit(features):
+    """Features divided by their L2 norm along the last axis; zero stays zero."""
+    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / jnp.maximum(norm, jnp.finfo(features.dtype).tiny)
+
+
+def checked_labels(labels_N, *, num_features, num_classes):
+    """int32 labels, after checking that they fit and that each class has a feature. Raises ValueError."""
+    labels_N = np.asarray(labels_N)
+    if labels_N.shape != (num_features,) or not np.issubdtype(labels_N.dtype, np.integer):
+        got = f"{labels_N.dtype}{list(labels_N.shape)}"
+        raise ValueError(f"training labels must be integers [{num_features}], one per feature, got {got}")
+    if labels_N.min(initial=0) < 0 or labels_N.max(initial=0) >= num_classes:
+        spread = f"{labels_N.min()} .. {labels_N.max()}"
+        raise ValueError(f"training labels must be in 0 .. {num_classes - 1}, got {spread}")
+    missing = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
+    if missing.size:
+        raise ValueError(f"every known class needs a training feature, got none for class {missing.tolist()}")
+    return labels_N.astype(np.int32)
+
+
+@flax.struct.dataclass
+class Bank:
+    """Training features cut by class into P parts of one length L, so that classes of any size stack.
+
+    Classes of similar size get one part each, of the largest size. Otherwise L is the mean size, which makes
+    at most 2 K parts: padding at most doubles the bank, however unequal the classes are.
+
+    Attributes:
+      features_PxLxD: unit features, zero where padded.    valid_PxL: bool, False where padded.
+      parts_KxQ: the parts of each class; P stands for "no further part".
+    """
+
+    features_PxLxD: jax.Array
+    valid_PxL: jax.Array
+    parts_KxQ: jax.Array
+    k: int = flax.struct.field(pytree_node=False)
+    normalized: bool = flax.struct.field(pytree_node=False)
+
+
+def class_bank(features_MxD, labels_M, *, num_classes, k=3, normalized=False):
+    """`Bank` for `class_similarities`. Raises ValueError for labels out of range or a class without any."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    labels_M = checked_labels(labels_M, num_features=len(features_MxD), num_classes=num_classes)
+    size_K = np.bincount(labels_M, minlength=num_classes)
+    mean = -(-labels_M.size // num_classes)
+    length = size_K.max() if size_K.max() <= 2 * mean else mean
+    num_parts_K = -(-size_K // length)
+    first_part_K = np.cumsum(num_parts_K) - num_parts_K
+
+    order_M = np.argsort(labels_M, kind="stable")
+    class_M = labels_M[order_M]
+    place_M = np.arange(labels_M.size) - (np.cumsum(size_K) - size_K)[class_M]  # rank within its class
+    row_PxL = np.full((num_parts_K.sum(), length), -1)
+    row_PxL[first_part_K[class_M] + place_M // length, place_M % length] = order_M
+
+    part_Q = np.arange(num_parts_K.max())
+    parts_KxQ = np.where(part_Q < num_parts_K[:, None], first_part_K[:, None] + part_Q, len(row_PxL))
+    features_PxLxD = _gather_unit(jnp.asarray(features_MxD, jnp.float32), row_PxL)
+    return Bank(features_PxLxD, jnp.asarray(row_PxL >= 0), jnp.asarray(parts_KxQ), k, normalized)
+
+
+@jax.jit
+def _gather_unit(features_MxD, row_PxL):
+    return jnp.where(row_PxL[..., None] >= 0, unit(features_MxD)[row_PxL], 0)
+
+
+@functools.partial(jax.jit, static_argnames="block_size")
+def class_similarities(bank, features_NxD, *, block_size=BLOCK_SIZE):
+    """Per-class sums of the k largest cosine similarities, scores_NxK; see `topk_cosine`."""
+
+    def one_image(feature_D):
+        cosine_PxL = jnp.einsum("pld,d->pl", bank.features_PxLxD, feature_D, precision=PRECISION)
+        cosine_PxL = jnp.where(bank.valid_PxL, cosine_PxL, -jnp.inf)
+        top_Pxk = jax.lax.top_k(cosine_PxL, min(bank.k, cosine_PxL.shape[1]))[0]
+        top_Pxk = jnp.concatenate([top_Pxk, jnp.full_like(top_Pxk[:1], -jnp.inf)])
+        of_class_KxR = top_Pxk[bank.parts_KxQ].reshape(len(bank.parts_KxQ), -1)
+        top_Kxk = jax.lax.top_k(of_class_KxR, min(bank.k, of_class_KxR.shape[1]))[0]
+        score_K = jnp.where(top_Kxk > -jnp.inf, top_Kxk, 0).sum(axis=1)
+        return score_K / score_K.sum() if bank.normalized else score_K
+
+    return jax.lax.map(one_image, unit(jnp.asarray(features_NxD, jnp.float32)), batch_size=block_size)
+
+
+def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, normalized=False, block_size=BLOCK_SIZE):
+    """Per class, the sum of the k largest cosine similarities to that class's training features.
+
+    The default score of contrastive models (METHOD: Xu, Kao, Keuper 2025): prediction = argmax over the
+    classes, score = the *raw* maximum, higher = known.
+
+    Args:
+      features_NxD: image features; any scale, they are normalised here.
+      bank_MxD, bank_labels_M: training features and their classes, 0 .. num_classes - 1.
+      k: neighbours per class. A class with fewer members sums over those it has, so its scores are lower.
+      normalized: divide by the sum over the classes, as the method's released code does. Costs AUROC where
+        that sum is near 0 and flips order where it is negative; here only for comparison.
+      block_size: images at a time; memory is about block_size x M floats.
+
+    Returns scores_NxK, float32, raw ones in [-k, k].
+    Raises ValueError for labels out of range or a class without any training feature.
+    """
+    bank = class_bank(bank_MxD, bank_labels_M, num_classes=num_classes, k=k, normalized=normalized)
+    return class_similarities(bank, features_NxD, block_size=block_size)
+
+
+def fit_topk(reference, *, k=3, normalized=False):
+    """State of the `topk_cosine` score."""
+    features_NxD, labels_N = reference.train.features, reference.labels_N
+    return class_bank(features_NxD, labels_N, num_classes=reference.num_classes, k=k, normalized=normalized)
+
+
+def score_topk(bank, outputs):
+    """Largest class sum of the k largest cosine similarities; `topk_cosine`."""
+    return class_similarities(bank, outputs.features).max(axis=1)
+
+
+@flax.struct.dataclass
+class Neighbours:
+    features_MxD: jax.Array
+    k: int = flax.struct.field(pytree_node=False)
+
+
+def fit_knn(reference, *, k=50):
+    """Unit training features. k = 50 is the paper's for CIFAR-10; a smaller training set uses its size."""
+    features_MxD = jnp.asarray(reference.train.features, jnp.float32)
+    return Neighbours(unit(features_MxD), min(k, len(features_MxD)))
+
+
+@jax.jit
+def score_knn(neighbours, outputs):
+    """Minus the Euclidean distance of unit features to the k-th nearest training feature (Sun et al. 2022).
+
+    "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022, eq. 4. In [-2, 0].
+    """
+
+    def one_image(feature_D):
+        cosine_M = jnp.einsum("md,d->m", neighbours.features_MxD, feature_D, precision=PRECISION)
+        kth = jax.lax.top_k(cosine_M, neighbours.k)[0][-1]
+        return -jnp.sqrt(jnp.maximum(2 - 2 * kth, 0))  # |a - b|^2 = 2 - 2 a.b of unit vectors
+
+    return jax.lax.map(one_image, unit(jnp.asarray(outputs.features, jnp.float32)), batch_size=BLOCK_SIZE)
