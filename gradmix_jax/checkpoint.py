@@ -26,7 +26,7 @@ class Checkpoints:
         missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
         if read_only and not os.path.isdir(self.directory):
             raise missing
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only, read_only=read_only)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if read_only and self.latest_step() is None:
             raise missing
@@ -41,7 +41,7 @@ class Checkpoints:
         if step == self.latest_step():
             return
         model = {"params": state.params, "batch_stats": state.batch_stats}
-        training = {"step": state.step, "opt_state": state.opt_state}
+        training = {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
         save = ocp.args.StandardSave
         self._manager.save(step, args=ocp.args.Composite(model=save(model), training=save(training)))
 
@@ -49,7 +49,7 @@ class Checkpoints:
         """The newest state, shaped like `template` (whose values are not used); NumPy leaves."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
         model = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-        training = {"step": shapes.step, "opt_state": shapes.opt_state}
+        training = {"step": shapes.step, "seed": shapes.seed, "opt_state": shapes.opt_state}
         restore = ocp.args.StandardRestore
         restored = self._manager.restore(
             self.latest_step(), args=ocp.args.Composite(model=restore(model), training=restore(training))

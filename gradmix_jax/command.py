@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -21,6 +22,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
       required: flags that must be given.
     """
     logging.set_verbosity(logging.WARNING)
+    _keep_compiled_programs()
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
     except ValueError as error:
@@ -31,12 +33,21 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         sys.exit(2)
 
 
+def _keep_compiled_programs():
+    """Compile a program once per user and not once per run, unless JAX was told where to keep it, or not to."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gradmix_jax", "xla"))
+
+
 def _parse(argv, required):
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        sentence = " ".join(str(error).split())
-        # ml_collections says only the key: "'zz'".
+    except Exception as error:  # whatever a flag or the config file raises
+        # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
+        # Of an unknown key it says the key alone: "'zz'".
         if isinstance(error, (AttributeError, KeyError)):
             sentence = f"unknown config key {sentence}; allowed: the keys of gradmix_jax/config.py."
         raise ValueError(sentence) from error

@@ -4,6 +4,7 @@ An experiment file in `configs/` takes `default_config()` and assigns a few keys
 owned: each section is splatted into a frozen dataclass, which refuses what it does not know (see `experiment.py`).
 """
 
+import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -162,13 +163,18 @@ def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
     return c
 
 
+def to_plain(config: ConfigDict) -> dict[str, Any]:
+    """Dicts, lists, strings and numbers only: what config.json holds and the specs are made from."""
+    return json.loads(config.to_json())
+
+
 def validate(config: ConfigDict) -> None:
     """Compare keys and types with `default_config`.
 
     Raises:
       ValueError: an unknown or missing key, or a value of another type; the sentence names key, value and type.
     """
-    _compare(config.to_dict(), default_config().to_dict(), "")
+    _compare(to_plain(config), default_config().to_dict(), "")
 
 
 def _compare(section: dict[str, Any], default: dict[str, Any], prefix: str) -> None:

@@ -10,9 +10,13 @@ import optax
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Attributes: step (int32 scalar), params, batch_stats (running BatchNorm statistics), opt_state."""
+    """Attributes: step and seed (int32 scalars), params, batch_stats (running BatchNorm statistics), opt_state.
+
+    The seed is data, not a constant of the program, so that runs with other seeds need no compilation of their own.
+    """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -134,13 +138,15 @@ def optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTr
     return OPTIMIZERS[spec.name](spec, schedule)
 
 
-def create(model: Any, transform: optax.GradientTransformation, key: jax.Array, image_shape: tuple) -> TrainState:
-    """Initial state for images of shape (H, W, C), on the default device."""
+def create(model: Any, transform: optax.GradientTransformation, seed: int, image_shape: tuple) -> TrainState:
+    """Initial state, a function of the seed, for images of shape (H, W, C); on the default device."""
 
     @jax.jit
-    def init(key):
+    def init(seed):
+        # The step's keys are fold_in(key(seed), step): a number that no step has keeps this one apart.
+        key = jax.random.fold_in(jax.random.key(seed), 2**31)
         variables = model.init(key, jnp.zeros((2, *image_shape), jnp.float32), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, transform.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), seed, params, batch_stats, transform.init(params))
 
-    return init(key)
+    return init(jnp.asarray(seed, jnp.int32))

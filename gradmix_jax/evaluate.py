@@ -1,0 +1,145 @@
+"""Open set evaluation of a checkpoint: features -> scores -> metrics. Knows no trainer.
+
+    results = evaluate(config, workdir)
+
+Every test image is scored exactly once at any batch size: the last batch is padded, and the padding cut off.
+Letters: N data set, H W image, C image channels, D feature, K classes.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax import augment, datasets, metrics, models, scores
+from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.config import to_plain
+
+FEATURES = ("projection", "features")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The `evaluate` section of a config; see `config.default_config` for what each key means."""
+
+    batch_size: int
+    feature: str
+    k: int
+
+    def __post_init__(self):
+        for name in ("batch_size", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluate.{name} is {getattr(self, name)!r}; allowed: 1 or more.")
+        if self.feature not in FEATURES:
+            raise ValueError(f"evaluate.feature is {self.feature!r}; allowed: {', '.join(FEATURES)}.")
+
+
+def make_feature_function(model: Any, *, feature: str, mean: tuple, std: tuple) -> Callable:
+    """Jitted (variables, images_BxHxWxC uint8) -> feature_BxD float32, in evaluation mode."""
+
+    @jax.jit
+    def features(variables, images_BxHxWxC):
+        images_BxHxWxC = images_BxHxWxC.astype(jnp.float32) / 255.0
+        normalized = augment.normalize(images_BxHxWxC, mean=mean, std=std)
+        z, out = model.apply(variables, normalized, train=False)
+        return z if feature == "projection" else out["features"]
+
+    return features
+
+
+def extract(features: Callable, variables: Any, source: datasets.Source, *, batch_size: int) -> np.ndarray:
+    """Features of every image of a source, in its order: features_NxD float32.
+
+    The batch is spread over the local devices, and images are read while the device works.
+    """
+    devices = jax.local_devices()
+    batch_size = -(-batch_size // len(devices)) * len(devices)
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    parts = []
+    for start in range(0, len(source), batch_size):
+        stop = min(start + batch_size, len(source))
+        images = datasets.read_range(source, start, stop)
+        padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
+        batch = jax.device_put(np.concatenate([images, padding]), rows)
+        parts.append((features(variables, batch), len(images)))
+    return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+
+
+def open_set_metrics(
+    known_scores: np.ndarray, unknown_scores: np.ndarray, predicted: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """All threshold-free metrics of one evaluation; higher scores mean "known". Arrays of length n_known, n_unknown."""
+    correct = predicted == labels
+    return {
+        "accuracy": float(np.mean(correct)),
+        "auroc": metrics.auroc(known_scores, unknown_scores),
+        "oscr": metrics.oscr(known_scores, unknown_scores, correct),
+        "oscr_compat": metrics.oscr(known_scores, unknown_scores, correct, compat=True),
+        "fpr95_unknown_positive": metrics.fpr_at(known_scores, unknown_scores, positive="unknown"),
+        "fpr95_known_positive": metrics.fpr_at(known_scores, unknown_scores, positive="known"),
+        "average_precision_known": metrics.average_precision(known_scores, unknown_scores, positive="known"),
+        "average_precision_unknown": metrics.average_precision(known_scores, unknown_scores, positive="unknown"),
+    }
+
+
+def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
+    """Evaluate the newest checkpoint of a run.
+
+    Args:
+      config: the run's config: a ConfigDict, or the dict of its config.json.
+      checkpoint_dir: the run's workdir.
+
+    Returns:
+      The metrics of `open_set_metrics`, what they are of (step, trial, classes, sizes), and under "arrays" the scores,
+      predictions and labels they were computed from.
+
+    Raises:
+      ValueError: no checkpoint, or a config that does not fit the data or the checkpoint.
+    """
+    config = config if isinstance(config, dict) else to_plain(config)
+    spec = Spec(**config["evaluate"])
+    data = datasets.open_set(datasets.Spec(**config["dataset"]))
+    model = models.create(models.Spec(**config["model"]), num_classes=data.num_classes)
+    started = time.perf_counter()
+    checkpoints = Checkpoints(checkpoint_dir, read_only=True)
+    variables = checkpoints.restore_model(_template(model, config["dataset"]))
+    step = checkpoints.latest_step()
+    checkpoints.close()
+
+    features = make_feature_function(model, feature=spec.feature, **config["normalization"])
+    of = lambda source: extract(features, variables, source, batch_size=spec.batch_size)
+    bank, known, unknown = of(data.train), of(data.test_known), of(data.test_unknown)
+    bank = scores.class_bank(bank, data.train.labels, num_classes=data.num_classes, k=spec.k)
+    known_NxK, unknown_NxK = (np.asarray(scores.class_similarities(bank, x)) for x in (known, unknown))
+    predicted, known_scores, unknown_scores = known_NxK.argmax(1), known_NxK.max(1), unknown_NxK.max(1)
+    return {
+        **open_set_metrics(known_scores, unknown_scores, predicted, data.test_known.labels),
+        "step": step,
+        "trial": config["dataset"]["trial"],
+        "score": f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature}); higher means known",
+        "known_classes": list(data.class_names),
+        "num_train": len(data.train),
+        "num_known": len(data.test_known),
+        "num_unknown": len(data.test_unknown),
+        "seconds": round(time.perf_counter() - started, 3),
+        "arrays": {
+            "known_scores": known_scores,
+            "unknown_scores": unknown_scores,
+            "predicted": predicted,
+            "labels": np.asarray(data.test_known.labels),
+        },
+    }
+
+
+def _template(model, dataset):
+    """Shapes of the variables to restore; nothing is computed."""
+    size, channels = dataset["image_size"], dataset["channels"]
+    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

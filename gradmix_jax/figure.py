@@ -1,0 +1,91 @@
+"""A picture of what the next training step would do: image, map, mask, mixed.
+
+python -m gradmix_jax.figure runs/digits_0 --out=grid.png
+"""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from gradmix_jax import command, datasets, experiment, train, train_step
+from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.datasets import order
+
+OUT = flags.DEFINE_string("out", "grid.png", "PNG file to write.")
+ROWS = flags.DEFINE_integer("rows", 8, "Number of images.", lower_bound=1)
+
+
+def grid(workdir: str, out: str, *, rows: int = 8) -> None:
+    """Draw the first `rows` images of the batch that the newest checkpoint would be trained on next.
+
+    Args:
+      workdir: directory of a run.
+      out: PNG file to write.
+      rows: number of images.
+
+    Raises:
+      ValueError: no checkpoint, or a run that does not mix.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        raise ValueError(f"no config.json in {workdir}; allowed: the workdir of a run.")
+    with open(path) as file:
+        specs = experiment.from_config(json.load(file), num_devices=1)
+    data = datasets.open_set(specs.dataset)
+    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
+    if not program.mixes:
+        raise ValueError(f"the run in {workdir} has mix.method 'none'; allowed: a run that mixes.")
+    checkpoints = Checkpoints(workdir, read_only=True)
+    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(specs, program)))
+    checkpoints.close()
+
+    chosen = order.batch_indices(
+        state.seed, state.step, size=program.num_images, batch_size=program.batch_size
+    )
+    images = np.stack([data.train[int(index)] for index in chosen])
+    labels = jnp.asarray(data.train.labels)[chosen]
+    explanation = jax.jit(lambda *arrays: train_step.explain(program, *arrays))(state, images, labels)
+    _draw(jax.device_get(explanation), [data.class_names[i] for i in np.asarray(labels)], out, rows)
+
+
+def _draw(explanation, names_b, out, rows):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    show = lambda axis, image: axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    rows, mixed = min(rows, len(names_b)), explanation.mixed
+    titles = ["image", "map", "mask", "partner", "mixed"]
+    figure, axes = plt.subplots(rows, 5, figsize=(6.5, 1.35 * rows + 0.3), squeeze=False, layout="constrained")
+    for row in range(rows):
+        show(axes[row, 0], explanation.views[row])
+        axes[row, 0].set_ylabel(names_b[row], fontsize=8)
+        if mixed.maps is not None:
+            axes[row, 1].imshow(mixed.maps[row], cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        axes[row, 2].imshow(explanation.mask[row], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        show(axes[row, 3], explanation.views[mixed.partner[row]])
+        show(axes[row, 4], mixed.images[row])
+        axes[row, 4].set_xlabel(f"kept {mixed.weight[row]:.0%}", fontsize=7)
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=9)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise ValueError(f"figure got {len(argv) - 1} directories; allowed: one, the workdir of a run.")
+    grid(argv[1], OUT.value, rows=ROWS.value)
+    print(OUT.value)
+
+
+if __name__ == "__main__":
+    command.run(main)

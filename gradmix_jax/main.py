@@ -1,0 +1,55 @@
+"""Train and evaluate one experiment.
+
+python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0
+"""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from gradmix_jax import command, evaluate, experiment, parallel, report, train
+from gradmix_jax import config as config_lib
+
+MODES = ("train", "eval", "train_and_eval")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; override: --config.KEY=VALUE.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of a pod or cluster.")
+
+
+def main(_) -> None:
+    if MULTIHOST.value:
+        parallel.initialize()
+    config_lib.validate(CONFIG.value)
+    config = config_lib.to_plain(CONFIG.value)
+    specs = experiment.from_config(config, num_devices=jax.device_count())
+    workdir = os.path.abspath(WORKDIR.value)
+    if MODE.value != "eval":
+        done, total = train.train(specs, config, workdir)
+        if done < total:
+            print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
+    if MODE.value != "train":
+        save_results(evaluate.evaluate(config, workdir), workdir)
+
+
+def save_results(results: dict, workdir: str) -> None:
+    """Write results.json and scores.npz, and print the table."""
+    if not parallel.is_main_process():
+        return
+    arrays = results.pop("arrays")
+    np.savez_compressed(os.path.join(workdir, "scores.npz"), **arrays)
+    with open(os.path.join(workdir, "results.json"), "w") as file:
+        json.dump(results | {"environment": train.environment()}, file, indent=2)
+        file.write("\n")
+    print(report.table(results, workdir))
+
+
+if __name__ == "__main__":
+    command.run(main, required=("config", "workdir"))

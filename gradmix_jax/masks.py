@@ -1,0 +1,101 @@
+"""Masks: map_BxHxW and the share of each image to keep in, mask_BxHxW out (True = masked out).
+
+Letters: B batch, H W image, P pixels of an image (H * W).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Bilinear upsampling leaves plateaus; values this close to the maximum, as a share of the map's range, count as ties.
+TIE = 1e-6
+
+
+def box(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
+    """A box of sides round(H * sqrt(1 - keep)) x round(W * sqrt(1 - keep)), centred on the peak, clipped.
+
+    The peak is the centroid of all pixels that share the maximum: an upsampled map has a plateau at the border, and
+    its first pixel would pull every such box into the corner. A side of s pixels around row r covers rows
+    r - s // 2 ... r - s // 2 + s - 1, as far as they lie inside the image, so that the true masked area may be
+    smaller than 1 - keep: take the weight from the mask (`mix.kept_share`), not from `keep`.
+
+    Args:
+      map_BxHxW: maps of any finite range.
+      keep_B: share of pixels to keep, in [0, 1], one per image.
+
+    Returns:
+      mask_BxHxW, bool.
+    """
+    _, height, width = map_BxHxW.shape
+    map_BxHxW = map_BxHxW.astype(jnp.float32)
+    peak_Bx1x1 = jnp.max(map_BxHxW, axis=(1, 2), keepdims=True)
+    range_Bx1x1 = peak_Bx1x1 - jnp.min(map_BxHxW, axis=(1, 2), keepdims=True)
+    ties_BxHxW = (map_BxHxW >= peak_Bx1x1 - TIE * range_Bx1x1).astype(jnp.float32)
+    count_B = jnp.sum(ties_BxHxW, axis=(1, 2))
+
+    def centroid(axis, size):
+        return jnp.sum(jnp.sum(ties_BxHxW, axis=axis) * jnp.arange(size, dtype=jnp.float32)[None], axis=1) / count_B
+
+    return box_at(centroid(2, height), centroid(1, width), keep_B, image_size=(height, width))
+
+
+def box_at(row_B: jax.Array, column_B: jax.Array, keep_B: jax.Array, *, image_size: tuple[int, int]) -> jax.Array:
+    """The box of `box` around given centres (in pixels, rounded to whole ones); mask_BxHxW, bool."""
+    side_share_B = jnp.sqrt(jnp.clip(1.0 - jnp.asarray(keep_B, jnp.float32), 0.0, 1.0))
+
+    def inside(centre_B, size):
+        positions_1xS = jnp.arange(size, dtype=jnp.float32)[None]
+        side_B = jnp.round(size * side_share_B)
+        start_B = jnp.round(centre_B) - jnp.floor(side_B / 2)
+        return (positions_1xS >= start_B[:, None]) & (positions_1xS < (start_B + side_B)[:, None])
+
+    rows_BxH, columns_BxW = inside(row_B, image_size[0]), inside(column_B, image_size[1])
+    return rows_BxH[:, :, None] & columns_BxW[:, None, :]
+
+
+def threshold(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
+    """The round((1 - keep) * H * W) pixels with the largest map values, exactly that many in every image.
+
+    Exact selection without a sort: 32 halvings of the integer that orders float32 values find the k-th largest; of the
+    pixels that tie with it, the first in row-major order are taken. O(P) work and no P log P sort per image.
+
+    Args:
+      map_BxHxW: maps of any finite range.
+      keep_B: share of pixels to keep, in [0, 1], one per image.
+
+    Returns:
+      mask_BxHxW, bool.
+    """
+    batch, height, width = map_BxHxW.shape
+    order_BxP = _ordered_bits(map_BxHxW.reshape(batch, height * width))
+    count_B = jnp.round((1.0 - jnp.asarray(keep_B, jnp.float32)) * (height * width)).astype(jnp.int32)
+    kth_B = _kth_largest(order_BxP, count_B)
+    above_BxP = order_BxP > kth_B[:, None]
+    tied_BxP = order_BxP == kth_B[:, None]
+    missing_B = count_B - jnp.sum(above_BxP, axis=1, dtype=jnp.int32)
+    rank_BxP = jnp.cumsum(tied_BxP, axis=1, dtype=jnp.int32)
+    mask_BxP = above_BxP | (tied_BxP & (rank_BxP <= missing_B[:, None]))
+    return mask_BxP.reshape(batch, height, width)
+
+
+def _ordered_bits(values: jax.Array) -> jax.Array:
+    """uint32 that sorts as the float32 values do (sign bit flipped; negative numbers inverted)."""
+    bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    # -0.0 equals 0.0 and must tie with it (values + 0.0 would not do: compiled, the addition is dropped).
+    bits = jnp.where(bits == sign, jnp.uint32(0), bits)
+    return jnp.where(bits & sign != 0, ~bits, bits | sign)
+
+
+def _kth_largest(order_BxP: jax.Array, count_B: jax.Array) -> jax.Array:
+    """The largest uint32 t with at least `count_B` values >= t, built from its highest bit down."""
+
+    def add_bit(index, kth_B):
+        candidate_B = kth_B | (jnp.uint32(1 << 31) >> jnp.uint32(index))
+        enough_B = jnp.sum(order_BxP >= candidate_B[:, None], axis=1, dtype=jnp.int32) >= count_B
+        return jnp.where(enough_B, candidate_B, kth_B)
+
+    return lax.fori_loop(0, 32, add_bit, jnp.zeros(count_B.shape, jnp.uint32))
+
+
+MASKS = {"box": box, "threshold": threshold}

@@ -1,0 +1,255 @@
+"""Mixing: each image loses a region and gets another's pixels in its place (or a blend, for mixup).
+
+One signature for all methods: `(mixed, weight_B, partner_B)`, where `weight_B` is the share of the image that is still
+its own and `partner_B` the index of the image that the rest came from (its own index where the fill has no partner,
+so that area-weighted labels come out right without a special case). Images are float in [0, 1], not normalised.
+
+With V views the B rows are view-major (all of view 0, then all of view 1), and the partner of view v of image i is
+view V-1-v of image pi(i), with pi a random permutation without fixed points.
+
+Letters: B batch (views included), H W image, C image channels, G groups, g images of a group.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax import masks
+
+FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
+KEEP_DRAWS = ("image", "batch")
+MIXED_VIEWS = ("all", "first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The `mix` section of a config; see `config.default_config` for what each key means."""
+
+    method: str
+    mask: str
+    fill: str
+    keep_range: tuple[float, float]
+    keep_draw: str
+    mixed_views: str
+    group_size: int
+    mixup_alpha: float
+
+    def __post_init__(self):
+        object.__setattr__(self, "keep_range", tuple(self.keep_range))
+        choices = {"method": METHODS, "mask": masks.MASKS, "fill": FILLS, "keep_draw": KEEP_DRAWS}
+        for name, allowed in {**choices, "mixed_views": MIXED_VIEWS}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"mix.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+        if len(self.keep_range) != 2 or not 0.0 <= self.keep_range[0] <= self.keep_range[1] <= 1.0:
+            raise ValueError(f"mix.keep_range is {self.keep_range!r}; allowed: (low, high) with 0 <= low <= high <= 1.")
+        if self.group_size < 2:
+            raise ValueError(f"mix.group_size is {self.group_size!r}; allowed: 2 or more images.")
+        if self.mixup_alpha <= 0:
+            raise ValueError(f"mix.mixup_alpha is {self.mixup_alpha!r}; allowed: a number above 0.")
+
+    @property
+    def uses_map(self) -> bool:
+        return self.method == "gradmix"
+
+
+def kept_share(mask_BxHxW: jax.Array) -> jax.Array:
+    """Share of pixels that stay, weight_B float32 in [0, 1], counted from the mask itself."""
+    return 1.0 - jnp.mean(mask_BxHxW.astype(jnp.float32), axis=(1, 2))
+
+
+def partners(key: jax.Array, batch: int, *, views: int = 1) -> jax.Array:
+    """Partner of every row: a uniformly random cycle through the images, crossed over views; partner_B int32."""
+    images = batch // views
+    cycle = jax.random.permutation(key, images)
+    # i -> the image after i in a random cycle: a permutation in which nobody is its own partner.
+    partner_g = jnp.zeros(images, jnp.int32).at[cycle].set(jnp.roll(cycle, -1).astype(jnp.int32))
+    crossed_V = jnp.arange(views - 1, -1, -1, dtype=jnp.int32) * images
+    return (crossed_V[:, None] + partner_g[None, :]).reshape(batch)
+
+
+def draw_keep(key: jax.Array, shape: tuple[int, ...], keep_range: tuple[float, float]) -> jax.Array:
+    """Keep shares low + (high - low) * u with u ~ Beta(1, 1), which is the uniform distribution."""
+    low, high = keep_range
+    return jax.random.uniform(key, shape, minval=low, maxval=high)
+
+
+def gradmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array,
+    *,
+    keep_range: tuple[float, float] = (0.5, 0.9),
+    mask: str = "threshold",
+    fill: str = "partner",
+    views: int = 1,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mask out where the map is largest and fill the hole.
+
+    Source: Xu, Kao, Keuper 2025, "Informed Mixing", arXiv 2505.12803 (`box` with `partner_resized` is the paper's;
+    `threshold` with `partner` goes with input-gradient maps).
+
+    Args:
+      key: randomness of partners, keep shares and noise.
+      images_BxHxWxC: images in [0, 1]; B = views * images, view-major. A single image is its own partner.
+      maps_BxHxW: attribution maps.
+      keep_range: lowest and highest share of pixels to keep, each in [0, 1]; drawn once per row.
+      mask: `threshold` or `box`, see `masks`.
+      fill: `partner` (its pixels at the same place), `partner_resized` (the whole partner, resized to the mask's
+        bounding box), `noise` (uniform in [0, 1]), `mean` (the image's own mean colour) or `zeros`.
+      views: number of views V in B.
+      keep_B: keep shares, to use in place of a draw.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: B is not a multiple of `views`, or an unknown mask or fill.
+    """
+    batch = images_BxHxWxC.shape[0]
+    if batch % views:
+        raise ValueError(f"gradmix got {batch} images and views={views}; allowed: a multiple of the number of views.")
+    if mask not in masks.MASKS or fill not in FILLS:
+        raise ValueError(f"gradmix got mask={mask!r}, fill={fill!r}; allowed: {tuple(masks.MASKS)} and {FILLS}.")
+    partner_key, keep_key, noise_key = jax.random.split(key, 3)
+    if keep_B is None:
+        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    mask_BxHxW = masks.MASKS[mask](maps_BxHxW, keep_B)
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views):
+    batch = images_BxHxWxC.shape[0]
+    partner_B = jnp.arange(batch, dtype=jnp.int32)
+    if fill.startswith("partner"):
+        partner_B = partners(partner_key, batch, views=views)
+        content = images_BxHxWxC[partner_B]
+        if fill == "partner_resized":
+            content = jax.vmap(_resize_into_box)(content, mask_BxHxW)
+    elif fill == "noise":
+        content = jax.random.uniform(noise_key, images_BxHxWxC.shape, images_BxHxWxC.dtype)
+    elif fill == "mean":
+        content = jnp.mean(images_BxHxWxC, axis=(1, 2), keepdims=True)
+    else:
+        content = jnp.zeros_like(images_BxHxWxC)
+    mixed = jnp.where(mask_BxHxW[..., None], content, images_BxHxWxC)
+    return mixed, kept_share(mask_BxHxW), partner_B
+
+
+def _resize_into_box(image_HxWxC, mask_HxW):
+    """The whole image, shrunk (bilinear, antialiased) onto the bounding box of the mask; zeros elsewhere."""
+
+    def extent(occupied):
+        # Not the number of occupied rows: a thresholded mask has gaps.
+        first, after_last = jnp.argmax(occupied), occupied.shape[0] - jnp.argmax(occupied[::-1])
+        return first.astype(jnp.float32), (after_last - first).astype(jnp.float32)
+
+    top, box_height = extent(jnp.any(mask_HxW, axis=1))
+    left, box_width = extent(jnp.any(mask_HxW, axis=0))
+    height, width, _ = image_HxWxC.shape
+    return jax.image.scale_and_translate(
+        image_HxWxC,
+        image_HxWxC.shape,
+        (0, 1),
+        scale=jnp.stack([box_height / height, box_width / width]),
+        translation=jnp.stack([top, left]),
+        method="linear",
+    )
+
+
+def cutmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=None):
+    """A box at a uniformly random place, filled as in `gradmix` (CutMix: Yun et al. 2019, section 3.1; the maps are
+    not looked at). With a partner-free fill it is Cutout (DeVries and Taylor 2017)."""
+    del maps_BxHxW
+    batch, height, width, _ = images_BxHxWxC.shape
+    partner_key, keep_key, noise_key, row_key, column_key = jax.random.split(key, 5)
+    if keep_B is None:
+        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    row_B = jax.random.randint(row_key, (batch,), 0, height)
+    column_B = jax.random.randint(column_key, (batch,), 0, width)
+    mask_BxHxW = masks.box_at(row_B, column_B, keep_B, image_size=(height, width))
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
+    """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha) (mixup: Zhang et al. 2018, section 2)."""
+    del maps_BxHxW
+    batch = images_BxHxWxC.shape[0]
+    partner_key, weight_key = jax.random.split(key)
+    partner_B = partners(partner_key, batch, views=views)
+    weight_B = jax.random.beta(weight_key, alpha, alpha, (batch,))
+    weight_Bx1x1x1 = weight_B[:, None, None, None]
+    mixed = weight_Bx1x1x1 * images_BxHxWxC + (1.0 - weight_Bx1x1x1) * images_BxHxWxC[partner_B]
+    return mixed.astype(images_BxHxWxC.dtype), weight_B, partner_B
+
+
+METHODS = ("none", "gradmix", "cutmix", "mixup")
+
+
+def apply(
+    key: jax.Array, images_BxHxWxC: jax.Array, maps_BxHxW: jax.Array | None, spec: Spec, *, views: int, first_group: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mix this device's images as the config says, group by group.
+
+    Partners are drawn inside groups of `spec.group_size` images, and every group has a key made from its number in
+    the global batch: the result is the same however the batch is spread over devices, and no image has to travel.
+    (Batches are shuffled, so a random partner of the group is a random partner of the batch.)
+
+    Args:
+      key: the key of this step, the same on every device.
+      images_BxHxWxC: this device's images in [0, 1], view-major.
+      maps_BxHxW: their maps; None where `spec.uses_map` is false.
+      spec: the mix section; its keep range, mask and fill do not concern mixup.
+      views: number of views V in B.
+      first_group: number of this device's first group in the global batch.
+
+    Returns:
+      mixed images, weight_B, partner_B (rows of this device). With `spec.mixed_views == "first"` only the rows of
+      view 0 are returned, B / V of them.
+
+    Raises:
+      ValueError: `spec.method` is "none", or the images of a view do not fill whole groups.
+    """
+    batch = images_BxHxWxC.shape[0]
+    size = spec.group_size
+    if spec.method == "none":
+        raise ValueError("mix.method is 'none', which mixes nothing; allowed: gradmix, cutmix, mixup.")
+    if batch % (views * size):
+        raise ValueError(f"mix.group_size is {size}; allowed: a divisor of the {batch / views:g} images of one device.")
+    groups = batch // views // size
+    group_key, keep_key = jax.random.split(key)
+    keys_G = jax.vmap(lambda index: jax.random.fold_in(group_key, index))(first_group + jnp.arange(groups))
+    keep_Gxg = jnp.broadcast_to(draw_keep(keep_key, (), spec.keep_range), (groups, views * size))
+    keep_Gxg = keep_Gxg if spec.keep_draw == "batch" else None
+
+    def one_group(key, images, maps, keep):
+        common = dict(views=views, keep_B=keep, keep_range=spec.keep_range, fill=spec.fill)
+        if spec.method == "gradmix":
+            return gradmix(key, images, maps, mask=spec.mask, **common)
+        if spec.method == "cutmix":
+            return cutmix(key, images, maps, **common)
+        return mixup(key, images, maps, alpha=spec.mixup_alpha, views=views)
+
+    mixed, weight, partner = jax.vmap(one_group)(
+        keys_G, _to_groups(images_BxHxWxC, views, size), _to_groups(maps_BxHxW, views, size), keep_Gxg
+    )
+    # A row of group k is v * size + i; its place on the device is v * (groups * size) + k * size + i.
+    view, image = partner // size, partner % size
+    partner = view * (groups * size) + jnp.arange(groups, dtype=jnp.int32)[:, None] * size + image
+    mixed, weight_B, partner_B = (_from_groups(x, views, size) for x in (mixed, weight, partner))
+    if spec.mixed_views == "first":
+        mixed, weight_B, partner_B = (x[: batch // views] for x in (mixed, weight_B, partner_B))
+    return mixed, weight_B, partner_B
+
+
+def _to_groups(array, views, size):
+    if array is None:
+        return None
+    rest = array.shape[1:]
+    return jnp.moveaxis(array.reshape(views, -1, size, *rest), 0, 1).reshape(-1, views * size, *rest)
+
+
+def _from_groups(array, views, size):
+    rest = array.shape[2:]
+    return jnp.moveaxis(array.reshape(-1, views, size, *rest), 1, 0).reshape(-1, *rest)

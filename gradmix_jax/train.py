@@ -1,0 +1,206 @@
+"""Training a run in its workdir, or going on with it."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from gradmix_jax import datasets, loop, models, parallel, state, train_step
+from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.experiment import Experiment
+from gradmix_jax.metrics_writer import MetricsWriter
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+# Keys that do not change what is computed: a run may be resumed with other values of them.
+FREE_SECTIONS = ("evaluate",)
+FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers")
+
+
+def make_program(
+    experiment: Experiment, *, num_classes: int, num_images: int, axis_name: str | None = parallel.AXIS
+) -> train_step.Program:
+    """The static part of the train step for a training set of `num_images` images."""
+    batch_size = experiment.train.batch_size
+    if num_images < batch_size:
+        raise ValueError(f"train.batch_size is {batch_size}; allowed: at most the {num_images} training images.")
+    steps_per_epoch = num_images // batch_size
+    schedule = state.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
+    return train_step.Program(
+        model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
+        transform=state.optimizer(experiment.optimizer, schedule),
+        schedule=schedule,
+        phases=experiment.phases,
+        augment=experiment.augment,
+        attribution=experiment.attribution,
+        mix=experiment.mix,
+        objective=experiment.objective,
+        mean=experiment.normalization.mean,
+        std=experiment.normalization.std,
+        num_views=experiment.train.num_views,
+        num_classes=num_classes,
+        num_images=num_images,
+        batch_size=batch_size,
+        streamed=experiment.dataset.storage == "stream",
+    )
+
+
+def initial_state(experiment: Experiment, program: train_step.Program) -> state.TrainState:
+    """The state before the first step, a function of the config's seed."""
+    return state.create(program.model, program.transform, experiment.seed, experiment.image_shape)
+
+
+def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple[int, int]:
+    """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      experiment: the specs.
+      config: what they were made from, recorded in the workdir.
+      workdir: directory of the run; made if need be.
+
+    Returns:
+      The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
+
+    Raises:
+      ValueError: the workdir holds a run of another config, the data cannot be used, or the loss is not finite.
+    """
+    _check_same_run(config, workdir)
+    data = datasets.open_set(experiment.dataset)
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
+    checkpoints = Checkpoints(workdir, keep=experiment.train.keep_checkpoints)
+    _record(config, workdir)
+
+    initial = initial_state(experiment, program)
+    start_step = checkpoints.latest_step() or 0
+    if start_step:
+        initial = checkpoints.restore(initial)
+    total_steps = state.total_steps(program.phases, program.steps_per_epoch)
+    writer = MetricsWriter(
+        workdir,
+        start_step=start_step,
+        total_steps=total_steps,
+        images_per_step=program.batch_size,
+        enabled=parallel.is_main_process(),
+    )
+    try:
+        _, done = loop.run(
+            parallel.replicate(initial),
+            step=_make_step(experiment, program, data.train, start_step),
+            fetch=lambda metrics: jax.device_get(parallel.unreplicate(metrics)),
+            start_step=start_step,
+            total_steps=total_steps,
+            log_every=experiment.train.log_every_steps,
+            save_every=experiment.train.checkpoint_every_epochs * program.steps_per_epoch,
+            on_metrics=writer.write,
+            on_step=writer.advance,
+            save=lambda replicated: checkpoints.save(parallel.unreplicate(replicated)),
+            should_stop=_stop_on_sigterm(),
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+    return done, total_steps
+
+
+def _make_step(experiment, program, source, start_step) -> Callable:
+    """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
+    compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
+    if not program.streamed:
+        images, labels = parallel.replicate(datasets.resident(source))
+        return lambda state: compiled(state, images, labels)
+    batches = _streamed(experiment, program, source, start_step)
+    return lambda state: compiled(state, *next(batches))
+
+
+def _streamed(experiment, program, source, start_step) -> Iterator:
+    batches = datasets.host_batches(
+        source,
+        seed=experiment.seed,
+        start_step=start_step,
+        batch_size=program.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=experiment.train.workers,
+    )
+    # One batch ahead: its copy to the device runs while the step before it computes.
+    ahead = parallel.shard(next(batches))
+    for batch in batches:
+        yield ahead
+        ahead = parallel.shard(batch)
+
+
+def _stop_on_sigterm() -> Callable[[int], bool]:
+    """Schedulers announce the end with SIGTERM: finish the step, save, leave."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point
+    stop = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
+    return lambda step: bool(stop)
+
+
+def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that a resumed run has to share, flat: {"mix.fill": ...}."""
+    flat = {}
+    for name, section in json.loads(json.dumps(config)).items():
+        if name in FREE_SECTIONS:
+            continue
+        if not isinstance(section, dict):
+            flat[name] = section
+            continue
+        flat |= {f"{name}.{key}": value for key, value in section.items() if key not in FREE_KEYS}
+    return flat
+
+
+def _check_same_run(config, workdir) -> None:
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        before = _fixed(json.load(file))
+    for key, value in _fixed(config).items():
+        if before.get(key) != value:
+            raise ValueError(
+                f"{workdir} holds a run with {key}={before.get(key)!r}, not {value!r}; allowed: the same config to "
+                "go on with it, or another --workdir."
+            )
+
+
+def _record(config, workdir) -> None:
+    """Write config.json and env.json."""
+    if not parallel.is_main_process():
+        return
+    os.makedirs(workdir, exist_ok=True)
+    for name, content in {"config.json": config, "env.json": environment()}.items():
+        with open(os.path.join(workdir, name), "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, commit and command line: what a number has to be read with."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True).stdout.strip()
+    try:
+        commit, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except OSError:
+        commit, changed = "", False
+    return {
+        # A copy without .git (a pod, an image) is told its commit by whoever made it.
+        "commit": commit or os.environ.get("GRADMIX_JAX_COMMIT", ""),
+        "uncommitted_changes": changed,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,400 @@
+"""The train step: one XLA program from uint8 images to the updated state.
+
+    choose batch -> views -> clean forward -> map -> mask -> mix -> mixed forward -> loss -> update
+
+The clean forward is run once, under `jax.vjp` with respect to the parameters *and* the probes (the input images, or
+zeros added at the chosen stages). Its pullback is called with the cotangent of the attribution loss for the probes,
+and with the cotangent of the training loss for the parameters; XLA drops the half of each call that nobody asked for.
+Asking `jax.grad` a second time instead would run a second forward pass, which the compiler does not merge.
+Where the mixed loss leaves the clean outputs alone, and the attribution loss is the training loss of the clean views,
+a single call serves both.
+
+Letters: B rows of this device (views included), b images of this device, H W image, C image channels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gradmix_jax import attribution, augment, mix, objectives
+from gradmix_jax import state as state_lib
+from gradmix_jax.datasets import order
+
+ATTRIBUTION_LOSSES = ("simclr", "supcon", "cross_entropy", "training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set.
+
+    With `streamed` the step is given its batch; otherwise it is given the whole training set and picks its own.
+    """
+
+    model: Any
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    phases: tuple[state_lib.Phase, ...]
+    augment: augment.Spec
+    attribution: attribution.Spec
+    mix: mix.Spec
+    objective: objectives.Spec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_views: int
+    num_classes: int
+    num_images: int
+    batch_size: int
+    streamed: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_images // self.batch_size
+
+    def weighs(self, name: str) -> bool:
+        """Whether any phase gives objective `name` a weight: one that never counts is left out of the program."""
+        return any(getattr(phase, name) for phase in self.phases)
+
+    @property
+    def mixes(self) -> bool:
+        return self.mix.method != "none"
+
+    @property
+    def mixed_touches_clean(self) -> bool:
+        """Whether the mixed loss has a gradient with respect to the clean outputs."""
+        return self.mixes and (self.weighs("ssl") or self.objective.mixed_supcon) and not self.objective.detach_anchors
+
+    @property
+    def shares_backward(self) -> bool:
+        """Whether one backward pass serves the map and the training."""
+        return not self.mixes or (not self.mixed_touches_clean and self.attribution.loss == "training")
+
+
+class Outputs(NamedTuple):
+    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None without a classifier)."""
+
+    z: jax.Array
+    z_all: jax.Array
+    logits: jax.Array | None
+
+
+class Clean(NamedTuple):
+    """A clean forward pass: outputs, its pullback to (params, probe), activations by stage, new batch statistics."""
+
+    outputs: Outputs
+    pullback: Callable
+    activations: dict[str, jax.Array]
+    batch_stats: Any
+
+
+def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None):
+    """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics)."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    if perturbations is not None:
+        variables["perturbations"] = perturbations
+    normalized = augment.normalize(images_BxHxWxC, mean=program.mean, std=program.std)
+    (z, out), mutated = program.model.apply(variables, normalized, train=True, mutable=["batch_stats"])
+    return z, out, mutated.get("batch_stats", {})
+
+
+def _probe(program, params, batch_stats, images_BxHxWxC):
+    """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
+    if not program.mix.uses_map:
+        return {}
+    if program.attribution.uses_input:
+        return {"images": images_BxHxWxC}
+    if program.attribution.uses_stages:
+        shapes = jax.eval_shape(lambda x: apply_model(program, params, batch_stats, x)[1], images_BxHxWxC)
+        return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
+    return {}
+
+
+def clean_forward(program: Program, params, batch_stats, images_BxHxWxC, axis_name: str | None) -> Clean:
+    """Forward the clean views once, ready to be pulled back as often as needed."""
+    probe = _probe(program, params, batch_stats, images_BxHxWxC)
+
+    def forward(params, probe):
+        images = probe.get("images", images_BxHxWxC)
+        taps = {name: value for name, value in probe.items() if name != "images"}
+        z, out, new_stats = apply_model(program, params, batch_stats, images, taps or None)
+        outputs = Outputs(z, objectives.gather(z, axis_name), out.get("logits"))
+        return outputs, ({name: out[name] for name in taps}, new_stats)
+
+    outputs, pullback, (activations, new_stats) = jax.vjp(forward, params, probe, has_aux=True)
+    return Clean(outputs, pullback, activations, new_stats)
+
+
+def _clean_terms(program, outputs, labels_b, axis_name, names) -> dict[str, jax.Array]:
+    """The named losses of the clean views."""
+    batch = objectives.make_batch(
+        outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name
+    )
+
+    def cross_entropy():
+        targets = jax.nn.one_hot(jnp.tile(labels_b, program.num_views), program.num_classes)
+        return objectives.cross_entropy(outputs.logits, targets, program.objective)
+
+    losses = {
+        "simclr": lambda: objectives.simclr(batch, program.objective),
+        "supcon": lambda: objectives.supcon(batch, program.objective),
+        "cross_entropy": cross_entropy,
+    }
+    return {name: losses[name]() for name in names}
+
+
+# The weight of a phase that each loss of the clean views is multiplied by.
+WEIGHT_OF = {"simclr": "ssl", "supcon": "supcon", "cross_entropy": "cross_entropy"}
+
+
+def clean_loss(program, outputs, labels_b, weights, axis_name):
+    """supcon * SupCon + ssl * SimCLR + cross_entropy * CE of the clean views; returns (loss, terms)."""
+    names = [name for name, weight in WEIGHT_OF.items() if program.weighs(weight)]
+    terms = _clean_terms(program, outputs, labels_b, axis_name, names)
+    return sum(weights[WEIGHT_OF[name]] * value for name, value in terms.items()), terms
+
+
+def mixed_loss(program, outputs, mixed_outputs, labels_b, weight, partner, weights, axis_name):
+    """The same objectives with the mixed images as positives or targets; returns (loss, terms).
+
+    Args:
+      outputs: of the clean views.
+      mixed_outputs: (z, logits) of the mixed images.
+      labels_b: classes of this device's images.
+      weight: kept share of every mixed image.
+      partner: row of its partner.
+      weights: of the objectives in this phase.
+      axis_name: the mapped axis, if any.
+    """
+    z, logits = mixed_outputs
+    batch = objectives.make_batch(
+        outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name
+    )
+    terms, loss = {}, 0.0
+    if program.weighs("ssl"):
+        terms["mixed_simclr"] = objectives.mixed_simclr(batch, z, weight, program.objective)
+        loss += weights["ssl"] * terms["mixed_simclr"]
+    if program.weighs("supcon") and program.objective.mixed_supcon:
+        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, weight, program.objective, axis_name=axis_name)
+        loss += weights["supcon"] * terms["mixed_supcon"]
+    if program.weighs("cross_entropy"):
+        labels = jnp.tile(labels_b, program.num_views)
+        targets = objectives.mixed_targets(labels, weight, partner, num_classes=program.num_classes)
+        terms["mixed_cross_entropy"] = objectives.cross_entropy(logits, targets, program.objective)
+        loss += weights["cross_entropy"] * terms["mixed_cross_entropy"]
+    return loss, terms
+
+
+def maps_from(program: Program, images_BxHxWxC, activations, probe_gradients, keys_B, axis_name) -> jax.Array:
+    """Turn the gradients at the probe into map_BxHxW."""
+    spec, image_size = program.attribution, images_BxHxWxC.shape[1:3]
+    if spec.uses_input:
+        images = images_BxHxWxC if spec.method == "gradient_x_input" else None
+        return attribution.input_gradient(
+            probe_gradients["images"],
+            norm=spec.norm,
+            images_BxHxWxC=images,
+            smoothing=spec.smoothing,
+            axis_name=axis_name,
+        )
+    if spec.method == "random":
+        return attribution.random_map(keys_B, image_size=image_size)
+    make_map = {"layer": attribution.layer_cam, "grad_cam": attribution.grad_cam}[spec.method]
+    options = dict(image_size=image_size, sign=spec.sign, norm=spec.norm, axis_name=axis_name)
+    return attribution.average(
+        [make_map(activations[stage], probe_gradients[stage], **options) for stage in spec.stages]
+    )
+
+
+def _keys(key, device, images):
+    """One key for each of this device's images, the same however the batch is spread."""
+    positions = device * images + jnp.arange(images)
+    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+
+
+class Mixed(NamedTuple):
+    """maps_BxHxW (None where the method has none), mixed images, kept shares and partners."""
+
+    maps: jax.Array | None
+    images: jax.Array
+    weight: jax.Array
+    partner: jax.Array
+
+
+def make_mixed(program: Program, key, images_BxHxWxC, clean: Clean, probe_gradients, axis_name) -> Mixed:
+    """Map -> mask -> mix for this device's views. Nothing here is differentiated."""
+    maps = None
+    if program.mix.uses_map:
+        keys_B = _view_keys(program, jax.random.fold_in(key, 1), images_BxHxWxC.shape[0], axis_name)
+        maps = maps_from(program, images_BxHxWxC, clean.activations, probe_gradients, keys_B, axis_name)
+    mixed, weight, partner = mix_views(program, program.mix, key, images_BxHxWxC, maps, axis_name)
+    return Mixed(maps, lax.stop_gradient(mixed), weight, partner)
+
+
+def mix_views(program, spec: mix.Spec, key, images_BxHxWxC, maps_BxHxW, axis_name):
+    """`mix.apply` on this device's share of the global batch."""
+    device = 0 if axis_name is None else lax.axis_index(axis_name)
+    first_group = device * (images_BxHxWxC.shape[0] // program.num_views // spec.group_size)
+    views = program.num_views
+    return mix.apply(
+        jax.random.fold_in(key, 0), images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group
+    )
+
+
+def _view_keys(program, key, rows, axis_name):
+    """One key for every row of this device's views."""
+    device = 0 if axis_name is None else lax.axis_index(axis_name)
+    keys_of_view = lambda view: _keys(jax.random.fold_in(key, view), device, rows // program.num_views)
+    return jax.vmap(keys_of_view)(jnp.arange(program.num_views)).reshape(rows)
+
+
+def step_keys(state: state_lib.TrainState) -> tuple[jax.Array, jax.Array]:
+    """All randomness of a step, a function of (seed, step): (key of the views, key of map and mix)."""
+    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step)))
+
+
+def choose_batch(program: Program, state, images, labels, device, devices) -> tuple[jax.Array, jax.Array]:
+    """This device's images and labels: given (streamed), or picked from the resident training set."""
+    if program.streamed:
+        return images, labels
+    size = program.batch_size // devices
+    indices = order.batch_indices(state.seed, state.step, size=program.num_images, batch_size=program.batch_size)
+    mine = lax.dynamic_slice_in_dim(indices, device * size, size)
+    return images[mine], labels[mine]
+
+
+def views_of(program: Program, key, images_bxHxWxC, axis_name) -> jax.Array:
+    """Augmented views in [0, 1] of this device's uint8 images, view-major."""
+    device = 0 if axis_name is None else lax.axis_index(axis_name)
+    keys_b = _keys(key, device, images_bxHxWxC.shape[0])
+    return augment.views(keys_b, images_bxHxWxC, program.augment, num_views=program.num_views)
+
+
+def attribution_cotangent(program: Program, outputs: Outputs, labels_b, clean_cotangent, axis_name) -> Outputs:
+    """Gradient of the attribution loss with respect to the clean outputs."""
+    name = program.attribution.loss
+    if name == "training":
+        return clean_cotangent
+    return jax.grad(lambda outputs: _clean_terms(program, outputs, labels_b, axis_name, [name])[name])(outputs)
+
+
+class CleanHalf(NamedTuple):
+    """The first half of a step: everything before the mixed forward pass."""
+
+    clean: Clean
+    loss: jax.Array
+    terms: dict[str, jax.Array]
+    cotangent: Outputs
+    gradient: Any | None
+    mixed: Mixed | None
+
+
+def clean_half(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name) -> CleanHalf:
+    """Clean forward, clean loss, map, mask and mix. `gradient` is there where the map's backward pass gave it."""
+    clean = clean_forward(program, params, batch_stats, images_BxHxWxC, axis_name)
+    (loss, terms), cotangent = jax.value_and_grad(
+        lambda outputs: clean_loss(program, outputs, labels_b, weights, axis_name), has_aux=True
+    )(clean.outputs)
+    gradient = mixed = None
+    if program.shares_backward:
+        gradient, probe_gradients = clean.pullback(cotangent)
+    elif program.mixes:
+        target = attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name)
+        probe_gradients = clean.pullback(target)[1]
+    if program.mixes:
+        mixed = make_mixed(program, key, images_BxHxWxC, clean, probe_gradients, axis_name)
+    return CleanHalf(clean, loss, terms, cotangent, gradient, mixed)
+
+
+def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name):
+    """Gradient of the whole loss on this device's views, before it is averaged over devices.
+
+    Args:
+      program: the static part of the step.
+      key: randomness of map and mix.
+      params: parameters.
+      batch_stats: running statistics, not used in train mode but updated.
+      images_BxHxWxC: clean views in [0, 1], view-major.
+      labels_b: classes of the images.
+      weights: of the objectives in this phase.
+      axis_name: the mapped axis, if any.
+
+    Returns:
+      gradient like params, new batch statistics (from the clean forward only), and a dict of scalar metrics.
+    """
+    clean, loss, terms, cotangent, gradient, mixed = clean_half(
+        program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name
+    )
+    metrics = {"loss": loss, **terms}
+    mixed_gradient = None
+    if mixed is not None:
+
+        def loss_of_mixed(params, outputs):
+            z, out, _ = apply_model(program, params, batch_stats, mixed.images)
+            mixed_outputs = (z, out.get("logits"))
+            return mixed_loss(
+                program, outputs, mixed_outputs, labels_b, mixed.weight, mixed.partner, weights, axis_name
+            )
+
+        wanted = (0, 1) if program.mixed_touches_clean else (0,)
+        (extra, mixed_terms), (mixed_gradient, *rest) = jax.value_and_grad(loss_of_mixed, wanted, has_aux=True)(
+            params, clean.outputs
+        )
+        if rest:
+            cotangent = jax.tree.map(jnp.add, cotangent, rest[0])
+        metrics |= {"loss": loss + extra, **mixed_terms, "kept_share": jnp.mean(mixed.weight)}
+    if gradient is None:
+        gradient = clean.pullback(cotangent)[0]
+    if mixed_gradient is not None:
+        gradient = jax.tree.map(jnp.add, gradient, mixed_gradient)
+    return gradient, clean.batch_stats, metrics
+
+
+class Explanation(NamedTuple):
+    """views_BxHxWxC, their Mixed, and mask_BxHxW (bool; all False for mixup, which has none)."""
+
+    views: jax.Array
+    mixed: Mixed
+    mask: jax.Array
+
+
+def explain(program: Program, state: state_lib.TrainState, images_bxHxWxC, labels_b) -> Explanation:
+    """What the step `state.step` would do to a batch of uint8 images, on one device. Trains nothing."""
+    view_key, mix_key = step_keys(state)
+    views_BxHxWxC = views_of(program, view_key, images_bxHxWxC, None)
+    weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
+    half = clean_half(program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, None)
+    # The masks, seen by mixing a white image with black under the same key.
+    black = dataclasses.replace(program.mix, fill="zeros")
+    white = mix_views(program, black, mix_key, jnp.ones_like(views_BxHxWxC), half.mixed.maps, None)[0]
+    return Explanation(views_BxHxWxC, half.mixed, white[..., 0] == 0)
+
+
+def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
+    """The step for one device: (state, images, labels) -> (state, metrics); see `Program.streamed` for the arrays.
+
+    Map it with `parallel.pmap` (axis name given) or compile it with `jax.jit` (None).
+    """
+
+    def train_step(state: state_lib.TrainState, images, labels):
+        device = 0 if axis_name is None else lax.axis_index(axis_name)
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        view_key, mix_key = step_keys(state)
+        images_b, labels_b = choose_batch(program, state, images, labels, device, devices)
+        views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
+        weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
+        gradient, batch_stats, metrics = gradients(
+            program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, axis_name
+        )
+        if axis_name is not None:
+            gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+        updates, opt_state = program.transform.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {"learning_rate": program.schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
+        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        return state, metrics
+
+    return train_step

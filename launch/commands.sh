@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# What the launch scripts share; sourced by them, starts nothing by itself.
+# Written for bash 3.2 as well, the one that macOS has.
+
+# Ends the script with one sentence about what the user got wrong.
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 2
+}
+
+# Prints the comment at the top of a script: its manual.
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$1"
+}
+
+# Prints its arguments as one line that a shell reads back as the same arguments.
+quoted() {
+  local LC_ALL=C word line=""
+  for word in "$@"; do
+    case "$word" in
+      *[!A-Za-z0-9_@%+=:,./-]* | "") word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
+    esac
+    line="$line${line:+ }$word"
+  done
+  printf '%s\n' "$line"
+}
+
+# Whether the whole of $1 matches the extended regular expression $2.
+matches() {
+  local LC_ALL=C
+  [[ $1 =~ ^($2)$ ]]
+}
+
+# Prints a command and executes it; with dry_run=true, which the script that sources this sets, only prints it.
+run() {
+  quoted "$@"
+  # shellcheck disable=SC2154
+  [ "$dry_run" = true ] || "$@"
+}
+
+# Ends the script unless the program is there. A dry run needs none.
+need() {
+  [ "$dry_run" = true ] || command -v "$1" >/dev/null || fail "$1 was not found on PATH: $2"
+}
+
+# Checks the two flags that every main job has.
+check_job() {
+  [ -n "$config" ] || fail "--config is missing: name a file such as configs/digits_osr.py"
+  # What follows a colon chooses within the file: configs/digits_osr.py:layer.
+  [ -f "${config%%:*}" ] || fail "--config='$config' is not a file in $PWD"
+  [ -n "$workdir" ] || fail "--workdir is missing: name the folder for checkpoints and results, such as runs/digits"
+  case "$workdir" in
+    *://*) fail "--workdir='$workdir' must be a folder, not a URL" ;;
+  esac
+}

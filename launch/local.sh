@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs the main job on this machine, on all of its devices, and keeps what it prints in WORKDIR/log.txt.
+#
+#   bash launch/local.sh --config=configs/cifar_osr.py --workdir=runs/cifar [more arguments of gradmix_jax.main]
+#
+# Installs what is missing first. Started again with the same workdir, the job goes on where it stopped.
+# Paths are relative to the checkout.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/commands.sh
+
+config="" workdir=""
+for argument in "$@"; do
+  case "$argument" in
+    --config=*) config=${argument#*=} ;;
+    --workdir=*) workdir=${argument#*=} ;;
+    --help | -h) usage launch/local.sh && exit ;;
+  esac
+done
+check_job
+bash launch/setup.sh
+mkdir -p "$workdir"
+# The script becomes the job, so that signals reach the job and its exit status is the script's; tee ignores Ctrl-C
+# and so lives to write down what the job says at the end. Unbuffered, because a log is read while it grows.
+exec > >(tee -ia "$workdir/log.txt") 2>&1
+exec .venv/bin/python -u -m gradmix_jax.main "$@"

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Makes the Python environment of this checkout: the exact versions of requirements.txt and the JAX of the machine.
+#
+#   bash launch/setup.sh [--jax=auto|cpu|cuda12|cuda13|tpu] [--python=PATH] [--venv=DIR] [--dry_run]
+#
+# --jax     which JAX. Not given: what is already installed, and the first time what launch/detect_jax.sh finds.
+# --python  the Python, 3.11 or newer, to make the environment with. Not given: the first good one on PATH.
+# --venv    where to make it; .venv
+# --dry_run print the commands and execute none
+#
+# Does nothing when the environment already is as asked for.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/commands.sh
+
+jax="" python="" venv=.venv dry_run=false
+for argument in "$@"; do
+  case "$argument" in
+    --jax=*) jax=${argument#*=} ;;
+    --python=*) python=${argument#*=} ;;
+    --venv=*) venv=${argument#*=} ;;
+    --dry_run) dry_run=true ;;
+    --help | -h) usage launch/setup.sh && exit ;;
+    *) fail "unknown argument '$argument': use --jax, --python, --venv or --dry_run" ;;
+  esac
+done
+case "$jax" in
+  "" | auto | cpu | cuda12 | cuda13 | tpu) ;;
+  *) fail "--jax='$jax' is none of auto, cpu, cuda12, cuda13, tpu" ;;
+esac
+[ -n "$venv" ] || fail "--venv must name a folder"
+
+# Every question to a Python is asked by running it: a name on PATH may be a shim of a version manager that only fails.
+is_new() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# The first Python that is new enough and can make environments. 3.11 first: it is what requirements.txt was made on.
+find_python() {
+  local name too_old="" no_venv="" names=(python3.11 python3.12 python3.13 python3.14 python3 python)
+  [ -z "$python" ] || names=("$python")
+  for name in "${names[@]}"; do
+    command -v "$name" >/dev/null || continue
+    if ! is_new "$name"; then
+      [ -n "$too_old" ] || too_old="; $name is $(version "$name" || echo "not working")"
+    elif ! "$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+      [ -n "$no_venv" ] || no_venv=$name
+    else
+      printf '%s\n' "$name"
+      return
+    fi
+  done
+  [ -z "$no_venv" ] || fail "$no_venv ($(version "$no_venv")) cannot make environments because its venv module is" \
+    "missing: install it (Debian and Ubuntu: apt-get install python$(version "$no_venv")-venv)" \
+    "or name another Python with --python=PATH (make: PYTHON=PATH)"
+  fail "no Python 3.11 or newer was found (looked for ${names[*]}$too_old): install one" \
+    "or name it with --python=PATH (make: PYTHON=PATH)"
+}
+
+old_jax="" old_version="" old_checksum=""
+stamp=$venv/.gradmix_jax
+# A stamp counts only while its environment works: the Python it was made with may be gone.
+if [ -f "$stamp" ] && is_new "$venv/bin/python"; then
+  read -r old_jax old_version old_checksum <"$stamp"
+fi
+reason=""
+if [ "$jax" = auto ] || [ -z "$jax$old_jax" ]; then
+  read -r jax reason <<<"$(bash launch/detect_jax.sh)"
+fi
+jax=${jax:-$old_jax}
+checksum=$(cksum <requirements.txt | tr ' ' -)
+wanted_version=$old_version
+if [ -n "$python" ]; then
+  python=$(find_python)
+  wanted_version=$(version "$python")
+fi
+if [ "$jax $wanted_version $checksum" = "$old_jax $old_version $old_checksum" ]; then
+  exit 0
+fi
+
+jax_version=$(sed -n 's/^jax==//p' requirements.txt)
+packages=(-r requirements.txt)
+[ "$jax" = cpu ] || packages+=("jax[$jax]==$jax_version")
+make_environment=() size="a minute or two"
+[ "$jax" = cpu ] || size="several minutes"
+
+# An environment with pip is brought up to date in place, unless another Python is asked for, or another JAX: two JAX
+# plugins in one environment get in each other's way.
+if { [ -z "$old_jax" ] || [ "$old_jax" = "$jax" ]; } && [ "$old_version" = "$wanted_version" ] &&
+  is_new "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  wanted_version=$(version "$venv/bin/python")
+else
+  if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+    fail "'$venv' is a folder that holds something else than a Python environment: move it or choose another --venv"
+  fi
+  [ -n "$python" ] || python=$(find_python)
+  wanted_version=$(version "$python")
+  make_environment=("$python" -m venv --clear "$venv")
+fi
+# -qq leaves errors only; which index is asked stays the user's own pip configuration.
+install=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "${packages[@]}")
+
+if [ "$dry_run" = true ]; then
+  [ ${#make_environment[@]} -eq 0 ] || quoted "${make_environment[@]}"
+  quoted "${install[@]}"
+  exit
+fi
+echo "Installing Python $wanted_version packages and JAX $jax_version for $jax${reason:+ ($reason)} into $venv:" \
+  "$size."
+rm -f "$stamp"
+[ ${#make_environment[@]} -eq 0 ] || "${make_environment[@]}"
+"${install[@]}" ||
+  fail "pip could not install the packages (its own message is above); run the same command again to retry"
+echo "$jax $wanted_version $checksum" >"$stamp"

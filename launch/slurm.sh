@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Submits the main job to SLURM: one process on each node, which uses all GPUs that it asked for there.
+#
+#   bash launch/slurm.sh --config=FILE --workdir=DIR [options] [-- more arguments of gradmix_jax.main]
+#
+# --config=FILE        e.g. configs/cifar_osr.py
+# --workdir=DIR        a folder that all nodes see; holds slurm-JOB.log too
+# --nodes=N            1
+# --gpus_per_node=N    1; 0 runs on the CPUs
+# --cpus_per_node=N    8
+# --time=LIMIT         SLURM's format, e.g. 24:00:00 (the default) or 3-12:00:00
+# --partition=NAME     --account=NAME     as your cluster wants them
+# --dry_run            print every command and execute none
+#
+# The environment is made on the first node. Where nodes have no network, make it on the login node beforehand, for
+# the GPUs of the nodes: `make setup JAX=cuda13` (or cuda12 for drivers older than 580).
+# Two minutes before the time limit the job is told to save a checkpoint; submit again to go on from there. A job
+# that was taken off its nodes is queued again by itself.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/commands.sh
+
+config="" workdir="" nodes=1 gpus=1 cpus=8 time=24:00:00 partition="" account="" dry_run=false
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --config=*) config=${1#*=} ;;
+    --workdir=*) workdir=${1#*=} ;;
+    --nodes=*) nodes=${1#*=} ;;
+    --gpus_per_node=*) gpus=${1#*=} ;;
+    --cpus_per_node=*) cpus=${1#*=} ;;
+    --time=*) time=${1#*=} ;;
+    --partition=*) partition=${1#*=} ;;
+    --account=*) account=${1#*=} ;;
+    --dry_run) dry_run=true ;;
+    --help | -h) usage launch/slurm.sh && exit ;;
+    --) shift && break ;;
+    *) fail "unknown argument '$1': arguments of the main job come after --, the others are in --help" ;;
+  esac
+  shift
+done
+
+check_job
+matches "$nodes" '[1-9][0-9]{0,3}' || fail "--nodes='$nodes' must be a whole number from 1 to 9999"
+matches "$gpus" '[0-9]|[1-9][0-9]' || fail "--gpus_per_node='$gpus' must be a whole number from 0 to 99"
+matches "$cpus" '[1-9][0-9]{0,3}' || fail "--cpus_per_node='$cpus' must be a whole number from 1 to 9999"
+matches "$time" '([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}' ||
+  fail "--time='$time' must be a limit such as 24:00:00 or 3-12:00:00"
+need sbatch "run this on a SLURM login node, or look at the commands with --dry_run"
+
+job=(.venv/bin/python -u -m gradmix_jax.main)
+[ "$nodes" -eq 1 ] || job+=(--multihost)
+job+=("--config=$config" "--workdir=$workdir" "$@")
+step=(srun --kill-on-bad-exit=1 "--cpus-per-task=$cpus" "${job[@]}")
+# On SLURM, JAX takes one process per GPU for granted; naming the GPUs gives all of a node's to its one process.
+if [ "$nodes" -gt 1 ] && [ "$gpus" -gt 1 ]; then
+  step=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))" "${step[@]}")
+fi
+
+options=("--job-name=gradmix_jax" "--nodes=$nodes" --ntasks-per-node=1 "--cpus-per-task=$cpus" "--time=$time")
+[ "$gpus" -eq 0 ] || options+=("--gpus-per-node=$gpus")
+[ -z "$partition" ] || options+=("--partition=$partition")
+[ -z "$account" ] || options+=("--account=$account")
+options+=("--output=$workdir/slurm-%j.log" --open-mode=append --requeue --signal=TERM@120)
+
+run mkdir -p "$workdir"
+run sbatch "${options[@]}" "--wrap=bash launch/setup.sh && $(quoted "${step[@]}")"

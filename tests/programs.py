@@ -1,0 +1,57 @@
+"""Small programs for the tests of the step, the loop and the commands."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import experiment, state, train
+from gradmix_jax.config import phase
+
+NUM_IMAGES = 64
+SIZE = 8
+PHASES = (phase("ssl", epochs=1, ssl=1.0), phase("joint", epochs=1, supcon=1.0, ssl=1.2))
+
+
+def small_config(recipe="input", phases=PHASES, **overrides):
+    """A config of the small CNN on 8x8 images without colour; `overrides` are {"mix.fill": ...}."""
+    c = config_lib.default_config()
+    c.dataset.image_size = SIZE
+    c.dataset.channels = 3
+    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
+    c.augment.jitter_prob = 0.0
+    c.augment.grey_prob = 0.0
+    c.model.width, c.model.hidden, c.model.projection = 4, 16, 8
+    c.train.batch_size = 32
+    c.mix.group_size = 4
+    c.phases = tuple(phases)
+    config_lib.apply_recipe(c, recipe)
+    with c.unlocked():
+        for name, value in overrides.items():
+            section, key = name.split(".")
+            # A new section, because an old one refuses values of another type before our own checks see them.
+            c[section] = ConfigDict({**c[section], key: value})
+    return c
+
+
+def small_program(recipe="input", *, axis_name=None, phases=PHASES, **overrides):
+    """(experiment, program) for NUM_IMAGES images of 4 classes."""
+    config = small_config(recipe, phases, **overrides)
+    num_devices = 1 if axis_name is None else jax.device_count()
+    specs = experiment.from_config(config_lib.to_plain(config), num_devices=num_devices)
+    return specs, train.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=axis_name)
+
+
+def small_state(specs, program) -> state.TrainState:
+    return train.initial_state(specs, program)
+
+
+def small_images(channels=3):
+    """Random images with a bright square whose place depends on the class, and their labels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(NUM_IMAGES, dtype=np.int32) % 4
+    images = random.integers(0, 128, (NUM_IMAGES, SIZE, SIZE, channels), dtype=np.uint8)
+    for image, label in zip(images, labels):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        image[row : row + 4, column : column + 4] += 100
+    return images, labels

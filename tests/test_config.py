@@ -1,0 +1,96 @@
+"""Configs: every experiment file is valid, and every mistake is one clear sentence before data or compilation."""
+
+import pathlib
+import runpy
+
+import pytest
+from programs import small_config
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import experiment
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def build(config, num_devices=1):
+    config_lib.validate(config)
+    return experiment.from_config(config_lib.to_plain(config), num_devices=num_devices)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted(config_lib.RECIPES))
+def test_every_experiment_is_valid_in_every_recipe(path, recipe):
+    module = runpy.run_path(str(path))
+    config = module["get_config"](recipe)
+    specs = build(config)
+    assert specs.train.batch_size % 8 == 0
+    assert "python -m gradmix_jax.main" in module["__doc__"]
+    assert config.mix.method == config_lib.RECIPES[recipe]["mix"]["method"]
+
+
+def test_the_papers_recipe():
+    c = runpy.run_path(str(next(path for path in CONFIGS if path.stem == "cifar_osr")))["get_config"]("layer")
+    assert [(p.epochs, p.supcon, p.ssl) for p in c.phases] == [(600, 0.0, 1.0), (10, 1.0, 1.2)]
+    assert (c.optimizer.name, c.optimizer.learning_rate, c.optimizer.final_fraction) == ("adam", 1e-3, 0.512)
+    assert (c.train.batch_size, c.objective.temperature, c.model.width, c.model.hidden) == (256, 0.05, 64, 512)
+    assert (c.attribution.method, c.mix.mask, c.mix.fill) == ("layer", "box", "partner_resized")
+
+
+@pytest.mark.parametrize(
+    "key, value, sentence",
+    [
+        ("mix.fil", "partner", r"unknown config key mix\.fil; allowed here: .*fill"),
+        ("mix.fill", "parner", r"mix\.fill is 'parner'; allowed: partner, "),
+        ("mix.fill", 3, r"mix\.fill is 3; allowed: a value of type str"),
+        ("mix.keep_range", (0.9, 0.5), r"mix\.keep_range is \(0\.9, 0\.5\); allowed"),
+        ("mix.keep_range", ("a", 0.5), r"element of mix\.keep_range is 'a'; allowed: a value of type float"),
+        ("mix.group_size", 5, r"mix\.group_size is 5; allowed: a divisor of the 32 images"),
+        ("mix.method", "gradmx", r"mix\.method is 'gradmx'; allowed"),
+        ("attribution.stages", ("stage9",), r"attribution\.stages names 'stage9'; allowed: stage1"),
+        ("attribution.method", "gradcam", r"attribution\.method is 'gradcam'; allowed"),
+        ("attribution.sign", 0, r"attribution\.sign is 0; allowed: 1 or -1"),
+        ("attribution.loss", "ce", r"attribution\.loss is 'ce'; allowed: simclr"),
+        ("attribution.loss", "cross_entropy", r"only with a model\.classifier"),
+        ("attribution.smoothing", 2, r"attribution\.smoothing is 2; allowed: an odd number"),
+        ("objective.temperature", 0.0, r"objective\.temperature is 0\.0; allowed: a number above 0"),
+        ("optimizer.name", "adamm", r"optimizer\.name is 'adamm'; allowed: adam"),
+        ("optimizer.learning_rate", -1.0, r"optimizer\.learning_rate is -1\.0; allowed"),
+        ("optimizer.per_epoch", 1, r"optimizer\.per_epoch is 1; allowed: a value of type bool"),
+        ("train.batch_size", 0, r"train\.batch_size is 0; allowed: 1 or more"),
+        ("train.num_views", 1, r"phases\[0\]\.ssl is 1\.0; allowed: 0 with train\.num_views below 2"),
+        ("normalization.mean", (0.5,), r"normalization\.mean is \(0\.5,\); allowed: 3 number"),
+        ("evaluate.feature", "logits", r"evaluate\.feature is 'logits'; allowed: projection"),
+        ("model.name", "resnet19", r"model\.name is 'resnet19'"),
+        ("dataset.name", "cifar11", r"cifar11"),
+        ("dataset.benchmark", "cifar11", r"cifar11"),
+        ("dataset.trial", 7, r"7"),
+        ("dataset.image_size", 0, r"dataset\.image_size is 0"),
+    ],
+)
+def test_a_wrong_value_is_named(key, value, sentence):
+    config = small_config("layer", **{key: value})
+    with pytest.raises(ValueError, match=sentence):
+        build(config)
+
+
+def test_a_batch_that_devices_cannot_share():
+    with pytest.raises(ValueError, match=r"train\.batch_size is 32; allowed: a multiple of the 7 devices"):
+        build(small_config(), num_devices=7)
+
+
+def test_phases_are_checked():
+    broken = small_config()
+    broken.phases = ()
+    with pytest.raises(ValueError, match=r"phases is \[\]"):
+        build(broken)
+    with pytest.raises(ValueError, match=r"'idle' has no objective"):
+        build(small_config(phases=(config_lib.phase("idle", epochs=1),)))
+    with pytest.raises(ValueError, match=r"phases\[0\]\.cross_entropy is 1\.0 but model\.classifier"):
+        build(small_config(phases=(config_lib.phase("ce", epochs=1, cross_entropy=1.0),)))
+    with pytest.raises(ValueError, match=r"no phase has a loss of mixed images"):
+        build(small_config(phases=(config_lib.phase("supcon", epochs=1, supcon=1.0),)))
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="recipe 'layers' is unknown; allowed: input, layer"):
+        config_lib.apply_recipe(config_lib.default_config(), "layers")

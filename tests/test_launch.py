@@ -1,0 +1,666 @@
+"""Makefile and launch scripts, against fake programs: nothing is installed, and nothing outside is called.
+
+Every script runs in a copy of the checkout with a PATH that holds harmless tools and the fakes alone, so that a real
+gcloud or sbatch of the machine is out of reach. A fake writes down its arguments, one JSON list a line.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = shlex.split("bash sh env cat sed tr cksum dirname mkdir rm ls tee tar gzip uname seq make")
+# Stands in for any program: records its call, then answers with $FAKE_<NAME>_OUTPUT and $FAKE_<NAME>_STATUS.
+RECORDER = """#!{python} -S
+import json, os, sys
+name = os.path.basename(sys.argv[0])
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
+outputs = os.environ.get(f"FAKE_{{name.upper()}}_OUTPUT", "").split("|")
+number = sum(json.loads(line)[0] == name for line in open(os.environ["CALLS"]))
+print(outputs[min(number, len(outputs)) - 1])
+sys.exit(int(os.environ.get(f"FAKE_{{name.upper()}}_STATUS", "0")))
+"""
+# A Python of version $1 ($2: without which module) that makes fake environments and records what it is asked to run.
+PYTHON = """#!{python} -S
+import json, os, shutil, sys
+arguments = sys.argv[1:]
+if arguments[0] == "-c":
+    code = arguments[1].replace("sys.version_info", "({version})")
+    if "{missing}" and "{missing}" in code:
+        sys.exit(1)
+    exec(code.replace("import ensurepip, venv", ""))
+    sys.exit()
+name = os.path.relpath(sys.argv[0]) if "/.venv/" in os.path.abspath(sys.argv[0]) else os.path.basename(sys.argv[0])
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([name, *arguments]) + "\\n")
+if arguments[:2] == ["-m", "venv"]:
+    os.makedirs(arguments[-1] + "/bin", exist_ok=True)
+    open(arguments[-1] + "/pyvenv.cfg", "w").close()
+    shutil.copy(sys.argv[0], arguments[-1] + "/bin/python")
+print(os.environ.get("FAKE_PYTHON_OUTPUT", "").replace("PID", str(os.getpid())))
+if not {{"venv", "pip"}} & set(arguments[1:2]):
+    sys.exit(int(os.environ.get("FAKE_PYTHON_STATUS", "0")))
+if "install" in arguments:
+    sys.exit(int(os.environ.get("FAKE_PIP_STATUS", "0")))
+"""
+INSTALL = shlex.split(".venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -r requirements.txt")
+MAIN = [".venv/bin/python", "-m", "gradmix_jax.main"]
+
+
+class Checkout:
+    """A copy of the launch files in a folder of its own, and the fakes beside it."""
+
+    def __init__(self, folder: Path):
+        self.root, self.bin, self.calls_file = folder / "checkout", folder / "bin", folder / "calls"
+        for name in ("launch", ".ci"):
+            shutil.copytree(ROOT / name, self.root / name)
+        for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root / name)
+        for name in ("configs/tiny.py", "configs/digits_osr.py", "gradmix_jax/main.py"):
+            (self.root / name).parent.mkdir(exist_ok=True)
+            (self.root / name).touch()
+        self.bin.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool))
+
+    def fake(self, name: str) -> None:
+        self._write(name, RECORDER.format(python=sys.executable))
+
+    def fake_python(self, name: str = "python3.11", version: str = "3, 11", missing: str = "") -> None:
+        self._write(name, PYTHON.format(python=sys.executable, version=version, missing=missing))
+
+    def _write(self, name: str, text: str) -> None:
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        environment = {"PATH": str(self.bin), "CALLS": str(self.calls_file), "HOME": str(self.root)} | environment
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        return subprocess.Popen(
+            command, cwd=self.root, env=environment, stdout=pipe, stderr=pipe, stdin=nothing, text=True
+        )
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        with self.start(*command, **environment) as process:
+            output, errors = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def calls(self) -> list[list[str]]:
+        """What the fakes were called with since the last time this was asked."""
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        self.calls_file.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def assert_refused(result, *words):
+    """Exit status 2, nothing on stdout, and a message that has all the words."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert re.fullmatch(r"[a-z_]+\.sh: .*\n", result.stderr, re.DOTALL)
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_shell_scripts_pass_shellcheck():
+    scripts = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci/run"]
+    shellcheck = shutil.which("shellcheck", path=os.path.dirname(sys.executable)) or shutil.which("shellcheck")
+    result = subprocess.run([shellcheck, "-x", *scripts], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_requirements_pin_every_dependency_exactly():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    canonical = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    pins = {canonical(line.partition("==")[0]) for line in lines}
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    assert len(pins) == len(lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    assert {canonical(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in wanted} <= pins
+
+
+# ---- launch/detect_jax.sh
+
+
+def gpu(driver, capability):
+    return f"{driver}, {capability}"
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([gpu("580.65.06", "9.0")], "cuda13 NVIDIA driver 580.65.06"),
+        ([gpu("580.65.06", "7.5")], "cuda13"),
+        ([gpu("595.10", "12.0"), gpu("595.10", "9.0")], "cuda13"),
+        ([gpu("580.65.06", "7.0")], "cuda12"),
+        ([gpu("580.65.06", "9.0"), gpu("580.65.06", "6.1")], "cuda12"),
+        ([gpu("580.65.06", "6.1"), gpu("580.65.06", "9.0")], "cuda12"),
+        ([gpu("580.65.06", "[N/A]")], "cuda12"),
+        ([gpu("579.99", "9.0")], "cuda12"),
+        ([gpu("525.60.13", "8.0")], "cuda12"),
+        ([gpu("580.65.06", "5.0"), gpu("580.65.06", "9.0")], "cuda13 NVIDIA driver 580.65.06"),
+        ([gpu("580.65.06", "9.0"), gpu("580.65.06", "5.0")], "cuda13 NVIDIA driver 580.65.06"),
+        ([gpu("580.65.06", "5.0")], "cpu an NVIDIA GPU of compute capability 5.0 is too old"),
+        ([gpu("470.82.01", "8.0")], "cpu NVIDIA driver 470.82.01 is too old"),
+        (["No devices were found"], "cpu no NVIDIA GPU and no TPU was found"),
+    ],
+)
+def test_detect_cuda_by_nvidia_smi(checkout, rows, expected):
+    checkout.fake("nvidia-smi")
+    environment = {"FAKE_NVIDIA-SMI_OUTPUT": "\n".join(rows)}
+    assert checkout.run("bash", "launch/detect_jax.sh", str(checkout.root), **environment).stdout.startswith(expected)
+
+
+@pytest.mark.parametrize("status", [None, "9"])
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (
+            "NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+            "cuda12 NVIDIA driver 535.104.05",
+        ),
+        ("NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (b@U22-3-4.5x)", "cuda12"),
+        ("NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021", "cpu NVIDIA driver 470.82.01"),
+    ],
+)
+def test_detect_cuda_by_the_kernel_where_nvidia_smi_is_missing_or_fails(checkout, status, line, expected):
+    if status:
+        checkout.fake("nvidia-smi")
+    for name, text in {
+        "dev/nvidiactl": "",
+        "proc/driver/nvidia/version": f"NVRM version: {line}\nGCC version: 12.3\n",
+    }.items():
+        (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / name).write_text(text)
+    environment = {"FAKE_NVIDIA-SMI_STATUS": status or "", "FAKE_NVIDIA-SMI_OUTPUT": "NVIDIA-SMI has failed"}
+    assert checkout.run("bash", "launch/detect_jax.sh", str(checkout.root), **environment).stdout.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "files, environment, expected",
+    [
+        ({"sys/bus/pci/devices/a/vendor": "0x1ae0\n", "sys/bus/pci/devices/a/device": "0x0063\n"}, {}, "tpu"),
+        # Google's network card is no TPU, and neither is another maker's device of the same number.
+        ({"sys/bus/pci/devices/a/vendor": "0x1ae0\n", "sys/bus/pci/devices/a/device": "0x0042\n"}, {}, "cpu"),
+        ({"sys/bus/pci/devices/a/vendor": "0x8086\n", "sys/bus/pci/devices/a/device": "0x0063\n"}, {}, "cpu"),
+        ({"dev/accel0": ""}, {"TPU_WORKER_ID": "0"}, "tpu"),
+        ({"dev/vfio/0": ""}, {"TPU_ACCELERATOR_TYPE": "v6e-8"}, "tpu"),
+        ({"dev/vfio/0": "", "dev/accel0": ""}, {}, "cpu"),
+        ({}, {"TPU_NAME": "far-away"}, "cpu"),
+    ],
+)
+def test_detect_tpu(checkout, files, environment, expected):
+    for name, text in files.items():
+        (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / name).write_text(text)
+    result = checkout.run("bash", "launch/detect_jax.sh", str(checkout.root), **environment)
+    assert result.stdout.split()[0] == expected
+
+
+def test_detect_leaves_other_systems_at_the_cpu(checkout):
+    (checkout.bin / "uname").unlink()
+    checkout.fake("uname")
+    checkout.fake("nvidia-smi")
+    environment = {"FAKE_UNAME_OUTPUT": "Darwin", "FAKE_NVIDIA-SMI_OUTPUT": gpu("580.65.06", "9.0")}
+    assert checkout.run("bash", "launch/detect_jax.sh", **environment).stdout == "cpu Darwin\n"
+
+
+# ---- launch/setup.sh, Makefile, .ci/run
+
+
+def test_make_demo_installs_once_and_runs_the_main_job(checkout):
+    checkout.fake_python()
+    first = checkout.run("make", "demo", "ARGS=--config.seed=1", "JAX=cpu")
+    job = [*MAIN, "--config=configs/digits_osr.py", "--workdir=runs/demo"]
+    assert first.returncode == 0, first.stderr
+    assert checkout.calls() == [["python3.11", "-m", "venv", "--clear", ".venv"], INSTALL, [*job, "--config.seed=1"]]
+    assert "Installing Python 3.11 packages and JAX" in first.stdout
+    assert checkout.run("make", "demo").returncode == 0
+    assert checkout.calls() == [job]
+
+
+def test_changed_requirements_are_installed_in_place(checkout):
+    checkout.fake_python()
+    checkout.run("make", "setup", "JAX=cuda12")
+    checkout.calls()
+    requirements = checkout.root / "requirements.txt"
+    requirements.write_text(requirements.read_text() + "another==1\n")
+    checkout.run("make", "setup")
+    assert [call[-2:] for call in checkout.calls()] == [["pip", "--version"], ["requirements.txt", installed("cuda12")]]
+
+
+def installed(variant):
+    return f"jax[{variant}]==" + re.search(r"^jax==(.*)$", (ROOT / "requirements.txt").read_text(), re.M)[1]
+
+
+@pytest.mark.parametrize("variant", ["cuda12", "cuda13", "tpu"])
+def test_another_jax_is_installed_into_a_new_environment(checkout, variant):
+    checkout.fake_python()
+    checkout.run("make", "setup", "JAX=cpu")
+    checkout.calls()
+    result = checkout.run("make", "setup", f"JAX={variant}")
+    assert checkout.calls() == [["python3.11", "-m", "venv", "--clear", ".venv"], [*INSTALL, installed(variant)]]
+    assert result.returncode == 0
+    assert checkout.run("make", "setup").stdout == ""
+
+
+def test_setup_finds_out_which_jax(checkout):
+    checkout.fake_python()
+    checkout.fake("nvidia-smi")
+    result = checkout.run("make", "setup", **{"FAKE_NVIDIA-SMI_OUTPUT": gpu("580.65.06", "9.0")})
+    assert [*INSTALL, installed("cuda13")] in checkout.calls()
+    assert "for cuda13 (NVIDIA driver 580.65.06) into .venv" in result.stdout
+
+
+def test_failed_installation_is_tried_again(checkout):
+    checkout.fake_python()
+    result = checkout.run("make", "setup", FAKE_PIP_STATUS="1")
+    assert result.returncode != 0
+    assert "pip could not install the packages" in result.stderr
+    checkout.calls()
+    assert checkout.run("make", "setup").returncode == 0
+    assert INSTALL in checkout.calls()
+
+
+def test_environment_whose_python_is_gone_is_made_anew(checkout):
+    checkout.fake_python()
+    checkout.run("make", "setup")
+    (checkout.root / ".venv/bin/python").unlink()
+    checkout.calls()
+    checkout.run("make", "setup")
+    assert checkout.calls() == [["python3.11", "-m", "venv", "--clear", ".venv"], INSTALL]
+
+
+def test_setup_takes_the_first_python_that_is_good(checkout):
+    checkout.fake("python3.11")  # a version manager's shim: on PATH, but only fails
+    checkout.fake_python("python3.12", "3, 12", missing="ensurepip")
+    checkout.fake_python("python3.13", "3, 10")
+    checkout.fake_python("python3.14", "3, 14")
+    checkout.fake_python("python3", "3, 12")
+    result = checkout.run("bash", "launch/setup.sh", "--dry_run", **{"FAKE_PYTHON3.11_STATUS": "127"})
+    assert result.stdout.splitlines() == ["python3.14 -m venv --clear .venv", shlex.join(INSTALL)]
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_setup_takes_the_python_it_is_given(checkout):
+    checkout.fake_python()
+    checkout.fake_python("my python", "3, 12")
+    checkout.run("make", "setup")
+    checkout.calls()
+    checkout.run("make", "setup", f"PYTHON={checkout.bin / 'my python'}")
+    assert checkout.calls()[0] == ["my python", "-m", "venv", "--clear", ".venv"]
+
+
+@pytest.mark.parametrize(
+    "pythons, arguments, words",
+    [
+        ([], [], ["no Python 3.11 or newer was found"]),
+        ([("python3", "3, 10", "")], [], ["no Python 3.11", "python3 is 3.10"]),
+        ([("python3.11", "3, 11", ""), ("old", "3, 10", "")], ["--python=old"], ["old is 3.10"]),
+        ([("python3", "3, 12", "ensurepip")], [], ["venv module is missing", "apt-get install python3.12-venv"]),
+        ([("python3.11", "3, 11", "")], ["--jax=gpu"], ["--jax='gpu' is none of auto, cpu, cuda12, cuda13, tpu"]),
+        ([("python3.11", "3, 11", "")], ["--jaxx"], ["unknown argument '--jaxx'"]),
+        ([("python3.11", "3, 11", "")], ["--venv=launch"], ["holds something else than a Python environment"]),
+    ],
+)
+def test_setup_says_in_one_sentence_what_is_wrong(checkout, pythons, arguments, words):
+    for name, version, missing in pythons:
+        checkout.fake_python(name, version, missing)
+    assert_refused(checkout.run("bash", "launch/setup.sh", *arguments), *words)
+    assert (checkout.root / "launch/setup.sh").exists()
+
+
+@pytest.mark.parametrize("status, failed", [("0", False), ("1", True)])
+def test_ci_runs_the_tests_and_passes_their_end_on(checkout, status, failed):
+    checkout.fake_python()
+    result = checkout.run(".ci/run", CI="true", FAKE_PYTHON_STATUS=status, FAKE_PYTHON_OUTPUT="3 passed in 0.1s")
+    assert checkout.calls()[-1] == [".venv/bin/python", "-m", "pytest"]
+    assert result.stdout.splitlines()[-1] == "3 passed in 0.1s"
+    assert (result.returncode != 0) == failed
+
+
+# ---- launch/local.sh
+
+
+def test_local_runs_the_job_and_keeps_its_output(checkout):
+    checkout.fake_python()
+    arguments = ["--config=configs/tiny.py:layer", "--workdir=runs/a b", "--config.seed=3", "--multihost"]
+    for _ in range(2):
+        result = checkout.run("bash", "launch/local.sh", *arguments, FAKE_PYTHON_OUTPUT="hello", FAKE_PYTHON_STATUS="3")
+        assert result.returncode == 3
+        assert checkout.calls()[-1] == [".venv/bin/python", "-u", "-m", "gradmix_jax.main", *arguments]
+        assert result.stdout.splitlines()[-1] == "hello"
+    assert (checkout.root / "runs/a b/log.txt").read_text() == "hello\nhello\n"
+
+
+def test_local_becomes_the_job_so_that_signals_reach_it(checkout):
+    checkout.fake_python()
+    process = checkout.start("bash", "launch/local.sh", *JOB, FAKE_PYTHON_OUTPUT="PID")
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == str(process.pid)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--workdir=runs/x"], ["--config is missing"]),
+        (["--config=configs/tiny.py"], ["--workdir is missing"]),
+        (["--config=configs/none.py", "--workdir=runs/x"], ["--config='configs/none.py' is not a file"]),
+        (["--config=configs/tiny.py", "--workdir=gs://b/x"], ["must be a folder, not a URL"]),
+    ],
+)
+def test_local_refuses(checkout, arguments, words):
+    checkout.fake_python()
+    assert_refused(checkout.run("bash", "launch/local.sh", *arguments), *words)
+    assert checkout.calls() == []
+
+
+# ---- launch/tpu_pod.sh
+
+SLICE = ["--name=pod", "--zone=us-west4-a"]
+JOB = ["--config=configs/tiny.py", "--workdir=runs/x"]
+ON_ALL = "gcloud compute tpus tpu-vm ssh pod --zone=us-west4-a --worker=all"
+INSTALL_ON_HOST = (
+    "mkdir -p gradmix_jax && cd gradmix_jax && rm -rf gradmix_jax configs launch && tar -xzf ../gradmix_jax.tar.gz && "
+    'export PATH="$HOME/.local/bin:$PATH" && { bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || '
+    "{ python3 -m pip install --quiet --user uv && python3 -m uv python install 3.12; }; } && "
+    "bash launch/setup.sh --jax=tpu"
+)
+COPY = [
+    "mkdir -p runs",
+    "tar -czf runs/pod.tar.gz --exclude=__pycache__ gradmix_jax configs launch pyproject.toml requirements.txt",
+    "gcloud compute tpus tpu-vm scp runs/pod.tar.gz pod:gradmix_jax.tar.gz --zone=us-west4-a --worker=all",
+]
+RUN = (
+    f"{ON_ALL} '--command=cd gradmix_jax && bash launch/local.sh --multihost --config=configs/tiny.py --workdir=runs/x'"
+)
+FETCH = [
+    "mkdir -p runs",
+    "gcloud compute tpus tpu-vm scp --recurse pod:gradmix_jax/runs/x runs/ --zone=us-west4-a --worker=0",
+]
+DELETE = "gcloud compute tpus tpu-vm delete pod --zone=us-west4-a --quiet"
+CREATE = (
+    "gcloud compute tpus tpu-vm create pod --zone=us-west4-a --accelerator-type=v5litepod-16 "
+    "--version=v2-alpha-tpuv5-lite"
+)
+TPU_STEPS = {
+    "create": (["create", *SLICE, "--type=v5litepod-16"], [CREATE]),
+    "create with everything": (
+        ["create", *SLICE, "--type=v6e-8", "--version=my-version", "--spot", "--project=my-project"],
+        [
+            "gcloud compute tpus tpu-vm create pod --zone=us-west4-a --project=my-project --accelerator-type=v6e-8 "
+            "--spot --version=my-version"
+        ],
+    ),
+    "queued": (
+        ["create", *SLICE, "--type=v4-32", "--queued", "--spot"],
+        [
+            "gcloud compute tpus queued-resources create pod --node-id=pod --zone=us-west4-a --accelerator-type=v4-32 "
+            "--spot --runtime-version=tpu-ubuntu2204-base",
+            "gcloud compute tpus queued-resources describe pod --zone=us-west4-a '--format=value(state.state)'",
+        ],
+    ),
+    "install": (["install", *SLICE], [*COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST}'"]),
+    "install and prepare": (
+        ["install", *SLICE, "--prepare=sudo mount 10.0.0.2:/share 'my runs'"],
+        [*COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST} && sudo mount 10.0.0.2:/share '\\''my runs'\\'''"],
+    ),
+    "run": (["run", *SLICE, *JOB], [RUN]),
+    "run with arguments": (
+        ["run", *SLICE, *JOB, "--", "--config.phases[0].epochs=2", "--config.dataset.name=folder:/my data"],
+        [
+            RUN[:-1] + " '\\''--config.phases[0].epochs=2'\\'' '\\''--config.dataset.name=folder:/my data'\\'''",
+        ],
+    ),
+    "fetch": (["fetch", *SLICE, "--workdir=runs/x"], FETCH),
+    "fetch from outside the checkout": (
+        ["fetch", *SLICE, "--workdir=/mnt/runs/x"],
+        [
+            "mkdir -p runs",
+            "gcloud compute tpus tpu-vm scp --recurse pod:/mnt/runs/x runs/ --zone=us-west4-a --worker=0",
+        ],
+    ),
+    "delete": (["delete", *SLICE], [DELETE]),
+    "delete queued": (
+        ["delete", *SLICE, "--queued"],
+        ["gcloud compute tpus queued-resources delete pod --zone=us-west4-a --force --quiet"],
+    ),
+    "all": (
+        ["all", *SLICE, *JOB, "--type=v5litepod-16"],
+        [CREATE, *COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST}'", RUN, *FETCH],
+    ),
+    "all and delete": (
+        ["all", *SLICE, *JOB, "--type=v5litepod-16", "--delete_after"],
+        [CREATE, *COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST}'", RUN, *FETCH, DELETE],
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments, expected", TPU_STEPS.values(), ids=TPU_STEPS)
+def test_tpu_pod_dry_run_prints_every_command_and_calls_none(checkout, arguments, expected):
+    checkout.fake("gcloud")
+    result = checkout.run("bash", "launch/tpu_pod.sh", *arguments[:1], "--dry_run", *arguments[1:])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == expected
+    assert checkout.calls() == []
+    assert not (checkout.root / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments, expected", TPU_STEPS.values(), ids=TPU_STEPS)
+def test_tpu_pod_calls_what_the_dry_run_prints(checkout, arguments, expected):
+    checkout.fake("gcloud")
+    result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_OUTPUT="ACTIVE")
+    assert result.returncode == 0, result.stderr
+    assert checkout.calls() == [shlex.split(line) for line in expected if line.startswith("gcloud ")]
+    assert [line for line in result.stdout.splitlines() if line != "ACTIVE"] == expected
+
+
+def test_tpu_pod_sends_code_alone(checkout):
+    checkout.fake("gcloud")
+    for name in (".venv/secret", "runs/old/results.json", "data/secret", "gradmix_jax/__pycache__/main.pyc"):
+        (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / name).touch()
+    assert checkout.run("bash", "launch/tpu_pod.sh", "install", *SLICE).returncode == 0
+    listing = checkout.run("tar", "-tzf", "runs/pod.tar.gz").stdout.splitlines()
+    assert {"gradmix_jax/main.py", "launch/setup.sh", "launch/commands.sh", "requirements.txt"} <= set(listing)
+    assert not [name for name in listing if re.search(r"secret|results|pyc", name)]
+
+
+def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
+    """The text that goes over ssh, executed as a host would: first without a good Python, which uv then brings."""
+    checkout.fake("gcloud")
+    checkout.run("bash", "launch/tpu_pod.sh", "install", *SLICE)
+    command = checkout.calls()[-1][-1].removeprefix("--command=")
+    host = Checkout(tmp_path / "host")
+    host.fake_python("python3", "3, 10")
+    home = tmp_path / "home"
+    (home / "gradmix_jax/gradmix_jax").mkdir(parents=True)
+    (home / "gradmix_jax/gradmix_jax/deleted.py").touch()
+    shutil.copy(checkout.root / "runs/pod.tar.gz", home / "gradmix_jax.tar.gz")
+    environment = {"PATH": str(host.bin), "HOME": str(home), "CALLS": str(host.calls_file)}
+    on_host = lambda: subprocess.run(["bash", "-c", command], cwd=home, env=environment, capture_output=True, text=True)
+    # Here uv brings nothing, being a fake: the command fails, as it must.
+    assert on_host().returncode == 2
+    assert host.calls() == [
+        ["python3", "-m", "pip", "install", "--quiet", "--user", "uv"],
+        ["python3", "-m", "uv", "python", "install", "3.12"],
+    ]
+    host.fake_python("python3.12", "3, 12")
+    assert on_host().returncode == 0
+    assert host.calls()[-1] == [*INSTALL, installed("tpu")]
+    assert not (home / "gradmix_jax/gradmix_jax/deleted.py").exists()
+
+
+def test_tpu_pod_waits_for_a_queued_request(checkout):
+    checkout.fake("gcloud")
+    checkout.fake("sleep")
+    arguments = ["create", *SLICE, "--type=v4-32", "--queued"]
+    outputs = "made|WAITING_FOR_RESOURCES|PROVISIONING|ACTIVE"
+    assert checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_OUTPUT=outputs).returncode == 0
+    names = [call[0] if call[0] == "sleep" else call[4] for call in checkout.calls()]
+    assert names == ["create", "describe", "sleep", "describe", "sleep", "describe"]
+    result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_OUTPUT="made|FAILED")
+    assert result.returncode == 2
+    assert "is FAILED" in result.stderr
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_tpu_pod_deletes_after_a_failure_only_if_asked(checkout, delete):
+    checkout.fake("gcloud")
+    arguments = ["all", *SLICE, *JOB, "--type=v5litepod-16", *(["--delete_after"] if delete else [])]
+    result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_STATUS="1")
+    assert result.returncode == 1
+    assert [call[4] for call in checkout.calls()] == (["create", "delete"] if delete else ["create"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], ["the first argument is ''", "create, install"]),
+        (["destroy"], ["the first argument is 'destroy'"]),
+        (["delete", "--zone=us-west4-a"], ["--name=''"]),
+        (["delete", "--name=Pod", "--zone=us-west4-a"], ["--name='Pod'", "lower-case"]),
+        (["delete", "--name=a b", "--zone=us-west4-a"], ["--name='a b'"]),
+        (["delete", "--name=pod\nx", "--zone=us-west4-a"], ["x' must be"]),
+        (["delete", "--name=pod"], ["--zone=''"]),
+        (["delete", "--name=pod", "--zone=us-west4"], ["--zone='us-west4'"]),
+        (["delete", *SLICE, "--project=P"], ["--project='P'"]),
+        (["create", *SLICE], ["--type=''"]),
+        (["create", *SLICE, "--type=v5e"], ["--type='v5e'"]),
+        (["create", *SLICE, "--type=v99-8"], ["--version is missing", "'v99-8'"]),
+        (["create", *SLICE, "--type=v4-8", "--version=$(x)"], ["--version='$(x)'"]),
+        (["run", *SLICE, "--workdir=runs/x"], ["--config is missing"]),
+        (["run", *SLICE, "--config=configs/none.py", "--workdir=runs/x"], ["is not a file"]),
+        (["run", *SLICE, "--config=configs/tiny.py"], ["--workdir is missing"]),
+        (["run", *SLICE, *JOB, "--config.seed=1"], ["unknown argument '--config.seed=1'", "after --"]),
+        (["run", *SLICE, *JOB, "--delete_after"], ["--delete_after goes with the step all"]),
+        (["run", *SLICE, *JOB, "--prepare=true"], ["--prepare goes with"]),
+        (["fetch", *SLICE], ["--workdir is missing"]),
+        (["fetch", *SLICE, "--workdir=runs/x", "--", "--config.seed=1"], ["arguments after --"]),
+        (["delete", *SLICE], ["gcloud was not found"]),
+    ],
+)
+def test_tpu_pod_refuses(checkout, arguments, words):
+    if "gcloud was not found" not in words:
+        checkout.fake("gcloud")
+    assert_refused(checkout.run("bash", "launch/tpu_pod.sh", *arguments), *words)
+    assert checkout.calls() == []
+
+
+# ---- launch/slurm.sh
+
+SLURM_JOBS = {
+    "one node": (
+        JOB,
+        "sbatch --job-name=gradmix_jax --nodes=1 --ntasks-per-node=1 --cpus-per-task=8 --time=24:00:00 "
+        "--gpus-per-node=1 --output=runs/x/slurm-%j.log --open-mode=append --requeue --signal=TERM@120 "
+        "'--wrap=bash launch/setup.sh && srun --kill-on-bad-exit=1 --cpus-per-task=8 .venv/bin/python -u "
+        "-m gradmix_jax.main --config=configs/tiny.py --workdir=runs/x'",
+    ),
+    "nodes": (
+        [*JOB, "--nodes=2", "--gpus_per_node=4", "--cpus_per_node=32", "--time=3-12:00:00", "--partition=gpu"]
+        + ["--account=me", "--", "--config.dataset.name=folder:/my data"],
+        "sbatch --job-name=gradmix_jax --nodes=2 --ntasks-per-node=1 --cpus-per-task=32 --time=3-12:00:00 "
+        "--gpus-per-node=4 --partition=gpu --account=me --output=runs/x/slurm-%j.log --open-mode=append --requeue "
+        "--signal=TERM@120 '--wrap=bash launch/setup.sh && env JAX_LOCAL_DEVICE_IDS=0,1,2,3 "
+        "srun --kill-on-bad-exit=1 --cpus-per-task=32 .venv/bin/python -u -m gradmix_jax.main --multihost "
+        "--config=configs/tiny.py --workdir=runs/x '\\''--config.dataset.name=folder:/my data'\\'''",
+    ),
+    "no GPU": (
+        [*JOB, "--nodes=2", "--gpus_per_node=0"],
+        "sbatch --job-name=gradmix_jax --nodes=2 --ntasks-per-node=1 --cpus-per-task=8 --time=24:00:00 "
+        "--output=runs/x/slurm-%j.log --open-mode=append --requeue --signal=TERM@120 "
+        "'--wrap=bash launch/setup.sh && srun --kill-on-bad-exit=1 --cpus-per-task=8 .venv/bin/python -u "
+        "-m gradmix_jax.main --multihost --config=configs/tiny.py --workdir=runs/x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments, expected", SLURM_JOBS.values(), ids=SLURM_JOBS)
+def test_slurm_prints_and_calls_the_same(checkout, arguments, expected):
+    checkout.fake("sbatch")
+    dry = checkout.run("bash", "launch/slurm.sh", "--dry_run", *arguments)
+    assert dry.stdout.splitlines() == ["mkdir -p runs/x", expected]
+    assert checkout.calls() == []
+    assert not (checkout.root / "runs").exists()
+    real = checkout.run("bash", "launch/slurm.sh", *arguments, FAKE_SBATCH_OUTPUT="Submitted batch job 7")
+    assert real.stdout.splitlines() == [*dry.stdout.splitlines(), "Submitted batch job 7"]
+    assert checkout.calls() == [shlex.split(expected)]
+    assert (checkout.root / "runs/x").is_dir()
+
+
+def test_slurm_job_starts_the_main_job(checkout):
+    """What SLURM would execute on the first node, with an srun that only records."""
+    for name in ("sbatch", "srun"):
+        checkout.fake(name)
+    checkout.fake_python()
+    checkout.run("bash", "launch/slurm.sh", *SLURM_JOBS["nodes"][0])
+    script = checkout.calls()[0][-1].removeprefix("--wrap=")
+    assert checkout.run("bash", "-c", script).returncode == 0
+    *_, install, started = checkout.calls()
+    assert install == INSTALL
+    assert started[3:7] == [".venv/bin/python", "-u", "-m", "gradmix_jax.main"]
+    assert started[-1] == "--config.dataset.name=folder:/my data"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--workdir=runs/x"], ["--config is missing"]),
+        ([*JOB, "--nodes=0"], ["--nodes='0'", "1 to 9999"]),
+        ([*JOB, "--gpus_per_node=many"], ["--gpus_per_node='many'"]),
+        ([*JOB, "--cpus_per_node="], ["--cpus_per_node=''"]),
+        ([*JOB, "--time=a day"], ["--time='a day'"]),
+        ([*JOB, "--gpus=1"], ["unknown argument '--gpus=1'"]),
+        (JOB, ["sbatch was not found"]),
+    ],
+)
+def test_slurm_refuses(checkout, arguments, words):
+    if "sbatch was not found" not in words:
+        checkout.fake("sbatch")
+    assert_refused(checkout.run("bash", "launch/slurm.sh", *arguments), *words)
+    assert checkout.calls() == []
+
+
+# ---- launch/kubernetes.yaml
+
+
+def test_kubernetes_job_starts_the_main_job(checkout):
+    job = yaml.safe_load((ROOT / "launch/kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment["WORKDIR"].startswith(container["volumeMounts"][0]["mountPath"] + "/")
+    # The container's script, with the clone replaced by what a clone would have brought.
+    checkout.fake("git")
+    checkout.fake_python()
+    shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
+    script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
+    environment["WORKDIR"] = str(checkout.root / "runs/k8s")
+    assert checkout.run(*container["command"], script, **environment).returncode == 0
+    calls = checkout.calls()
+    assert calls[0][:2] == ["git", "clone"]
+    assert calls[-1][1:] == [
+        "-u",
+        "-m",
+        "gradmix_jax.main",
+        f"--config={environment['CONFIG']}",
+        f"--workdir={environment['WORKDIR']}",
+    ]

@@ -1,0 +1,200 @@
+"""The command as its users run it: train, resume, evaluate, and what it says to a mistake."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from programs import small_config
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import evaluate, experiment, figure, train
+from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.config import phase
+
+ROOT = pathlib.Path(__file__).parents[1]
+PHASES = (phase("ssl", epochs=2, ssl=1.0), phase("joint", epochs=2, supcon=1.0, ssl=1.2))
+
+
+def digits(recipe="input", **overrides):
+    config = small_config(recipe, phases=PHASES, **overrides)
+    config.dataset.channels = 1
+    config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
+    config.train.batch_size = 256
+    config.train.log_every_steps = 2
+    return config
+
+
+def fit(config, workdir):
+    config = config_lib.to_plain(config)
+    specs = experiment.from_config(config, num_devices=jax.device_count())
+    return train.train(specs, config, str(workdir))
+
+
+def final_state(config, workdir):
+    specs = experiment.from_config(config_lib.to_plain(config), num_devices=8)
+    program = train.make_program(specs, num_classes=6, num_images=256)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(specs, program)))
+    checkpoints.close()
+    return state
+
+
+def metrics_lines(workdir):
+    lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """(config, workdir) of an uninterrupted run of 4 epochs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    config = digits()
+    fit(config, workdir)
+    return config, workdir
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_resume_gives_the_same_bits_as_an_uninterrupted_run(whole_run, tmp_path, monkeypatch, stop_at):
+    config, workdir = whole_run
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_stop_on_sigterm", lambda: lambda step: step == stop_at)
+        assert fit(config, tmp_path)[0] == stop_at
+    fit(config, tmp_path)
+    expected, state = final_state(config, workdir), final_state(config, tmp_path)
+    assert int(state.step) == int(expected.step) > 5
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), state, expected)
+    # The last line covers the same steps in both runs, and every step stands in the file once.
+    assert metrics_lines(tmp_path)[-1] == metrics_lines(workdir)[-1]
+    steps = [line["step"] for line in metrics_lines(tmp_path)]
+    assert steps == sorted(set(steps))
+
+
+def test_streamed_training_equals_resident_training(whole_run, tmp_path):
+    config = digits(**{"dataset.storage": "stream"})
+    fit(config, tmp_path)
+    expected, state = final_state(*whole_run), final_state(config, tmp_path)
+    difference = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), state.params, expected.params)
+    assert max(jax.tree.leaves(difference)) < 1e-6
+
+
+def test_workdir_tells_what_was_run(whole_run):
+    config, workdir = whole_run
+    assert json.loads((workdir / "config.json").read_text()) == config_lib.to_plain(config)
+    environment = json.loads((workdir / "env.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert len(environment["devices"]) == 8
+    names = metrics_lines(workdir)[-1].keys()
+    assert {"step", "loss", "simclr", "supcon", "mixed_simclr", "kept_share", "learning_rate"} <= names
+
+
+def test_evaluation_works_from_a_checkpoint_alone(whole_run):
+    _, workdir = whole_run
+    config = json.loads((workdir / "config.json").read_text())
+    results = evaluate.evaluate(config, str(workdir))
+    arrays = results["arrays"]
+    assert results["step"] == int(final_state(*whole_run).step)
+    assert len(arrays["known_scores"]) == results["num_known"] == len(arrays["labels"])
+    assert len(arrays["unknown_scores"]) == results["num_unknown"] > 0
+    from sklearn.metrics import roc_auc_score
+
+    truth = np.r_[np.ones(results["num_known"]), np.zeros(results["num_unknown"])]
+    expected = roc_auc_score(truth, np.r_[arrays["known_scores"], arrays["unknown_scores"]])
+    assert results["auroc"] == pytest.approx(expected, abs=1e-9)
+    assert results["accuracy"] == pytest.approx(np.mean(arrays["predicted"] == arrays["labels"]))
+    # Any batch size scores every image once, and gives the same scores.
+    config["evaluate"]["batch_size"] = 17
+    again = evaluate.evaluate(config, str(workdir))
+    np.testing.assert_allclose(again["arrays"]["known_scores"], arrays["known_scores"], rtol=1e-4)
+    np.testing.assert_allclose(again["arrays"]["unknown_scores"], arrays["unknown_scores"], rtol=1e-4)
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole_run):
+    config = digits(**{"mix.fill": "noise"})
+    with pytest.raises(ValueError, match=r"holds a run with mix\.fill='partner', not 'noise'"):
+        fit(config, whole_run[1])
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(whole_run, tmp_path):
+    config = digits(**{"optimizer.learning_rate": 1e30, "train.checkpoint_every_epochs": 1})
+    with pytest.raises(ValueError, match=r"the loss of step \d+ is (nan|inf)"):
+        fit(config, tmp_path)
+
+
+def test_figure_shows_the_mix(whole_run, tmp_path):
+    import matplotlib.image
+
+    out = tmp_path / "grid.png"
+    figure.grid(str(whole_run[1]), str(out), rows=3)
+    picture = matplotlib.image.imread(out)
+    assert picture.shape[0] > 400 and picture.std() > 0.1
+
+
+def run_command(*arguments, timeout=120):
+    command = [sys.executable, "-m", "gradmix_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--config=configs/digits_osr.py"], "--workdir is missing"),
+        (["--config=configs/nothing.py", "--workdir=W"], "nothing.py"),
+        (["--config=configs/digits_osr.py", "--workdir=W", "--config.mix.fil=noise"], "unknown config key"),
+        (["--config=configs/digits_osr.py", "--workdir=W", "--config.mix.fill=nois"], "mix.fill is 'nois'; allowed"),
+        (["--config=configs/digits_osr.py", "--workdir=W", "--config.train.batch_size=a"], "batch_size"),
+        (["--config=configs/digits_osr.py:layers", "--workdir=W"], "recipe 'layers' is unknown"),
+        (["--config=configs/digits_osr.py", "--workdir=W", "--mode=eval"], "no checkpoint in"),
+        (["--config=configs/digits_osr.py", "--workdir=W", "--mode=test"], "train_and_eval"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
+    arguments = [word.replace("=W", f"={tmp_path / 'run'}") for word in arguments]
+    result = run_command(*arguments)
+    assert result.returncode not in (0, -signal.SIGABRT)
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2, result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_trains_evaluates_and_saves_on_sigterm(tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [
+        "--config=configs/digits_osr.py",
+        f"--workdir={workdir}",
+        "--config.dataset.image_size=8",
+        "--config.augment.jitter_prob=0.0",
+        "--config.model.width=4",
+        "--config.train.log_every_steps=1",
+        "--config.phases[0].epochs=2000",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gradmix_jax.main", *arguments, "--mode=train"], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    deadline = time.time() + 200
+    while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    result = run_command(*arguments, "--mode=eval")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((workdir / "results.json").read_text())
+    assert 0 < results["auroc"] <= 1 and results["step"] > 0
+    assert "AUROC" in result.stdout and str(workdir) in result.stdout
+    scores = np.load(workdir / "scores.npz")
+    assert len(scores["known_scores"]) == results["num_known"]
+
+
+def test_recipes_share_their_keys_with_the_default():
+    default = config_lib.default_config()
+    for recipe in config_lib.RECIPES.values():
+        for section, keys in recipe.items():
+            assert set(keys) <= set(default[section].keys())

@@ -1,0 +1,189 @@
+"""The train step: one shared clean forward, devices that agree, and its cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import PHASES, small_images, small_program, small_state
+
+from gradmix_jax import models, objectives, parallel, train_step
+from gradmix_jax import state as state_lib
+from gradmix_jax.config import phase
+
+RECIPES = ("input", "layer")
+
+
+def largest_difference(a, b):
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b)))
+
+
+def run_steps(program, state, steps):
+    step = jax.jit(train_step.make_train_step(program, axis_name=None))
+    images, labels = map(jnp.asarray, small_images())
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, images, labels)
+        history.append(jax.device_get(metrics))
+    return state, history, step
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_eight_devices_agree_with_one(recipe):
+    specs, program = small_program(recipe)
+    start = small_state(specs, program)
+    one, history, step = run_steps(program, start, 4)
+    assert step._cache_size() == 1, "both phases are served by one trace"
+
+    _, spread = small_program(recipe, axis_name=parallel.AXIS)
+    mapped = parallel.pmap(train_step.make_train_step(spread, axis_name=parallel.AXIS), donate=(0,))
+    images, labels = parallel.replicate(small_images())
+    eight = parallel.replicate(start)
+    for metrics_of_one in history:
+        eight, metrics = mapped(eight, images, labels)
+        metrics = jax.device_get(parallel.unreplicate(metrics))
+        for name, value in metrics_of_one.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+    eight = jax.device_get(parallel.unreplicate(eight))
+    assert largest_difference(one.params, eight.params) < 2e-5
+    assert largest_difference(one.batch_stats, eight.batch_stats) < 1e-5
+
+
+def reference_gradient(program, state, mixed, views, labels, weights):
+    """The gradient by plain `jax.grad` of the whole loss, with the mixed images as constants."""
+
+    def loss(params):
+        z, out, stats = train_step.apply_model(program, params, state.batch_stats, views)
+        outputs = train_step.Outputs(z, z, out.get("logits"))
+        clean, _ = train_step.clean_loss(program, outputs, labels, weights, None)
+        z_mixed, out_mixed, _ = train_step.apply_model(program, params, state.batch_stats, mixed.images)
+        extra, _ = train_step.mixed_loss(
+            program,
+            outputs,
+            (z_mixed, out_mixed.get("logits")),
+            labels,
+            mixed.weight,
+            mixed.partner,
+            weights,
+            None,
+        )
+        return clean + extra, stats
+
+    return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+
+@pytest.mark.parametrize(
+    "recipe, overrides",
+    [
+        ("input", {}),
+        ("layer", {}),
+        ("layer", {"objective.mixed_supcon": True, "attribution.loss": "supcon"}),
+        ("released", {}),
+        ("input", {"model.classifier": "linear", "attribution.loss": "training", "train.num_views": 1}),
+    ],
+)
+def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
+    phases = PHASES if overrides.get("train.num_views") != 1 else (phase("ce", epochs=1, cross_entropy=1.0),)
+    specs, program = small_program(recipe, phases=phases, **overrides)
+    state = small_state(specs, program)
+    images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
+    weights = {"supcon": jnp.float32(1.0), "ssl": jnp.float32(1.2), "cross_entropy": jnp.float32(0.7)}
+    view_key, mix_key = train_step.step_keys(state)
+    views = train_step.views_of(program, view_key, images, None)
+
+    @jax.jit
+    def both(state):
+        args = (program, mix_key, state.params, state.batch_stats, views, labels, weights, None)
+        mixed = train_step.clean_half(*args).mixed
+        (loss, stats), expected = reference_gradient(program, state, mixed, views, labels, weights)
+        return train_step.gradients(*args), expected, loss, stats
+
+    (gradient, stats, metrics), expected, loss, expected_stats = both(state)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+    assert scale > 1e-3
+    assert largest_difference(gradient, expected) < 2e-5 * scale
+    # Running statistics come from the clean forward alone.
+    assert largest_difference(stats, expected_stats) < 1e-6
+
+
+def test_attribution_leaves_parameters_and_statistics_alone():
+    # In this phase the mixed loss has weight 0, so that only a leak of the attribution could make a difference.
+    phases = (phase("supcon", epochs=2, supcon=1.0), phase("later", epochs=1, ssl=1.0))
+    results = []
+    for recipe in ("none", "input", "layer"):
+        specs, program = small_program(recipe, phases=phases)
+        results.append(run_steps(program, small_state(specs, program), 2)[0])
+    for other in results[1:]:
+        assert largest_difference(results[0].params, other.params) == 0
+        assert largest_difference(results[0].batch_stats, other.batch_stats) == 0
+
+
+@pytest.mark.parametrize("method", ["input", "gradient_x_input", "layer", "grad_cam"])
+def test_maps_come_from_the_gradient_of_the_attribution_loss(method):
+    specs, program = small_program("layer", **{"attribution.method": method, "attribution.smoothing": 1})
+    state = small_state(specs, program)
+    images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
+    explanation = jax.jit(lambda s: train_step.explain(program, s, images, labels))(state)
+    views = explanation.views
+
+    def loss_of(views, taps):
+        z, out, _ = train_step.apply_model(program, state.params, state.batch_stats, views, taps)
+        batch = objectives.make_batch(z, z, labels, views=2)
+        return objectives.simclr(batch, program.objective), out
+
+    shapes = models.stage_shapes(specs.model, 8)
+    taps = {name: jnp.zeros((64, *shapes[name])) for name in ("stage3", "stage4")}
+    (view_gradient, tap_gradients), out = jax.jit(jax.grad(loss_of, (0, 1), has_aux=True))(views, taps)
+    low_high = lambda x: (x - x.min((1, 2), keepdims=True)) / np.ptp(x, axis=(1, 2), keepdims=True)
+    if method in ("input", "gradient_x_input"):
+        factor = np.asarray(views) if method == "gradient_x_input" else 1.0
+        expected = low_high(np.abs(np.asarray(view_gradient) * factor).sum(-1))
+    else:
+        expected = 0.0
+        for name in taps:
+            a, g = np.asarray(out[name]), np.asarray(tap_gradients[name])
+            if method == "layer":
+                raw = (a * np.maximum(g, 0)).sum(-1)
+            else:
+                raw = np.maximum((a * g.mean((1, 2), keepdims=True)).sum(-1), 0)
+            span = np.ptp(raw, axis=(1, 2), keepdims=True)
+            scaled = np.where(span > 0, (raw - raw.min((1, 2), keepdims=True)) / np.where(span > 0, span, 1), 0)
+            expected = expected + np.asarray(jax.image.resize(scaled, (64, 8, 8), "bilinear")) / 2
+    np.testing.assert_allclose(explanation.mixed.maps, expected, atol=2e-4)
+    inside = np.asarray(explanation.mask)
+    weight = np.asarray(explanation.mixed.weight)
+    np.testing.assert_allclose(1 - inside.mean((1, 2)), weight, atol=1e-6)
+
+
+def test_one_backward_pass_serves_map_and_training_when_anchors_are_detached():
+    only_ssl = (phase("ssl", epochs=2, ssl=1.0),)
+    results = []
+    for loss in ("training", "simclr"):
+        overrides = {"objective.detach_anchors": True, "attribution.loss": loss}
+        specs, program = small_program("layer", phases=only_ssl, **overrides)
+        assert program.shares_backward == (loss == "training")
+        results.append(run_steps(program, small_state(specs, program), 3)[0].params)
+    assert largest_difference(*results) < 1e-5
+
+
+def test_loss_falls():
+    phases = (phase("joint", epochs=15, supcon=1.0, ssl=1.2),)
+    specs, program = small_program("input", phases=phases, **{"optimizer.learning_rate": 1e-2})
+    _, history, _ = run_steps(program, small_state(specs, program), 30)
+    first, last = (np.mean([m["loss"] for m in part]) for part in (history[:5], history[-5:]))
+    assert last < 0.9 * first
+
+
+def test_weights_and_rate_follow_the_phases():
+    phases = tuple(state_lib.Phase(**entry) for entry in PHASES)
+    weights = [state_lib.phase_weights(phases, 2, step) for step in range(5)]
+    assert [float(w["supcon"]) for w in weights] == [0, 0, 1, 1, 1]
+    np.testing.assert_allclose([float(w["ssl"]) for w in weights], [1, 1, 1.2, 1.2, 1.2])
+    long = (state_lib.Phase("a", 10, 0.0, 1.0, 0.0), state_lib.Phase("b", 4, 1.0, 1.0, 0.0))
+    spec = state_lib.OptimizerSpec("adam", 1e-3, 0.0, 0.512, True, 0.0, 0.9)
+    rate = state_lib.learning_rate_schedule(spec, long, 3)
+    expected = lambda epoch, epochs: 1e-3 * (0.512 + 0.488 * (1 + np.cos(np.pi * epoch / epochs)) / 2)
+    for step in range(30):
+        np.testing.assert_allclose(rate(jnp.int32(step)), expected(step // 3, 10), rtol=1e-5)
+    for step in range(30, 42):
+        np.testing.assert_allclose(rate(jnp.int32(step)), expected((step - 30) // 3, 4), rtol=1e-5)
