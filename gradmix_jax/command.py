@@ -43,6 +43,10 @@ def _keep_compiled_programs():
 def _parse(argv, required):
     try:
         rest = flags.FLAGS(argv)
+        missing = [name for name in required if flags.FLAGS[name].value is None]
+        # A config file that could not be read raises only when something is asked of it.
+        for name in flags.FLAGS:
+            getattr(flags.FLAGS[name].value, "lock", None)
     except Exception as error:  # whatever a flag or the config file raises
         # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -51,7 +55,6 @@ def _parse(argv, required):
         if isinstance(error, (AttributeError, KeyError)):
             sentence = f"unknown config key {sentence}; allowed: the keys of gradmix_jax/config.py."
         raise ValueError(sentence) from error
-    for name in required:
-        if flags.FLAGS[name].value is None:
-            raise ValueError(f"--{name} is missing; allowed: see --help.")
+    if missing:
+        raise ValueError(f"--{missing[0]} is missing; allowed: see --help.")
     return rest
