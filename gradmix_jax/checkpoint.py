@@ -12,6 +12,8 @@ from gradmix_jax.state import TrainState
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
 
+    For the main process alone: the others get their state from it (`parallel.broadcast`).
+
     Args:
       workdir: directory of the run.
       keep: how many of the newest checkpoints to keep.
@@ -26,7 +28,14 @@ class Checkpoints:
         missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
         if read_only and not os.path.isdir(self.directory):
             raise missing
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
+        # One process writes and reads: the hosts of a pod need no disk in common.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="main"
+        )
+        alone = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
+        if not read_only:
+            os.makedirs(self.directory, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if read_only and self.latest_step() is None:
             raise missing

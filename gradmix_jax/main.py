@@ -35,14 +35,13 @@ def main(_) -> None:
         if done < total:
             print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
-    if MODE.value != "train":
+    if MODE.value != "train" and parallel.is_main_process():
         save_results(evaluate.evaluate(config, workdir), workdir)
+    parallel.barrier("results are written")
 
 
 def save_results(results: dict, workdir: str) -> None:
     """Write results.json and scores.npz, and print the table."""
-    if not parallel.is_main_process():
-        return
     arrays = results.pop("arrays")
     np.savez_compressed(os.path.join(workdir, "scores.npz"), **arrays)
     with open(os.path.join(workdir, "results.json"), "w") as file:

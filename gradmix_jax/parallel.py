@@ -59,6 +59,16 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def broadcast(tree: Any) -> Any:
+    """The main process's values, on every process; all have to call it with trees of the same shapes."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def preempted(step: int) -> bool:
+    """Whether a process was told to end, agreed upon at a step by all of them; all have to ask at every step."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def barrier(name: str) -> None:
     """Wait until every process has come here."""
     if jax.process_count() > 1:

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+from clu import parameter_overview
 
 from gradmix_jax import datasets, loop, models, parallel, state, train_step
 from gradmix_jax.checkpoint import Checkpoints
@@ -73,20 +74,21 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
     _check_same_run(config, workdir)
     data = datasets.open_set(experiment.dataset)
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
-    checkpoints = Checkpoints(workdir, keep=experiment.train.keep_checkpoints)
-    _record(config, workdir)
-
+    checkpoints = Checkpoints(workdir, keep=experiment.train.keep_checkpoints) if parallel.is_main_process() else None
     initial = initial_state(experiment, program)
-    start_step = checkpoints.latest_step() or 0
-    if start_step:
-        initial = checkpoints.restore(initial)
+    if checkpoints:
+        _record(config, workdir, initial.params)
+        if checkpoints.latest_step():
+            initial = checkpoints.restore(initial)
+    initial = parallel.broadcast(initial)
+    start_step = int(initial.step)
     total_steps = state.total_steps(program.phases, program.steps_per_epoch)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
         total_steps=total_steps,
         images_per_step=program.batch_size,
-        enabled=parallel.is_main_process(),
+        enabled=checkpoints is not None,
     )
     try:
         _, done = loop.run(
@@ -99,12 +101,13 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
             save_every=experiment.train.checkpoint_every_epochs * program.steps_per_epoch,
             on_metrics=writer.write,
             on_step=writer.advance,
-            save=lambda replicated: checkpoints.save(parallel.unreplicate(replicated)),
+            save=lambda replicated: checkpoints and checkpoints.save(parallel.unreplicate(replicated)),
             should_stop=_stop_on_sigterm(),
         )
     finally:
         writer.close()
-        checkpoints.close()
+        if checkpoints:
+            checkpoints.close()
     return done, total_steps
 
 
@@ -138,9 +141,7 @@ def _streamed(experiment, program, source, start_step) -> Iterator:
 def _stop_on_sigterm() -> Callable[[int], bool]:
     """Schedulers announce the end with SIGTERM: finish the step, save, leave."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point
+        return parallel.preempted
     stop = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     return lambda step: bool(stop)
@@ -173,15 +174,15 @@ def _check_same_run(config, workdir) -> None:
             )
 
 
-def _record(config, workdir) -> None:
-    """Write config.json and env.json."""
-    if not parallel.is_main_process():
-        return
+def _record(config, workdir, params) -> None:
+    """Write config.json, env.json and the table of parameters."""
     os.makedirs(workdir, exist_ok=True)
     for name, content in {"config.json": config, "env.json": environment()}.items():
         with open(os.path.join(workdir, name), "w") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
+    with open(os.path.join(workdir, "parameters.txt"), "w") as file:
+        file.write(parameter_overview.get_parameter_overview(params) + "\n")
 
 
 def environment() -> dict[str, Any]:
