@@ -15,9 +15,6 @@ from gradmix_jax import command, datasets, experiment, train, train_step
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.datasets import order
 
-OUT = flags.DEFINE_string("out", "grid.png", "PNG file to write.")
-ROWS = flags.DEFINE_integer("rows", 8, "Number of images.", lower_bound=1)
-
 
 def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     """Draw the first `rows` images of the batch that the newest checkpoint would be trained on next.
@@ -43,9 +40,7 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(specs, program)))
     checkpoints.close()
 
-    chosen = order.batch_indices(
-        state.seed, state.step, size=program.num_images, batch_size=program.batch_size
-    )
+    chosen = order.batch_indices(state.seed, state.step, size=program.num_images, batch_size=program.batch_size)
     images = np.stack([data.train[int(index)] for index in chosen])
     labels = jnp.asarray(data.train.labels)[chosen]
     explanation = jax.jit(lambda *arrays: train_step.explain(program, *arrays))(state, images, labels)
@@ -83,9 +78,11 @@ def _draw(explanation, names_b, out, rows):
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ValueError(f"figure got {len(argv) - 1} directories; allowed: one, the workdir of a run.")
-    grid(argv[1], OUT.value, rows=ROWS.value)
-    print(OUT.value)
+    grid(argv[1], flags.FLAGS.out, rows=flags.FLAGS.rows)
+    print(flags.FLAGS.out)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("out", "grid.png", "PNG file to write.")
+    flags.DEFINE_integer("rows", 8, "Number of images.", lower_bound=1)
     command.run(main)

@@ -30,12 +30,17 @@ class MetricsWriter:
         self._images_per_step = images_per_step
         path = os.path.join(workdir, "metrics.jsonl")
         _keep_lines_until(path, start_step)
-        self._file = open(path, "a", buffering=1)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115  (open as long as the run)
         self._tensorboard = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start_step or None)
         # In a log file a line every half a minute is enough; on a terminal the bar moves.
         interval = 0.2 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
-            total=total_steps, initial=start_step, unit="step", mininterval=interval, dynamic_ncols=True, desc="training"
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            mininterval=interval,
+            dynamic_ncols=True,
+            desc="training",
         )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:

@@ -130,9 +130,7 @@ def clean_forward(program: Program, params, batch_stats, images_BxHxWxC, axis_na
 
 def _clean_terms(program, outputs, labels_b, axis_name, names) -> dict[str, jax.Array]:
     """The named losses of the clean views."""
-    batch = objectives.make_batch(
-        outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name
-    )
+    batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
 
     def cross_entropy():
         targets = jax.nn.one_hot(jnp.tile(labels_b, program.num_views), program.num_classes)
@@ -170,9 +168,7 @@ def mixed_loss(program, outputs, mixed_outputs, labels_b, weight, partner, weigh
       axis_name: the mapped axis, if any.
     """
     z, logits = mixed_outputs
-    batch = objectives.make_batch(
-        outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name
-    )
+    batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
     terms, loss = {}, 0.0
     if program.weighs("ssl"):
         terms["mixed_simclr"] = objectives.mixed_simclr(batch, z, weight, program.objective)
@@ -239,9 +235,7 @@ def mix_views(program, spec: mix.Spec, key, images_BxHxWxC, maps_BxHxW, axis_nam
     device = 0 if axis_name is None else lax.axis_index(axis_name)
     first_group = device * (images_BxHxWxC.shape[0] // program.num_views // spec.group_size)
     views = program.num_views
-    return mix.apply(
-        jax.random.fold_in(key, 0), images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group
-    )
+    return mix.apply(jax.random.fold_in(key, 0), images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group)
 
 
 def _view_keys(program, key, rows, axis_name):

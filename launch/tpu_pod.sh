@@ -19,9 +19,9 @@
 # --spot            cheaper, and taken away at any time
 # --queued          through a queued request, waiting until it is granted; say it to delete too
 # --config=FILE     e.g. configs/cifar_osr.py
-# --workdir=DIR     folder on the hosts, relative to the checkout there. On several hosts it must be one that they
-#                   share (see --prepare). On the hosts' own disks it lives no longer than the slice.
-# --prepare=COMMAND with install: a shell command to run on every host, e.g. to mount a shared folder
+# --workdir=DIR     folder on the hosts, relative to the checkout there. The first host alone writes it, so the hosts
+#                   need no disk in common; on its own disk it lives no longer than the slice.
+# --prepare=COMMAND with install: a shell command to run on every host, e.g. to mount a bucket
 # --delete_after    with all: delete the slice at the end, also when a step failed. Never done unless asked for.
 # --dry_run         print every command and execute none
 #

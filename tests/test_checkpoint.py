@@ -15,12 +15,13 @@ def same(a, b):
 def test_round_trip_and_what_is_kept(tmp_path):
     state = jax.device_get(small_state(*small_program()))
     checkpoints = Checkpoints(str(tmp_path), keep=2)
+    at = lambda step: state.replace(step=np.int32(step), params=jax.tree.map(lambda x: x + step, state.params))
     for step in (1, 2, 3):
-        checkpoints.save(state.replace(step=np.int32(step), params=jax.tree.map(lambda x: x + step, state.params)))
+        checkpoints.save(at(step))
     checkpoints.close()
     reader = Checkpoints(str(tmp_path), read_only=True)
     assert reader.latest_step() == 3
-    expected = state.replace(step=np.int32(3), params=jax.tree.map(lambda x: x + 3, state.params))
+    expected = at(3)
     same(reader.restore(state), expected)
     same(
         reader.restore_model({"params": state.params, "batch_stats": state.batch_stats}),

@@ -29,7 +29,8 @@ RANKS = [
     {"evaluate"},
     {"experiment"},
     {"train"},
-    {"command", "report"},
+    {"command"},
+    {"report"},
     {"figure"},
     {"main"},
 ]
