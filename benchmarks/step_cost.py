@@ -1,0 +1,117 @@
+"""What the map costs: the GradMix step against the same step with random CutMix boxes, in one run.
+
+python benchmarks/step_cost.py                      XLA's FLOPs and temporary memory
+python benchmarks/step_cost.py --repeats=20         and wall time: the steps take turns; median and quartiles
+
+The graph is that of ResNet-18 at 32 x 32 pixels; --width and --batch set its size, --dtype its precision.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import experiment, train, train_step
+from gradmix_jax.config import phase
+
+NUM_IMAGES = 1024
+DETACHED = {"objective.detach_anchors": True, "attribution.loss": "training"}
+# Name: (recipe, other keys). Each is compared with CutMix under the same other keys.
+VARIANTS = {
+    "layer, stages 3 and 4": ("layer", {}),
+    "layer, stage 4": ("layer", {"attribution.stages": ("stage4",)}),
+    "layer, threshold, partner": ("layer", {"mix.mask": "threshold", "mix.fill": "partner"}),
+    "layer, noise": ("layer", {"mix.fill": "noise"}),
+    "layer, mean": ("layer", {"mix.fill": "mean"}),
+    "layer, zeros": ("layer", {"mix.fill": "zeros"}),
+    "input": ("input", {}),
+    "layer, detached anchors": ("layer", DETACHED),
+    "input, detached anchors": ("input", DETACHED),
+}
+
+
+def make_step(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
+    """(jitted step, abstract or real state maker) of one variant on one device."""
+    c = config_lib.default_config()
+    c.dataset.image_size, c.dataset.channels = 32, 3
+    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
+    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # the same on both sides, and slow to compile
+    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
+    c.train.batch_size = batch
+    c.phases = (phase("ssl", epochs=1, ssl=1.0),)
+    config_lib.apply_recipe(c, recipe)
+    for name, value in overrides.items():
+        section, key = name.split(".")
+        c[section][key] = value
+    specs = experiment.from_config(config_lib.to_plain(c), num_devices=1)
+    program = train.make_program(specs, num_classes=6, num_images=NUM_IMAGES, axis_name=None)
+    step = jax.jit(train_step.make_train_step(program, axis_name=None), donate_argnums=0)
+    return step, lambda: train.initial_state(specs, program)
+
+
+def compiled(recipe: str, overrides: dict, **size):
+    """(executable, function that makes its first state)."""
+    step, make_state = make_step(recipe, overrides, **size)
+    images = jax.ShapeDtypeStruct((NUM_IMAGES, 32, 32, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
+    return step.lower(jax.eval_shape(make_state), images, labels).compile(), make_state
+
+
+def cost(executable) -> tuple[float, int]:
+    """(FLOPs, bytes of temporary memory) by XLA's analyses."""
+    return executable.cost_analysis()["flops"], executable.memory_analysis().temp_size_in_bytes
+
+
+def seconds(pairs: list, repeats: int) -> list[list[float]]:
+    """Wall times of executables that take turns, so that a machine that slows down slows all of them."""
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8))
+    labels = jnp.asarray(random.integers(0, 6, NUM_IMAGES, dtype=np.int32))
+    states = [make_state() for _, make_state in pairs]
+    times: list[list[float]] = [[] for _ in pairs]
+    for repeat in range(repeats + 1):
+        for index, (executable, _) in enumerate(pairs):
+            started = time.perf_counter()
+            states[index], metrics = executable(states[index], images, labels)
+            jax.block_until_ready((states[index], metrics))
+            if repeat:  # the first one warms up
+                times[index].append(time.perf_counter() - started)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=0, help="timed steps of each; 0 compiles only")
+    arguments = parser.parse_args()
+    size = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
+    device = jax.devices()[0].device_kind
+    print(f"ResNet-18, 32x32, {size}; jax {jax.__version__}, {device}; every ratio is to CutMix in the same run\n")
+    print("| variant | GFLOP | FLOPs | temporary memory | wall time, median (quartiles) |\n|---|---|---|---|---|")
+    references: dict[str, tuple] = {}
+    for name, (recipe, overrides) in VARIANTS.items():
+        shared = {key: value for key, value in overrides.items() if key in DETACHED}
+        if str(shared) not in references:
+            references[str(shared)] = compiled("cutmix", shared, **size)
+        reference, candidate = references[str(shared)], compiled(recipe, overrides, **size)
+        (base_flops, base_bytes), (flops, temporary) = cost(reference[0]), cost(candidate[0])
+        wall = "not timed"
+        if arguments.repeats:
+            base_times, times = seconds([reference, candidate], arguments.repeats)
+            ratios = [own / base for own, base in zip(times, base_times)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            wall = f"{middle:.3f} x ({low:.3f} to {high:.3f}); {1e3 * statistics.median(times):.1f} ms"
+        print(
+            f"| {name} | {flops / 1e9:.2f} | {flops / base_flops:.4f} x | {temporary / base_bytes:.3f} x | {wall} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
