@@ -32,16 +32,13 @@ lint: setup ## check style and shell scripts
 	$(RUN) -m ruff format --check .
 	.venv/bin/shellcheck -x launch/*.sh .ci/run
 
+PROTOCOL := $(RUN) -m gradmix_jax.protocol --config=configs/digits_osr.py
 digits: setup ## the digits results of the README: five trials of every method, half an hour on two cores
-	for trial in 0 1 2 3 4; do \
-	  for recipe in input layer none cutmix; do \
-	    $(RUN) -m gradmix_jax.main --config=configs/digits_osr.py:$$recipe --config.dataset.trial=$$trial \
-	      --workdir=runs/digits/$$recipe/$$trial $(ARGS) || exit; \
-	  done; \
-	  $(RUN) -m gradmix_jax.main --config=configs/digits_osr.py --config.dataset.trial=$$trial \
-	    --config.phases[0].epochs=0 --workdir=runs/digits/untrained/$$trial $(ARGS) || exit; \
+	for recipe in input layer none cutmix; do \
+	  $(PROTOCOL):$$recipe --workdir=runs/digits/$$recipe $(ARGS) || exit; \
 	done
-	$(RUN) -m gradmix_jax.report runs/digits/*/*
+	$(PROTOCOL) --config.phases[0].epochs=0 --workdir=runs/digits/untrained $(ARGS)
+	$(RUN) -m gradmix_jax.report runs/digits/*/trial*
 
 clean: ## remove what make made, but never runs/
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

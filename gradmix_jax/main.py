@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gradmix_jax import command, evaluate, experiment, parallel, report, train
 from gradmix_jax import config as config_lib
@@ -26,17 +26,27 @@ MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of a
 def main(_) -> None:
     if MULTIHOST.value:
         parallel.initialize()
-    config_lib.validate(CONFIG.value)
-    config = config_lib.to_plain(CONFIG.value)
-    specs = experiment.from_config(config, num_devices=jax.device_count())
-    workdir = os.path.abspath(WORKDIR.value)
-    if MODE.value != "eval":
-        done, total = train.train(specs, config, workdir)
+    run(CONFIG.value, WORKDIR.value, MODE.value)
+
+
+def run(config: ConfigDict, workdir: str, mode: str) -> None:
+    """Train in `workdir`, or go on with it, and evaluate; `mode` is one of MODES.
+
+    Raises:
+      ValueError: a user's mistake, in one sentence.
+      SystemExit: status 143 after SIGTERM, with the state saved.
+    """
+    config_lib.validate(config)
+    plain = config_lib.to_plain(config)
+    specs = experiment.from_config(plain, num_devices=jax.device_count())
+    workdir = os.path.abspath(workdir)
+    if mode != "eval":
+        done, total = train.train(specs, plain, workdir)
         if done < total:
             print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
-    if MODE.value != "train" and parallel.is_main_process():
-        save_results(evaluate.evaluate(config, workdir), workdir)
+    if mode != "train" and parallel.is_main_process():
+        save_results(evaluate.evaluate(plain, workdir), workdir)
     parallel.barrier("results are written")
 
 

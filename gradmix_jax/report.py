@@ -1,6 +1,6 @@
 """Tables of results: of one run, and of many.
 
-python -m gradmix_jax.report runs/digits/*/* --out=results.md
+python -m gradmix_jax.report runs/digits/*/trial* --out=results.md
 """
 
 import json

@@ -33,6 +33,7 @@ RANKS = [
     {"report"},
     {"figure"},
     {"main"},
+    {"protocol"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 

@@ -1,0 +1,88 @@
+"""Every trial of an experiment with every seed, and the table of all of them.
+
+python -m gradmix_jax.protocol --config=configs/digits_osr.py --workdir=runs/digits --trials=0,1,2,3,4 --seeds=0,1,2
+python -m gradmix_jax.protocol ... --print_commands        one command a run, for a scheduler; runs nothing
+
+A run that has results is skipped and one that was interrupted goes on, so the same command finishes what it began.
+"""
+
+import copy
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from gradmix_jax import command, main, report
+
+
+def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
+    """(config, workdir) of every run: `<workdir>/trial<trial>_seed<seed>`."""
+    for trial in trials:
+        for seed in seeds:
+            one = copy.deepcopy(config)
+            one.dataset.trial, one.seed = trial, seed
+            yield one, os.path.join(workdir, f"trial{trial}_seed{seed}")
+
+
+def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
+    """Run what has no results yet, one after the other in this process.
+
+    Args:
+      config: the experiment; its own trial and seed do not matter.
+      workdir: directory that the runs' workdirs are in.
+      trials: class splits to run.
+      seeds: seeds to run each of them with.
+
+    Returns:
+      The Markdown table over all of them, which is also written to `<workdir>/summary.md`.
+    """
+    workdirs = []
+    for one, directory in runs(config, workdir, trials, seeds):
+        workdirs.append(directory)
+        if not os.path.exists(os.path.join(directory, "results.json")):
+            print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
+            main.run(one, directory, "train_and_eval")
+    table = report.summary(workdirs)
+    with open(os.path.join(workdir, "summary.md"), "w") as file:
+        file.write(table + "\n")
+    return table
+
+
+def print_commands(argv: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
+    """The commands that `run` would carry out, with the config flags of this command line."""
+    config_flags = [word for word in argv if word.startswith("--config")]
+    for trial in trials:
+        for seed in seeds:
+            words = [
+                *("python", "-m", "gradmix_jax.main"),
+                *config_flags,
+                f"--config.dataset.trial={trial}",
+                f"--config.seed={seed}",
+                f"--workdir={workdir}/trial{trial}_seed{seed}",
+            ]
+            print(shlex.join(words))
+
+
+def _numbers(name: str) -> list[int]:
+    words = getattr(flags.FLAGS, name)
+    if not words or not all(word.isdigit() for word in words):
+        raise ValueError(f"--{name} is {','.join(words)!r}; allowed: numbers with commas between them.")
+    return [int(word) for word in words]
+
+
+def _main(_) -> None:
+    trials, seeds, workdir = _numbers("trials"), _numbers("seeds"), main.WORKDIR.value
+    if flags.FLAGS.print_commands:
+        print_commands(sys.argv[1:], workdir, trials, seeds)
+    else:
+        print(run(main.CONFIG.value, workdir, trials, seeds))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
+    flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
+    flags.DEFINE_bool("print_commands", False, "Print one command a run and run nothing.")
+    command.run(_main, required=("config", "workdir"))

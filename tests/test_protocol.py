@@ -1,0 +1,73 @@
+"""All trials of an experiment: run, skipped when finished, printed for a scheduler."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from programs import small_config
+
+from gradmix_jax import main, protocol
+from gradmix_jax.config import phase
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """`main.run` that leaves results behind without training; returns the list of its calls."""
+    calls = []
+
+    def run(config, workdir, mode):
+        calls.append((config.dataset.trial, config.seed))
+        os.makedirs(workdir)
+        environment = {
+            "devices": ["cpu"],
+            "cpu_count": 2,
+            "packages": {"jax": "0", "flax": "0"},
+            "commit": "c",
+            "uncommitted_changes": False,
+        }
+        results = {"step": 1, "score": "s", "environment": environment, "accuracy": 0.9, "oscr": 0.8}
+        results |= {"auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
+        for name, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
+            pathlib.Path(workdir, name).write_text(json.dumps(content))
+
+    monkeypatch.setattr(main, "run", run)
+    return calls
+
+
+def test_runs_everything_once_and_skips_what_is_finished(pretended, tmp_path):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    table = protocol.run(config, str(tmp_path), [0, 2], [0, 1])
+    assert pretended == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    # Mean of .5, .5, .7, .7 and its sample standard deviation.
+    assert "| 0.6000 ± 0.1155 |" in table and "| 4 |" in table
+    assert (tmp_path / "summary.md").read_text() == table + "\n"
+    (tmp_path / "trial2_seed0" / "results.json").unlink()
+    os.rename(tmp_path / "trial2_seed0", tmp_path / "gone")
+    protocol.run(config, str(tmp_path), [0, 2], [0, 1])
+    assert pretended[4:] == [(2, 0)]
+    assert (config.dataset.trial, config.seed) == (0, 0), "the caller's config is left alone"
+
+
+def test_prints_commands_that_a_shell_reads_back(tmp_path):
+    arguments = ["--config=configs/digits_osr.py:layer", "--config.mix.keep_range=(0.4, 0.9)", "--workdir=runs/a b"]
+    command = [sys.executable, "-m", "gradmix_jax.protocol", *arguments, "--trials=1,3", "--print_commands"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines() == [
+        "python -m gradmix_jax.main --config=configs/digits_osr.py:layer '--config.mix.keep_range=(0.4, 0.9)' "
+        f"--config.dataset.trial={trial} --config.seed=0 '--workdir=runs/a b/trial{trial}_seed0'"
+        for trial in (1, 3)
+    ]
+
+
+def test_numbers_are_checked():
+    command = [sys.executable, "-m", "gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w"]
+    result = subprocess.run([*command, "--trials=0,x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (
+        result.returncode == 2
+        and result.stderr == "error: --trials is '0,x'; allowed: numbers with commas between them.\n"
+    )
