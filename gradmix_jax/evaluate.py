@@ -51,8 +51,8 @@ def make_feature_function(model: Any, *, feature: str, mean: tuple, std: tuple) 
     return features
 
 
-def extract(features: Callable, variables: Any, source: datasets.Source, *, batch_size: int) -> np.ndarray:
-    """Features of every image of a source, in its order: features_NxD float32.
+def extract(features: Callable, variables: Any, images: datasets.Source | np.ndarray, *, batch_size: int) -> np.ndarray:
+    """Features of every image of a source or of an array [N, H, W, C] uint8, in its order: features_NxD float32.
 
     The batch is spread over the local devices, and images are read while the device works.
     """
@@ -62,13 +62,56 @@ def extract(features: Callable, variables: Any, source: datasets.Source, *, batc
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     parts = []
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
-        images = datasets.read_range(source, start, stop)
-        padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
-        batch = jax.device_put(np.concatenate([images, padding]), rows)
-        parts.append((features(variables, batch), len(images)))
+    for start in range(0, len(images), batch_size):
+        stop = min(start + batch_size, len(images))
+        stored = isinstance(images, np.ndarray)
+        chunk = images[start:stop] if stored else datasets.read_range(images, start, stop)
+        padding = np.zeros((batch_size - len(chunk), *chunk.shape[1:]), np.uint8)
+        batch = jax.device_put(np.concatenate([chunk, padding]), rows)
+        parts.append((features(variables, batch), len(chunk)))
     return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A checkpoint with its training features, ready to score images.
+
+    Attributes:
+      data: the open set data of the run.
+      spec: the evaluate section.
+      step: of the checkpoint.
+      features: (images) -> features_NxD.
+      bank: the training features by class.
+    """
+
+    data: datasets.OpenSet
+    spec: Spec
+    step: int
+    features: Callable
+    bank: Any
+
+    def class_scores(self, images: datasets.Source | np.ndarray) -> np.ndarray:
+        """Score of each class for each image, scores_NxK; higher means more like that class."""
+        return np.asarray(scores.class_similarities(self.bank, self.features(images)))
+
+
+def load(config: Any, checkpoint_dir: str) -> Scorer:
+    """Restore the newest checkpoint of a run and compute the features of its training images.
+
+    Arguments and errors as in `evaluate`.
+    """
+    config = config if isinstance(config, dict) else to_plain(config)
+    spec = Spec(**config["evaluate"])
+    checkpoints = Checkpoints(checkpoint_dir, read_only=True)
+    data = datasets.open_set(datasets.Spec(**config["dataset"]))
+    model = models.create(models.Spec(**config["model"]), num_classes=data.num_classes)
+    variables = checkpoints.restore_model(_template(model, config["dataset"]))
+    step = checkpoints.latest_step()
+    checkpoints.close()
+    function = make_feature_function(model, feature=spec.feature, **config["normalization"])
+    features = lambda images: extract(function, variables, images, batch_size=spec.batch_size)
+    bank = scores.class_bank(features(data.train), data.train.labels, num_classes=data.num_classes, k=spec.k)
+    return Scorer(data, spec, step, features, bank)
 
 
 def open_set_metrics(
@@ -103,24 +146,14 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
       ValueError: no checkpoint, or a config that does not fit the data or the checkpoint.
     """
     config = config if isinstance(config, dict) else to_plain(config)
-    spec = Spec(**config["evaluate"])
-    data = datasets.open_set(datasets.Spec(**config["dataset"]))
-    model = models.create(models.Spec(**config["model"]), num_classes=data.num_classes)
     started = time.perf_counter()
-    checkpoints = Checkpoints(checkpoint_dir, read_only=True)
-    variables = checkpoints.restore_model(_template(model, config["dataset"]))
-    step = checkpoints.latest_step()
-    checkpoints.close()
-
-    features = make_feature_function(model, feature=spec.feature, **config["normalization"])
-    of = lambda source: extract(features, variables, source, batch_size=spec.batch_size)
-    bank, known, unknown = of(data.train), of(data.test_known), of(data.test_unknown)
-    bank = scores.class_bank(bank, data.train.labels, num_classes=data.num_classes, k=spec.k)
-    known_NxK, unknown_NxK = (np.asarray(scores.class_similarities(bank, x)) for x in (known, unknown))
+    scorer = load(config, checkpoint_dir)
+    data, spec = scorer.data, scorer.spec
+    known_NxK, unknown_NxK = scorer.class_scores(data.test_known), scorer.class_scores(data.test_unknown)
     predicted, known_scores, unknown_scores = known_NxK.argmax(1), known_NxK.max(1), unknown_NxK.max(1)
     return {
         **open_set_metrics(known_scores, unknown_scores, predicted, data.test_known.labels),
-        "step": step,
+        "step": scorer.step,
         "trial": config["dataset"]["trial"],
         "score": f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature}); higher means known",
         "known_classes": list(data.class_names),

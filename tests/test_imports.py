@@ -30,7 +30,7 @@ RANKS = [
     {"experiment"},
     {"train"},
     {"command"},
-    {"report"},
+    {"report", "predict"},
     {"figure"},
     {"main"},
     {"protocol"},

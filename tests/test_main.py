@@ -10,10 +10,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from programs import small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import evaluate, experiment, figure, train
+from gradmix_jax import datasets, evaluate, experiment, figure, predict, train
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import phase
 
@@ -124,6 +125,33 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(whole
     config = digits(**{"optimizer.learning_rate": 1e30, "train.checkpoint_every_epochs": 1})
     with pytest.raises(ValueError, match=r"the loss of step \d+ is (nan|inf)"):
         fit(config, tmp_path)
+
+
+def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
+    _, workdir = whole_run
+    arrays = evaluate.evaluate(json.loads((workdir / "config.json").read_text()), str(workdir))["arrays"]
+    classifier = predict.OpenSetClassifier.load(str(workdir), keep=0.8)
+    data = classifier._scorer.data
+    images = datasets.read_all(data.test_known)
+    prediction = classifier.predict(images)
+    np.testing.assert_allclose(prediction.score_N, arrays["known_scores"], rtol=1e-4)
+    accepted = arrays["known_scores"] >= classifier.threshold
+    assert 0.1 < accepted.mean() < 1
+    np.testing.assert_array_equal(prediction.label_N, np.where(accepted, arrays["predicted"], -1))
+    assert prediction.name_N[0] == (*classifier.class_names, "unknown")[prediction.label_N[0]]
+    # The threshold keeps four fifths of the validation images, as far as their number allows.
+    kept = classifier.predict(datasets.read_all(data.validation)).label_N >= 0
+    assert abs(kept.mean() - 0.8) < 0.02
+    # A file of another size and mode is converted as in training.
+    file = tmp_path / "digit.png"
+    Image.fromarray(images[0].squeeze(-1)).convert("RGB").save(file)
+    from_file = classifier.predict([file])
+    np.testing.assert_allclose(from_file.score_N, prediction.score_N[:1], rtol=1e-4)
+    (tmp_path / "broken.png").write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
+        classifier.predict([tmp_path / "broken.png"])
+    with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):
+        classifier.predict([images[0].astype(np.float32)])
 
 
 def test_figure_shows_the_mix(whole_run, tmp_path):
