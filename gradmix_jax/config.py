@@ -99,7 +99,7 @@ def default_config() -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.batch_size = 500
-    c.evaluate.feature = "projection"  # "projection" (z) or "features" (the encoder's)
+    c.evaluate.feature = "features"  # the encoder's "features", or their "projection"; results.json holds both
     c.evaluate.k = 3  # the score of a class is the sum of the k largest cosine similarities
     return c
 

@@ -38,21 +38,23 @@ class Spec:
             raise ValueError(f"evaluate.feature is {self.feature!r}; allowed: {', '.join(FEATURES)}.")
 
 
-def make_feature_function(model: Any, *, feature: str, mean: tuple, std: tuple) -> Callable:
-    """Jitted (variables, images_BxHxWxC uint8) -> feature_BxD float32, in evaluation mode."""
+def make_feature_function(model: Any, *, mean: tuple, std: tuple) -> Callable:
+    """Jitted (variables, images_BxHxWxC uint8) -> {name of FEATURES: feature_BxD float32}, in evaluation mode."""
 
     @jax.jit
     def features(variables, images_BxHxWxC):
         images_BxHxWxC = images_BxHxWxC.astype(jnp.float32) / 255.0
         normalized = augment.normalize(images_BxHxWxC, mean=mean, std=std)
         z, out = model.apply(variables, normalized, train=False)
-        return z if feature == "projection" else out["features"]
+        return {"projection": z, "features": out["features"]}
 
     return features
 
 
-def extract(features: Callable, variables: Any, images: datasets.Source | np.ndarray, *, batch_size: int) -> np.ndarray:
-    """Features of every image of a source or of an array [N, H, W, C] uint8, in its order: features_NxD float32.
+def extract(
+    features: Callable, variables: Any, images: datasets.Source | np.ndarray, *, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Both features of every image of a source or of an array [N, H, W, C] uint8, in its order: {name: feature_NxD}.
 
     The batch is spread over the local devices, and images are read while the device works.
     """
@@ -69,7 +71,7 @@ def extract(features: Callable, variables: Any, images: datasets.Source | np.nda
         padding = np.zeros((batch_size - len(chunk), *chunk.shape[1:]), np.uint8)
         batch = jax.device_put(np.concatenate([chunk, padding]), rows)
         parts.append((features(variables, batch), len(chunk)))
-    return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+    return {name: np.concatenate([np.asarray(part[name])[:count] for part, count in parts]) for name in FEATURES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +82,24 @@ class Scorer:
       data: the open set data of the run.
       spec: the evaluate section.
       step: of the checkpoint.
-      features: (images) -> features_NxD.
-      bank: the training features by class.
+      features: (images) -> {name of FEATURES: feature_NxD}.
+      banks: the training features by class, for each name of FEATURES.
     """
 
     data: datasets.OpenSet
     spec: Spec
     step: int
     features: Callable
-    bank: Any
+    banks: dict[str, Any]
 
     def class_scores(self, images: datasets.Source | np.ndarray) -> np.ndarray:
-        """Score of each class for each image, scores_NxK; higher means more like that class."""
-        return np.asarray(scores.class_similarities(self.bank, self.features(images)))
+        """Score of each class for each image by the feature of the spec, scores_NxK; higher: more like that class."""
+        return self.all_class_scores(images)[self.spec.feature]
+
+    def all_class_scores(self, images: datasets.Source | np.ndarray) -> dict[str, np.ndarray]:
+        """`class_scores` by each of FEATURES, for one pass over the images."""
+        features = self.features(images)
+        return {name: np.asarray(scores.class_similarities(self.banks[name], features[name])) for name in FEATURES}
 
 
 def load(config: Any, checkpoint_dir: str) -> Scorer:
@@ -108,10 +115,11 @@ def load(config: Any, checkpoint_dir: str) -> Scorer:
     variables = checkpoints.restore_model(_template(model, config["dataset"]))
     step = checkpoints.latest_step()
     checkpoints.close()
-    function = make_feature_function(model, feature=spec.feature, **config["normalization"])
+    function = make_feature_function(model, **config["normalization"])
     features = lambda images: extract(function, variables, images, batch_size=spec.batch_size)
-    bank = scores.class_bank(features(data.train), data.train.labels, num_classes=data.num_classes, k=spec.k)
-    return Scorer(data, spec, step, features, bank)
+    make_bank = lambda x: scores.class_bank(x, data.train.labels, num_classes=data.num_classes, k=spec.k)
+    banks = {name: make_bank(x) for name, x in features(data.train).items()}
+    return Scorer(data, spec, step, features, banks)
 
 
 def open_set_metrics(
@@ -139,8 +147,9 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
       checkpoint_dir: the run's workdir.
 
     Returns:
-      The metrics of `open_set_metrics`, what they are of (step, trial, classes, sizes), and under "arrays" the scores,
-      predictions and labels they were computed from.
+      The metrics of `open_set_metrics` for the feature of the config and, under "by_feature", for each of FEATURES;
+      what they are of (step, trial, classes, sizes); and under "arrays" the scores, predictions and labels of the
+      former.
 
     Raises:
       ValueError: no checkpoint, or a config that does not fit the data or the checkpoint.
@@ -149,10 +158,21 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
     started = time.perf_counter()
     scorer = load(config, checkpoint_dir)
     data, spec = scorer.data, scorer.spec
-    known_NxK, unknown_NxK = scorer.class_scores(data.test_known), scorer.class_scores(data.test_unknown)
-    predicted, known_scores, unknown_scores = known_NxK.argmax(1), known_NxK.max(1), unknown_NxK.max(1)
+    known, unknown = scorer.all_class_scores(data.test_known), scorer.all_class_scores(data.test_unknown)
+    labels = np.asarray(data.test_known.labels)
+    arrays = {
+        name: dict(
+            known_scores=known[name].max(axis=1),
+            unknown_scores=unknown[name].max(axis=1),
+            predicted=known[name].argmax(axis=1),
+            labels=labels,
+        )
+        for name in FEATURES
+    }
+    by_feature = {name: open_set_metrics(**arrays[name]) for name in FEATURES}
     return {
-        **open_set_metrics(known_scores, unknown_scores, predicted, data.test_known.labels),
+        **by_feature[spec.feature],
+        "by_feature": by_feature,
         "step": scorer.step,
         "trial": config["dataset"]["trial"],
         "score": f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature}); higher means known",
@@ -161,12 +181,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "num_known": len(data.test_known),
         "num_unknown": len(data.test_unknown),
         "seconds": round(time.perf_counter() - started, 3),
-        "arrays": {
-            "known_scores": known_scores,
-            "unknown_scores": unknown_scores,
-            "predicted": predicted,
-            "labels": np.asarray(data.test_known.labels),
-        },
+        "arrays": arrays[spec.feature],
     }
 
 

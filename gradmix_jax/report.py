@@ -51,8 +51,8 @@ def table(results: dict[str, Any], workdir: str) -> str:
 def summary(workdirs: list[str]) -> str:
     """A Markdown table of finished runs: mean +- sample standard deviation over trials and seeds, and n.
 
-    Runs are averaged when their configs differ in trial and seed only. Below the table stand the data, the hardware,
-    the versions and the commits that the numbers belong to.
+    Runs are averaged when their configs differ in trial and seed only; each feature has a row of its own. Below the
+    table stand the data, the hardware, the versions and the commits that the numbers belong to.
 
     Args:
       workdirs: directories of runs that have been evaluated.
@@ -68,13 +68,15 @@ def summary(workdirs: list[str]) -> str:
         config, results = (_read(workdir, name) for name in ("config.json", "results.json"))
         groups.setdefault(_method(config, results), []).append((config, results))
     lines = [
-        "| method | " + " | ".join(ROWS[name] for name in COLUMNS) + " | n |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        "| method | feature | " + " | ".join(ROWS[name] for name in COLUMNS) + " | n |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
     for label, runs in groups.items():
         _check_distinct(label, [config for config, _ in runs])
-        cells = [_mean_and_deviation([results[name] for _, results in runs]) for name in COLUMNS]
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {len(runs)} |")
+        for feature in runs[0][1]["by_feature"]:
+            values = [results["by_feature"][feature] for _, results in runs]
+            cells = [_mean_and_deviation([value[name] for value in values]) for name in COLUMNS]
+            lines.append(f"| {label} | {feature} | " + " | ".join(cells) + f" | {len(runs)} |")
     everything = [run for runs in groups.values() for run in runs]
     return "\n".join([*lines, "", *_conditions(everything)])
 

@@ -30,8 +30,8 @@ def pretended(monkeypatch):
             "commit": "c",
             "uncommitted_changes": False,
         }
-        results = {"step": 1, "score": "s", "environment": environment, "accuracy": 0.9, "oscr": 0.8}
-        results |= {"auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
+        values = {"accuracy": 0.9, "oscr": 0.8, "auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
+        results = {"step": 1, "score": "s", "environment": environment, "by_feature": {"features": values}}
         for name, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, name).write_text(json.dumps(content))
 

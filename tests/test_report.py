@@ -22,7 +22,8 @@ def write_run(folder, recipe, *, trial=0, seed=0, step=10, auroc=0.9, **override
         "commit": "abcdef0123456789",
         "uncommitted_changes": False,
     }
-    results = values | {"step": step, "score": "cosine", "environment": environment}
+    by_feature = {"projection": values, "features": values | {"auroc": auroc - 0.1}}
+    results = {"by_feature": by_feature, "step": step, "score": "cosine", "environment": environment}
     (folder / "config.json").write_text(json.dumps(config_lib.to_plain(config)))
     (folder / "results.json").write_text(json.dumps(results))
     return str(folder)
@@ -38,16 +39,18 @@ def test_mean_and_deviation_over_trials_and_seeds(tmp_path):
     ]
     lines = report.summary(runs).splitlines()
     # numpy.std([.8, .9, 1.], ddof=1) is .1
-    assert lines[2].startswith("| input | 0.5000 ± 0.0000 | 0.9000 ± 0.1000 |") and lines[2].endswith("| 3 |")
-    assert "| layer | 0.5000 | 0.7000 |" in lines[3] and lines[3].endswith("| 1 |")
-    assert lines[4].startswith("| untrained | 0.5000 | 0.5500 |")
+    assert lines[2].startswith("| input | projection | 0.5000 ± 0.0000 | 0.9000 ± 0.1000 |")
+    assert lines[3].startswith("| input | features | 0.5000 ± 0.0000 | 0.8000 ± 0.1000 |")
+    assert lines[2].endswith("| 3 |")
+    assert "| layer | projection | 0.5000 | 0.7000 |" in lines[4] and lines[4].endswith("| 1 |")
+    assert lines[6].startswith("| untrained | projection | 0.5000 | 0.5500 |")
     text = "\n".join(lines)
     assert "trials 0, 1" in text and "seeds 0, 1" in text and "abcdef012345" in text and "jax 0.10.2" in text
 
 
 def test_recipes_are_told_apart(tmp_path):
     runs = [write_run(tmp_path / name, name) for name in config_lib.RECIPES]
-    labels = [line.split("|")[1].strip() for line in report.summary(runs).splitlines()[2 : 2 + len(runs)]]
+    labels = [line.split("|")[1].strip() for line in report.summary(runs).splitlines()[2 : 2 + 2 * len(runs) : 2]]
     assert labels == list(config_lib.RECIPES)
 
 
