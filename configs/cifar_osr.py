@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/cifar_osr.py:layer --config.dataset.
 python -m gradmix_jax.main --config=configs/cifar_osr.py --config.dataset.name=folder:PATH --workdir=runs/cifar10_folder
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
-or a baseline on the same step: none, cutmix, mixup, random.
+or a baseline on the same step: none, cutmix, saliencymix, mixup, random.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

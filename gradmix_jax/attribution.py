@@ -190,6 +190,27 @@ def random_map(keys_B: jax.Array, *, image_size: tuple[int, int], grid: int = 4)
     return _finish_layer(raw_Bxhxw, image_size, "image", None)
 
 
+def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
+    """Saliency without a network: what the smooth part of an image's log spectrum does not explain.
+
+    Source: Hou and Zhang 2007, "Saliency detection: a spectral residual approach", equations 6 to 10, on the grey image
+    at its own size, smoothed over 3 x 3 pixels in place of their Gaussian.
+
+    Args:
+      images_BxHxWxC: images of any range.
+
+    Returns:
+      map_BxHxW, float32 in [0, 1].
+    """
+    spectrum_BxHxW = jnp.fft.fft2(jnp.mean(images_BxHxWxC.astype(jnp.float32), axis=-1))
+    # A flat image has one amplitude and zeros: the logarithm needs a floor.
+    amplitude_BxHxW = jnp.maximum(jnp.abs(spectrum_BxHxW), 1e-6)
+    log_amplitude_BxHxW = jnp.log(amplitude_BxHxW)
+    residual_BxHxW = log_amplitude_BxHxW - smooth(log_amplitude_BxHxW, window=3)
+    back_BxHxW = jnp.fft.ifft2(jnp.exp(residual_BxHxW) * spectrum_BxHxW / amplitude_BxHxW)
+    return lax.stop_gradient(min_max(smooth(jnp.abs(back_BxHxW) ** 2, window=3)))
+
+
 def average(maps: list[jax.Array]) -> jax.Array:
     """Mean of one map per stage; each map_BxHxW in [0, 1], so every stage has the same say."""
     return sum(maps) / len(maps)

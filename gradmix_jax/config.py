@@ -61,7 +61,7 @@ def default_config() -> ConfigDict:
     c.attribution.loss = "simclr"  # whose gradient: simclr, supcon, cross_entropy, or "training" (their weighted sum)
 
     c.mix = ConfigDict()
-    c.mix.method = "gradmix"  # gradmix, cutmix, mixup, none
+    c.mix.method = "gradmix"  # gradmix, cutmix, saliencymix, mixup, none
     c.mix.mask = "threshold"  # "threshold" or "box"
     c.mix.fill = "partner"  # partner, partner_resized, noise, mean, zeros
     c.mix.keep_range = (0.5, 0.9)  # share of pixels kept, drawn uniformly
@@ -135,6 +135,7 @@ RECIPES = {
     # Baselines on the same step.
     "none": {"mix": {"method": "none"}},
     "cutmix": {"mix": {"method": "cutmix", "mask": "box", "fill": "partner"}},
+    "saliencymix": {"mix": {"method": "saliencymix", "mask": "box", "fill": "partner"}},
     "mixup": {"mix": {"method": "mixup"}},
     # The control that tells whether the map matters.
     "random": {

@@ -53,7 +53,9 @@ def _draw(explanation, names_b, out, rows):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    show = lambda axis, image: axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    show = lambda axis, image: axis.imshow(
+        image.squeeze().clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )
     rows, mixed = min(rows, len(names_b)), explanation.mixed
     titles = ["image", "map", "mask", "partner", "mixed"]
     figure, axes = plt.subplots(rows, 5, figsize=(6.5, 1.35 * rows + 0.3), squeeze=False, layout="constrained")

@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gradmix_jax import masks
+from gradmix_jax import attribution, masks
 
 FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
 KEEP_DRAWS = ("image", "batch")
@@ -148,7 +148,7 @@ def _resize_into_box(image_HxWxC, mask_HxW):
     top, box_height = extent(jnp.any(mask_HxW, axis=1))
     left, box_width = extent(jnp.any(mask_HxW, axis=0))
     height, width, _ = image_HxWxC.shape
-    return jax.image.scale_and_translate(
+    resized = jax.image.scale_and_translate(
         image_HxWxC,
         image_HxWxC.shape,
         (0, 1),
@@ -156,6 +156,7 @@ def _resize_into_box(image_HxWxC, mask_HxW):
         translation=jnp.stack([top, left]),
         method="linear",
     )
+    return jnp.clip(resized, 0, 1)  # the weights of the resizing add up to 1 but for rounding
 
 
 def cutmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=None):
@@ -172,6 +173,20 @@ def cutmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=N
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
+def saliencymix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=None):
+    """A box around the most salient point of the partner, filled as in `gradmix` (SaliencyMix: Uddin et al. 2021,
+    section 3.2, with the spectral residual as saliency; the maps are not looked at)."""
+    del maps_BxHxW
+    batch = images_BxHxWxC.shape[0]
+    partner_key, keep_key, noise_key = jax.random.split(key, 3)
+    if keep_B is None:
+        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    saliency_BxHxW = attribution.spectral_residual(images_BxHxWxC)
+    partner_B = partners(partner_key, batch, views=views)
+    mask_BxHxW = masks.box(saliency_BxHxW[partner_B], keep_B)
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
 def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
     """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha) (mixup: Zhang et al. 2018, section 2)."""
     del maps_BxHxW
@@ -184,7 +199,7 @@ def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
     return mixed.astype(images_BxHxWxC.dtype), weight_B, partner_B
 
 
-METHODS = ("none", "gradmix", "cutmix", "mixup")
+METHODS = ("none", "gradmix", "cutmix", "saliencymix", "mixup")
 
 
 def apply(
@@ -214,7 +229,7 @@ def apply(
     batch = images_BxHxWxC.shape[0]
     size = spec.group_size
     if spec.method == "none":
-        raise ValueError("mix.method is 'none', which mixes nothing; allowed: gradmix, cutmix, mixup.")
+        raise ValueError("mix.method is 'none', which mixes nothing; allowed: gradmix, cutmix, saliencymix, mixup.")
     if batch % (views * size):
         raise ValueError(f"mix.group_size is {size}; allowed: a divisor of the {batch / views:g} images of one device.")
     groups = batch // views // size
@@ -229,6 +244,8 @@ def apply(
             return gradmix(key, images, maps, mask=spec.mask, **common)
         if spec.method == "cutmix":
             return cutmix(key, images, maps, **common)
+        if spec.method == "saliencymix":
+            return saliencymix(key, images, maps, **common)
         return mixup(key, images, maps, alpha=spec.mixup_alpha, views=views)
 
     mixed, weight, partner = jax.vmap(one_group)(

@@ -398,3 +398,28 @@ def test_calls_that_cannot_work_say_why(key):
         mix.apply(key, PICTURES, MAPS, dataclasses.replace(SPEC, group_size=3), views=2, first_group=0)
     with pytest.raises(ValueError, match=r"mix\.method is 'none', which mixes nothing; allowed: gradmix"):
         mix.apply(key, PICTURES, MAPS, dataclasses.replace(SPEC, method="none"), views=2, first_group=0)
+
+
+def test_saliencymix_puts_the_box_on_the_partners_most_salient_point():
+    # One bright dot on a faint texture: the spectral residual finds it.
+    random = np.random.default_rng(0)
+    images = random.uniform(0.4, 0.45, (6, 16, 16, 3)).astype(np.float32)
+    dots = [(3, 4), (8, 12), (12, 5), (5, 9), (10, 10), (4, 11)]
+    for index, (row, column) in enumerate(dots):
+        images[index, row - 1 : row + 2, column - 1 : column + 2] = 0.9 + 0.01 * index
+    keep_B = jnp.full(6, 0.75)
+    mixed, weight_B, partner_B = mix.saliencymix(
+        jax.random.key(0), jnp.asarray(images), None, keep_range=(0.5, 0.9), fill="partner", views=1, keep_B=keep_B
+    )
+    partner_B = np.asarray(partner_B)
+    assert sorted(partner_B) == list(range(6)) and not np.any(partner_B == np.arange(6))
+    for index in range(6):
+        row, column = dots[partner_B[index]]
+        # sides of round(16 * sqrt(.25)) = 8 pixels; the peak may lie a pixel beside the dot's middle
+        changed = np.any(np.asarray(mixed[index]) != images[index], axis=-1)
+        assert changed[row - 1 : row + 2, column - 1 : column + 2].all()
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert len(rows) <= 8 and len(columns) <= 8
+        assert float(weight_B[index]) == pytest.approx(1 - changed.mean(), abs=0.02)
+        inside = np.asarray(mixed[index])[changed]
+        np.testing.assert_array_equal(inside, images[partner_B[index]][changed])
