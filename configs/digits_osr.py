@@ -2,6 +2,9 @@
 
 python -m gradmix_jax.main --config=configs/digits_osr.py --workdir=runs/digits_0
 python -m gradmix_jax.main --config=configs/digits_osr.py:layer --config.dataset.trial=1 --workdir=runs/digits_layer_1
+
+About 80 s on two CPU cores. Expected (5 trials, seed 0, jax 0.10.2, CPU, encoder's features; mean +- std):
+input: accuracy .984 +- .010, AUROC .975 +- .012, OSCR .963 +- .014; layer: .979 +- .005, .970 +- .015, .957 +- .017.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

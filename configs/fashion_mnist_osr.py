@@ -3,6 +3,8 @@
 python -m gradmix_jax.main --config=configs/fashion_mnist_osr.py --workdir=runs/fashion_0
 python -m gradmix_jax.main --config=configs/fashion_mnist_osr.py --workdir=runs/fashion_idx \
     --config.dataset.name=idx:/usr/share/datasets/fashion-mnist
+
+Not run at this size yet: it wants an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

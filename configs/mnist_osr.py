@@ -2,6 +2,8 @@
 
 python -m gradmix_jax.main --config=configs/mnist_osr.py --workdir=runs/mnist_0
 python -m gradmix_jax.main --config=configs/mnist_osr.py --config.dataset.name=idx:PATH --workdir=runs/mnist_idx
+
+Not run at this size yet: it wants an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

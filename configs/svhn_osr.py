@@ -1,6 +1,8 @@
 """SVHN (cropped digits), 6 known against 4 unknown classes (arXiv 2505.12803).
 
 python -m gradmix_jax.main --config=configs/svhn_osr.py --workdir=runs/svhn_0
+
+Not run at this size yet: it wants an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

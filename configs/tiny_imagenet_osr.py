@@ -3,6 +3,8 @@
 python -m gradmix_jax.main --config=configs/tiny_imagenet_osr.py --config.dataset.name=folder:PATH --workdir=runs/tiny_0
 
 PATH holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; the splits count in the sorted list of the 200 wnids.
+
+Not run at this size yet: it wants an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase
