@@ -243,8 +243,11 @@ def test_unknown_norm_is_refused():
 
 
 def test_spectral_residual_against_numpy():
-    images = np.random.default_rng(5).uniform(size=(3, 12, 10, 3))
+    images = np.random.default_rng(5).uniform(size=(4, 12, 10, 3))
     images[2] = 0.5
+    images[3] = (
+        np.linspace(0, 1, 10).reshape(1, 10, 1) ** 2
+    )  # most of its spectrum is zero, whose logarithm is not finite
 
     def mean_3x3(x):
         padded, ones = np.pad(x, 1), np.pad(np.ones_like(x), 1)
@@ -252,8 +255,8 @@ def test_spectral_residual_against_numpy():
         total = lambda y: sum(y[i : i + x.shape[0], j : j + x.shape[1]] for i, j in windows)
         return total(padded) / total(ones)
 
-    result = np.asarray(attribution.spectral_residual(jnp.asarray(images, jnp.float32)))
-    assert result.dtype == np.float32 and np.isfinite(result).all()
+    result = np.asarray(jax.jit(attribution.spectral_residual)(images.astype(np.float32)))
+    assert result.dtype == np.float32 and np.isfinite(result).all() and result[3].max() == pytest.approx(1)
     for image, map_HxW in zip(images[:2], result):
         spectrum = np.fft.fft2(image.mean(-1))
         log_amplitude = np.log(np.abs(spectrum))

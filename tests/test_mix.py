@@ -29,25 +29,25 @@ KEEPS = np.linspace(0.4, 0.95, ROWS, dtype=np.float32)
 
 SPECS = {
     "gradmix": SPEC,
-    "first view": dataclasses.replace(SPEC, mixed_views="first"),
     "box, one draw": dataclasses.replace(SPEC, mask="box", fill="partner_resized", keep_draw="batch"),
     "noise, one draw": dataclasses.replace(SPEC, fill="noise", keep_draw="batch", keep_range=(0.1, 0.9)),
     "cutmix": dataclasses.replace(SPEC, method="cutmix", keep_range=(0.6, 0.8)),
     "cutmix, one draw": dataclasses.replace(SPEC, method="cutmix", fill="zeros", keep_draw="batch"),
+    "saliencymix": dataclasses.replace(SPEC, method="saliencymix"),
     "mixup": dataclasses.replace(SPEC, method="mixup", mixup_alpha=5.0),
 }
 FILLS_OF = {"threshold": mix.FILLS, "box": ("partner", "partner_resized", "zeros")}
 
 
-# Random bits are slow to compile: three programs give all tests of gradmix and apply their results.
-@jax.jit
+# Random bits are slow to compile: two programs, not optimised, give most tests their results.
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def fill_all(key, images, maps, keep):
     """Result by mask and fill, for given keep shares."""
     call = partial(mix.gradmix, key, images, maps, views=2, keep_B=keep)
     return {mask: {fill: call(mask=mask, fill=fill) for fill in fills} for mask, fills in FILLS_OF.items()}
 
 
-@jax.jit
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def apply_all(key, images, maps, first_group):
     """Result by name of spec."""
     needed = {name: maps if spec.uses_map else None for name, spec in SPECS.items()}
@@ -241,24 +241,25 @@ def test_a_group_mixes_the_same_on_whatever_device_it_lies(name, key):
         assert not np.allclose(np.sort(group_0.reshape(-1)), np.sort(results[0][1]))
 
 
-def test_one_device_with_two_groups_equals_two_devices_with_one(key):
-    one = jax.jit(lambda images, maps, group: mix.apply(key, images, maps, SPEC, views=2, first_group=group))
+def test_one_device_with_two_groups_equals_two_devices_with_one_and_first_is_their_view_0(key):
+    spec = dataclasses.replace(SPEC, mixed_views="first")
+    one = jax.jit(lambda images, maps, group: mix.apply(key, images, maps, spec, views=2, first_group=group))
     whole = applied("gradmix", key)
-    for device, rows in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
+    for device, rows in enumerate(np.array([[0, 1, 4, 5], [2, 3, 6, 7]])):
         mixed, weight, partner = to_numpy(one(PICTURES[rows], MAPS[rows], device))
-        np.testing.assert_allclose(mixed, whole[0][rows], atol=1e-6)
-        np.testing.assert_allclose(weight, whole[1][rows], atol=1e-6)
-        np.testing.assert_array_equal(np.array(rows)[partner], whole[2][rows])
+        np.testing.assert_allclose(mixed, whole[0][rows[:2]], atol=1e-6)
+        np.testing.assert_allclose(weight, whole[1][rows[:2]], atol=1e-6)
+        np.testing.assert_array_equal(rows[partner], whole[2][rows[:2]])
 
 
-@pytest.mark.parametrize("name", ["gradmix", "first view", "box, one draw", "cutmix", "mixup"])
+@pytest.mark.parametrize("name", ["gradmix", "box, one draw", "cutmix", "saliencymix", "mixup"])
 def test_apply_says_which_row_the_fill_came_from(name, key):
     """Groups of two: everyone's partner is the other image of the group, seen in the other view."""
     partner = applied(name, key)[2]
-    np.testing.assert_array_equal(partner, [5, 4, 7, 6, 1, 0, 3, 2][: len(partner)])
-    plain = np.broadcast_to(np.arange(1, ROWS + 1, dtype=np.float32).reshape(-1, 1, 1, 1), PICTURES.shape)
+    np.testing.assert_array_equal(partner, [5, 4, 7, 6, 1, 0, 3, 2])
+    plain = np.broadcast_to(np.linspace(0.1, 0.9, ROWS, dtype=np.float32).reshape(-1, 1, 1, 1), PICTURES.shape)
     mixed, weight, _ = applied(name, key, images=plain)
-    mean = weight * plain[: len(weight), 0, 0, 0] + (1 - weight) * plain[partner, 0, 0, 0]
+    mean = weight * plain[:, 0, 0, 0] + (1 - weight) * plain[partner, 0, 0, 0]
     np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), mean, rtol=1e-5)
 
 
@@ -296,12 +297,6 @@ def test_apply_follows_mask_fill_and_keep_range_of_the_spec():
         assert low - slack <= weight.min() < low + 0.15 and high - 0.15 < weight.max() <= high + slack
 
 
-def test_first_returns_the_rows_of_view_0(key):
-    for first, whole in zip(applied("first view", key), applied("gradmix", key)):
-        assert len(first) == IMAGES
-        np.testing.assert_allclose(first, whole[:IMAGES], atol=1e-6)
-
-
 def test_keep_draw_batch_is_one_share_for_all_images_of_all_groups():
     seeds = [jax.random.key(seed) for seed in range(20)]
     shares = np.stack([applied("noise, one draw", key)[1] for key in seeds])
@@ -334,7 +329,7 @@ def test_cutmix_of_one_draw_has_boxes_of_one_size():
     group_0 = [0, 1, 4, 5]
     sizes = {}
     for name, rows in {"cutmix, one draw": slice(None), "cutmix": group_0}.items():
-        boxes = cutmix_boxes(name, 10)[:, rows]
+        boxes = cutmix_boxes(name, 60)[:, rows]
         inside = (boxes[..., [0, 2]] > 0).all(axis=-1) & (boxes[..., [1, 3]] < [HEIGHT, WIDTH]).all(axis=-1)
         sizes[name] = [len({(b - t, r - l) for t, b, l, r in of_key[ok]}) for of_key, ok in zip(boxes, inside)]
     assert max(sizes["cutmix, one draw"]) == 1 and max(sizes["cutmix"]) > 1
@@ -365,7 +360,7 @@ def test_only_gradmix_looks_at_maps(key):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(method="cutout"), r"mix\.method is 'cutout'; allowed: none, gradmix, cutmix, mixup"),
+        (dict(method="cutout"), r"mix\.method is 'cutout'; allowed: none, gradmix, cutmix, saliencymix, mixup"),
         (dict(mask="circle"), r"mix\.mask is 'circle'; allowed: box, threshold"),
         (dict(fill="black"), r"mix\.fill is 'black'; allowed: partner, partner_resized, noise, mean, zeros"),
         (dict(keep_draw="pixel"), r"mix\.keep_draw is 'pixel'; allowed: image, batch"),
@@ -409,8 +404,9 @@ def test_saliencymix_puts_the_box_on_the_partners_most_salient_point():
     for index, (row, column) in enumerate(dots):
         images[index, row - 1 : row + 2, column - 1 : column + 2] = 0.9 + 0.01 * index
     keep_B = jnp.full(6, 0.75)
-    mixed, weight_B, partner_B = mix.saliencymix(
-        jax.random.key(0), jnp.asarray(images), None, keep_range=(0.5, 0.9), fill="partner", views=1, keep_B=keep_B
+    options = dict(keep_range=(0.5, 0.9), fill="partner", views=1)
+    mixed, weight_B, partner_B = jax.jit(partial(mix.saliencymix, **options))(
+        jax.random.key(0), images, None, keep_B=keep_B
     )
     partner_B = np.asarray(partner_B)
     assert sorted(partner_B) == list(range(6)) and not np.any(partner_B == np.arange(6))
