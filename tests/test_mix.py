@@ -282,10 +282,13 @@ def test_apply_masks_where_the_map_of_the_same_row_is_largest(key):
 def test_apply_follows_mask_fill_and_keep_range_of_the_spec():
     seeds = [jax.random.key(seed) for seed in range(10)]
     for key in seeds[:3]:
-        hole = np.any(applied("box, one draw", key)[0] != PICTURES, axis=-1)
-        for one in hole:
-            top, bottom, left, right = extent(one)
-            assert one.sum() == (bottom - top) * (right - left)
+        for name in ("box, one draw", "saliencymix"):
+            mixed, weight, _ = applied(name, key)
+            hole = np.any(mixed != PICTURES, axis=-1)
+            np.testing.assert_allclose(weight, 1 - hole.mean(axis=(1, 2)), atol=1e-6)
+            for one in hole:
+                top, bottom, left, right = extent(one)
+                assert one.sum() == (bottom - top) * (right - left)
         noisy = applied("noise, one draw", key)[0]
         assert np.isin(noisy[np.any(noisy != PICTURES, axis=-1)], PICTURES).mean() < 0.01
         black = applied("cutmix, one draw", key)[0]
