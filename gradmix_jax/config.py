@@ -5,6 +5,7 @@ owned: each section is splatted into a frozen dataclass, which refuses what it d
 """
 
 import json
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -167,6 +168,29 @@ def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
 def to_plain(config: ConfigDict) -> dict[str, Any]:
     """Dicts, lists, strings and numbers only: what config.json holds and the specs are made from."""
     return json.loads(config.to_json())
+
+
+def read(workdir: str, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file that a run wrote into its workdir.
+
+    Raises:
+      ValueError: it is not there.
+    """
+    path = os.path.join(workdir, name)
+    if not os.path.exists(path):
+        raise ValueError(f"there is no {name} in {workdir}; allowed: the workdir of a run that has written it.")
+    with open(path) as file:
+        return json.load(file)
+
+
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Sections unfolded: {"mix.fill": ..., "seed": ...}."""
+    flat = {}
+    for name, section in config.items():
+        flat |= (
+            {f"{name}.{key}": value for key, value in section.items()} if isinstance(section, dict) else {name: section}
+        )
+    return flat
 
 
 def validate(config: ConfigDict) -> None:

@@ -3,15 +3,13 @@
 python -m gradmix_jax.figure runs/digits_0 --out=grid.png
 """
 
-import json
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from gradmix_jax import command, datasets, experiment, train, train_step
+from gradmix_jax import config as config_lib
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.datasets import order
 
@@ -27,11 +25,7 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     Raises:
       ValueError: no checkpoint, or a run that does not mix.
     """
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        raise ValueError(f"no config.json in {workdir}; allowed: the workdir of a run.")
-    with open(path) as file:
-        specs = experiment.from_config(json.load(file), num_devices=1)
+    specs = experiment.from_config(config_lib.read(workdir), num_devices=1)
     data = datasets.open_set(specs.dataset)
     program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
     if not program.mixes:

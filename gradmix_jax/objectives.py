@@ -198,12 +198,10 @@ def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: 
     return _mean_loss(batch, positives_NxP, spec, mixed_PxD, weight_P)
 
 
-def mixed_supcon(
-    batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec, *, axis_name: str | None = None
-) -> jax.Array:
+def mixed_supcon(batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec) -> jax.Array:
     """SupCon with the mixed versions of all rows of the same class (but the anchor's own) as positives. Scalar."""
     positives_NxM = (batch.label_N[:, None] == batch.label_M[None, :]) & _not_self(batch)
-    return _mean_loss(batch, positives_NxM, spec, gather(mixed_BxD, axis_name), gather(weight_B, axis_name))
+    return _mean_loss(batch, positives_NxM, spec, gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name))
 
 
 def _mean_loss(batch, positives, spec, positive_features=None, positive_weights=None):

@@ -6,7 +6,6 @@ python -m gradmix_jax.predict runs/cifar10_0 photo.jpg another.png
     prediction = classifier.predict(images_NxHxWxC)
 """
 
-import json
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from absl import flags
 from PIL import Image, UnidentifiedImageError
 
 from gradmix_jax import command, evaluate, metrics
+from gradmix_jax import config as config_lib
 from gradmix_jax.datasets.source import to_array
 
 UNKNOWN = -1
@@ -55,11 +55,7 @@ class OpenSetClassifier:
         Raises:
           ValueError: no run or no checkpoint there; no threshold given and no validation images kept by the run.
         """
-        path = os.path.join(workdir, "config.json")
-        if not os.path.exists(path):
-            raise ValueError(f"there is no config.json in {workdir}; allowed: the workdir of a run.")
-        with open(path) as file:
-            config = json.load(file)
+        config = config_lib.read(workdir)
         scorer = evaluate.load(config, workdir)
         if threshold is None:
             if not len(scorer.data.validation):

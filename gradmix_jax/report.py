@@ -3,15 +3,13 @@
 python -m gradmix_jax.report runs/digits/*/trial* --out=results.md
 """
 
-import json
-import os
 import statistics
 from typing import Any
 
 from absl import flags
 
 from gradmix_jax import command, metrics
-from gradmix_jax.config import RECIPES
+from gradmix_jax.config import RECIPES, flatten, read
 
 ROWS = {
     "accuracy": "accuracy, known classes",
@@ -65,7 +63,7 @@ def summary(workdirs: list[str]) -> str:
     """
     groups: dict[str, list[tuple[dict, dict]]] = {}
     for workdir in workdirs:
-        config, results = (_read(workdir, name) for name in ("config.json", "results.json"))
+        config, results = (read(workdir, name) for name in ("config.json", "results.json"))
         groups.setdefault(_method(config, results), []).append((config, results))
     lines = [
         "| method | feature | " + " | ".join(ROWS[name] for name in COLUMNS) + " | n |",
@@ -81,33 +79,19 @@ def summary(workdirs: list[str]) -> str:
     return "\n".join([*lines, "", *_conditions(everything)])
 
 
-def _read(workdir: str, name: str) -> dict[str, Any]:
-    path = os.path.join(workdir, name)
-    if not os.path.exists(path):
-        raise ValueError(f"there is no {name} in {workdir}; allowed: workdirs of runs that have been evaluated.")
-    with open(path) as file:
-        return json.load(file)
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    sections = {name: section for name, section in config.items() if isinstance(section, dict)}
-    flat = {name: value for name, value in config.items() if name not in sections}
-    return flat | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-
-
 def _method(config: dict[str, Any], results: dict[str, Any]) -> str:
     """The recipe that a config follows; "untrained" at step 0."""
     if results["step"] == 0:
         return "untrained"
-    flat = _flat(config)
-    wanted = {name: _flat(recipe) for name, recipe in RECIPES.items()}
+    flat = flatten(config)
+    wanted = {name: flatten(recipe) for name, recipe in RECIPES.items()}
     matching = [name for name, keys in wanted.items() if all(flat[key] == value for key, value in keys.items())]
     # The recipe that says most about the config: `released` has all keys of `layer` and more.
     return max(matching, key=lambda name: len(wanted[name]), default=f"{flat['mix.method']}, other keys")
 
 
 def _check_distinct(label: str, configs: list[dict[str, Any]]) -> None:
-    flats = [_flat(config) for config in configs]
+    flats = [flatten(config) for config in configs]
     for flat in flats:
         for key, value in flats[0].items():
             if key not in AVERAGED_OVER and flat[key] != value:

@@ -15,6 +15,7 @@ from clu import parameter_overview
 
 from gradmix_jax import datasets, loop, models, parallel, state, train_step
 from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.config import flatten
 from gradmix_jax.experiment import Experiment
 from gradmix_jax.metrics_writer import MetricsWriter
 
@@ -149,15 +150,9 @@ def _stop_on_sigterm() -> Callable[[int], bool]:
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that a resumed run has to share, flat: {"mix.fill": ...}."""
-    flat = {}
-    for name, section in json.loads(json.dumps(config)).items():
-        if name in FREE_SECTIONS:
-            continue
-        if not isinstance(section, dict):
-            flat[name] = section
-            continue
-        flat |= {f"{name}.{key}": value for key, value in section.items() if key not in FREE_KEYS}
-    return flat
+    free = lambda section, _, key: section in FREE_SECTIONS or key in FREE_KEYS
+    flat = flatten(json.loads(json.dumps(config)))
+    return {name: value for name, value in flat.items() if not free(*name.partition("."))}
 
 
 def _check_same_run(config, workdir) -> None:

@@ -174,7 +174,7 @@ def mixed_loss(program, outputs, mixed_outputs, labels_b, weight, partner, weigh
         terms["mixed_simclr"] = objectives.mixed_simclr(batch, z, weight, program.objective)
         loss += weights["ssl"] * terms["mixed_simclr"]
     if program.weighs("supcon") and program.objective.mixed_supcon:
-        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, weight, program.objective, axis_name=axis_name)
+        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, weight, program.objective)
         loss += weights["supcon"] * terms["mixed_supcon"]
     if program.weighs("cross_entropy"):
         labels = jnp.tile(labels_b, program.num_views)

@@ -71,7 +71,7 @@ def losses(z, mixed, weights, labels, *, views=2, spec=SPEC, axis_name=None):
         result["simclr"] = objectives.simclr(batch, spec)
         result["mixed_simclr"] = objectives.mixed_simclr(batch, mixed, weights, spec)
     if mixed.shape == z.shape:
-        result["mixed_supcon"] = objectives.mixed_supcon(batch, mixed, weights, spec, axis_name=axis_name)
+        result["mixed_supcon"] = objectives.mixed_supcon(batch, mixed, weights, spec)
     return result
 
 
