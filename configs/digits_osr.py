@@ -22,4 +22,7 @@ def get_config(recipe: str = "input"):
     c.model.width = 16
     c.model.hidden = 128
     c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.2),)
+    # Small enough to keep them all: the report shows how the maps change as training goes on.
+    c.train.checkpoint_every_epochs = 20
+    c.train.keep_checkpoints = 4
     return apply_recipe(c, recipe)
