@@ -1,0 +1,122 @@
+"""The 15 common corruptions of Hendrycks & Dietterich 2019 (arXiv 1903.12261) at 5 severities, made on the device.
+
+    corrupted = corruptions.corrupt(key, images, name="fog", severity=3)
+
+The constants are those with which the authors made CIFAR-10-C, for images of 32x32. Lengths in pixels (radius
+and sigma of blurs, displacement of glass) grow with image_size / 32 for larger images; smaller ones get them
+unscaled, for a blur within one pixel would be none. Lengths of the elastic transform are shares of the image
+at any size. As in the authors' script, values between two grey levels are truncated, not rounded.
+
+What differs from the authors' images, beyond the random numbers: the frost photographs are replaced by a
+texture (`weather.frost`), and blurs and warps are computed in float32 throughout, without the fixed-point
+steps of image libraries between. Numbers on these images are close to those on CIFAR-10-C, not the same.
+
+A new corruption is a function of one image, a function for its constants and one entry of `ON_DEVICE`.
+"""
+
+import numbers
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax.corruptions import blur, digital, filters, noise, weather
+
+__all__ = ["NAMES", "SEVERITIES", "Corruption", "corrupt"]
+
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST = 8  # pixels; the embedded digits
+
+
+class Corruption(NamedTuple):
+    """apply(key, image_HxWxC, *constants) -> image, in [0, 1]; constants(severity, image_size) -> arrays.
+
+    The constants have the same shapes at every severity, so that a corruption is compiled once.
+    """
+
+    apply: Callable
+    constants: Callable
+
+
+ON_DEVICE = {
+    "gaussian_noise": Corruption(noise.gaussian_noise, noise.gaussian_noise_constants),
+    "shot_noise": Corruption(noise.shot_noise, noise.shot_noise_constants),
+    "impulse_noise": Corruption(noise.impulse_noise, noise.impulse_noise_constants),
+    "defocus_blur": Corruption(blur.defocus_blur, blur.defocus_blur_constants),
+    "glass_blur": Corruption(blur.glass_blur, blur.glass_blur_constants),
+    "motion_blur": Corruption(blur.motion_blur, blur.motion_blur_constants),
+    "zoom_blur": Corruption(blur.zoom_blur, blur.zoom_blur_constants),
+    "snow": Corruption(weather.snow, weather.snow_constants),
+    "frost": Corruption(weather.frost, weather.frost_constants),
+    "fog": Corruption(weather.fog, weather.fog_constants),
+    "brightness": Corruption(weather.brightness, weather.brightness_constants),
+    "contrast": Corruption(digital.contrast, digital.contrast_constants),
+    "elastic_transform": Corruption(digital.elastic_transform, digital.elastic_transform_constants),
+    "pixelate": Corruption(digital.pixelate, digital.pixelate_constants),
+}
+NAMES = (*ON_DEVICE, "jpeg_compression")
+
+
+def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
+    """The images with one corruption.
+
+    Image i depends on itself, `fold_in(key, first + i)`, name and severity alone: not on the other images and
+    not on the size of the batch. So a data set gives the same images in batches of any size, if `first` is
+    the place of the batch's first image in it. Severities share their draws: the same grains, only stronger.
+    (True of JAX's default threefry keys; `shot_noise` takes no others.)
+
+    One program per name, batch size and image size serves the five severities. `jpeg_compression` runs on
+    the host, so it cannot be used inside of `jax.jit`.
+
+    Args:
+      key: one typed JAX key, of shape ().
+      images_BxHxWxC: uint8, square, at least 8x8, C = 1 or 3.
+      name: one of `NAMES`.    severity: one of `SEVERITIES`.    first: at least 0.
+
+    Returns:
+      uint8 [B, H, W, C] on the device.
+
+    Raises:
+      ValueError: another name, severity or first, or images or a key of another type or shape.
+    """
+    _check(key, images_BxHxWxC, name, severity, first)
+    if name == "jpeg_compression":
+        images = digital.jpeg_compression(jax.device_get(images_BxHxWxC), quality=digital.JPEG_QUALITY[severity - 1])
+        return jax.device_put(images)
+    corruption = ON_DEVICE[name]
+    constants = corruption.constants(severity, images_BxHxWxC.shape[1])
+    images, first, constants = jax.device_put((images_BxHxWxC, np.uint32(first), constants))
+    return _corrupt(key, images, first, constants, apply=corruption.apply)
+
+
+@partial(jax.jit, static_argnames="apply")
+def _corrupt(key, images_BxHxWxC, first, constants, *, apply):
+    def one(index, image_HxWxC):
+        image = apply(jax.random.fold_in(key, index), image_HxWxC.astype(jnp.float32) / 255, *constants)
+        return filters.truncated(image).astype(jnp.uint8)
+
+    indices_B = first + jnp.arange(images_BxHxWxC.shape[0], dtype=jnp.uint32)
+    return jax.vmap(one)(indices_B, images_BxHxWxC)
+
+
+def _check(key, images, name, severity, first):
+    if name not in NAMES:
+        raise ValueError(f"corruption name must be one of {', '.join(NAMES)}, not {name!r}.")
+    if not _is_integer(severity) or severity not in SEVERITIES:
+        raise ValueError(f"corruption severity must be a whole number from 1 to 5, not {severity!r}.")
+    if not _is_integer(first) or first < 0:
+        raise ValueError(f"first must be a whole number of at least 0, not {first!r}.")
+    if images.dtype != jnp.uint8:
+        raise ValueError(f"corrupt takes uint8 images, not {images.dtype}.")
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] not in (1, 3) or shape[1] != shape[2] or shape[1] < SMALLEST:
+        raise ValueError(f"corrupt takes square images [B,H,W,C] of 8x8 or more with C = 1 or 3, not {shape}.")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise ValueError(f"corrupt takes one typed JAX key of shape (), not {key.dtype} {key.shape}.")
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -1,0 +1,92 @@
+"""Blur: defocus, glass, motion, zoom. Lengths in the tables are pixels at 32x32; see `filters.length_scale`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax.corruptions import filters
+
+DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))  # radius, sigma of its antialiasing
+GLASS = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))  # sigma, rounds
+GLASS_TRUNCATE = 4  # sigmas
+MOTION = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))  # radius, sigma
+MOTION_DEGREES = 45  # the angle to the x axis is uniform in +- this
+ZOOM_STOP = (1.06, 1.11, 1.16, 1.21, 1.26)  # exclusive end of the zoom factors from 1 in steps of 0.01
+
+
+def defocus_blur_constants(severity, image_size):
+    scale = filters.length_scale(image_size)
+    # The antialiasing has 3x3 taps, 5x5 for a radius above 8.
+    reach = [1 if scale * radius <= 8 else 2 for radius, _ in DEFOCUS]
+    half = max(int(scale * radius) + taps for (radius, _), taps in zip(DEFOCUS, reach))
+    (radius, sigma), reach = DEFOCUS[severity - 1], reach[severity - 1]
+    offset = np.arange(-half, half + 1)
+    disk = offset[:, None] ** 2 + offset[None, :] ** 2 <= (scale * radius) ** 2
+    distance = np.abs(offset[:, None] - offset[None, :])
+    smooth = np.exp(-0.5 * (distance / (scale * sigma)) ** 2) * (distance <= reach)
+    kernel = smooth @ disk @ smooth
+    return (np.float32(kernel / kernel.sum()),)
+
+
+def defocus_blur(key, image_HxWxC, kernel_KxK):
+    """Correlate with an antialiased disk; mirrored at the border."""
+    return filters.correlate(image_HxWxC, kernel_KxK, mode="reflect")
+
+
+def glass_blur_constants(severity, image_size):
+    scale = filters.length_scale(image_size)
+    half = max(int(GLASS_TRUNCATE * scale * sigma + 0.5) for sigma, _ in GLASS)
+    sigma, rounds = GLASS[severity - 1]
+    return filters.gaussian_taps(scale * sigma, truncate=GLASS_TRUNCATE, half=half), np.int32(rounds)
+
+
+def glass_blur(key, image_HxWxC, taps_K, rounds):
+    """Gaussian blur, then one or two rounds of pixels taken from beside them, then the same blur.
+
+    The authors' script means to swap each pixel, last to first, with one up to d pixels away (d = 1 at 32x32,
+    offsets from -d to d - 1, a border of about d pixels left alone). Its two array rows are views, so it copies
+    the other pixel and never writes back; and with d = 1 the other one lies above or to the left, where no
+    pixel has been touched yet. So all copies of a round are independent, and one gather is exactly that script.
+    From 48x48 on, d = round(image_size / 32) is above 1 and this is the gather still.
+    """
+    height, width, _ = image_HxWxC.shape
+    reach = round(filters.length_scale(height))
+    y_HxW, x_HxW = jnp.mgrid[:height, :width]
+    inside_HxW = (y_HxW > reach) & (x_HxW > reach) & (y_HxW <= height - reach) & (x_HxW <= width - reach)
+
+    def take_neighbours(index, image):
+        offsets = jax.random.randint(jax.random.fold_in(key, index), (2, height, width), -reach, reach)
+        offsets = jnp.where(inside_HxW[None], offsets, 0)
+        return image[y_HxW + offsets[0], x_HxW + offsets[1]]
+
+    image = filters.truncated(filters.gaussian(image_HxWxC, taps_K, mode="edge")) / 255
+    image = jax.lax.fori_loop(0, rounds, take_neighbours, image)
+    return filters.gaussian(image, taps_K, mode="edge")
+
+
+def motion_blur_constants(severity, image_size):
+    scale = filters.length_scale(image_size)
+    length = max(2 * int(np.ceil(scale * radius)) + 1 for radius, _ in MOTION)
+    radius, sigma = MOTION[severity - 1]
+    return filters.line_taps(scale * radius, scale * sigma, length=length)
+
+
+def motion_blur(key, image_HxWxC, weights_T, count):
+    """Blur along a line of random direction; see `filters.line_blur`."""
+    limit = np.deg2rad(MOTION_DEGREES)
+    return filters.line_blur(image_HxWxC, weights_T, count, jax.random.uniform(key, minval=-limit, maxval=limit))
+
+
+def zoom_blur_constants(severity, image_size):
+    # np.arange decides by its rounding whether the end is among the factors, here as in the authors' script.
+    factors = [np.arange(1, stop, 0.01) for stop in ZOOM_STOP]
+    longest, factors = max(map(len, factors)), factors[severity - 1]
+    low, fraction = zip(*(filters.zoom_positions(factor, image_size) for factor in factors))
+    missing = ((0, longest - len(factors)), (0, 0))
+    return np.pad(low, missing), np.pad(fraction, missing), np.int32(len(factors))
+
+
+def zoom_blur(key, image_HxWxC, low_ZxH, fraction_ZxH, count):
+    """Mean of the image and of its central zooms by 1, 1.01, 1.02, ..."""
+    add = lambda index, total: total + filters.zoom(image_HxWxC, low_ZxH[index], fraction_ZxH[index])
+    return jax.lax.fori_loop(0, count, add, image_HxWxC) / (count + 1)
