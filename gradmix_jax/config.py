@@ -100,8 +100,17 @@ def default_config() -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.batch_size = 500
-    c.evaluate.feature = "features"  # the encoder's "features", or their "projection"; results.json holds both
-    c.evaluate.k = 3  # the score of a class is the sum of the k largest cosine similarities
+    c.evaluate.feature = "features"  # of the headline numbers: "features" of the encoder, their "projection", "logits"
+    c.evaluate.score = "topk_cosine"  # of the headline numbers: a key of gradmix_jax/scores
+    c.evaluate.k = 3  # topk_cosine: the score of a class is the sum of the k largest cosine similarities
+    c.evaluate.scores = ("all",)  # scores to compare with it, on every feature; "all", or names
+    c.evaluate.stages = ("stage3",)  # stages whose activations, averaged over positions, are scored as well
+    c.evaluate.near = ()  # out-of-distribution data sets that are like the known classes: a TFDS name, folder:PATH,
+    c.evaluate.far = ()  # idx:PATH, noise:uniform or noise:gaussian; and such that are not
+    c.evaluate.corruptions = "none"  # of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release
+    c.evaluate.corruption_reference = ""  # workdir of the run whose errors divide ours in the mean corruption error
+    c.evaluate.probes = ()  # other labelled data sets to probe the frozen encoder on
+    c.evaluate.duplicates = "error"  # test images that are training images too: "error", or "drop" them from the test
     return c
 
 
@@ -229,9 +238,10 @@ def _check_phases(phases, wanted) -> None:
 def _check_type(key: str, value: Any, wanted: Any) -> None:
     if isinstance(wanted, tuple):
         if not isinstance(value, (tuple, list)):
-            raise ValueError(f"{key} is {value!r}; allowed: a tuple such as {wanted!r}.")
+            raise ValueError(f"{key} is {value!r}; allowed: a tuple such as {wanted or ('name',)!r}.")
         for item in value:
-            _check_type(f"an element of {key}", item, wanted[0])
+            # What is empty by default holds names.
+            _check_type(f"an element of {key}", item, wanted[0] if wanted else "")
         return
     # A whole number is fine where a fraction is expected, but True is not a number here.
     accepted = (int, float) if isinstance(wanted, float) else type(wanted)

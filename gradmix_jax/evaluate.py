@@ -1,193 +1,242 @@
-"""Open set evaluation of a checkpoint: features -> scores -> metrics. Knows no trainer.
+"""Evaluation of a checkpoint: features -> scores -> metrics. Knows no trainer.
 
-    results = evaluate(config, workdir)
-
-Every test image is scored exactly once at any batch size: the last batch is padded, and the padding cut off.
-Letters: N data set, H W image, C image channels, D feature, K classes.
+results = evaluate(config, workdir)
 """
 
-import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax import augment, datasets, metrics, models, scores
-from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax import datasets, diversity, guards, open_set, out_of_distribution, probe, robustness
+from gradmix_jax import evaluator as evaluator_lib
 from gradmix_jax.config import to_plain
-
-FEATURES = ("projection", "features")
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """The `evaluate` section of a config; see `config.default_config` for what each key means."""
-
-    batch_size: int
-    feature: str
-    k: int
-
-    def __post_init__(self):
-        for name in ("batch_size", "k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluate.{name} is {getattr(self, name)!r}; allowed: 1 or more.")
-        if self.feature not in FEATURES:
-            raise ValueError(f"evaluate.feature is {self.feature!r}; allowed: {', '.join(FEATURES)}.")
-
-
-def make_feature_function(model: Any, *, mean: tuple, std: tuple) -> Callable:
-    """Jitted (variables, images_BxHxWxC uint8) -> {name of FEATURES: feature_BxD float32}, in evaluation mode."""
-
-    @jax.jit
-    def features(variables, images_BxHxWxC):
-        images_BxHxWxC = images_BxHxWxC.astype(jnp.float32) / 255.0
-        normalized = augment.normalize(images_BxHxWxC, mean=mean, std=std)
-        z, out = model.apply(variables, normalized, train=False)
-        return {"projection": z, "features": out["features"]}
-
-    return features
-
-
-def extract(
-    features: Callable, variables: Any, images: datasets.Source | np.ndarray, *, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Both features of every image of a source or of an array [N, H, W, C] uint8, in its order: {name: feature_NxD}.
-
-    The batch is spread over the local devices, and images are read while the device works.
-    """
-    devices = jax.local_devices()
-    batch_size = -(-batch_size // len(devices)) * len(devices)
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    parts = []
-    for start in range(0, len(images), batch_size):
-        stop = min(start + batch_size, len(images))
-        stored = isinstance(images, np.ndarray)
-        chunk = images[start:stop] if stored else datasets.read_range(images, start, stop)
-        padding = np.zeros((batch_size - len(chunk), *chunk.shape[1:]), np.uint8)
-        batch = jax.device_put(np.concatenate([chunk, padding]), rows)
-        parts.append((features(variables, batch), len(chunk)))
-    return {name: np.concatenate([np.asarray(part[name])[:count] for part, count in parts]) for name in FEATURES}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scorer:
-    """A checkpoint with its training features, ready to score images.
-
-    Attributes:
-      data: the open set data of the run.
-      spec: the evaluate section.
-      step: of the checkpoint.
-      features: (images) -> {name of FEATURES: feature_NxD}.
-      banks: the training features by class, for each name of FEATURES.
-    """
-
-    data: datasets.OpenSet
-    spec: Spec
-    step: int
-    features: Callable
-    banks: dict[str, Any]
-
-    def class_scores(self, images: datasets.Source | np.ndarray) -> np.ndarray:
-        """Score of each class for each image by the feature of the spec, scores_NxK; higher: more like that class."""
-        return self.all_class_scores(images)[self.spec.feature]
-
-    def all_class_scores(self, images: datasets.Source | np.ndarray) -> dict[str, np.ndarray]:
-        """`class_scores` by each of FEATURES, for one pass over the images."""
-        features = self.features(images)
-        return {name: np.asarray(scores.class_similarities(self.banks[name], features[name])) for name in FEATURES}
-
-
-def load(config: Any, checkpoint_dir: str) -> Scorer:
-    """Restore the newest checkpoint of a run and compute the features of its training images.
-
-    Arguments and errors as in `evaluate`.
-    """
-    config = config if isinstance(config, dict) else to_plain(config)
-    spec = Spec(**config["evaluate"])
-    checkpoints = Checkpoints(checkpoint_dir, read_only=True)
-    data = datasets.open_set(datasets.Spec(**config["dataset"]))
-    model = models.create(models.Spec(**config["model"]), num_classes=data.num_classes)
-    variables = checkpoints.restore_model(_template(model, config["dataset"]))
-    step = checkpoints.latest_step()
-    checkpoints.close()
-    function = make_feature_function(model, **config["normalization"])
-    features = lambda images: extract(function, variables, images, batch_size=spec.batch_size)
-    make_bank = lambda x: scores.class_bank(x, data.train.labels, num_classes=data.num_classes, k=spec.k)
-    banks = {name: make_bank(x) for name, x in features(data.train).items()}
-    return Scorer(data, spec, step, features, banks)
-
-
-def open_set_metrics(
-    known_scores: np.ndarray, unknown_scores: np.ndarray, predicted: np.ndarray, labels: np.ndarray
-) -> dict[str, float]:
-    """All threshold-free metrics of one evaluation; higher scores mean "known". Arrays of length n_known, n_unknown."""
-    correct = predicted == labels
-    return {
-        "accuracy": float(np.mean(correct)),
-        "auroc": metrics.auroc(known_scores, unknown_scores),
-        "oscr": metrics.oscr(known_scores, unknown_scores, correct),
-        "oscr_compat": metrics.oscr(known_scores, unknown_scores, correct, compat=True),
-        "fpr95_unknown_positive": metrics.fpr_at(known_scores, unknown_scores, positive="unknown"),
-        "fpr95_known_positive": metrics.fpr_at(known_scores, unknown_scores, positive="known"),
-        "average_precision_known": metrics.average_precision(known_scores, unknown_scores, positive="known"),
-        "average_precision_unknown": metrics.average_precision(known_scores, unknown_scores, positive="unknown"),
-    }
+from gradmix_jax.evaluator import Evaluator, Spec
+from gradmix_jax.features import Features
+from gradmix_jax.scores.fitted import LOGITS
 
 
 def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
-    """Evaluate the newest checkpoint of a run.
+    """Evaluate the newest checkpoint of a run; writes nothing but the cache of features into its workdir.
 
     Args:
       config: the run's config: a ConfigDict, or the dict of its config.json.
       checkpoint_dir: the run's workdir.
 
     Returns:
-      The metrics of `open_set_metrics` for the feature of the config and, under "by_feature", for each of FEATURES;
-      what they are of (step, trial, classes, sizes); and under "arrays" the scores, predictions and labels of the
-      former.
+      The metrics of the headline feature and score, everything that the report shows, and two entries that are not
+      for JSON: "arrays" (scores, predictions and labels) and "gallery" (images).
 
     Raises:
-      ValueError: no checkpoint, or a config that does not fit the data or the checkpoint.
+      ValueError: no checkpoint, a config that does not fit the data or the checkpoint, or a guard's reason.
     """
     config = config if isinstance(config, dict) else to_plain(config)
     started = time.perf_counter()
-    scorer = load(config, checkpoint_dir)
-    data, spec = scorer.data, scorer.spec
-    known, unknown = scorer.all_class_scores(data.test_known), scorer.all_class_scores(data.test_unknown)
-    labels = np.asarray(data.test_known.labels)
-    arrays = {
-        name: dict(
-            known_scores=known[name].max(axis=1),
-            unknown_scores=unknown[name].max(axis=1),
-            predicted=known[name].argmax(axis=1),
-            labels=labels,
-        )
-        for name in FEATURES
-    }
-    by_feature = {name: open_set_metrics(**arrays[name]) for name in FEATURES}
+    model = evaluator_lib.restore(config, checkpoint_dir)
+    parts = evaluator_lib.compute_parts(model, config, checkpoint_dir)
+    parts, dropped = _guarded(parts, model.spec.duplicates)
+    evaluator = evaluator_lib.fit(model, {name: parts[name] for name in ("train", "validation") if name in parts})
+    scored = _score(evaluator, parts)
+    headline = _headline(evaluator, scored, parts)
     return {
-        **by_feature[spec.feature],
-        "by_feature": by_feature,
-        "step": scorer.step,
-        "trial": config["dataset"]["trial"],
-        "score": f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature}); higher means known",
-        "known_classes": list(data.class_names),
-        "num_train": len(data.train),
-        "num_known": len(data.test_known),
-        "num_unknown": len(data.test_unknown),
+        **headline,
+        "step": model.step,
+        "checkpoint": model.checkpoint,
+        "trial": model.data_spec.trial,
+        "known_classes": list(model.data.class_names),
+        "num_train": len(parts["train"]),
+        "num_known": len(parts["test_known"]),
+        "num_unknown": len(parts["test_unknown"]),
+        "duplicates": dropped,
+        "logits_from": "linear probe" if LOGITS not in parts["train"].outputs else "classifier head",
+        "closed_set": _closed_set(evaluator, parts, headline["accuracy"]),
+        "diversity": _diversity(evaluator, parts["train"]),
+        "ood": out_of_distribution.evaluate(evaluator, parts["train"], parts["test_known"]),
+        "corruptions": robustness.evaluate(evaluator, headline),
+        "probes": {name: _probe(evaluator, name) for name in model.spec.probes},
         "seconds": round(time.perf_counter() - started, 3),
-        "arrays": arrays[spec.feature],
     }
 
 
-def _template(model, dataset):
-    """Shapes of the variables to restore; nothing is computed."""
-    size, channels = dataset["image_size"], dataset["channels"]
-    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:
+    """The parts without test images that are in training, and how many there were."""
+    guards.same_checkpoint(*parts.values())
+    guards.disjoint_classes(parts["train"], parts["test_unknown"])
+    left = {side: guards.without_duplicates(parts["train"], parts[f"test_{side}"], policy) for side in _SIDES}
+    return parts | {f"test_{side}": left[side][0] for side in _SIDES}, {side: left[side][1] for side in _SIDES}
+
+
+_SIDES = ("known", "unknown")
+_SCORED = ("validation", "test_known", "test_unknown")
+
+
+def _score(evaluator: Evaluator, parts: Mapping[str, Features]) -> dict[str, dict[str, Any]]:
+    """{"scores": {part: {feature: {score: score_N}}}, "predicted": {part: {feature: class_N}}}.
+
+    All images go through each score together: one program a score, whatever the sizes of the parts.
+    """
+    names = [name for name in _SCORED if name in parts]
+    outputs = [evaluator.complete(parts[name].outputs) for name in names]
+    together = {name: np.concatenate([x[name] for x in outputs]) for name in outputs[0]}
+    ends = np.cumsum([len(parts[name]) for name in names])[:-1]
+    split = lambda values: dict(zip(names, np.split(values, ends)))
+    found: dict[str, dict[str, Any]] = {"scores": {}, "predicted": {}}
+    for feature, by_score in evaluator.fitted.scores(together).items():
+        for part, values in split(evaluator.fitted.predict(feature, together)).items():
+            found["predicted"].setdefault(part, {})[feature] = values
+        for score, values in by_score.items():
+            for part, of_part in split(values).items():
+                found["scores"].setdefault(part, {}).setdefault(feature, {})[score] = of_part
+    return found
+
+
+def _headline(evaluator: Evaluator, scored: Mapping[str, Any], parts: Mapping[str, Features]) -> dict[str, Any]:
+    """Everything about the known and unknown test images of the run."""
+    spec, known, unknown = evaluator.model.spec, parts["test_known"], parts["test_unknown"]
+    of = lambda part, feature, score: scored["scores"][part][feature][score]
+    predicted = lambda part, feature=spec.feature: scored["predicted"][part][feature]
+    every = scored["scores"]["test_known"]
+    by_score = {
+        feature: {
+            score: open_set.threshold_free_metrics(
+                of("test_known", feature, score),
+                of("test_unknown", feature, score),
+                predicted("test_known", feature),
+                known.labels,
+            )
+            for score in every[feature]
+        }
+        for feature in every
+    }
+    known_N, unknown_M = (of(part, spec.feature, spec.score) for part in ("test_known", "test_unknown"))
+    judged = known_N, unknown_M, predicted("test_known"), predicted("test_unknown")
+    correct_N = judged[2] == known.labels
+    validation_V = of("validation", spec.feature, spec.score) if "validation" in parts else None
+    at_threshold = open_set.threshold_metrics(
+        *judged, known.labels, validation_V=validation_V, num_classes=evaluator.model.data.num_classes
+    )
+    names = {"classes_N": _bare(known.classes), "classes_M": _bare(unknown.classes)}
+    of_known, of_unknown = open_set.per_class(known_N, unknown_M, correct_N, **names)
+    threshold = at_threshold["threshold"]
+    return {
+        **by_score[spec.feature][spec.score],
+        **at_threshold,
+        "score": f"{_describe(spec)}; higher means known",
+        "feature": spec.feature,
+        "score_name": spec.score,
+        "by_feature": {feature: values[spec.score] for feature, values in by_score.items() if spec.score in values},
+        "by_score": by_score,
+        "intervals": open_set.intervals(known_N, unknown_M, correct_N),
+        "per_class": of_known,
+        "per_unknown_class": of_unknown,
+        "confusion": open_set.confusion(
+            *judged, **names, known_names=evaluator.model.data.class_names, threshold=threshold
+        ),
+        "arrays": _arrays(scored, judged, known.labels),
+        "gallery": _gallery(evaluator, parts, judged, correct_N),
+    }
+
+
+def _describe(spec: Spec) -> str:
+    if spec.score == "topk_cosine":
+        return f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature})"
+    return f"{spec.score} ({spec.feature})"
+
+
+def _bare(classes: np.ndarray) -> np.ndarray:
+    """Names of classes without that of their data set."""
+    return np.array([name.rpartition("/")[2] for name in classes.tolist()])
+
+
+def _arrays(scored: Mapping[str, Any], judged: tuple, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What scores.npz holds: the headline's arrays, and the scores by each feature and score."""
+    arrays = dict(known_scores=judged[0], unknown_scores=judged[1], predicted=judged[2], labels=labels)
+    for side in _SIDES:
+        for feature, by_score in scored["scores"][f"test_{side}"].items():
+            arrays |= {f"{feature}/{score}/{side}": values for score, values in by_score.items()}
+    return arrays
+
+
+def _gallery(evaluator, parts, judged, correct_N) -> dict[str, np.ndarray]:
+    """Images of the clearest mistakes, with their scores, classes and predictions."""
+    data, gallery = evaluator.model.data, {}
+    scores, predicted = dict(zip(_SIDES, judged[:2])), dict(zip(_SIDES, judged[2:]))
+    names = np.array(data.class_names)
+    for kind, (side, places) in open_set.gallery_places(*judged[:2], correct_N).items():
+        part, source = parts[f"test_{side}"], getattr(data, f"test_{side}")
+        shape = (0, source.image_size, source.image_size, source.channels)
+        images = np.array([source[int(i)] for i in part.places[places]], np.uint8)
+        gallery |= {
+            f"{kind}/images": images if len(images) else np.zeros(shape, np.uint8),
+            f"{kind}/scores": scores[side][places],
+            f"{kind}/truth": _bare(part.classes[places]),
+            f"{kind}/predicted": names[predicted[side][places]],
+        }
+    return gallery
+
+
+def _closed_set(evaluator: Evaluator, parts: Mapping[str, Features], accuracy: float) -> dict[str, Any]:
+    """How well the known classes are told apart, by neighbours, a linear probe and the classifier head."""
+    known, num_classes = parts["test_known"], evaluator.model.data.num_classes
+    neighbours = _fit_neighbours(parts["train"], parts.get("validation"), num_classes)
+    features, labels = evaluator_lib.probed(known)
+    has_head = LOGITS in known.outputs
+    return {
+        "topk_cosine": {"accuracy": accuracy},
+        "knn": {"accuracy": float(np.mean(neighbours.predict(features) == labels)), "k": neighbours.k},
+        "linear_probe": open_set.classifier_metrics(evaluator.linear.logits(features), labels)
+        | {"l2": evaluator.linear.l2},
+        "head": open_set.classifier_metrics(known.outputs[LOGITS], labels) if has_head else None,
+    }
+
+
+def _fit_neighbours(train: Features, validation: Features | None, num_classes: int) -> probe.Neighbours:
+    fit_on, choose_with = evaluator_lib.choosing(train, validation)
+    chosen = probe.neighbours(*map(evaluator_lib.probed, (fit_on, choose_with)), num_classes=num_classes)
+    if validation is None:
+        whole = evaluator_lib.probed(train)
+        return probe.neighbours(whole, whole, num_classes=num_classes, ks=(chosen.k,))
+    return chosen
+
+
+def _diversity(evaluator: Evaluator, train: Features) -> dict[str, Any]:
+    """Effective rank of the training features, and the intrinsic dimension of each class in them, None if undefined."""
+    names = evaluator.model.data.class_names
+
+    def dimension(features_NxD):
+        value = diversity.intrinsic_dimension(features_NxD) if len(features_NxD) > 1 else np.nan
+        return value if np.isfinite(value) else None
+
+    return {
+        feature: {
+            "effective_rank": diversity.effective_rank(train.outputs[feature]),
+            "intrinsic_dimension": {
+                name: dimension(train.outputs[feature][train.labels == label]) for label, name in enumerate(names)
+            },
+        }
+        for feature in evaluator.model.spec.features
+    }
+
+
+def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
+    """The frozen encoder on all classes of another data set: linear probe and neighbours."""
+    model = evaluator.model
+    data = datasets.labelled(model.data_spec, name)
+    part = lambda kind: model.features(kind, getattr(data, kind))
+    train, validation, test = part("train"), part("validation"), part("test")
+    test, dropped = guards.without_duplicates(train, test, model.spec.duplicates)
+    guards.for_selection(train, validation)
+    linear = evaluator_lib.fit_probe(train, validation, data.num_classes)
+    neighbours = _fit_neighbours(train, validation, data.num_classes)
+    features, labels = evaluator_lib.probed(test)
+    share = lambda predicted: float(np.mean(predicted == labels))
+    return {
+        "classes": data.num_classes,
+        "n_train": len(train),
+        "n_validation": len(validation),
+        "n_test": len(test),
+        "duplicates": dropped,
+        "linear_probe": {"accuracy": share(linear.logits(features).argmax(axis=1)), "l2": linear.l2},
+        "knn": {"accuracy": share(neighbours.predict(features)), "k": neighbours.k},
+    }

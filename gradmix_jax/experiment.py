@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
-from gradmix_jax import attribution, augment, datasets, evaluate, mix, models, objectives, state, train_step
+from gradmix_jax import attribution, augment, datasets, evaluator, mix, models, objectives, state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Experiment:
     phases: tuple[state.Phase, ...]
     optimizer: state.OptimizerSpec
     train: TrainSpec
-    evaluate: evaluate.Spec
+    evaluate: evaluator.Spec
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -70,7 +70,7 @@ SECTIONS = {
     "objective": objectives.Spec,
     "optimizer": state.OptimizerSpec,
     "train": TrainSpec,
-    "evaluate": evaluate.Spec,
+    "evaluate": evaluator.Spec,
 }
 
 

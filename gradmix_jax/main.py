@@ -51,9 +51,9 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
 
 
 def save_results(results: dict, workdir: str) -> None:
-    """Write results.json and scores.npz, and print the table."""
-    arrays = results.pop("arrays")
-    np.savez_compressed(os.path.join(workdir, "scores.npz"), **arrays)
+    """Write results.json, scores.npz and gallery.npz, and print the table."""
+    for name, key in (("scores.npz", "arrays"), ("gallery.npz", "gallery")):
+        np.savez_compressed(os.path.join(workdir, name), **results.pop(key))
     with open(os.path.join(workdir, "results.json"), "w") as file:
         json.dump(results | {"environment": train.environment()}, file, indent=2)
         file.write("\n")

@@ -14,8 +14,9 @@ import numpy as np
 from absl import flags
 from PIL import Image, UnidentifiedImageError
 
-from gradmix_jax import command, evaluate, metrics
+from gradmix_jax import command, metrics
 from gradmix_jax import config as config_lib
+from gradmix_jax import evaluator as evaluator_lib
 from gradmix_jax.datasets.source import to_array
 
 UNKNOWN = -1
@@ -37,10 +38,10 @@ class OpenSetClassifier:
       threshold: lowest score that counts as known.
     """
 
-    def __init__(self, scorer: evaluate.Scorer, threshold: float, image_size: int, channels: int):
-        self.class_names = scorer.data.class_names
+    def __init__(self, evaluator: evaluator_lib.Evaluator, threshold: float):
+        self.class_names = evaluator.model.data.class_names
         self.threshold = threshold
-        self._scorer, self._size, self._channels = scorer, image_size, channels
+        self._evaluator = evaluator
 
     @classmethod
     def load(cls, workdir: str, *, threshold: float | None = None, keep: float = 0.95) -> "OpenSetClassifier":
@@ -56,16 +57,17 @@ class OpenSetClassifier:
           ValueError: no run or no checkpoint there; no threshold given and no validation images kept by the run.
         """
         config = config_lib.read(workdir)
-        scorer = evaluate.load(config, workdir)
+        model = evaluator_lib.restore(config, workdir)
+        parts = evaluator_lib.compute_parts(model, config, workdir, ("train", "validation"))
+        evaluator = evaluator_lib.fit(model, parts, headline_only=True)
         if threshold is None:
-            if not len(scorer.data.validation):
+            if "validation" not in parts:
                 raise ValueError(
                     f"the run in {workdir} kept no validation images to set a threshold with; allowed: a threshold, or "
                     "a run with dataset.validation_fraction above 0."
                 )
-            validation_scores = scorer.class_scores(scorer.data.validation).max(axis=1)
-            threshold = metrics.known_threshold(validation_scores, keep=keep)
-        return cls(scorer, threshold, config["dataset"]["image_size"], config["dataset"]["channels"])
+            threshold = metrics.known_threshold(evaluator.score(parts["validation"].outputs), keep=keep)
+        return cls(evaluator, threshold)
 
     def predict(self, images: np.ndarray | Sequence) -> Prediction:
         """Classify images of any size.
@@ -81,9 +83,10 @@ class OpenSetClassifier:
         """
         if not len(images):
             raise ValueError("predict got no images; allowed: one or more.")
-        arrays = [to_array(_as_pillow(image), self._size, self._channels) for image in images]
-        scores_NxK = self._scorer.class_scores(np.stack(arrays))
-        score_N, best_N = scores_NxK.max(axis=1), scores_NxK.argmax(axis=1)
+        data_spec = self._evaluator.model.data_spec
+        arrays = [to_array(_as_pillow(image), data_spec.image_size, data_spec.channels) for image in images]
+        outputs = self._evaluator.model.outputs(np.stack(arrays))
+        score_N, best_N = self._evaluator.score(outputs), self._evaluator.predict(outputs)
         label_N = np.where(score_N >= self.threshold, best_N, UNKNOWN)
         names = (*self.class_names, "unknown")
         return Prediction(label_N, [names[label] for label in label_N], score_N)

@@ -59,7 +59,7 @@ def test_the_papers_recipe():
         ("train.batch_size", 0, r"train\.batch_size is 0; allowed: 1 or more"),
         ("train.num_views", 1, r"phases\[0\]\.ssl is 1\.0; allowed: 0 with train\.num_views below 2"),
         ("normalization.mean", (0.5,), r"normalization\.mean is \(0\.5,\); allowed: 3 number"),
-        ("evaluate.feature", "logits", r"evaluate\.feature is 'logits'; allowed: projection"),
+        ("evaluate.feature", "pixels", r"evaluate\.feature is 'pixels'; allowed: projection"),
         ("model.name", "resnet19", r"model\.name is 'resnet19'"),
         ("dataset.name", "cifar11", r"cifar11"),
         ("dataset.benchmark", "cifar11", r"cifar11"),

@@ -147,7 +147,7 @@ def test_one_data_set_under_two_names_is_one_data_set(animals):
 
 def test_unknown_classes_in_training_data_are_found(animals, monkeypatch):
     spec = make_spec(name=animals, num_known=3, validation_fraction=0.25)
-    honest = build._pick
+    honest = build.pick
 
     def leaky(spec, data, part, classes):
         source = honest(spec, data, part, classes)
@@ -155,7 +155,7 @@ def test_unknown_classes_in_training_data_are_found(animals, monkeypatch):
             source.indices[-1] = np.flatnonzero(~np.isin(source.records.labels, classes))[0]
         return source
 
-    monkeypatch.setattr(build, "_pick", leaky)
+    monkeypatch.setattr(build, "pick", leaky)
     with pytest.raises(AssertionError, match="not known, are in training data"):
         datasets.open_set(spec)
 
@@ -170,18 +170,6 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
         build._assert_no_leak(swap(validation=data.train.take([0, 3])))
     with pytest.raises(AssertionError, match="not known"):
         build._assert_no_leak(swap(validation=data.test_unknown))
-
-
-def test_known_classes_of_another_test_set(animals, tmp_path):
-    spec = make_spec(name=animals, num_known=3, trial=1)
-    data = datasets.open_set(spec)
-    foggy = write_folder(tmp_path / "foggy", train={}, test=dict.fromkeys(ANIMALS, 2))
-    source = datasets.known_test(spec, data, foggy)
-    assert [data.split.known[label] for label in source.labels] == [value // 10 for value in values(source)]
-    assert len(source) == 6
-    other = write_folder(tmp_path / "other", train={}, test=dict.fromkeys((*ANIMALS[1:], "fox"), 2))
-    with pytest.raises(ValueError, match="are not the known classes"):
-        datasets.known_test(spec, data, other)
 
 
 @pytest.mark.parametrize(

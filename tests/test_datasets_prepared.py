@@ -158,15 +158,17 @@ def test_imagenet_is_tested_on_its_validation_part(tmp_path):
     assert np.abs(datasets.read_all(data.test_unknown).astype(int) - 77).max() < 3
 
 
-def test_corrupted_cifar10_as_a_known_test_set(tmp_path):
+def test_corrupted_cifar10(tmp_path):
     write_prepared(tmp_path, "cifar10", parts=cifar10_parts(), class_names=CIFAR10)
     parts = {"test": cifar10_parts(1, 4)["test"]}
     write_prepared(tmp_path, "cifar10_corrupted", parts=parts, class_names=CIFAR10, version="1.0.0", config="fog_3")
     spec = make_spec(name="cifar10", benchmark="cifar10", data_dir=str(tmp_path))
     data = datasets.open_set(spec)
-    source = datasets.known_test(spec, data, "cifar10_corrupted/fog_3")
-    values = datasets.read_all(source)[:, 0, 0, 0]
-    assert len(source) == 24 and [data.split.known[label] for label in source.labels] == (values // 10).tolist()
+    known, unknown = datasets.corrupted(spec, data, "cifar10_corrupted", "fog", 3)
+    values = datasets.read_all(known)[:, 0, 0, 0]
+    assert len(known) == 24 and [data.split.known[label] for label in known.labels] == (values // 10).tolist()
+    assert len(unknown) == 16 and set(unknown.labels.tolist()) == {-1}
+    assert set(datasets.read_all(unknown)[:, 0, 0, 0] // 10) == set(data.split.unknown)
     with pytest.raises(ValueError, match="cifar10_corrupted/fog_3.*:train does not exist; allowed: test"):
         datasets.open_set(make_spec(name="cifar10_corrupted/fog_3", data_dir=str(tmp_path)))
 

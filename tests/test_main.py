@@ -28,6 +28,7 @@ def digits(recipe="input", **overrides):
     config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
     config.train.batch_size = 256
     config.train.log_every_steps = 2
+    config.evaluate.scores = ("topk_cosine",)
     return config
 
 
@@ -110,6 +111,7 @@ def test_evaluation_works_from_a_checkpoint_alone(whole_run):
     assert results["accuracy"] == pytest.approx(np.mean(arrays["predicted"] == arrays["labels"]))
     # Any batch size scores every image once, and gives the same scores.
     config["evaluate"]["batch_size"] = 17
+    (workdir / "features.npz").unlink()
     again = evaluate.evaluate(config, str(workdir))
     np.testing.assert_allclose(again["arrays"]["known_scores"], arrays["known_scores"], rtol=1e-4)
     np.testing.assert_allclose(again["arrays"]["unknown_scores"], arrays["unknown_scores"], rtol=1e-4)
@@ -131,7 +133,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     _, workdir = whole_run
     arrays = evaluate.evaluate(json.loads((workdir / "config.json").read_text()), str(workdir))["arrays"]
     classifier = predict.OpenSetClassifier.load(str(workdir), keep=0.8)
-    data = classifier._scorer.data
+    data = classifier._evaluator.model.data
     images = datasets.read_all(data.test_known)
     prediction = classifier.predict(images)
     np.testing.assert_allclose(prediction.score_N, arrays["known_scores"], rtol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 from gradmix_jax import splits
 from gradmix_jax.datasets import prepared
 from gradmix_jax.datasets.source import DataSet, Records, Source, without_bad_images
-from gradmix_jax.datasets.spec import PATH_KINDS, Spec, check_name, same_data
+from gradmix_jax.datasets.spec import PATH_KINDS, Spec, same_data
 
 _SHOWN = 5
 
@@ -23,6 +23,7 @@ class OpenSet:
       test_unknown: test images of the unknown classes, labels -1.
       split: class ids of both sides, as their data sets count them.
       class_names: names of the known classes in label order.
+      stored_names: names of all classes of the data set of the known ones.
     """
 
     train: Source
@@ -31,6 +32,7 @@ class OpenSet:
     test_unknown: Source
     split: splits.Split
     class_names: tuple[str, ...]
+    stored_names: tuple[str, ...]
 
     @property
     def num_classes(self) -> int:
@@ -45,48 +47,27 @@ def open_set(spec: Spec) -> OpenSet:
       ValueError: the data is missing or does not fit the spec: another number of classes than the benchmark's, a known
         class without training or test images, an unknown one without test images, a class on both sides.
     """
-    known = _load(spec, spec.name, with_train=True)
+    known = load_stored(spec, spec.name, with_train=True)
     same = same_data(spec.name, spec.unknown_data)
-    unknown = known if same else _load(spec, spec.unknown_data, with_train=False)
+    unknown = known if same else load_stored(spec, spec.unknown_data, with_train=False)
     split = _split(spec, len(known.class_names), len(unknown.class_names), same)
     if not same:
         _check_names_differ(split, known, unknown)
 
-    labeled = _pick(spec, known, "train", split.known)
+    labeled = pick(spec, known, "train", split.known)
     held_out = stratified(labeled.labels, spec.validation_fraction, seed=spec.trial)
-    test_unknown = _pick(spec, unknown, "test", split.unknown)
+    test_unknown = pick(spec, unknown, "test", split.unknown)
     data = OpenSet(
         train=labeled.take(~held_out),
         validation=labeled.take(held_out),
-        test_known=_pick(spec, known, "test", split.known),
+        test_known=pick(spec, known, "test", split.known),
         test_unknown=dataclasses.replace(test_unknown, labels=np.full_like(test_unknown.labels, -1)),
         split=split,
         class_names=tuple(known.class_names[c] for c in split.known),
+        stored_names=known.class_names,
     )
     _assert_no_leak(data)
     return data
-
-
-def known_test(spec: Spec, data: OpenSet, name: str) -> Source:
-    """Test images of the known classes from another data set with the same classes, such as cifar10_corrupted/fog_3.
-
-    Args:
-      spec: of size, channels and what to do about bad images.
-      data: what was trained on.
-      name: of the other data set.
-
-    Returns:
-      A source with the labels of `data`.
-
-    Raises:
-      ValueError: the other data set is missing, or lacks one of the known classes at the same place in its class list.
-    """
-    check_name("name", name)
-    other = _load(spec, name, with_train=False)
-    names = tuple(other.class_names[c] for c in data.split.known if c < len(other.class_names))
-    if names != data.class_names:
-        raise ValueError(f"name is {name!r}, whose classes {names} are not the known classes {data.class_names}.")
-    return _pick(spec, other, "test", data.split.known)
 
 
 def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
@@ -103,11 +84,14 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     return chosen_N
 
 
-def _load(spec: Spec, name: str, *, with_train: bool) -> DataSet:
+def load_stored(spec: Spec, name: str, *, with_train: bool) -> DataSet:
+    """A data set by name, from where `spec` says."""
     kind, _, path = name.partition(":")
     if path:
-        return PATH_KINDS[kind](path, with_train=with_train)
-    return prepared.load(name, data_dir=spec.data_dir, download=spec.download, with_train=with_train)
+        data = PATH_KINDS[kind](path, with_train=with_train)
+    else:
+        data = prepared.load(name, data_dir=spec.data_dir, download=spec.download, with_train=with_train)
+    return dataclasses.replace(data, name=name)
 
 
 def _split(spec: Spec, num_classes: int, num_other: int, same: bool) -> splits.Split:
@@ -150,14 +134,15 @@ def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -
         )
 
 
-def _pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source:
+def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source:
     """The images of some classes of one part, labelled by the place of their class in `classes`."""
     records: Records | None = getattr(data, part)
     label_of = np.full(len(data.class_names), -1, np.int32)
     label_of[list(classes)] = np.arange(len(classes))
     labels = label_of[records.labels]
     indices = np.flatnonzero(labels >= 0)
-    source = Source(records, indices, labels[indices], spec.image_size, spec.channels)
+    names = tuple(f"{data.name}/{name}" for name in data.class_names)
+    source = Source(records, indices, labels[indices], spec.image_size, spec.channels, names)
     if spec.bad_images == "skip":
         source = without_bad_images(source)
     absent = [data.class_names[c] for c in np.array(classes)[np.setdiff1d(range(len(classes)), source.labels)]]

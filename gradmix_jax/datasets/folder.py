@@ -54,7 +54,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
             raise ValueError(f"{root} has no training images; allowed: a folder named train with one folder a class.")
         roots.append(root / "train")
     names = tuple(sorted({name for part in roots for name in _class_names(part)}))
-    parts = [_records(part, names) for part in roots]
+    parts = [read_part(part, names) for part in roots]
     return DataSet(names, parts[1] if with_train else None, parts[0])
 
 
@@ -62,7 +62,8 @@ def _class_names(part: Path) -> list[str]:
     return [entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _records(part: Path, names: tuple[str, ...]) -> FileRecords:
+def read_part(part: Path, names: tuple[str, ...]) -> FileRecords:
+    """The images of part/<class>/*, labelled by the place of their class in `names`."""
     paths, labels, others = [], [], []
     for label, name in enumerate(names):
         files = _files(part / name)

@@ -46,11 +46,15 @@ class ArrayRecords:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A data set as stored. Class ids count in `class_names`; `train` is None where only test was asked for."""
+    """A data set as stored. Class ids count in `class_names`; `train` is None where only test was asked for.
+
+    `name` is what the config calls it, which the loaders do not know.
+    """
 
     class_names: tuple[str, ...]
     train: Records | None
     test: Records
+    name: str = ""
 
 
 class BadImage(ValueError):
@@ -68,6 +72,7 @@ class Source:
       image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
         aspect ratio is not kept.
       channels: C, 1 (grey) or 3 (RGB). Transparency is ignored.
+      names: "data set/class" of every class of the data set, by class id.
     """
 
     records: Records
@@ -75,6 +80,7 @@ class Source:
     labels: np.ndarray
     image_size: int
     channels: int
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,6 +101,11 @@ class Source:
     def class_ids(self) -> np.ndarray:
         """int32 [N]: classes as the data set counts them, for unknown images too."""
         return self.records.labels[self.indices]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """str [N]: "data set/class" of each image."""
+        return np.array(self.names)[self.class_ids]
 
     def take(self, places: Sequence[int] | np.ndarray) -> "Source":
         """The source of the images at `places` (indices or a mask), with their labels."""

@@ -1,0 +1,127 @@
+"""Data sets to test on that were not trained on: out-of-distribution images, corrupted ones, labelled ones to probe."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gradmix_jax.datasets.build import OpenSet, load_stored, pick, stratified
+from gradmix_jax.datasets.source import ArrayRecords, DataSet, Source
+from gradmix_jax.datasets.spec import Spec, check_name
+
+NOISE = {
+    "noise:uniform": lambda random, shape: random.integers(0, 256, shape, dtype=np.uint8),
+    # Pixels around grey, most of them within the range.
+    "noise:gaussian": lambda random, shape: random.normal(127.5, 64, shape).clip(0, 255).astype(np.uint8),
+}
+NUM_NOISE = 1000
+VALIDATION_SHARE = 0.1
+
+
+def check_out_of_distribution(key: str, name: str) -> None:
+    """Raises ValueError if `name`, a value of `key`, is neither a data set nor one of NOISE."""
+    if name.startswith("noise:"):
+        if name not in NOISE:
+            raise ValueError(f"{key} is {name!r}; allowed: {', '.join(NOISE)}, or a data set.")
+    else:
+        check_name(key, name)
+
+
+def out_of_distribution(spec: Spec, name: str) -> Source:
+    """The test images of another data set, or noise: of the size and channels of `spec`, labelled -1.
+
+    Args:
+      spec: of the run.
+      name: TFDS name, folder:PATH, idx:PATH, or a key of NOISE: NUM_NOISE images, each pixel and channel drawn apart,
+        the same at each call.
+
+    Raises:
+      ValueError: the data set is missing.
+    """
+    data = _noise(spec, name) if name in NOISE else load_stored(spec, name, with_train=False)
+    source = pick(spec, data, "test", sorted(set(data.test.labels.tolist())))
+    return dataclasses.replace(source, labels=np.full_like(source.labels, -1))
+
+
+def _noise(spec, name):
+    shape = (NUM_NOISE, spec.image_size, spec.image_size, spec.channels)
+    images = NOISE[name](np.random.default_rng(0), shape)
+    images = images if spec.channels == 3 else images[..., 0]
+    kind = name.partition(":")[2]
+    return DataSet((f"{kind} noise",), None, ArrayRecords(images, np.zeros(NUM_NOISE, np.int32), name), name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled:
+    """A data set to probe: all its classes, labels as it counts them; validation is cut from its training images."""
+
+    train: Source
+    validation: Source
+    test: Source
+    num_classes: int
+
+
+def labelled(spec: Spec, name: str) -> Labelled:
+    """All classes of a data set, at the size and channels of `spec`.
+
+    Raises:
+      ValueError: the data set is missing, or a class lacks training or test images.
+    """
+    data = load_stored(spec, name, with_train=True)
+    # A folder may have test images of more classes than training images; only what can be learned is probed.
+    classes = sorted(set(data.train.labels.tolist()))
+    train = pick(spec, data, "train", classes)
+    held_out = stratified(train.labels, VALIDATION_SHARE, seed=0)
+    return Labelled(train.take(~held_out), train.take(held_out), pick(spec, data, "test", classes), len(classes))
+
+
+def corrupted(spec: Spec, data: OpenSet, source: str, corruption: str, severity: int) -> tuple[Source, Source]:
+    """The test images of the known and of the unknown classes from a published set of corrupted images.
+
+    Args:
+      spec, data: of the run; known and unknown classes are of one data set.
+      source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
+        CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
+      corruption, severity: name, and 1 to 5.
+
+    Returns:
+      Sources with the labels of `data`.
+
+    Raises:
+      ValueError: the files are missing, or their classes are not those of the run's data set.
+    """
+    if data.split.known_dataset != data.split.unknown_dataset:
+        raise ValueError(
+            f"evaluate.corruptions is {source!r}, which has no images of {data.split.unknown_dataset!r}; allowed where "
+            "known and unknown classes are of different data sets: regenerated."
+        )
+    kind, _, path = source.partition(":")
+    if kind != "folder":
+        stored = load_stored(spec, f"{source}/{corruption}_{severity}", with_train=False)
+    else:
+        stored = _release(Path(path).expanduser(), source, corruption, severity, data.stored_names)
+    if stored.class_names != data.stored_names:
+        raise ValueError(
+            f"evaluate.corruptions is {source!r}, whose {len(stored.class_names)} classes are not the "
+            f"{len(data.stored_names)} of {data.split.known_dataset!r}; allowed: corrupted images of the same data set."
+        )
+    known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
+    return known, dataclasses.replace(unknown, labels=np.full_like(unknown.labels, -1))
+
+
+def _release(root: Path, source: str, corruption: str, severity: int, names: tuple[str, ...]) -> DataSet:
+    from gradmix_jax.datasets import folder
+
+    arrays, classes = root / f"{corruption}.npy", root / corruption / str(severity)
+    if arrays.is_file() and (root / "labels.npy").is_file():
+        images, labels = np.load(arrays, mmap_mode="r"), np.load(root / "labels.npy")
+        count = len(images) // 5
+        rows = slice((severity - 1) * count, severity * count)
+        return DataSet(names, None, ArrayRecords(images[rows], labels[rows].astype(np.int32), str(arrays)), source)
+    if classes.is_dir():
+        found = tuple(sorted(entry.name for entry in os.scandir(classes) if entry.is_dir()))
+        return DataSet(found, None, folder.read_part(classes, found), source)
+    raise ValueError(
+        f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; allowed: a release."
+    )

@@ -1,0 +1,154 @@
+"""What an open set evaluation reports, from scores and predictions; pure functions of arrays.
+
+Letters: N known test images, M unknown test images, V validation images, K known classes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradmix_jax import calibration, metrics, significance
+
+KEEP = 0.95
+RULE = f"keeps {KEEP:.0%} of the validation images of the known classes"
+
+
+def rejection_metrics(known_N: np.ndarray, unknown_M: np.ndarray) -> dict[str, float]:
+    """The metrics that need scores alone; higher scores mean "known"."""
+    return {
+        "auroc": metrics.auroc(known_N, unknown_M),
+        "fpr95_unknown_positive": metrics.fpr_at(known_N, unknown_M, positive="unknown"),
+        "fpr95_known_positive": metrics.fpr_at(known_N, unknown_M, positive="known"),
+        "average_precision_known": metrics.average_precision(known_N, unknown_M, positive="known"),
+        "average_precision_unknown": metrics.average_precision(known_N, unknown_M, positive="unknown"),
+    }
+
+
+def threshold_free_metrics(
+    known_N: np.ndarray, unknown_M: np.ndarray, predicted_N: np.ndarray, labels_N: np.ndarray
+) -> dict[str, float]:
+    """All metrics that need no threshold; higher scores mean "known"."""
+    correct_N = predicted_N == labels_N
+    return {
+        "accuracy": float(np.mean(correct_N)),
+        **rejection_metrics(known_N, unknown_M),
+        "oscr": metrics.oscr(known_N, unknown_M, correct_N),
+        "oscr_compat": metrics.oscr(known_N, unknown_M, correct_N, compat=True),
+        "ccr_at_fpr_01": metrics.ccr_at_fpr(known_N, unknown_M, correct_N, fpr=0.01),
+        "ccr_at_fpr_10": metrics.ccr_at_fpr(known_N, unknown_M, correct_N, fpr=0.1),
+    }
+
+
+def threshold_metrics(
+    known_N: np.ndarray,
+    unknown_M: np.ndarray,
+    predicted_N: np.ndarray,
+    predicted_M: np.ndarray,
+    labels_N: np.ndarray,
+    *,
+    validation_V: np.ndarray | None,
+    num_classes: int,
+) -> dict[str, Any]:
+    """Macro-F1 over the known classes and "unknown", at the threshold that keeps 95 % of the validation images.
+
+    None for both where there are no validation images: no other images may choose a threshold.
+    """
+    if validation_V is None or not len(validation_V):
+        rule = "none: there are no validation images (dataset.validation_fraction) to choose a threshold with"
+        return {"macro_f1": None, "threshold": None, "threshold_rule": rule}
+    threshold = metrics.known_threshold(validation_V, keep=KEEP)
+    decided = _decided(known_N, unknown_M, predicted_N, predicted_M, threshold, num_classes)
+    truth = np.concatenate([labels_N, np.full(len(unknown_M), num_classes)])
+    macro_f1 = metrics.macro_f1(np.concatenate(decided), truth, num_classes=num_classes)
+    return {"macro_f1": macro_f1, "threshold": threshold, "threshold_rule": RULE}
+
+
+def _decided(known_N, unknown_M, predicted_N, predicted_M, threshold, num_classes):
+    return (
+        np.where(known_N >= threshold, predicted_N, num_classes),
+        np.where(unknown_M >= threshold, predicted_M, num_classes),
+    )
+
+
+def confusion(
+    known_N: np.ndarray,
+    unknown_M: np.ndarray,
+    predicted_N: np.ndarray,
+    predicted_M: np.ndarray,
+    *,
+    classes_N: np.ndarray,
+    classes_M: np.ndarray,
+    known_names: tuple[str, ...],
+    threshold: float | None,
+) -> dict[str, Any] | None:
+    """Counts of decisions: a row for every known and unknown class, a column for every known class and "unknown".
+
+    Args:
+      classes_N, classes_M: names of the images' classes.
+      known_names: names of the known classes in label order.
+      threshold: lowest score that counts as known; None: there is no matrix.
+    """
+    if threshold is None:
+        return None
+    unknown_names = sorted(set(classes_M.tolist()))
+    rows = [*known_names, *unknown_names]
+    decided = _decided(known_N, unknown_M, predicted_N, predicted_M, threshold, len(known_names))
+    row_of = {name: row for row, name in enumerate(rows)}
+    counts = np.zeros((len(rows), len(known_names) + 1), int)
+    np.add.at(counts, ([row_of[name] for name in [*classes_N, *classes_M]], np.concatenate(decided)), 1)
+    return {"rows": rows, "columns": [*known_names, "unknown"], "counts": counts.tolist()}
+
+
+def per_class(
+    known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray, *, classes_N: np.ndarray, classes_M: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({known class: accuracy, AUROC against all unknown}, {unknown class: AUROC of all known against it, n})."""
+    known = {
+        name: {
+            "accuracy": float(correct_N[classes_N == name].mean()),
+            "auroc": metrics.auroc(known_N[classes_N == name], unknown_M),
+        }
+        for name in sorted(set(classes_N.tolist()))
+    }
+    unknown = {
+        name: {"auroc": metrics.auroc(known_N, unknown_M[classes_M == name]), "n": int((classes_M == name).sum())}
+        for name in sorted(set(classes_M.tolist()))
+    }
+    return known, unknown
+
+
+def intervals(known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
+    """95 % bootstrap intervals over test images of accuracy, AUROC and OSCR."""
+    of = significance.bootstrap(jax.random.key(seed), known_N, unknown_M, correct_N)
+    confidence, resamples = of["auroc"].confidence, of["auroc"].resamples
+    limits = {name: [interval.low, interval.high] for name, interval in of.items()}
+    return limits | {"confidence": confidence, "resamples": resamples, "over": "test images"}
+
+
+def classifier_metrics(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Accuracy and calibration of logits on known test images."""
+    return {
+        "accuracy": float(np.mean(logits_NxK.argmax(axis=1) == labels_N)),
+        "ece": calibration.ece(logits_NxK, labels_N),
+        "nll": calibration.nll(logits_NxK, labels_N),
+        "brier": calibration.brier(logits_NxK, labels_N),
+    }
+
+
+def gallery_places(
+    known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray, *, size: int = 16
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Which test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
+
+    accepted_unknown: unknown images of the highest scores; rejected_known: known ones of the lowest; misclassified:
+    known ones of the highest scores in the wrong class; accepted_known: the best, for comparison.
+    """
+    wrong = np.flatnonzero(~correct_N)
+    descending = lambda scores: np.argsort(-scores, kind="stable")[:size]
+    return {
+        "accepted_unknown": ("unknown", descending(unknown_M)),
+        "rejected_known": ("known", descending(-known_N)),
+        "misclassified": ("known", wrong[descending(known_N[wrong])]),
+        "accepted_known": ("known", descending(known_N)),
+    }

@@ -1,0 +1,111 @@
+"""Corrupted test images: accuracy on the known classes, and AUROC and OSCR where both sides are corrupted alike."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import corruptions, datasets, metrics, open_set
+from gradmix_jax.evaluator import Evaluator, Model
+
+METRICS = ("accuracy", "auroc", "oscr")
+PLAIN = "none: the mean error itself"
+
+
+def evaluate(evaluator: Evaluator, clean: dict[str, float]) -> dict[str, Any] | None:
+    """The headline score under the corruptions of `evaluate.corruptions`, each at five severities.
+
+    Args:
+      evaluator: the fitted scores.
+      clean: the headline's metrics on the images as they are.
+
+    Returns:
+      None for "none"; else {"source", "n", "results": {corruption: {"1" to "5": {METRICS}}}, "mean", "clean",
+      "mce", "mce_reference"}. Known and unknown test images are corrupted by the same corruption and severity.
+
+    Raises:
+      ValueError: the corrupted images, or the results of the reference, are missing.
+    """
+    model = evaluator.model
+    source = model.spec.corruptions
+    if source == "none":
+        return None
+    reference, name = _reference(model.spec.corruption_reference, source)
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    total, bar = len(corruptions.NAMES) * len(corruptions.SEVERITIES), "corruptions"
+    count = 0
+    for corruption, severity, known, unknown, labels in tqdm(_images(model, source), total=total, desc=bar):
+        outputs = [model.outputs(images) for images in (known, unknown)]
+        scores = [evaluator.score(x) for x in outputs]
+        found = open_set.threshold_free_metrics(*scores, evaluator.predict(outputs[0]), labels)
+        results.setdefault(corruption, {})[str(severity)] = {name: found[name] for name in METRICS}
+        count = len(known) + len(unknown)
+    return {
+        "source": source,
+        "n": count,
+        "results": results,
+        "mean": {name: float(np.mean(_table(results, name))) for name in METRICS},
+        "clean": {name: clean[name] for name in METRICS},
+        "mce": metrics.mean_corruption_error(1 - _table(results, "accuracy"), reference),
+        "mce_reference": name,
+    }
+
+
+def _table(results: dict[str, Any], name: str) -> np.ndarray:
+    """[C, S] of one metric, in the order of `corruptions`."""
+    return np.array([[results[c][str(s)][name] for s in corruptions.SEVERITIES] for c in corruptions.NAMES])
+
+
+def _reference(workdir: str, source: str) -> tuple[np.ndarray | None, str]:
+    """Errors [C, S] to divide by, and what to call them."""
+    if not workdir:
+        return None, PLAIN
+    before = config_lib.read(workdir, "results.json").get("corruptions")
+    if not before or before["source"] != source:
+        had = before["source"] if before else "none"
+        raise ValueError(
+            f"evaluate.corruption_reference is {workdir!r}, a run evaluated with corruptions {had!r}; allowed: one "
+            f"evaluated with {source!r}."
+        )
+    errors = 1 - _table(before["results"], "accuracy")
+    if not errors.sum(axis=1).all():
+        raise ValueError(f"the run in {workdir} makes no mistake under some corruption; allowed: one to divide by.")
+    return errors, os.path.normpath(workdir)
+
+
+def _images(model: Model, source: str) -> Iterator[tuple[str, int, Any, Any, np.ndarray]]:
+    """(corruption, severity, images of known classes, of unknown ones, labels of the former)."""
+    data = model.data
+    if source == "regenerated":
+        clean = [datasets.read_all(part) for part in (data.test_known, data.test_unknown)]
+    for corruption in corruptions.NAMES:
+        for severity in corruptions.SEVERITIES:
+            if source == "regenerated":
+                known, unknown = _corrupt(clean, corruption, severity)
+                yield corruption, severity, known, unknown, data.test_known.labels
+            else:
+                known, unknown = datasets.corrupted(model.data_spec, data, source, corruption, severity)
+                yield corruption, severity, known, unknown, known.labels
+
+
+def _corrupt(clean: list[np.ndarray], corruption: str, severity: int) -> list[np.ndarray]:
+    """Known and unknown images, corrupted with one key; unknown ones go on counting where known ones end."""
+    # All severities share the key: the same noise, stronger.
+    key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index(corruption))
+    together = np.concatenate(clean)
+    parts = [
+        np.asarray(corruptions.corrupt(key, block, name=corruption, severity=severity, first=first))
+        for first, block in _blocks(together)
+    ]
+    return np.split(np.concatenate(parts)[: len(together)], [len(clean[0])])
+
+
+def _blocks(images: np.ndarray, size: int = 500) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of one size, so that one program is compiled; the last is padded with copies of the first images."""
+    for first in range(0, len(images), size):
+        block = images[first : first + size]
+        yield first, np.concatenate([block, np.resize(images, (size - len(block), *images.shape[1:]))])

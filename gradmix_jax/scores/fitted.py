@@ -1,0 +1,100 @@
+"""Every score on every output of a model, fitted once and applied to any images.
+
+Letters: N images, F or D feature, K classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradmix_jax.scores import SCORES, Outputs, Reference, class_bank, class_similarities, fit, score
+
+LOGITS = "logits"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit_all` returns.
+
+    Attributes:
+      banks: {feature: training features by class}, for predictions.
+      states: {feature or "logits": {score: state}}.
+    """
+
+    banks: dict[str, Any]
+    states: dict[str, dict[str, Any]]
+
+    def scores(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        """{feature or "logits": {score: score_N float32}} of the images with these outputs; higher means known."""
+        return {
+            feature: {name: self.score(feature, name, outputs) for name in states}
+            for feature, states in self.states.items()
+        }
+
+    def score(self, feature: str, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """score_N float32 of one score on one feature, or on "logits"; higher means known."""
+        return np.asarray(score(name, self.states[feature][name], _of(feature, outputs)))
+
+    def predict(self, feature: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """class_N: of the largest sum of k cosine similarities by a feature, or of the largest of the "logits"."""
+        if feature == LOGITS:
+            return outputs[LOGITS].argmax(axis=1)
+        return np.asarray(class_similarities(self.banks[feature], outputs[feature])).argmax(axis=1)
+
+
+def fit_all(
+    train: Mapping[str, np.ndarray],
+    labels_N: np.ndarray,
+    *,
+    num_classes: int,
+    features: Sequence[str],
+    names: Sequence[str],
+    k: int,
+    head: tuple[np.ndarray, np.ndarray] | None = None,
+    validation: Mapping[str, np.ndarray] | None = None,
+) -> Fitted:
+    """Fit scores on known classes only.
+
+    Args:
+      train: outputs of the training images: the features of `features` and, where scores of logits are wanted,
+        "logits".
+      labels_N: classes of the training images.
+      num_classes: K.
+      features: names of outputs to score images by.
+      names: scores, of `scores.SCORES`. Those that work on features are fitted to every one of `features`; those that
+        need logits, or the head, once, under "logits". Those whose needs are not given are left out.
+      k: neighbours a class, of the top-k scores and of the predictions.
+      head: (kernel_FxK, bias_K) from the encoder's features to the logits.
+      validation: outputs of validation images, for the scores that need them.
+    """
+    has = {"features": True, "logits": LOGITS in train, "head": head is not None, "validation": validation is not None}
+    usable = [name for name in names if all(has[part] for part in SCORES[name].needs)]
+    banks = {name: class_bank(train[name], labels_N, num_classes=num_classes, k=k) for name in features}
+    states: dict[str, dict[str, Any]] = {}
+    for feature in (*features, LOGITS):
+        own = [name for name in usable if works_on_logits(name) == (feature == LOGITS)]
+        if not own:
+            continue
+        reference = Reference(
+            train=_of(feature, train),
+            labels_N=labels_N,
+            num_classes=num_classes,
+            head=head if feature == LOGITS else None,
+            validation=_of(feature, validation) if validation is not None else None,
+        )
+        options = {name: {"k": k} if name.startswith("topk_cosine") else {} for name in own}
+        states[feature] = {name: fit(name, reference, **options[name]) for name in own}
+    return Fitted(banks, states)
+
+
+def works_on_logits(name: str) -> bool:
+    """Whether a score looks at logits or at the head, and not at any feature."""
+    return bool({"logits", "head"} & set(SCORES[name].needs))
+
+
+def _of(feature: str, outputs: Mapping[str, np.ndarray]) -> Outputs:
+    if feature == LOGITS:
+        return Outputs(outputs["features"], outputs[LOGITS])
+    return Outputs(outputs[feature])
