@@ -54,7 +54,7 @@ class Spec:
         fitting = [name for name in scores.SCORES if fitted_lib.works_on_logits(name) == (self.feature == LOGITS)]
         _check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, tuple(fitting))
         for name in (*self.near, *self.far):
-            datasets.check_out_of_distribution("an element of evaluate.near or evaluate.far", name)
+            datasets.check_unknown_name("an element of evaluate.near or evaluate.far", name)
         for name in self.probes:
             datasets.check_name("an element of evaluate.probes", name)
         if not self.corruptions.startswith("folder:"):

@@ -368,7 +368,7 @@ def test_test_images_choose_nothing(run):
         ({"feature": "stage9"}, "evaluate.feature is 'stage9'; allowed: projection, features, stage2, logits"),
         ({"score": "msp"}, r"evaluate.score \(of evaluate.feature 'features'\) is 'msp'; allowed: topk_cosine"),
         ({"scores": ["cosine"]}, "an element of evaluate.scores is 'cosine'; allowed: all, topk_cosine"),
-        ({"near": ["noise:pink"]}, "is 'noise:pink'; allowed: noise:uniform, noise:gaussian"),
+        ({"near": ["noise:pink"]}, "is 'noise:pink'.*; allowed: noise:uniform, noise:gaussian"),
         ({"probes": ["cifar11"]}, "an element of evaluate.probes is 'cifar11'"),
         ({"corruptions": "fog"}, "evaluate.corruptions is 'fog'; allowed: none, regenerated"),
         ({"duplicates": "keep"}, "evaluate.duplicates is 'keep'; allowed: error, drop"),

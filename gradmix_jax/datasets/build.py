@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradmix_jax import splits
-from gradmix_jax.datasets import prepared
+from gradmix_jax.datasets import noise, prepared
 from gradmix_jax.datasets.source import DataSet, Records, Source, without_bad_images
 from gradmix_jax.datasets.spec import PATH_KINDS, Spec, same_data
 
@@ -85,9 +85,11 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 
 def load_stored(spec: Spec, name: str, *, with_train: bool) -> DataSet:
-    """A data set by name, from where `spec` says."""
+    """A data set by name, from where `spec` says; `with_train`, else noise will do as well."""
     kind, _, path = name.partition(":")
-    if path:
+    if name in noise.KINDS and not with_train:
+        data = noise.load(name, image_size=spec.image_size, channels=spec.channels)
+    elif path:
         data = PATH_KINDS[kind](path, with_train=with_train)
     else:
         data = prepared.load(name, data_dir=spec.data_dir, download=spec.download, with_train=with_train)

@@ -8,48 +8,20 @@ import numpy as np
 
 from gradmix_jax.datasets.build import OpenSet, load_stored, pick, stratified
 from gradmix_jax.datasets.source import ArrayRecords, DataSet, Source
-from gradmix_jax.datasets.spec import Spec, check_name
+from gradmix_jax.datasets.spec import Spec
 
-NOISE = {
-    "noise:uniform": lambda random, shape: random.integers(0, 256, shape, dtype=np.uint8),
-    # Pixels around grey, most of them within the range.
-    "noise:gaussian": lambda random, shape: random.normal(127.5, 64, shape).clip(0, 255).astype(np.uint8),
-}
-NUM_NOISE = 1000
 VALIDATION_SHARE = 0.1
 
 
-def check_out_of_distribution(key: str, name: str) -> None:
-    """Raises ValueError if `name`, a value of `key`, is neither a data set nor one of NOISE."""
-    if name.startswith("noise:"):
-        if name not in NOISE:
-            raise ValueError(f"{key} is {name!r}; allowed: {', '.join(NOISE)}, or a data set.")
-    else:
-        check_name(key, name)
-
-
 def out_of_distribution(spec: Spec, name: str) -> Source:
-    """The test images of another data set, or noise: of the size and channels of `spec`, labelled -1.
-
-    Args:
-      spec: of the run.
-      name: TFDS name, folder:PATH, idx:PATH, or a key of NOISE: NUM_NOISE images, each pixel and channel drawn apart,
-        the same at each call.
+    """The test images of another data set, at the size and channels of `spec`, labelled -1.
 
     Raises:
       ValueError: the data set is missing.
     """
-    data = _noise(spec, name) if name in NOISE else load_stored(spec, name, with_train=False)
+    data = load_stored(spec, name, with_train=False)
     source = pick(spec, data, "test", sorted(set(data.test.labels.tolist())))
     return dataclasses.replace(source, labels=np.full_like(source.labels, -1))
-
-
-def _noise(spec, name):
-    shape = (NUM_NOISE, spec.image_size, spec.image_size, spec.channels)
-    images = NOISE[name](np.random.default_rng(0), shape)
-    images = images if spec.channels == 3 else images[..., 0]
-    kind = name.partition(":")[2]
-    return DataSet((f"{kind} noise",), None, ArrayRecords(images, np.zeros(NUM_NOISE, np.int32), name), name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from gradmix_jax import splits
-from gradmix_jax.datasets import folder, idx, prepared
+from gradmix_jax.datasets import folder, idx, noise, prepared
 
 PATH_KINDS = {"folder": folder.load, "idx": idx.load}
 STORAGE = ("resident", "stream")
@@ -19,8 +19,8 @@ class Spec:
 
     Attributes:
       name: the data set of the known classes: a TFDS name, `digits`, `folder:PATH` or `idx:PATH`.
-      unknown_name: the data set of the unknown classes. "": the one of the benchmark (CIFAR-100 for cifar+10 and
-        cifar+50), otherwise the one of the known classes.
+      unknown_name: the data set of the unknown classes, or noise:uniform or noise:gaussian. "": the one of the
+        benchmark (CIFAR-100 for cifar+10 and cifar+50), otherwise the one of the known classes.
       benchmark: whose published splits; "random" for seeded ones of any data set; "all": every class is known. Where
         the benchmark does not say which classes of `unknown_name` are unknown, all of them are.
       trial: which split, 0..4, or the seed of "random".
@@ -54,7 +54,7 @@ class Spec:
     def __post_init__(self):
         check_name("dataset.name", self.name)
         if self.unknown_name:
-            check_name("dataset.unknown_name", self.unknown_name)
+            check_unknown_name("dataset.unknown_name", self.unknown_name)
         _check_choice("dataset.benchmark", self.benchmark, (*splits.BENCHMARKS, "random", "all"))
         _check_choice("dataset.storage", self.storage, STORAGE)
         _check_choice("dataset.bad_images", self.bad_images, BAD_IMAGES)
@@ -104,6 +104,14 @@ def check_name(key: str, name: str) -> None:
         return
     allowed = (*prepared.TEST_PARTS, *(f"{kind}:PATH" for kind in PATH_KINDS))
     raise ValueError(f"{key} is {name!r}{_nearest(name, allowed)}; allowed: {', '.join(allowed)}.")
+
+
+def check_unknown_name(key: str, name: str) -> None:
+    """Raises ValueError if `name`, the value of `key`, is neither the name of a data set nor a kind of noise."""
+    if not name.startswith("noise:"):
+        check_name(key, name)
+    elif name not in noise.KINDS:
+        raise ValueError(f"{key} is {name!r}{_nearest(name, tuple(noise.KINDS))}; allowed: {', '.join(noise.KINDS)}.")
 
 
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
