@@ -1,4 +1,7 @@
-"""Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`)."""
+"""Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`).
+
+Where the run is judged by a moving average, that is the `model`, and the weights it follows belong to `training`.
+"""
 
 import os
 from typing import Any
@@ -43,27 +46,31 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, the oldest first."""
+        return sorted(self._manager.all_steps())
+
     def save(self, state: TrainState) -> None:
         """Copy the state to the host and write it in the background; a step that is already there is left alone."""
         state = jax.device_get(state)
         step = int(state.step)
         if step == self.latest_step():
             return
-        model = {"params": state.params, "batch_stats": state.batch_stats}
-        training = {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
         save = ocp.args.StandardSave
-        self._manager.save(step, args=ocp.args.Composite(model=save(model), training=save(training)))
+        self._manager.save(step, args=ocp.args.Composite(model=save(state.evaluated), training=save(_training(state))))
 
-    def restore(self, template: TrainState) -> TrainState:
-        """The newest state, shaped like `template` (whose values are not used); NumPy leaves."""
+    def restore(self, template: TrainState, step: int | None = None) -> TrainState:
+        """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
-        model = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-        training = {"step": shapes.step, "seed": shapes.seed, "opt_state": shapes.opt_state}
         restore = ocp.args.StandardRestore
         restored = self._manager.restore(
-            self.latest_step(), args=ocp.args.Composite(model=restore(model), training=restore(training))
+            self.latest_step() if step is None else step,
+            args=ocp.args.Composite(model=restore(shapes.evaluated), training=restore(_training(shapes))),
         )
-        return TrainState(**restored["model"], **restored["training"])
+        model, training = restored["model"], restored["training"]
+        followed = training.pop("followed", model)
+        extra = dict(training.pop("extra", {})) | ({"average": model} if "average" in template.extra else {})
+        return TrainState(**followed, **training, extra=extra)
 
     def restore_model(self, template: dict[str, Any]) -> dict[str, Any]:
         """The newest {"params", "batch_stats"} alone, shaped like `template`."""
@@ -76,3 +83,16 @@ class Checkpoints:
         """Wait for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What `model` does not hold; keys that a run has no use for are left out."""
+    extra = {name: value for name, value in state.extra.items() if name != "average"}
+    followed = {"params": state.params, "batch_stats": state.batch_stats} if "average" in state.extra else {}
+    return {
+        "step": state.step,
+        "seed": state.seed,
+        "opt_state": state.opt_state,
+        **({"extra": extra} if extra else {}),
+        **({"followed": followed} if followed else {}),
+    }

@@ -59,7 +59,8 @@ def default_config() -> ConfigDict:
     c.attribution.sign = 1  # 1: evidence that raises the loss; -1: that lowers it
     c.attribution.norm = "image"  # min-max per "image", or over the whole "batch"
     c.attribution.smoothing = 3  # odd averaging window of input maps, pixels; 1: none
-    c.attribution.loss = "simclr"  # whose gradient: simclr, supcon, cross_entropy, or "training" (their weighted sum)
+    # Whose gradient: simclr, supcon, cross_entropy, moco, barlow_twins, or "training" (the weighted sum of the phase).
+    c.attribution.loss = "simclr"
 
     c.mix = ConfigDict()
     c.mix.method = "gradmix"  # gradmix, cutmix, saliencymix, mixup, none
@@ -77,8 +78,12 @@ def default_config() -> ConfigDict:
     c.objective.mixed_supcon = False  # add the supervised loss with mixed positives
     c.objective.detach_anchors = False  # no gradient of the mixed loss through the clean features
     c.objective.label_smoothing = 0.0  # of cross-entropy
+    c.objective.ssl = "simclr"  # what a phase's weight `ssl` is of: simclr, moco or barlow_twins
+    c.objective.queue_size = 8192  # of moco: a multiple of batch_size * num_views
+    c.objective.momentum = 0.999  # of moco's key encoder
+    c.objective.off_diagonal_weight = 0.005  # of barlow_twins
 
-    # One after the other; each with the weights of SupCon (gamma), SimCLR + mixed SimCLR (lambda) and cross-entropy.
+    # One after the other; each with the weights of SupCon (gamma), SSL + mixed SSL (lambda) and cross-entropy.
     c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.0),)
 
     c.optimizer = ConfigDict()
@@ -89,6 +94,7 @@ def default_config() -> ConfigDict:
     c.optimizer.per_epoch = True  # change the rate at the start of an epoch only
     c.optimizer.weight_decay = 0.0  # norms and biases are spared
     c.optimizer.momentum = 0.9  # of sgd and lars
+    c.optimizer.ema = 0.0  # decay of a moving average of the weights that is evaluated in their place; 0: none
 
     c.train = ConfigDict()
     c.train.batch_size = 128  # images per step, over all devices; each gives num_views views
@@ -180,7 +186,7 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def read(workdir: str, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file that a run wrote into its workdir.
+    """A JSON file that a run wrote into its workdir; a config with the defaults of keys that are younger than the run.
 
     Raises:
       ValueError: it is not there.
@@ -189,7 +195,19 @@ def read(workdir: str, name: str = "config.json") -> dict[str, Any]:
     if not os.path.exists(path):
         raise ValueError(f"there is no {name} in {workdir}; allowed: the workdir of a run that has written it.")
     with open(path) as file:
-        return json.load(file)
+        content = json.load(file)
+    return _with_defaults(content) if name == "config.json" else content
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A new key's default means what was done before there was the key."""
+    complete = to_plain(default_config())
+    for name, section in complete.items():
+        if isinstance(section, dict):
+            complete[name] = section | config.get(name, {})
+        else:
+            complete[name] = config.get(name, section)
+    return complete
 
 
 def flatten(config: dict[str, Any]) -> dict[str, Any]:

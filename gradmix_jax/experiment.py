@@ -125,6 +125,7 @@ def _check_objectives(experiment: Experiment) -> None:
             )
         if phase.ssl and experiment.train.num_views < 2:
             raise ValueError(f"phases[{index}].ssl is {phase.ssl}; allowed: 0 with train.num_views below 2.")
+    _check_self_supervised(experiment)
     phases, mixed_supcon = experiment.phases, experiment.objective.mixed_supcon
     has_mixed_loss = any(phase.ssl or phase.cross_entropy or (phase.supcon and mixed_supcon) for phase in phases)
     if experiment.mix.method != "none" and not has_mixed_loss:
@@ -138,6 +139,23 @@ def _check_objectives(experiment: Experiment) -> None:
             raise ValueError(
                 "mix.mixed_views is 'first'; allowed: 'all' with cross-entropy or with objective.mixed_supcon."
             )
+
+
+def _check_self_supervised(experiment: Experiment) -> None:
+    spec, views, used = experiment.objective, experiment.train.num_views, any(p.ssl for p in experiment.phases)
+    rows = experiment.train.batch_size * views
+    if used and spec.ssl == "moco" and spec.queue_size % rows:
+        raise ValueError(
+            f"objective.queue_size is {spec.queue_size}; allowed: a multiple of the {rows} views of a step "
+            f"(train.batch_size {experiment.train.batch_size} x train.num_views {views})."
+        )
+    if used and spec.ssl == "barlow_twins" and views != 2:
+        raise ValueError(f"train.num_views is {views}; allowed: 2 with objective.ssl 'barlow_twins'.")
+    loss = experiment.attribution.loss
+    if experiment.mix.uses_map and loss in ("moco", "barlow_twins") and (not used or spec.ssl != loss):
+        raise ValueError(
+            f"attribution.loss is {loss!r}; allowed: only with the same objective.ssl and a phase with a weight ssl."
+        )
 
 
 def _check_attribution(experiment: Experiment) -> None:

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+# Self-supervised losses, of which a run has one.
+SSL = ("simclr", "moco", "barlow_twins")
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -23,11 +26,21 @@ class Spec:
     mixed_supcon: bool
     detach_anchors: bool
     label_smoothing: float
+    ssl: str
+    queue_size: int
+    momentum: float
+    off_diagonal_weight: float
 
     def __post_init__(self):
-        for name in ("temperature", "base_temperature"):
+        if self.ssl not in SSL:
+            raise ValueError(f"objective.ssl is {self.ssl!r}; allowed: {', '.join(SSL)}.")
+        for name in ("temperature", "base_temperature", "off_diagonal_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)!r}; allowed: a number above 0.")
+        if self.queue_size < 1:
+            raise ValueError(f"objective.queue_size is {self.queue_size!r}; allowed: 1 or more.")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"objective.momentum is {self.momentum!r}; allowed: 0 <= value < 1.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"objective.label_smoothing is {self.label_smoothing!r}; allowed: 0 <= value < 1.")
 

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradmix_jax import self_supervised
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Attributes: step and seed (int32 scalars), params, batch_stats (running BatchNorm statistics), opt_state.
 
     The seed is data, not a constant of the program, so that runs with other seeds need no compilation of their own.
+    `extra` holds what only some runs have: "average" {"params", "batch_stats"}, the moving average to evaluate, and of
+    MoCo "momentum" {"params", "batch_stats"}, the key encoder, and "queue" [Q, D].
     """
 
     step: jax.Array
@@ -20,6 +24,12 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
+    extra: dict[str, Any] = flax.struct.field(default_factory=dict)
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """{"params", "batch_stats"} of the model that the run is judged by."""
+        return self.extra.get("average", {"params": self.params, "batch_stats": self.batch_stats})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +63,11 @@ class OptimizerSpec:
     per_epoch: bool
     weight_decay: float
     momentum: float
+    ema: float
 
     def __post_init__(self):
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"optimizer.ema is {self.ema!r}; allowed: 0 <= value < 1.")
         if self.name not in OPTIMIZERS:
             raise ValueError(f"optimizer.name is {self.name!r}; allowed: {', '.join(OPTIMIZERS)}.")
         if not self.learning_rate > 0:
@@ -138,15 +151,38 @@ def optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTr
     return OPTIMIZERS[spec.name](spec, schedule)
 
 
-def create(model: Any, transform: optax.GradientTransformation, seed: int, image_shape: tuple) -> TrainState:
-    """Initial state, a function of the seed, for images of shape (H, W, C); on the default device."""
+def create(
+    model: Any,
+    transform: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple,
+    *,
+    averaged: bool = False,
+    queue_size: int = 0,
+) -> TrainState:
+    """Initial state, a function of the seed, for images of shape (H, W, C); on the default device.
+
+    Args:
+      model, transform: what the state is of.
+      seed: of initialisation and of all that follows.
+      image_shape: (H, W, C).
+      averaged: whether the run keeps a moving average of the model.
+      queue_size: length of MoCo's queue; 0: no queue and no key encoder.
+    """
 
     @jax.jit
     def init(seed):
         # The step's keys are fold_in(key(seed), step): a number that no step has keeps this one apart.
         key = jax.random.fold_in(jax.random.key(seed), 2**31)
-        variables = model.init(key, jnp.zeros((2, *image_shape), jnp.float32), train=False)
+        images = jnp.zeros((2, *image_shape), jnp.float32)
+        (z, _), variables = model.init_with_output(key, images, train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.zeros((), jnp.int32), seed, params, batch_stats, transform.init(params))
+        both, extra = {"params": params, "batch_stats": batch_stats}, {}
+        if averaged:
+            extra["average"] = both
+        if queue_size:
+            queue = self_supervised.initial_queue(jax.random.fold_in(key, 1), queue_size, z.shape[-1])
+            extra |= {"momentum": both, "queue": queue}
+        return TrainState(jnp.zeros((), jnp.int32), seed, params, batch_stats, transform.init(params), extra)
 
     return init(jnp.asarray(seed, jnp.int32))

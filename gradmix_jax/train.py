@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from gradmix_jax import config as config_lib
 from gradmix_jax import datasets, loop, models, parallel, state, train_step
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import flatten
@@ -50,12 +51,20 @@ def make_program(
         num_images=num_images,
         batch_size=batch_size,
         streamed=experiment.dataset.storage == "stream",
+        average_decay=experiment.optimizer.ema,
     )
 
 
 def initial_state(experiment: Experiment, program: train_step.Program) -> state.TrainState:
     """The state before the first step, a function of the config's seed."""
-    return state.create(program.model, program.transform, experiment.seed, experiment.image_shape)
+    return state.create(
+        program.model,
+        program.transform,
+        experiment.seed,
+        experiment.image_shape,
+        averaged=bool(program.average_decay),
+        queue_size=program.objective.queue_size if program.uses_momentum else 0,
+    )
 
 
 def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple[int, int]:
@@ -156,11 +165,9 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_same_run(config, workdir) -> None:
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(workdir, "config.json")):
         return
-    with open(path) as file:
-        before = _fixed(json.load(file))
+    before = _fixed(config_lib.read(workdir))
     for key, value in _fixed(config).items():
         if before.get(key) != value:
             raise ValueError(

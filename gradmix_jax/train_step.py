@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradmix_jax import attribution, augment, mix, objectives
+from gradmix_jax import attribution, augment, mix, objectives, self_supervised
 from gradmix_jax import state as state_lib
 from gradmix_jax.datasets import order
 
-ATTRIBUTION_LOSSES = ("simclr", "supcon", "cross_entropy", "training")
+ATTRIBUTION_LOSSES = (*objectives.SSL, "supcon", "cross_entropy", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,12 @@ class Program:
     num_images: int
     batch_size: int
     streamed: bool = False
+    average_decay: float = 0.0
+
+    @property
+    def uses_momentum(self) -> bool:
+        """Whether there is a key encoder and a queue."""
+        return self.objective.ssl == "moco" and self.weighs("ssl")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,7 +72,9 @@ class Program:
     @property
     def mixed_touches_clean(self) -> bool:
         """Whether the mixed loss has a gradient with respect to the clean outputs."""
-        return self.mixes and (self.weighs("ssl") or self.objective.mixed_supcon) and not self.objective.detach_anchors
+        # Mixed queries of MoCo meet keys and queue only.
+        contrasts = self.weighs("ssl") and self.objective.ssl != "moco"
+        return self.mixes and (contrasts or self.objective.mixed_supcon) and not self.objective.detach_anchors
 
     @property
     def shares_backward(self) -> bool:
@@ -128,8 +136,8 @@ def clean_forward(program: Program, params, batch_stats, images_BxHxWxC, axis_na
     return Clean(outputs, pullback, activations, new_stats)
 
 
-def _clean_terms(program, outputs, labels_b, axis_name, names) -> dict[str, jax.Array]:
-    """The named losses of the clean views."""
+def _clean_terms(program, outputs, labels_b, axis_name, names, momentum) -> dict[str, jax.Array]:
+    """The named losses of the clean views; `momentum` is what MoCo compares them with, None without it."""
     batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
 
     def cross_entropy():
@@ -138,48 +146,53 @@ def _clean_terms(program, outputs, labels_b, axis_name, names) -> dict[str, jax.
 
     losses = {
         "simclr": lambda: objectives.simclr(batch, program.objective),
+        "moco": lambda: self_supervised.moco(batch, outputs.z, momentum, program.objective),
+        "barlow_twins": lambda: self_supervised.barlow_twins(batch, program.objective),
         "supcon": lambda: objectives.supcon(batch, program.objective),
         "cross_entropy": cross_entropy,
     }
     return {name: losses[name]() for name in names}
 
 
-# The weight of a phase that each loss of the clean views is multiplied by.
-WEIGHT_OF = {"simclr": "ssl", "supcon": "supcon", "cross_entropy": "cross_entropy"}
+def clean_loss(program, outputs, labels_b, weights, axis_name, momentum):
+    """supcon * SupCon + ssl * (SimCLR or another) + cross_entropy * CE of the clean views; returns (loss, terms)."""
+    weight_of = {program.objective.ssl: "ssl", "supcon": "supcon", "cross_entropy": "cross_entropy"}
+    names = [name for name, weight in weight_of.items() if program.weighs(weight)]
+    terms = _clean_terms(program, outputs, labels_b, axis_name, names, momentum)
+    return sum(weights[weight_of[name]] * value for name, value in terms.items()), terms
 
 
-def clean_loss(program, outputs, labels_b, weights, axis_name):
-    """supcon * SupCon + ssl * SimCLR + cross_entropy * CE of the clean views; returns (loss, terms)."""
-    names = [name for name, weight in WEIGHT_OF.items() if program.weighs(weight)]
-    terms = _clean_terms(program, outputs, labels_b, axis_name, names)
-    return sum(weights[WEIGHT_OF[name]] * value for name, value in terms.items()), terms
-
-
-def mixed_loss(program, outputs, mixed_outputs, labels_b, weight, partner, weights, axis_name):
+def mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum):
     """The same objectives with the mixed images as positives or targets; returns (loss, terms).
 
     Args:
       outputs: of the clean views.
       mixed_outputs: (z, logits) of the mixed images.
       labels_b: classes of this device's images.
-      weight: kept share of every mixed image.
-      partner: row of its partner.
+      mixed: the mixed images' kept shares and partners.
       weights: of the objectives in this phase.
       axis_name: the mapped axis, if any.
+      momentum: what MoCo compares with, None without it.
     """
     z, logits = mixed_outputs
+    spec = program.objective
     batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
     terms, loss = {}, 0.0
     if program.weighs("ssl"):
-        terms["mixed_simclr"] = objectives.mixed_simclr(batch, z, weight, program.objective)
-        loss += weights["ssl"] * terms["mixed_simclr"]
-    if program.weighs("supcon") and program.objective.mixed_supcon:
-        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, weight, program.objective)
+        mixed_ssl = {
+            "simclr": lambda: objectives.mixed_simclr(batch, z, mixed.weight, spec),
+            "moco": lambda: self_supervised.moco(batch, z, momentum, spec, mixed.weight),
+            "barlow_twins": lambda: self_supervised.mixed_barlow_twins(batch, z, mixed.weight, spec),
+        }
+        terms[f"mixed_{spec.ssl}"] = mixed_ssl[spec.ssl]()
+        loss += weights["ssl"] * terms[f"mixed_{spec.ssl}"]
+    if program.weighs("supcon") and spec.mixed_supcon:
+        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, mixed.weight, spec)
         loss += weights["supcon"] * terms["mixed_supcon"]
     if program.weighs("cross_entropy"):
         labels = jnp.tile(labels_b, program.num_views)
-        targets = objectives.mixed_targets(labels, weight, partner, num_classes=program.num_classes)
-        terms["mixed_cross_entropy"] = objectives.cross_entropy(logits, targets, program.objective)
+        targets = objectives.mixed_targets(labels, mixed.weight, mixed.partner, num_classes=program.num_classes)
+        terms["mixed_cross_entropy"] = objectives.cross_entropy(logits, targets, spec)
         loss += weights["cross_entropy"] * terms["mixed_cross_entropy"]
     return loss, terms
 
@@ -267,12 +280,14 @@ def views_of(program: Program, key, images_bxHxWxC, axis_name) -> jax.Array:
     return augment.views(keys_b, images_bxHxWxC, program.augment, num_views=program.num_views)
 
 
-def attribution_cotangent(program: Program, outputs: Outputs, labels_b, clean_cotangent, axis_name) -> Outputs:
-    """Gradient of the attribution loss with respect to the clean outputs."""
+def attribution_cotangent(program: Program, outputs: Outputs, labels_b, clean_cotangent, axis_name, momentum):
+    """Gradient of the attribution loss with respect to the clean outputs, as `Outputs`."""
     name = program.attribution.loss
     if name == "training":
         return clean_cotangent
-    return jax.grad(lambda outputs: _clean_terms(program, outputs, labels_b, axis_name, [name])[name])(outputs)
+    return jax.grad(lambda outputs: _clean_terms(program, outputs, labels_b, axis_name, [name], momentum)[name])(
+        outputs
+    )
 
 
 class CleanHalf(NamedTuple):
@@ -286,24 +301,26 @@ class CleanHalf(NamedTuple):
     mixed: Mixed | None
 
 
-def clean_half(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name) -> CleanHalf:
+def clean_half(
+    program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None
+) -> CleanHalf:
     """Clean forward, clean loss, map, mask and mix. `gradient` is there where the map's backward pass gave it."""
     clean = clean_forward(program, params, batch_stats, images_BxHxWxC, axis_name)
     (loss, terms), cotangent = jax.value_and_grad(
-        lambda outputs: clean_loss(program, outputs, labels_b, weights, axis_name), has_aux=True
+        lambda outputs: clean_loss(program, outputs, labels_b, weights, axis_name, momentum), has_aux=True
     )(clean.outputs)
     gradient = mixed = None
     if program.shares_backward:
         gradient, probe_gradients = clean.pullback(cotangent)
     elif program.mixes:
-        target = attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name)
+        target = attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name, momentum)
         probe_gradients = clean.pullback(target)[1]
     if program.mixes:
         mixed = make_mixed(program, key, images_BxHxWxC, clean, probe_gradients, axis_name)
     return CleanHalf(clean, loss, terms, cotangent, gradient, mixed)
 
 
-def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name):
+def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None):
     """Gradient of the whole loss on this device's views, before it is averaged over devices.
 
     Args:
@@ -315,12 +332,13 @@ def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels
       labels_b: classes of the images.
       weights: of the objectives in this phase.
       axis_name: the mapped axis, if any.
+      momentum: what MoCo compares the views with, None without it.
 
     Returns:
       gradient like params, new batch statistics (from the clean forward only), and a dict of scalar metrics.
     """
     clean, loss, terms, cotangent, gradient, mixed = clean_half(
-        program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name
+        program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum
     )
     metrics = {"loss": loss, **terms}
     mixed_gradient = None
@@ -329,9 +347,7 @@ def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels
         def loss_of_mixed(params, outputs):
             z, out, _ = apply_model(program, params, batch_stats, mixed.images)
             mixed_outputs = (z, out.get("logits"))
-            return mixed_loss(
-                program, outputs, mixed_outputs, labels_b, mixed.weight, mixed.partner, weights, axis_name
-            )
+            return mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum)
 
         wanted = (0, 1) if program.mixed_touches_clean else (0,)
         (extra, mixed_terms), (mixed_gradient, *rest) = jax.value_and_grad(loss_of_mixed, wanted, has_aux=True)(
@@ -347,6 +363,24 @@ def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels
     return gradient, clean.batch_stats, metrics
 
 
+def momentum_half(program: Program, state: state_lib.TrainState, views_BxHxWxC, axis_name):
+    """MoCo's key encoder: moved towards the model, then asked for the keys of the clean views.
+
+    Returns:
+      (self_supervised.Momentum or None, the next state's `extra` but for the average).
+    """
+    if not program.uses_momentum:
+        return None, {}
+    online = {"params": state.params, "batch_stats": state.batch_stats}
+    encoder = self_supervised.follow(state.extra["momentum"], online, program.objective.momentum)
+    # Train mode, as the model: the statistics of the batch, over all devices.
+    keys, _, _ = apply_model(program, encoder["params"], encoder["batch_stats"], views_BxHxWxC)
+    keys, queue = lax.stop_gradient(keys), state.extra["queue"]
+    options = dict(views=program.num_views, axis_name=axis_name)
+    extra = {"momentum": encoder, "queue": self_supervised.enqueue(queue, keys, state.step, **options)}
+    return self_supervised.Momentum(keys, queue), extra
+
+
 class Explanation(NamedTuple):
     """views_BxHxWxC, their Mixed, and mask_BxHxW (bool; all False for mixup, which has none)."""
 
@@ -360,7 +394,10 @@ def explain(program: Program, state: state_lib.TrainState, images_bxHxWxC, label
     view_key, mix_key = step_keys(state)
     views_BxHxWxC = views_of(program, view_key, images_bxHxWxC, None)
     weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
-    half = clean_half(program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, None)
+    momentum, _ = momentum_half(program, state, views_BxHxWxC, None)
+    half = clean_half(
+        program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, None, momentum
+    )
     # The masks, seen by mixing a white image with black under the same key.
     black = dataclasses.replace(program.mix, fill="zeros")
     white = mix_views(program, black, mix_key, jnp.ones_like(views_BxHxWxC), half.mixed.maps, None)[0]
@@ -380,15 +417,19 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
         images_b, labels_b = choose_batch(program, state, images, labels, device, devices)
         views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
         weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
+        momentum, extra = momentum_half(program, state, views_BxHxWxC, axis_name)
         gradient, batch_stats, metrics = gradients(
-            program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, axis_name
+            program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, axis_name, momentum
         )
         if axis_name is not None:
             gradient, metrics = lax.pmean((gradient, metrics), axis_name)
         updates, opt_state = program.transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"learning_rate": program.schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
-        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
-        return state, metrics
+        if program.average_decay:
+            now = {"params": params, "batch_stats": batch_stats}
+            extra["average"] = self_supervised.follow(state.extra["average"], now, program.average_decay)
+        state = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra)
+        return state.replace(step=state.step + 1), metrics
 
     return train_step

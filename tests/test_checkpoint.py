@@ -32,6 +32,21 @@ def test_round_trip_and_what_is_kept(tmp_path):
     assert steps == ["2", "3"]
 
 
+def test_the_average_is_the_model_and_momentum_comes_back(tmp_path):
+    overrides = {"objective.ssl": "moco", "objective.queue_size": 64, "optimizer.ema": 0.9}
+    state = jax.device_get(small_state(*small_program("input", **overrides)))
+    shifted = lambda tree, by: jax.tree.map(lambda x: x + by, tree)
+    extra = {name: shifted(state.extra[name], by) for by, name in enumerate(("average", "momentum", "queue"), 1)}
+    state = state.replace(step=np.int32(7), extra=extra)
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state)
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    same(reader.restore(state), state)
+    same(reader.restore_model({"params": state.params, "batch_stats": state.batch_stats}), extra["average"])
+    reader.close()
+
+
 def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in"):
         Checkpoints(str(tmp_path / "nowhere"), read_only=True)

@@ -1,5 +1,6 @@
 """Configs: every experiment file is valid, and every mistake is one clear sentence before data or compilation."""
 
+import json
 import pathlib
 import runpy
 
@@ -94,3 +95,29 @@ def test_phases_are_checked():
 def test_unknown_recipe():
     with pytest.raises(ValueError, match="recipe 'layers' is unknown; allowed: input, layer"):
         config_lib.apply_recipe(config_lib.default_config(), "layers")
+
+
+def test_a_config_from_before_a_key_has_its_default(tmp_path):
+    old = config_lib.to_plain(small_config())
+    del old["objective"]["ssl"], old["optimizer"]["ema"]
+    old["mix"]["fill"] = "noise"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    read = config_lib.read(str(tmp_path))
+    assert read["objective"]["ssl"] == "simclr" and read["optimizer"]["ema"] == 0.0
+    assert read["mix"]["fill"] == "noise" and read["phases"] == old["phases"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"objective.ssl": "dino"}, r"objective\.ssl is 'dino'; allowed: simclr, moco, barlow_twins"),
+        ({"objective.ssl": "moco", "objective.queue_size": 100}, r"queue_size is 100; allowed: a multiple of the 64"),
+        ({"objective.momentum": 1.0}, r"objective\.momentum is 1\.0; allowed: 0 <= value < 1"),
+        ({"objective.ssl": "barlow_twins", "train.num_views": 3}, r"num_views is 3; allowed: 2 with"),
+        ({"attribution.loss": "moco"}, r"attribution\.loss is 'moco'; allowed: only with the same objective\.ssl"),
+        ({"optimizer.ema": 1.0}, r"optimizer\.ema is 1\.0; allowed"),
+    ],
+)
+def test_self_supervised_mistakes(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build(small_config("input", **overrides))

@@ -19,6 +19,7 @@ RANKS = [
     {"masks"},
     {"mix"},
     {"objectives"},
+    {"self_supervised"},
     {"state"},
     {"parallel"},
     {"train_step"},
