@@ -3,8 +3,10 @@
 python -m gradmix_jax.figure runs/digits_0 --out=grid.png
 """
 
+import dataclasses
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -12,6 +14,40 @@ from gradmix_jax import command, datasets, experiment, train, train_step
 from gradmix_jax import config as config_lib
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.datasets import order
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What explaining the steps of a run takes: its specs, its data and its program for one device."""
+
+    specs: experiment.Experiment
+    data: datasets.OpenSet
+    program: train_step.Program
+
+    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
+        sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
+        chosen = order.host_batch_indices(seed, step, **sizes)
+        images = np.stack([self.data.train[int(index)] for index in chosen])
+        return images, np.asarray(self.data.train.labels)[chosen]
+
+
+def prepare(config: dict[str, Any], workdir: str) -> Prepared:
+    """Load the data of a run and make its program.
+
+    Args:
+      config: nested dict of all keys, as its config.json.
+      workdir: what to call the run in errors.
+
+    Raises:
+      ValueError: a run that does not mix, or data that is not there.
+    """
+    specs = experiment.from_config(config, num_devices=1)
+    if specs.mix.method == "none":
+        raise ValueError(f"the run in {workdir} has mix.method 'none'; allowed: a run that mixes.")
+    data = datasets.open_set(specs.dataset)
+    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
+    return Prepared(specs, data, program)
 
 
 def grid(workdir: str, out: str, *, rows: int = 8) -> None:
@@ -25,20 +61,13 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     Raises:
       ValueError: no checkpoint, or a run that does not mix.
     """
-    specs = experiment.from_config(config_lib.read(workdir), num_devices=1)
-    data = datasets.open_set(specs.dataset)
-    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
-    if not program.mixes:
-        raise ValueError(f"the run in {workdir} has mix.method 'none'; allowed: a run that mixes.")
+    prepared = prepare(config_lib.read(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(specs, program)))
+    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(prepared.specs, prepared.program)))
     checkpoints.close()
-
-    chosen = order.batch_indices(state.seed, state.step, size=program.num_images, batch_size=program.batch_size)
-    images = np.stack([data.train[int(index)] for index in chosen])
-    labels = jnp.asarray(data.train.labels)[chosen]
-    explanation = jax.jit(lambda *arrays: train_step.explain(program, *arrays))(state, images, labels)
-    _draw(jax.device_get(explanation), [data.class_names[i] for i in np.asarray(labels)], out, rows)
+    images, labels = prepared.batch(int(state.seed), int(state.step))
+    explanation = jax.jit(lambda *arrays: train_step.explain(prepared.program, *arrays))(state, images, labels)
+    _draw(jax.device_get(explanation), [prepared.data.class_names[i] for i in labels], out, rows)
 
 
 def _draw(explanation, names_b, out, rows):

@@ -1,43 +1,40 @@
-"""Tables of many runs."""
+"""Numbers of many runs: grouping, means, intervals, ties; and the tables in three formats."""
 
 import json
+import re
 
+import numpy as np
 import pytest
-from programs import small_config
+from evaluated_runs import FEATURES, SCORES, write_run
+from scipy import stats
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import report
-from gradmix_jax.config import phase
+from gradmix_jax.report import comparison, contents, formats, runs
 
 
-def write_run(folder, recipe, *, trial=0, seed=0, step=10, auroc=0.9, **overrides):
-    config = small_config(recipe, phases=(phase("ssl", epochs=1, ssl=1.0),), **{"dataset.trial": trial, **overrides})
-    config.seed = seed
-    folder.mkdir(parents=True)
-    values = dict.fromkeys(report.ROWS, 0.5) | {"auroc": auroc}
-    environment = {
-        "devices": ["cpu"],
-        "cpu_count": 2,
-        "packages": {"jax": "0.10.2", "flax": "0.12.8"},
-        "commit": "abcdef0123456789",
-        "uncommitted_changes": False,
+def metrics_dict(auroc, **others):
+    return dict.fromkeys([*report.ROWS, "oscr_compat", "ccr_at_fpr_01", "ccr_at_fpr_10"], 0.5) | {
+        "auroc": auroc,
+        **others,
     }
-    by_feature = {"projection": values, "features": values | {"auroc": auroc - 0.1}}
-    results = {"by_feature": by_feature, "step": step, "score": "cosine", "environment": environment}
-    (folder / "config.json").write_text(json.dumps(config_lib.to_plain(config)))
-    (folder / "results.json").write_text(json.dumps(results))
-    return str(folder)
+
+
+def simple(auroc, **others):
+    """Entries of results.json with numbers that are easy to follow."""
+    by_feature = {"projection": metrics_dict(auroc, **others), "features": metrics_dict(auroc - 0.1)}
+    return {**metrics_dict(auroc, **others), "by_feature": by_feature}
 
 
 def test_mean_and_deviation_over_trials_and_seeds(tmp_path):
-    runs = [
-        write_run(tmp_path / "a", "input", trial=0, auroc=0.8),
-        write_run(tmp_path / "b", "input", trial=1, auroc=0.9),
-        write_run(tmp_path / "c", "input", trial=1, seed=1, auroc=1.0),
-        write_run(tmp_path / "d", "layer", auroc=0.7),
-        write_run(tmp_path / "e", "input", step=0, auroc=0.55),
+    paths = [
+        write_run(tmp_path / "a", "input", trial=0, results=simple(0.8)),
+        write_run(tmp_path / "b", "input", trial=1, results=simple(0.9)),
+        write_run(tmp_path / "c", "input", trial=1, seed=1, results=simple(1.0)),
+        write_run(tmp_path / "d", "layer", results=simple(0.7)),
+        write_run(tmp_path / "e", "input", step=0, results=simple(0.55)),
     ]
-    lines = report.summary(runs).splitlines()
+    lines = report.summary(paths).splitlines()
     # numpy.std([.8, .9, 1.], ddof=1) is .1
     assert lines[2].startswith("| input | projection | 0.5000 ± 0.0000 | 0.9000 ± 0.1000 |")
     assert lines[3].startswith("| input | features | 0.5000 ± 0.0000 | 0.8000 ± 0.1000 |")
@@ -49,8 +46,8 @@ def test_mean_and_deviation_over_trials_and_seeds(tmp_path):
 
 
 def test_recipes_are_told_apart(tmp_path):
-    runs = [write_run(tmp_path / name, name) for name in config_lib.RECIPES]
-    labels = [line.split("|")[1].strip() for line in report.summary(runs).splitlines()[2 : 2 + 2 * len(runs) : 2]]
+    paths = [write_run(tmp_path / name, name, results=simple(0.9)) for name in config_lib.RECIPES]
+    labels = [line.split("|")[1].strip() for line in report.summary(paths).splitlines()[2 : 2 + 2 * len(paths) : 2]]
     assert labels == list(config_lib.RECIPES)
 
 
@@ -60,5 +57,170 @@ def test_what_cannot_be_averaged_is_refused(tmp_path):
         report.summary([first, write_run(tmp_path / "b", "input")])
     with pytest.raises(ValueError, match=r"differ in model\.width \(4 and 8\)"):
         report.summary([first, write_run(tmp_path / "c", "input", trial=1, **{"model.width": 8})])
+    with pytest.raises(ValueError, match=r"runs of a report differ in dataset\.name \('digits' and 'mnist'\)"):
+        report.summary([first, write_run(tmp_path / "d", "layer", **{"dataset.name": "mnist"})])
     with pytest.raises(ValueError, match="there is no config.json"):
         report.summary([str(tmp_path / "nothing")])
+    (tmp_path / "c" / "results.json").unlink()
+    with pytest.raises(ValueError, match="there is no results.json in"):
+        report.write([str(tmp_path / "c")], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="got no directories"):
+        report.write([], str(tmp_path / "out"))
+
+
+def test_interval_of_the_mean_is_students_t():
+    values = {(trial, 0): value for trial, value in enumerate([0.91, 0.94, 0.90, 0.97, 0.93])}
+    made = comparison.value(values)
+    low, high = stats.t.interval(0.95, 4, np.mean([*values.values()]), stats.sem([*values.values()]))
+    assert made.interval == pytest.approx((low, high)) and made.n == 5
+    assert made.std == pytest.approx(np.std([*values.values()], ddof=1))
+    alone = comparison.value({(0, 0): 0.9}, (0.8, 0.95))
+    assert (alone.std, alone.interval) == (None, (0.8, 0.95))
+    assert comparison.value({}) is None
+
+
+def keyed(values):
+    return {(trial, 0): value for trial, value in enumerate(values)}
+
+
+def test_ties_are_those_that_the_sign_flip_test_cannot_tell_apart():
+    best = keyed([0.90, 0.91, 0.92, 0.93, 0.94, 0.95])
+    worse = keyed([0.80, 0.82, 0.83, 0.81, 0.85, 0.84])  # always below: p = 2 / 2^6 = .03
+    mixed = keyed([0.91, 0.90, 0.93, 0.92, 0.93, 0.94])
+    single = {(0, 0): 0.5}
+    ranking = comparison.rank([mixed, worse, best, single, {}], higher_is_better=True)
+    assert ranking.best == [False, False, True, False, False]
+    assert ranking.tied == [True, False, False, False, False]
+    assert ranking.untested == [False, False, False, True, False]
+    assert ranking.tests == {("exact sign-flip permutation", 6)}
+    # Five pairs can never be told apart; and where lower is better, the least is the best.
+    five = [{key: row[key] for key in list(row)[:5]} for row in (worse, best)]
+    ranking = comparison.rank(five, higher_is_better=False)
+    assert (ranking.best, ranking.tied) == ([True, False], [False, True])
+    notes = " ".join(comparison.notes([ranking]))
+    assert "exact sign-flip permutation" in notes and "n = 5" in notes
+    assert "smallest possible p of the sign-flip test is 0.0625, so that it cannot" in notes
+    # One alone is not the best of anything.
+    assert comparison.rank([best, {}], higher_is_better=True).best == [False, False]
+
+
+def test_pairs_are_matched_by_trial_and_seed():
+    first = {(0, 0): 0.9, (1, 0): 0.5, (2, 0): 0.9, (3, 0): 0.5, (4, 0): 0.9, (5, 0): 0.5}
+    second = {key: first[key] - 0.01 for key in reversed(first)}  # the same order of keys would hide the difference
+    assert comparison.rank([first, second], higher_is_better=True).tied == [False, False]
+
+
+@pytest.fixture(scope="module")
+def six_trials(tmp_path_factory):
+    """Two methods over six trials, and one with a single run."""
+    folder = tmp_path_factory.mktemp("six")
+    paths = []
+    for trial in range(6):
+        up = 0.001 * trial
+        strong = simple(0.95 + up, fpr95_known_positive=0.1 + up) | {"macro_f1": 0.81 + up}
+        weak = simple(0.90 + up, fpr95_known_positive=0.1 + 0.01 * (-1) ** trial) | {"macro_f1": None}
+        paths.append(write_run(folder / f"input{trial}", "input", trial=trial, results=strong))
+        paths.append(write_run(folder / f"none{trial}", "none", trial=trial, results=weak))
+    paths.append(write_run(folder / "alone", "mixup", results=simple(0.7)))
+    return paths
+
+
+def test_the_same_numbers_in_three_formats(six_trials):
+    table = contents.overall(runs.load(six_trials))
+    strong = 0.95 + 0.001 * np.arange(6)
+    low, high = stats.t.interval(0.95, 5, strong.mean(), stats.sem(strong))
+    number, brackets = f"{strong.mean():.4f} ± {strong.std(ddof=1):.4f}", f"[{low:.4f}, {high:.4f}]"
+    markdown, latex, html = formats.markdown(table), formats.latex(table), formats.html(table)
+    assert f"| **{number}** {brackets} |" in markdown
+    assert rf"& \textbf{{{number}}} &".replace("±", r"$\pm$") in latex
+    assert brackets in latex
+    assert f"<td><b>{number}</b><br><small>{brackets}</small></td>" in html
+    # Lower is better, and the sign-flip test cannot tell the two apart.
+    index = [metric.key for metric in table.metrics].index("fpr95_known_positive")
+    first, second, alone = (row[index] for row in table.values)
+    assert (first.best, first.tied, second.best, second.tied) == (False, True, True, False)
+    assert (alone.best, alone.tied) == (False, False)
+    assert f"{first.mean:.4f} ± {first.std:.4f}† " in markdown
+    assert rf"{first.mean:.4f} $\pm$ {first.std:.4f}$^{{\dagger}}$" in latex
+    assert f"{first.mean:.4f} ± {first.std:.4f}<sup>†</sup>" in html
+    # Without validation images there is no macro-F1; and a single run has the bootstrap's interval.
+    index = [metric.key for metric in table.metrics].index("macro_f1")
+    assert table.values[1][index] is None and "| – |" in markdown
+    with open(f"{six_trials[-1]}/results.json") as file:
+        interval = json.load(file)["intervals"]["auroc"]
+    assert f"[{interval[0]:.4f}, {interval[1]:.4f}]" in markdown.splitlines()[6]
+    for text in (markdown, html, latex.replace(r"\%", "%")):
+        assert "percentile bootstrap over test images (1000 resamples)" in text
+        assert "lower is better; unknown accepted when 95 % of known are kept (ARPL)" in text
+        assert "n = 6" in text and "0.03125" in text and "fewer than two runs in common" in text
+
+
+def test_every_table_is_there_and_holds_what_results_say(tmp_path):
+    path = write_run(tmp_path / "a", "input")
+    with open(f"{path}/results.json") as file:
+        results = json.load(file)
+    tables = {table.name: table for table in contents.all_tables(runs.load([path]))}
+    assert list(tables) == [
+        *("overall", "by-feature", "by-score", "ood", "corruptions", "each-corruption", "closed-set", "probes"),
+        "diversity",
+    ]
+    mean = lambda name, row, key: tables[name].values[row][[m.key for m in tables[name].metrics].index(key)].mean
+    assert mean("overall", 0, "knn") == results["closed_set"]["knn"]["accuracy"]
+    assert tables["by-score"].labels[: len(SCORES)] == tuple(("input", score) for score in SCORES)
+    assert mean("by-score", 1, "stage3") == results["by_score"]["stage3"][SCORES[1]]["auroc"]
+    assert mean("by-feature", 3, "ccr_at_fpr_10") == results["by_feature"][FEATURES[3]]["ccr_at_fpr_10"]
+    near = [each["by_score"]["features"]["topk_cosine"]["auroc"] for each in results["ood"]["near"].values()]
+    assert [labels[1] for labels in tables["ood"].labels] == ["letters", "a_b", "mean of the 2", "noise<i>"]
+    assert mean("ood", 2, "auroc") == pytest.approx(np.mean(near))
+    fog = [each["accuracy"] for each in results["corruptions"]["results"]["fog"].values()]
+    assert mean("each-corruption", 0, "accuracy") == pytest.approx(np.mean(fog))
+    assert mean("corruptions", 0, "mce") == pytest.approx(results["corruptions"]["mce"])
+    assert "Reference of mCE: none (plain mean error)." in tables["corruptions"].notes
+    assert mean("closed-set", 0, "linear_probe ece") == 0.02
+    assert not any(metric.key.startswith("head") for metric in tables["closed-set"].metrics)
+    assert mean("probes", 0, "linear_probe") == 0.6
+    assert mean("diversity", 1, "rank") == 7.5
+
+
+def test_parts_that_were_not_evaluated_have_no_table(tmp_path):
+    nothing = {"corruptions": None, "probes": {}, "ood": {"near": {}, "far": {}}}
+    tables = contents.all_tables(runs.load([write_run(tmp_path / "a", results=nothing)]))
+    assert [table.name for table in tables] == ["overall", "by-feature", "by-score", "closed-set", "diversity"]
+
+
+def test_escaping():
+    text = "a<b>&$x$ c_d|e 50 % ~ ^ \\ {y} #1 `z`\n*"
+    assert formats.escape_html(text).startswith("a&lt;b&gt;&amp;$x$")
+    assert formats.escape_latex(text) == (
+        r"a\textless{}b\textgreater{}\&\$x\$ c\_d\textbar{}e 50 \% \textasciitilde{} \textasciicircum{} "
+        r"\textbackslash{} \{y\} \#1 `z` *"
+    )
+    assert formats.escape_markdown(text) == r"a&lt;b>&amp;$x$ c_d\|e 50 % ~ ^ \\ {y} #1 \`z\` \*"
+
+
+def test_names_are_escaped_in_tables(tmp_path):
+    table = contents.out_of_distribution(runs.load([write_run(tmp_path / "a")]))
+    assert r"noise\textless{}i\textgreater{}" in formats.latex(table) and r"a\_b" in formats.latex(table)
+    assert "noise&lt;i>" in formats.markdown(table)
+    assert "noise&lt;i&gt;" in formats.html(table) and "<i>" not in formats.html(table)
+    # Every row of the LaTeX table has as many cells as the head.
+    body = formats.latex(table).split(r"\toprule")[1].split(r"\bottomrule")[0]
+    counts = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")}
+    assert len(counts) == 1
+
+
+def test_the_text_of_one_run(tmp_path):
+    path = write_run(tmp_path / "a")
+    with open(f"{path}/results.json") as file:
+        results = json.load(file)
+    text = report.table(results, path)
+    assert re.search(rf"AUROC +{results['auroc']:.4f}\n", text)
+    for line in ("macro-F1", "CCR at 1 % FPR", "kNN accuracy +0.9300", "linear probe accuracy +0.9500", "mCE"):
+        assert re.search(line, text)
+    assert "AUROC, near OOD: letters" in text and "AUROC, far OOD: noise<i>" in text
+    assert "classifier head" not in text
+    for name in ("macro_f1", "corruptions", "closed_set"):
+        results[name] = None
+    text = report.table(results | {"ood": {"near": {}, "far": {}}}, path)
+    assert "macro-F1" not in text and "mCE" not in text and "OOD" not in text and "AUROC" in text

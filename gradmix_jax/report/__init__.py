@@ -1,0 +1,17 @@
+"""Tables and pages of results: of one run, and of many.
+
+python -m gradmix_jax.report runs/digits/*/trial* --out=report
+"""
+
+from gradmix_jax.report.text import ROWS, summary, table
+
+
+def write(workdirs: list[str], out_dir: str) -> list[str]:
+    """Write `report.html`, `results.md` and `results.tex` of finished runs into `out_dir`; see `files.write`."""
+    # Training prints a table too, and should not wait for matplotlib.
+    from gradmix_jax.report import files
+
+    return files.write(workdirs, out_dir)
+
+
+__all__ = ["ROWS", "summary", "table", "write"]

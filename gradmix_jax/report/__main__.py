@@ -1,0 +1,18 @@
+"""python -m gradmix_jax.report WORKDIR... --out=DIR"""
+
+from absl import flags
+
+from gradmix_jax import command, report
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
+    print(report.summary(argv[1:]))
+    if flags.FLAGS.out:
+        print("\n".join(["", *report.write(argv[1:], flags.FLAGS.out)]))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "Directory for report.html, results.md and results.tex, besides printing.")
+    command.run(main)

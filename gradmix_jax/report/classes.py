@@ -1,0 +1,80 @@
+"""Per-class figures of one run: AUROC bars and the confusion matrix."""
+
+import numpy as np
+
+from gradmix_jax.report.drawing import BLUE, ORANGE, framed, plain, subplots, svg
+from gradmix_jax.report.runs import Run
+
+MOST_BARS = 30
+MOST_ROWS = 30
+MOST_COUNTS = 26
+
+
+def bars(run: Run) -> str:
+    """AUROC of each known class against all unknown images, and of all known images against each unknown class."""
+    known = {name: each["auroc"] for name, each in run.results["per_class"].items()}
+    unknown = {name: each["auroc"] for name, each in run.results["per_unknown_class"].items()}
+    drawn, axes = subplots(
+        (4.4, 1.3 + 0.19 * sum(_shown(side) for side in (known, unknown))),
+        nrows=2,
+        sharex=True,
+        height_ratios=[max(_shown(side), 1) for side in (known, unknown)],
+    )
+    lowest = min([*known.values(), *unknown.values(), 0.5])
+    for axis, side, color, title in (
+        (axes[0], known, BLUE, "known class against all unknown images"),
+        (axes[1], unknown, ORANGE, "all known images against unknown class"),
+    ):
+        chosen = sorted(side, key=side.get)[: _shown(side)] if _shown(side) < len(side) else list(side)
+        places = np.arange(len(chosen))
+        axis.barh(places, [side[name] for name in chosen], color=color, height=0.7)
+        for place, name in enumerate(chosen):
+            axis.text(side[name], place, f" {side[name]:.3f}", va="center", fontsize=7)
+        axis.set_yticks(places, [plain(name) for name in chosen], fontsize=8)
+        axis.set_ylim(max(len(chosen), 1) - 0.4, -0.6)
+        axis.set_title(title, loc="left")
+        axis.grid(True, axis="x")
+    axes[0].set_xlim(max(0, np.floor(lowest * 10) / 10 - 0.05), 1.06)
+    axes[1].set_xlabel("AUROC")
+    cut = f" At most the {MOST_BARS} lowest of each side." if max(len(known), len(unknown)) > MOST_BARS else ""
+    caption = f"AUROC by class of {run.name}: higher is better; the axis does not start at 0.{cut}"
+    return framed(svg(drawn, "AUROC by class"), caption)
+
+
+def _shown(side) -> int:
+    return min(len(side), MOST_BARS)
+
+
+def confusion(run: Run) -> str:
+    """Row-normalised heat map with counts; unknown classes in one row where there are many."""
+    matrix = run.results["confusion"]
+    if matrix is None:
+        return "<p>There is no confusion matrix: without validation images there is no threshold.</p>"
+    columns, known = matrix["columns"], len(matrix["columns"]) - 1
+    rows, counts = list(matrix["rows"]), np.array(matrix["counts"])
+    note, unknown = "", [f"{name} (unknown)" for name in rows[known:]]
+    if len(rows) - known > 1 and len(rows) > MOST_ROWS:
+        note = f" The {len(rows) - known} unknown classes are in one row."
+        unknown = [f"{len(rows) - known} unknown classes"]
+        counts = np.concatenate([counts[:known], counts[known:].sum(axis=0, keepdims=True)])
+    rows = [*rows[:known], *unknown]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = 0.36 if len(columns) <= 16 else 0.26
+    drawn, axis = subplots((1.9 + cell * len(columns), 1.2 + 0.27 * len(rows)))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for (row, column), share in np.ndenumerate(shares) if len(columns) <= MOST_COUNTS else ():
+        color = "#ffffff" if share > 0.5 else "#222222"
+        axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
+    axis.set_xticks(range(len(columns)), [plain(name) for name in columns], rotation=90, fontsize=8)
+    axis.set_yticks(range(len(rows)), [plain(name) for name in rows], fontsize=8)
+    axis.axhline(known - 0.5, color=ORANGE, linewidth=1.5)
+    axis.axvline(known - 0.5, color=ORANGE, linewidth=1.5)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    caption = (
+        f"Confusion matrix of {run.name} with rejection: numbers of images, shaded by the share of their row. "
+        f"Unknown images (below the line) belong in the last column.{note}"
+    )
+    # Scrolls on a narrow screen, where a large matrix would be too small to read.
+    box = f'<div class="scroll{" large" * (len(columns) > 12)}">{svg(drawn, "confusion matrix")}</div>'
+    return framed(box, caption)

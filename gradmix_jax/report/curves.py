@@ -1,0 +1,184 @@
+"""Curves of one method's runs: ROC, OSCR, scores, loss, severities."""
+
+import json
+import math
+import os
+
+import numpy as np
+
+from gradmix_jax import metrics
+from gradmix_jax.report.drawing import BLUE, INK, ORANGE, color_and_line, framed, plain, subplots, svg
+from gradmix_jax.report.formats import escape_html
+from gradmix_jax.report.runs import Method, Run
+
+RATES_F = np.linspace(0, 1, 201)
+MOST_SCORES = 8
+ORIENTATION = "Higher score = known."
+
+
+def _rates(scores, with_class: bool):
+    """Correct or accepted share of known images at each of RATES_F, of one run's scores.npz."""
+    known, unknown = scores["known_scores"], scores["unknown_scores"]
+    if with_class:
+        rates, found, _ = metrics.oscr_curve(known, unknown, scores["predicted"] == scores["labels"])
+    else:
+        rates, found, _ = metrics.roc_curve(known, unknown)
+    return np.interp(RATES_F, rates, found)
+
+
+def _rate_axes(axis, with_class: bool):
+    axis.set_xlabel("share of unknown images accepted (FPR)")
+    axis.set_ylabel(
+        "share of known images accepted\nand correct (CCR)" if with_class else "share of known accepted (TPR)"
+    )
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1.01)
+    axis.grid(True)
+
+
+def runs_curve(method: Method, *, with_class: bool) -> str:
+    """ROC curves (OSCR curves `with_class`) of every run, thin, and their mean."""
+    loaded = [run.arrays("scores.npz") for run in method.runs]
+    curves = [_rates(scores, with_class) for scores in loaded if scores is not None]
+    name = "OSCR" if with_class else "ROC"
+    if not curves:
+        return missing(method.example, "scores.npz", f"the {name} curves")
+    drawn, axis = subplots()
+    for curve in curves if len(curves) > 1 else ():
+        axis.plot(RATES_F, curve, color=BLUE, linewidth=0.7, alpha=0.45)
+    axis.plot(RATES_F, np.mean(curves, axis=0), color=BLUE, linewidth=2)
+    if not with_class:
+        axis.plot([0, 1], [0, 1], color=INK, linewidth=0.6, linestyle=":")
+    _rate_axes(axis, with_class)
+    spread = f"thick: mean of n = {len(curves)} runs at equal FPR; thin: each run" if len(curves) > 1 else "one run"
+    caption = f"{name} curve ({spread}). Known images are the positives. {ORIENTATION}"
+    return framed(svg(drawn, f"{name} curve of {method.label}"), caption)
+
+
+def methods_curve(methods: list[Method], *, with_class: bool) -> str:
+    """The mean curve of every method on the same axes; "" for a single method."""
+    loaded = {m.label: [s for s in (run.arrays("scores.npz") for run in m.runs) if s is not None] for m in methods}
+    loaded = {label: runs for label, runs in loaded.items() if runs}
+    if len(loaded) < 2:
+        return ""
+    drawn, axis = subplots()
+    for index, (label, runs) in enumerate(loaded.items()):
+        mean = np.mean([_rates(scores, with_class) for scores in runs], axis=0)
+        axis.plot(RATES_F, mean, label=plain(f"{label} (n = {len(runs)})"), linewidth=1.5, **color_and_line(index))
+    _rate_axes(axis, with_class)
+    axis.legend(loc="lower right")
+    name = "OSCR" if with_class else "ROC"
+    caption = f"{name} curves of all methods: mean over each method's runs at equal FPR. {ORIENTATION}"
+    return framed(svg(drawn, f"{name} curves of all methods"), caption)
+
+
+def scores_curve(run: Run) -> str:
+    """ROC curves of the other scores of the headline feature and of the logits; "" where scores.npz has none."""
+    scores, feature = run.arrays("scores.npz") or {}, run.results["feature"]
+    names = [key.removesuffix("/known") for key in scores if key.endswith("/known")]
+    names = [name for name in names if name.split("/")[0] in (feature, "logits")]
+    aurocs = {name: metrics.auroc(scores[f"{name}/known"], scores[f"{name}/unknown"]) for name in names}
+    if not names:
+        return ""
+    chosen = sorted(names, key=lambda name: -aurocs[name])[:MOST_SCORES]
+    drawn, axis = subplots()
+    for index, name in enumerate(chosen):
+        rates, found, _ = metrics.roc_curve(scores[f"{name}/known"], scores[f"{name}/unknown"])
+        label = plain(f"{name.replace('/', ', ')} ({aurocs[name]:.3f})")
+        axis.plot(RATES_F, np.interp(RATES_F, rates, found), label=label, linewidth=1.2, **color_and_line(index))
+    _rate_axes(axis, False)
+    axis.legend(loc="lower right", fontsize=7)
+    which = f"the {len(chosen)} of {len(names)} with the highest AUROC" if len(names) > len(chosen) else "all"
+    caption = f"ROC curves by score ({which}; AUROC in brackets) of {run.name}. {ORIENTATION}"
+    return framed(svg(drawn, "ROC curves by score"), caption)
+
+
+def histogram(run: Run) -> str:
+    """Headline scores of known and unknown test images, and the threshold where there is one."""
+    scores = run.arrays("scores.npz")
+    if scores is None:
+        return missing(run, "scores.npz", "the scores")
+    known, unknown = scores["known_scores"], scores["unknown_scores"]
+    bins = np.histogram_bin_edges(np.concatenate([known, unknown]), bins=40)
+    drawn, axis = subplots()
+    for values, color, label in ((known, BLUE, "known"), (unknown, ORANGE, "unknown")):
+        shares = np.full(len(values), 100 / len(values))
+        options = dict(bins=bins, weights=shares, color=color)
+        axis.hist(values, histtype="stepfilled", alpha=0.35, **options)
+        axis.hist(values, histtype="step", linewidth=1.2, label=f"{label} (n = {len(values)})", **options)
+    threshold = run.results["threshold"]
+    if threshold is not None:
+        axis.axvline(threshold, color=INK, linewidth=1, linestyle="--", label=f"threshold {threshold:.4g}")
+    axis.set_xlabel(f"score ({plain(run.results['score_name'])}, {plain(run.results['feature'])})")
+    axis.set_ylabel("share of images per bin (%)")
+    axis.grid(True, axis="y")
+    drawn.legend(loc="outside upper center", ncols=3, handlelength=1.2, columnspacing=1)
+    rule = f" Threshold: {run.results['threshold_rule']}." if threshold is not None else ""
+    return framed(svg(drawn, "histograms of scores"), f"Scores of the test images of {run.name}. {ORIENTATION}{rule}")
+
+
+def losses(method: Method) -> str:
+    """Training loss of every run from metrics.jsonl."""
+    curves = {run.key: _losses(run) for run in method.runs}
+    curves = {key: curve for key, curve in curves.items() if curve}
+    if not curves:
+        return missing(method.example, "loss in metrics.jsonl", "the training loss")
+    drawn, axis = subplots()
+    for index, curve in enumerate(curves.values()):
+        steps, values = zip(*curve)
+        first = index == 0
+        options = dict(linewidth=1.6, zorder=3) if first else dict(linewidth=0.7, alpha=0.4)
+        axis.plot(steps, values, color=BLUE, **options)
+    axis.set_xlabel("training step")
+    axis.set_ylabel("training loss")
+    axis.grid(True)
+    trial, seed = next(iter(curves))
+    others = f"thick: trial {trial}, seed {seed}; thin: the others, n = {len(curves)}" if len(curves) > 1 else "one run"
+    return framed(svg(drawn, "training loss"), f"Training loss ({others}), the sum of all objectives. Lower is better.")
+
+
+def _losses(run: Run) -> list[tuple[int, float]]:
+    path = os.path.join(run.workdir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        lines = [json.loads(line) for line in file if line.strip()]
+    # A loss that was not finite stands there as null: a gap in the curve.
+    return [(line["step"], math.nan if line["loss"] is None else line["loss"]) for line in lines if "loss" in line]
+
+
+def severities(methods: list[Method]) -> str:
+    """Mean accuracy and AUROC over corruptions by severity, for every method; "" where there are none."""
+    found = {
+        m.label: [r.results["corruptions"]["results"] for r in m.runs if r.results["corruptions"]] for m in methods
+    }
+    found = {label: runs for label, runs in found.items() if runs}
+    if not found:
+        return ""
+    panels = [_severity_panel(found, key, label) for key, label in (("accuracy", "accuracy"), ("auroc", "AUROC"))]
+    caption = "By severity of the corruption: mean over corruptions and runs. Higher is better."
+    return framed(f'<div class="plots">{"".join(panels)}</div>', caption, wide=True)
+
+
+def _severity_panel(found, key: str, label: str) -> str:
+    drawn, axis = subplots((4.4, 3.0))
+    for index, (method, runs) in enumerate(found.items()):
+        levels = sorted({level for run in runs for each in run.values() for level in each}, key=int)
+        means = [
+            np.mean([each[level][key] for run in runs for each in run.values() if level in each]) for level in levels
+        ]
+        options = dict(label=plain(method), marker="o", markersize=3, linewidth=1.4)
+        axis.plot([int(level) for level in levels], means, **options, **color_and_line(index))
+    axis.set_xlabel("severity")
+    axis.set_ylabel(f"{label}, mean over corruptions")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(True)
+    axis.legend()
+    return svg(drawn, f"{label} by severity")
+
+
+def missing(run: Run, what: str, needed_for: str) -> str:
+    """One sentence in place of a figure."""
+    return (
+        f"<p>There is no {escape_html(what)} in {escape_html(run.workdir)}, which {escape_html(needed_for)} need.</p>"
+    )

@@ -1,0 +1,104 @@
+"""From matplotlib figures and image arrays to pieces of a page that need no other file.
+
+Vector figures take the colours of the page, light or dark: their text and lines are drawn in placeholder colours,
+which become CSS variables.
+"""
+
+import base64
+import io
+import itertools
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from gradmix_jax.report.formats import escape_html
+
+# Placeholders, which the page's style sheet turns into the colours of its theme.
+INK, RULE, BLUE, ORANGE = "#010203", "#d1d2d3", "#0072b2", "#d55e00"
+_VARIABLES = {INK: "var(--ink)", RULE: "var(--rule)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
+# Okabe and Ito 2008, without black and yellow: told apart by colour-blind readers, on light and on dark paper.
+PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LINES = ("-", "--", ":", "-.")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+}
+SIZE = (4.4, 3.4)
+_numbers = itertools.count()
+
+
+def style():
+    """Context in which all figures are drawn: matplotlib looks up the style of a text when the text is made."""
+    return matplotlib.rc_context(STYLE)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar would start a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def color_and_line(index: int) -> dict[str, str]:
+    """Arguments of `Axes.plot` for line `index`: another dash where the colours start again."""
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
+
+
+def subplots(size: tuple[float, float] = SIZE, **options):
+    """(Figure, axes) in inches; draws nowhere but into a file."""
+    made = Figure(figsize=size, layout="constrained")
+    return made, made.subplots(**options)
+
+
+def svg(drawn: Figure, description: str) -> str:
+    """An inline <svg> element.
+
+    Args:
+      drawn: what to draw.
+      description: in words, for who cannot see it.
+    """
+    buffer = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    drawn.savefig(buffer, format="svg", transparent=True, metadata=nothing, dpi=160)
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    # Names have to be unique on the page, and most are not needed.
+    prefix = f"f{next(_numbers)}-"
+    rename = lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else ""
+    text = re.sub(r' id="([^"]*)"', rename, text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{prefix}", text)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape_html(description)}"', 1).strip()
+
+
+def png(image_HxWxC: np.ndarray) -> str:
+    """A data URI of a uint8 image, grey (C = 1) or colour (C = 3), without loss."""
+    image = Image.fromarray(image_HxWxC[..., 0] if image_HxWxC.shape[-1] == 1 else image_HxWxC)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def framed(content: str, caption: str, *, wide: bool = False) -> str:
+    """A <figure> of some HTML and a caption in plain text."""
+    kind = ' class="wide"' if wide else ""
+    return f"<figure{kind}>{content}<figcaption>{escape_html(caption)}</figcaption></figure>"

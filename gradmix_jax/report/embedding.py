@@ -1,0 +1,92 @@
+"""PCA and t-SNE of the headline feature of one run's test images."""
+
+import math
+import textwrap
+
+import numpy as np
+
+from gradmix_jax.report.curves import missing
+from gradmix_jax.report.drawing import PALETTE, framed, plain, subplots, svg
+from gradmix_jax.report.runs import Run
+
+MOST_POINTS = 2000
+PCA_SIZE = 50
+SEED = 0
+LONGEST_NAME = 20
+MARKERS = ("o", "^", "s", "D")
+
+
+def embedding(run: Run) -> str:
+    """Two panels; known classes by colour and marker, unknown images as crosses."""
+    arrays, feature = run.arrays("features.npz"), run.results["feature"]
+    if arrays is None or f"test_known/{feature}" not in arrays:
+        return missing(run, f"{feature} in features.npz", "PCA and t-SNE")
+    parts = [arrays[f"{part}/{feature}"] for part in ("test_known", "test_unknown")]
+    labels = np.concatenate([arrays["test_known/labels"], np.full(len(parts[1]), -1)])
+    features = np.concatenate(parts).astype(np.float64)
+    total = len(features)
+    chosen = np.random.default_rng(SEED).permutation(total)[:MOST_POINTS]
+    features, labels = features[chosen], labels[chosen]
+    if len(features) < 4 or np.ptp(features, axis=0).max() == 0:
+        return "<p>PCA and t-SNE need four test images or more, with features that differ.</p>"
+    reduced, variance = _pca(features)
+    names = [plain(textwrap.shorten(name, LONGEST_NAME, placeholder="…")) for name in run.results["known_classes"]]
+    percent = [f"{share:.0%} of the variance" for share in variance[:2]]
+    labeled = (f"first component ({percent[0]})", f"second component ({percent[1]})")
+    panels = [
+        _panel("PCA", reduced[:, :2], labels, names, labeled),
+        _panel("t-SNE", _tsne(reduced), labels, names, ("no unit", "no unit")),
+    ]
+    sample = f"{len(features)} of {total} drawn with a seed" if total > len(features) else f"all {total}"
+    caption = (
+        f"Test images of {run.name} by their {feature} ({sample}; crosses: unknown). "
+        f"t-SNE starts from {reduced.shape[1]} principal components; distances between its groups mean little."
+    )
+    return framed(f'<div class="plots">{"".join(panels)}</div>', caption, wide=True)
+
+
+def _pca(features_NxD):
+    """(coordinates on up to PCA_SIZE components, at least two, and the share of variance of each)."""
+    from sklearn.decomposition import PCA
+
+    count = max(2, min(PCA_SIZE, *features_NxD.shape))
+    if features_NxD.shape[1] < 2:
+        features_NxD = np.pad(features_NxD, ((0, 0), (0, 1)))
+    pca = PCA(n_components=min(count, *features_NxD.shape), svd_solver="full").fit(features_NxD)
+    return pca.transform(features_NxD), pca.explained_variance_ratio_
+
+
+def _tsne(reduced_NxP):
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(reduced_NxP) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
+    return tsne.fit_transform(reduced_NxP.astype(np.float32))
+
+
+def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:
+    # A line of the legend has room for some 60 letters.
+    columns = max(1, min(5, 60 // (5 + max(map(len, names)))))
+    drawn, axis = subplots((4.4, 3.6 + 0.17 * math.ceil((len(names) + 1) / columns)))
+    _scatter(axis, points_Nx2, labels_N, names)
+    axis.set_title(title)
+    axis.set_xlabel(axis_labels[0])
+    axis.set_ylabel(axis_labels[1])
+    options = dict(ncols=columns, markerscale=1.8, handletextpad=0.1, columnspacing=0.8)
+    drawn.legend(*axis.get_legend_handles_labels(), loc="outside lower center", **options)
+    return svg(drawn, f"{title} of known and unknown features")
+
+
+def _scatter(axis, points_Nx2, labels_N, names):
+    """Rasterized: thousands of vector markers would make a heavy page."""
+    options = dict(s=7, linewidths=0, alpha=0.8, rasterized=True)
+    by_class = len(names) <= len(PALETTE) * len(MARKERS)
+    for label, name in enumerate(names if by_class else ["known"]):
+        mine = labels_N == label if by_class else labels_N >= 0
+        color, marker = PALETTE[label % len(PALETTE)], MARKERS[label // len(PALETTE)]
+        axis.scatter(*points_Nx2[mine].T, label=name, color=color, marker=marker, **options)
+    unknown = labels_N < 0
+    options |= dict(linewidths=0.7, marker="x", s=9, color="#808080")
+    axis.scatter(*points_Nx2[unknown].T, label="unknown", **options)
+    axis.set_xticks([])
+    axis.set_yticks([])

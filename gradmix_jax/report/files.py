@@ -1,0 +1,56 @@
+"""Writing a whole report."""
+
+import os
+
+from gradmix_jax.report import contents, formats, page
+from gradmix_jax.report.runs import Method, conditions, details, load
+from gradmix_jax.report.tables import Table
+
+
+def write(workdirs: list[str], out_dir: str) -> list[str]:
+    """Write `report.html`, `results.md` and `results.tex`: all of them, or none on an error.
+
+    Args:
+      workdirs: directories of runs that have been evaluated.
+      out_dir: made if need be; other files in it are left alone.
+
+    Returns:
+      The paths of the three files.
+
+    Raises:
+      ValueError: `out_dir` is a file, or as `runs.load`.
+    """
+    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+        raise ValueError(f"out is {out_dir!r}, a file; allowed: a directory.")
+    methods = load(workdirs)
+    tables = contents.all_tables(methods)
+    texts = {
+        "report.html": page.page(methods, tables),
+        "results.md": _markdown(methods, tables),
+        "results.tex": _latex(methods, tables),
+    }
+    os.makedirs(out_dir, exist_ok=True)
+    paths = {os.path.join(out_dir, name): text for name, text in texts.items()}
+    try:
+        for path, text in paths.items():
+            with open(f"{path}.new", "w", encoding="utf-8") as file:
+                file.write(text)
+        for path in paths:
+            os.replace(f"{path}.new", path)
+    finally:
+        for path in paths:
+            if os.path.exists(f"{path}.new"):
+                os.remove(f"{path}.new")
+    return list(paths)
+
+
+def _markdown(methods: list[Method], tables: list[Table]) -> str:
+    lines = [f"- {formats.escape_markdown(line)}" for line in [*conditions(methods), *details(methods)]]
+    return "\n\n".join(["# Results", *map(formats.markdown, tables), "## Conditions", "\n".join(lines)]) + "\n"
+
+
+def _latex(methods: list[Method], tables: list[Table]) -> str:
+    r"""Tables to \input, and the conditions as comments."""
+    needs = "% Needs \\usepackage{booktabs,graphicx}."
+    lines = [f"% {' '.join(line.split())}" for line in [*conditions(methods), *details(methods)]]
+    return "\n\n".join([needs, "\n".join(lines), *map(formats.latex, tables)]) + "\n"

@@ -1,0 +1,148 @@
+"""One table in three formats. Text is escaped here and nowhere else."""
+
+import html as html_library
+import re
+
+from gradmix_jax.report.comparison import Value
+from gradmix_jax.report.tables import Metric, Table
+
+MISSING = "–"
+DAGGER = "†"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
+    "–": "--",
+}
+
+
+def escape_html(text: str) -> str:
+    return html_library.escape(str(text), quote=True)
+
+
+def escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(str(text).split()))
+
+
+def escape_markdown(text: str) -> str:
+    """Text of a table cell or a line: no markup, no cell border, no line break."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*])", r"\\\1", text)
+
+
+def arrow(metric: Metric) -> str:
+    return {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
+
+
+def number(value: Value, of_row: int) -> str:
+    """ "mean ± std", and n where it is not that of the row."""
+    text = f"{value.mean:.4f}" if value.std is None else f"{value.mean:.4f} ± {value.std:.4f}"
+    return text if value.n == of_row else f"{text} (n = {value.n})"
+
+
+def interval(value: Value) -> str:
+    return "" if value.interval is None else f"[{value.interval[0]:.4f}, {value.interval[1]:.4f}]"
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """The lines of the table alone."""
+    heads = [*table.heads, *(metric.label + arrow(metric) for metric in table.metrics), "n"]
+    lines = [_markdown_row(map(escape_markdown, heads)), "|---" * len(heads) + "|"]
+    for labels, values, runs in zip(table.labels, table.values, table.runs):
+        cells = [*map(escape_markdown, labels), *(_markdown_cell(value, runs) for value in values), str(runs)]
+        lines.append(_markdown_row(cells))
+    return lines
+
+
+def _markdown_row(cells) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(value: Value | None, runs: int) -> str:
+    if value is None:
+        return MISSING
+    text = f"**{number(value, runs)}**" if value.best else number(value, runs)
+    return " ".join(filter(None, [text + DAGGER * value.tied, interval(value)]))
+
+
+def markdown(table: Table) -> str:
+    """A section: title, table, notes."""
+    notes = [f"- {escape_markdown(note)}" for note in table.notes]
+    return "\n".join([f"## {escape_markdown(table.title)}", "", *markdown_rows(table), "", *notes])
+
+
+def latex(table: Table) -> str:
+    """A table environment with booktabs rules, as wide as the line at most."""
+    heads = [*table.heads, *(metric.label for metric in table.metrics), "n"]
+    arrows = [""] * len(table.heads) + [_latex_arrow(metric) for metric in table.metrics] + [""]
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.title)}}}",
+        rf"\label{{tab:{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * len(table.heads)}{'c' * len(table.metrics)}r}}",
+        r"\toprule",
+        _latex_row(escape_latex(head) + mark for head, mark in zip(heads, arrows)),
+        r"\midrule",
+    ]
+    for labels, values, runs in zip(table.labels, table.values, table.runs):
+        lines.append(_latex_row([*map(escape_latex, labels), *(_latex_cell(v, runs) for v in values), str(runs)]))
+        if any(value and value.interval for value in values):
+            brackets = [rf"{{\scriptsize {interval(value)}}}" if value and value.interval else "" for value in values]
+            # Without the empty group, \\ would take a bracket at the start of the next line for its argument.
+            lines.append(_latex_row(["{}", *[""] * (len(labels) - 1), *brackets, ""]))
+    notes = rf"\par\smallskip{{\footnotesize\raggedright {' '.join(map(escape_latex, table.notes))}\par}}"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", notes, r"\end{table}"])
+
+
+def _latex_row(cells) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_arrow(metric: Metric) -> str:
+    return {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[metric.higher_is_better]
+
+
+def _latex_cell(value: Value | None, runs: int) -> str:
+    if value is None:
+        return "--"
+    text = escape_latex(number(value, runs))
+    return (rf"\textbf{{{text}}}" if value.best else text) + r"$^{\dagger}$" * value.tied
+
+
+def html(table: Table) -> str:
+    """A section with the table in a box that scrolls sideways, and the notes below."""
+    heads = [f'<th scope="col" class="label">{escape_html(head)}</th>' for head in table.heads]
+    heads += [f'<th scope="col">{escape_html(metric.label)}{_html_arrow(metric)}</th>' for metric in table.metrics]
+    rows = []
+    for labels, values, runs in zip(table.labels, table.values, table.runs):
+        cells = [f'<th scope="row">{escape_html(label)}</th>' for label in labels]
+        cells += [_html_cell(value, runs) for value in values]
+        rows.append(f"<tr>{''.join(cells)}<td>{runs}</td></tr>")
+    notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
+    return (
+        f'<section id="{table.name}"><h3>{escape_html(table.title)}</h3>\n'
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{"".join(heads)}<th scope="col">n</th></tr></thead>\n'
+        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
+        f'<ul class="notes">{notes}</ul></section>'
+    )
+
+
+def _html_arrow(metric: Metric) -> str:
+    return arrow(metric).replace(" ", "&nbsp;")
+
+
+def _html_cell(value: Value | None, runs: int) -> str:
+    if value is None:
+        return f"<td>{MISSING}</td>"
+    text = escape_html(number(value, runs))
+    text = f"<b>{text}</b>" if value.best else text
+    text += f"<sup>{DAGGER}</sup>" * value.tied
+    return f"<td>{text}" + (f"<br><small>{interval(value)}</small>" if value.interval else "") + "</td>"

@@ -1,0 +1,115 @@
+"""What the maps and masks of a run looked like as training went on, recomputed from its seed and its checkpoints."""
+
+import copy
+
+import jax
+import numpy as np
+from matplotlib.collections import LineCollection
+from ml_collections import ConfigDict
+
+from gradmix_jax import figure, train, train_step
+from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.config import default_config, to_plain, validate
+from gradmix_jax.report.drawing import framed, plain, subplots, svg
+from gradmix_jax.report.formats import escape_html
+from gradmix_jax.report.runs import Run
+
+ROWS = 6
+MOST_STEPS = 6
+
+
+def overlays(run: Run) -> str:
+    """Images x steps: map over the image, outline of the mask; or one sentence about what is missing."""
+    # A report reads what is there: it does not start to download a data set.
+    config = copy.deepcopy(run.config)
+    config["dataset"]["download"] = False
+    # The evaluate section does not concern the steps, and its keys may be older than this code.
+    config["evaluate"] = to_plain(default_config())["evaluate"]
+    if config["mix"]["method"] in ("none", "mixup"):
+        return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
+    try:
+        validate(ConfigDict(config))  # a run of older code may lack keys
+        prepared = figure.prepare(config, run.workdir)
+        checkpoints = Checkpoints(run.workdir, read_only=True)
+    except (ValueError, OSError) as error:
+        return f"<p>Maps and masks over training cannot be shown: {escape_html(error)}</p>"
+    try:
+        explanations = _explanations(prepared, checkpoints)
+    finally:
+        checkpoints.close()
+    return _draw(explanations, [plain(name) for name in _names(prepared)], run)
+
+
+def _names(prepared) -> list[str]:
+    _, labels = prepared.batch(prepared.specs.seed, 0)
+    return [prepared.data.class_names[label] for label in labels[:ROWS]]
+
+
+def _explanations(prepared, checkpoints) -> dict[int, train_step.Explanation]:
+    """{step: what the step would do to the first batch, its first ROWS rows}; one compilation serves all steps.
+
+    Batch, views, partners and kept shares are those of step 0 throughout, so that only the parameters change.
+    """
+    start = train.initial_state(prepared.specs, prepared.program)
+    images, labels = prepared.batch(prepared.specs.seed, 0)
+    explain = jax.jit(lambda *arrays: train_step.explain(prepared.program, *arrays))
+    found = {}
+    for step in [0, *_evenly([step for step in checkpoints.steps() if step > 0], MOST_STEPS - 1)]:
+        # On the device, or else jit takes the restored arrays for arguments of another kind and compiles again.
+        state = jax.device_put(checkpoints.restore(start, step)) if step else start
+        explanation = explain(state.replace(step=start.step), images, labels)
+        found[step] = jax.device_get(jax.tree.map(lambda leaf: leaf[:ROWS], explanation))
+    return found
+
+
+def _evenly(steps: list[int], most: int) -> list[int]:
+    """At most that many of the steps, evenly spread, with the last."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(place)] for place in np.linspace(0, len(steps) - 1, most)]
+
+
+def _draw(explanations, names, run: Run) -> str:
+    rows, columns = len(names), len(explanations)
+    drawn, axes = subplots(
+        (0.5 + 1.05 * (columns + 1), 0.4 + 1.02 * rows), nrows=rows, ncols=columns + 1, squeeze=False
+    )
+    first = next(iter(explanations.values()))
+    for row, name in enumerate(names):
+        _show(axes[row, 0], first.views[row])
+        axes[row, 0].set_ylabel(name)
+        for column, explanation in enumerate(explanations.values(), 1):
+            _show(axes[row, column], explanation.views[row])
+            if explanation.mixed.maps is not None:
+                options = dict(cmap="magma", vmin=0, vmax=1, alpha=0.7, interpolation="nearest")
+                axes[row, column].imshow(explanation.mixed.maps[row], **options)
+            _outline(axes[row, column], explanation.mask[row])
+    axes[0, 0].set_title("view")
+    for column, step in enumerate(explanations, 1):
+        axes[0, column].set_title(f"step {step}")
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    has_map = first.mixed.maps is not None
+    legend = "Colour: the map (dark 0, bright 1, each image on its own scale); " if has_map else ""
+    kept = "what the mix replaces" if run.config["mix"]["mixed_views"] == "all" else "what the mix replaces in view 0"
+    caption = (
+        f"{legend}outlined: the mask, {kept}. Of {run.name}: step 0 recomputed from the seed, the others from "
+        "checkpoints. Views, partners and kept shares are those of step 0 throughout: only the parameters change."
+    )
+    if run.config["attribution"]["loss"] == "training" and len(run.config["phases"]) > 1:
+        caption += " The maps are those of the first phase's loss."
+    return framed(svg(drawn, "maps and masks over training"), caption, wide=True)
+
+
+def _show(axis, image_HxWxC):
+    axis.imshow(image_HxWxC.squeeze().clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def _outline(axis, mask_HxW):
+    """Edges of the masked pixels, exactly: a contour would cut their corners."""
+    padded = np.pad(mask_HxW, 1)
+    across = [[(x - 0.5, y - 0.5), (x + 0.5, y - 0.5)] for y, x in np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])]
+    down = [[(x - 0.5, y - 0.5), (x - 0.5, y + 0.5)] for y, x in np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:])]
+    axis.add_collection(LineCollection(across + down, colors="#56e0ff", linewidths=1.1))

@@ -1,0 +1,133 @@
+"""The part of the page about one method."""
+
+import json
+from typing import Any
+
+from gradmix_jax.config import default_config, flatten, to_plain
+from gradmix_jax.report import classes, curves
+from gradmix_jax.report.embedding import embedding
+from gradmix_jax.report.formats import MISSING, escape_html
+from gradmix_jax.report.gallery import gallery
+from gradmix_jax.report.overlays import overlays
+from gradmix_jax.report.runs import Method, Run
+
+# Part of the section's address -> heading.
+PARTS = {
+    "curves": "ROC, OSCR and scores",
+    "classes": "Classes",
+    "embedding": "PCA and t-SNE",
+    "gallery": "Most confident mistakes",
+    "maps": "Maps and masks over training",
+    "training": "Training loss",
+    "diversity": "Diversity of the features",
+    "config": "Config and environment",
+}
+
+
+def section(method: Method, name: str) -> str:
+    """Everything about one method.
+
+    Args:
+      method: the runs.
+      name: identifier of the section; those of its parts start with it.
+    """
+    run = method.example
+    parts = {
+        "curves": _plots(
+            curves.runs_curve(method, with_class=False),
+            curves.runs_curve(method, with_class=True),
+            curves.histogram(run),
+            curves.scores_curve(run),
+        ),
+        "classes": _plots(classes.bars(run), classes.confusion(run)),
+        "embedding": _plots(embedding(run)),
+        "gallery": gallery(run),
+        "maps": _plots(overlays(run)),
+        "training": _plots(curves.losses(method)),
+        "diversity": _diversity(run),
+        "config": _config(run) + _environment(run),
+    }
+    names, count = "; ".join(each.name for each in method.runs), len(method.runs)
+    lead = f"{count} run{'s' * (count > 1)}: {names}."
+    lead += f" What cannot be averaged is shown of {run.name}." if count > 1 else ""
+    inner = "".join(
+        f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{body}</section>' for part, body in parts.items()
+    )
+    links = "".join(f'<li><a href="#{name}-{part}">{text}</a></li>' for part, text in PARTS.items())
+    return (
+        f'<section id="{name}" class="method"><h2>{escape_html(method.label)}</h2>'
+        f'<p>{escape_html(lead)}</p><ul class="parts">{links}</ul>{inner}</section>'
+    )
+
+
+def _plots(*figures: str) -> str:
+    return f'<div class="plots">{"".join(figures)}</div>'
+
+
+def _diversity(run: Run) -> str:
+    """Rows: effective rank, and intrinsic dimension of each class; columns: features."""
+    found = run.results["diversity"]
+    names = list(dict.fromkeys(name for each in found.values() for name in each["intrinsic_dimension"]))
+    rows = [["effective rank, all classes", *(each["effective_rank"] for each in found.values())]]
+    rows += [
+        [f"intrinsic dimension, class {name}", *(each["intrinsic_dimension"].get(name) for each in found.values())]
+        for name in names
+    ]
+    body = "".join(
+        f'<tr><th scope="row">{escape_html(label)}</th>{"".join(f"<td>{_two_digits(n)}</td>" for n in numbers)}</tr>'
+        for label, *numbers in rows
+    )
+    heads = '<th scope="col" class="label">measure</th>'
+    heads += "".join(f'<th scope="col">{escape_html(name)}</th>' for name in found)
+    return (
+        f"<p>Of {escape_html(run.name)}: the exponential of the entropy of the singular values, and the "
+        "maximum-likelihood dimension by class. Neither is good or bad by itself.</p>"
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _two_digits(number: float | None) -> str:
+    return MISSING if number is None or number != number else f"{number:.2f}"
+
+
+def _config(run: Run) -> str:
+    """What differs from the default, and all keys."""
+    default = flatten(to_plain(default_config()))
+    flat = flatten(run.config)
+    differs = {key for key, value in flat.items() if key not in default or default[key] != value}
+    changed = [(key, flat[key], default.get(key, MISSING)) for key in flat if key in differs]
+    text = lambda value: escape_html(
+        value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    )
+    row = lambda key, *values: (
+        f'<tr{" class=changed" if key in differs else ""}><th scope="row">{escape_html(key)}</th>'
+        + "".join(f"<td>{text(value)}</td>" for value in values)
+        + "</tr>"
+    )
+    return (
+        f"<p>Config of {escape_html(run.name)}, {len(changed)} keys differ from the default:</p>"
+        + _table(("key", "value", "default"), "".join(row(*each) for each in changed))
+        + "<details><summary>All keys; those that differ are highlighted</summary>"
+        + _table(("key", "value"), "".join(row(key, value) for key, value in flat.items()))
+        + "</details>"
+    )
+
+
+def _environment(run: Run) -> str:
+    flat: dict[str, Any] = flatten(run.results["environment"])
+    flat |= {"checkpoint": run.results["checkpoint"], "evaluation, seconds": run.results["seconds"]}
+    words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    rows = "".join(
+        f'<tr><th scope="row">{escape_html(key)}</th><td>{escape_html(words(value))}</td></tr>'
+        for key, value in flat.items()
+    )
+    return f"<details><summary>Environment of the evaluation</summary>{_table(('what', 'value'), rows)}</details>"
+
+
+def _table(heads: tuple[str, ...], rows: str) -> str:
+    cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="keys"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
