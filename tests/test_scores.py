@@ -156,12 +156,12 @@ def numpy_topk(features, bank, labels, k, num_classes):
         ((20,), 1),
     ],
 )
-@pytest.mark.parametrize("block_size", [4, 64])
-def test_topk_cosine_for_any_class_sizes(sizes, k, block_size):
+@pytest.mark.parametrize("tile", [(4, 1), (5, 16), (64, 640)])
+def test_topk_cosine_for_any_class_sizes(sizes, k, tile):
     rng = np.random.default_rng(sum(sizes))
     labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     features, bank = rng.normal(size=(13, 5)) * 3, rng.normal(size=(len(labels), 5))
-    got = scores.topk_cosine(features, bank, labels, k=k, num_classes=len(sizes), block_size=block_size)
+    got = scores.topk_cosine(features, bank, labels, k=k, num_classes=len(sizes), tile=tile)
     np.testing.assert_allclose(got, numpy_topk(features, bank, labels, k, len(sizes)), atol=1e-5)
 
 
@@ -174,10 +174,10 @@ def test_bank_padding_is_bounded():
         assert bank.valid_PxL.size <= 2 * len(labels) + 2 * len(sizes)
 
 
-def test_topk_cosine_memory_is_that_of_a_block():
+def test_topk_cosine_memory_is_that_of_a_tile():
     bank = scores.class_bank(np.ones((2048, 4)), np.arange(2048) % 2, num_classes=2)
     features = jax.ShapeDtypeStruct((4096, 4), jnp.float32)
-    compiled = scores.class_similarities.lower(bank, features, block_size=32).compile()
+    compiled = scores.class_similarities.lower(bank, features, tile=(32, 512)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4096 * 2048 * 4 / 8
 
 
