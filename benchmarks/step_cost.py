@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, train, train_step
+from gradmix_jax import cost, experiment, train
 from gradmix_jax.config import phase
 
 NUM_IMAGES = 1024
@@ -34,8 +34,8 @@ VARIANTS = {
 }
 
 
-def make_step(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
-    """(jitted step, abstract or real state maker) of one variant on one device."""
+def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
+    """(executable, function that makes its first state) of one variant on one device."""
     c = config_lib.default_config()
     c.dataset.image_size, c.dataset.channels = 32, 3
     c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
@@ -48,22 +48,9 @@ def make_step(recipe: str, overrides: dict, *, width: int, batch: int, dtype: st
         section, key = name.split(".")
         c[section][key] = value
     specs = experiment.from_config(config_lib.to_plain(c), num_devices=1)
-    program = train.make_program(specs, num_classes=6, num_images=NUM_IMAGES, axis_name=None)
-    step = jax.jit(train_step.make_train_step(program, axis_name=None), donate_argnums=0)
-    return step, lambda: train.initial_state(specs, program)
-
-
-def compiled(recipe: str, overrides: dict, **size):
-    """(executable, function that makes its first state)."""
-    step, make_state = make_step(recipe, overrides, **size)
-    images = jax.ShapeDtypeStruct((NUM_IMAGES, 32, 32, 3), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
-    return step.lower(jax.eval_shape(make_state), images, labels).compile(), make_state
-
-
-def cost(executable) -> tuple[float, int]:
-    """(FLOPs, bytes of temporary memory) by XLA's analyses."""
-    return executable.cost_analysis()["flops"], executable.memory_analysis().temp_size_in_bytes
+    sizes = dict(num_classes=6, num_images=NUM_IMAGES)
+    program = train.make_program(specs, axis_name=None, **sizes)
+    return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)
 
 
 def seconds(pairs: list, repeats: int) -> list[list[float]]:
@@ -100,7 +87,7 @@ def main() -> None:
         if str(shared) not in references:
             references[str(shared)] = compiled("cutmix", shared, **size)
         reference, candidate = references[str(shared)], compiled(recipe, overrides, **size)
-        (base_flops, base_bytes), (flops, temporary) = cost(reference[0]), cost(candidate[0])
+        (base_flops, base_bytes), (flops, temporary) = cost.of(reference[0]), cost.of(candidate[0])
         wall = "not timed"
         if arguments.repeats:
             base_times, times = seconds([reference, candidate], arguments.repeats)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 def default_config() -> ConfigDict:
     """The default: digits, a small network, input-gradient GradMix; a minute on a CPU."""
     c = ConfigDict()
+    c.name = ""  # what tables call this method; empty: its recipe
     c.seed = 0  # of initialisation, batches, views, maps and mixing
 
     c.dataset = ConfigDict()
@@ -43,6 +44,9 @@ def default_config() -> ConfigDict:
     c.augment.grey_prob = 0.2
     c.augment.rotation_degrees = 0.0  # uniform in +- this
     c.augment.blur_prob = 0.0  # of a Gaussian blur, for large images
+    c.augment.policy = "standard"  # or, in place of jitter, grey and blur: "randaugment", "augmix"
+    c.augment.num_ops = 2  # operations of randaugment, one after the other
+    c.augment.magnitude = 9  # of randaugment's operations, 0 to 30; the most for augmix, where 9 is its severity 3
 
     c.model = ConfigDict()
     c.model.name = "small_cnn"  # see gradmix_jax/models
@@ -63,7 +67,7 @@ def default_config() -> ConfigDict:
     c.attribution.loss = "simclr"
 
     c.mix = ConfigDict()
-    c.mix.method = "gradmix"  # gradmix, cutmix, saliencymix, mixup, none
+    c.mix.method = "gradmix"  # gradmix, cutmix, saliencymix, fmix, mixup, none
     c.mix.mask = "threshold"  # "threshold" or "box"
     c.mix.fill = "partner"  # partner, partner_resized, noise, mean, zeros
     c.mix.keep_range = (0.5, 0.9)  # share of pixels kept, drawn uniformly
@@ -71,6 +75,7 @@ def default_config() -> ConfigDict:
     c.mix.mixed_views = "all"  # mix "all" views, or the "first" only
     c.mix.group_size = 16  # partners are drawn within groups of this many images; divides a device's batch
     c.mix.mixup_alpha = 1.0  # of mixup's Beta(alpha, alpha)
+    c.mix.fmix_decay = 3.0  # of the power of fmix's noise with frequency, 0 to 10; the larger, the larger the patches
 
     c.objective = ConfigDict()
     c.objective.temperature = 0.05
@@ -78,6 +83,7 @@ def default_config() -> ConfigDict:
     c.objective.mixed_supcon = False  # add the supervised loss with mixed positives
     c.objective.detach_anchors = False  # no gradient of the mixed loss through the clean features
     c.objective.label_smoothing = 0.0  # of cross-entropy
+    c.objective.block_size = 4096  # anchors at a time of a contrastive loss on a device: bounds memory of large batches
     c.objective.ssl = "simclr"  # what a phase's weight `ssl` is of: simclr, moco or barlow_twins
     c.objective.queue_size = 8192  # of moco: a multiple of batch_size * num_views
     c.objective.momentum = 0.999  # of moco's key encoder
@@ -148,11 +154,22 @@ RECIPES = {
         },
         "attribution": {"method": "layer", "norm": "batch", "sign": 1},
     },
+    # The paper's masks and fill, with the other map of activations and gradients.
+    "grad_cam": {
+        "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
+        "attribution": {"method": "grad_cam"},
+    },
     # Baselines on the same step.
     "none": {"mix": {"method": "none"}},
     "cutmix": {"mix": {"method": "cutmix", "mask": "box", "fill": "partner"}},
     "saliencymix": {"mix": {"method": "saliencymix", "mask": "box", "fill": "partner"}},
+    "fmix": {"mix": {"method": "fmix", "mask": "threshold", "fill": "partner"}},
     "mixup": {"mix": {"method": "mixup"}},
+    # Its zeros are those of normalised images: the mean colour.
+    "cutout": {"mix": {"method": "cutmix", "mask": "box", "fill": "mean"}},
+    # Baselines without mixing, of other views.
+    "randaugment": {"mix": {"method": "none"}, "augment": {"policy": "randaugment"}},
+    "augmix": {"mix": {"method": "none"}, "augment": {"policy": "augmix"}},
     # The control that tells whether the map matters.
     "random": {
         "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},

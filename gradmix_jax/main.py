@@ -3,7 +3,6 @@
 python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0
 """
 
-import json
 import os
 import signal
 import sys
@@ -46,17 +45,18 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
             print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
     if mode != "train" and parallel.is_main_process():
-        save_results(evaluate.evaluate(plain, workdir), workdir)
+        train.check_same_run(plain, workdir)
+        save_results(evaluate.evaluate(plain, workdir), plain, workdir)
     parallel.barrier("results are written")
 
 
-def save_results(results: dict, workdir: str) -> None:
-    """Write results.json, scores.npz and gallery.npz, and print the table."""
+def save_results(results: dict, config: dict, workdir: str) -> None:
+    """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; print the table."""
     for name, key in (("scores.npz", "arrays"), ("gallery.npz", "gallery")):
         np.savez_compressed(os.path.join(workdir, name), **results.pop(key))
-    with open(os.path.join(workdir, "results.json"), "w") as file:
-        json.dump(results | {"environment": train.environment()}, file, indent=2)
-        file.write("\n")
+    # The keys that a run may be evaluated with other values of belong to its results.
+    train.write_json(workdir, "config.json", config)
+    train.write_json(workdir, "results.json", results | {"environment": train.environment()})
     print(report.table(results, workdir))
 
 

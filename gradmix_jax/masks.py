@@ -1,6 +1,6 @@
 """Masks: map_BxHxW and the share of each image to keep in, mask_BxHxW out (True = masked out).
 
-Letters: B batch, H W image, P pixels of an image (H * W).
+Letters: B batch, H W image, P pixels of an image (H * W), F frequencies along W that a real image needs.
 """
 
 import jax
@@ -76,6 +76,29 @@ def threshold(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
     rank_BxP = jnp.cumsum(tied_BxP, axis=1, dtype=jnp.int32)
     mask_BxP = above_BxP | (tied_BxP & (rank_BxP <= missing_B[:, None]))
     return mask_BxP.reshape(batch, height, width)
+
+
+def fourier_noise(key: jax.Array, batch: int, *, image_size: tuple[int, int], decay: float) -> jax.Array:
+    """Smooth random maps: Gaussian noise whose amplitude falls as 1 / frequency ** decay.
+
+    Source: FMix, Harris et al. 2020, arXiv 2002.12047, section 4.1. Frequencies are in turns per pixel; the mean and
+    whatever is slower than one turn over the longer side count as one turn.
+
+    Args:
+      key: randomness of all maps.
+      batch: number of maps B.
+      image_size: (H, W).
+      decay: 0 is white noise; the larger, the larger the patches.
+
+    Returns:
+      map_BxHxW, float32, of no particular range.
+    """
+    height, width = image_size
+    frequency_HxF = jnp.hypot(jnp.fft.fftfreq(height)[:, None], jnp.fft.rfftfreq(width)[None])
+    amplitude_HxF = jnp.maximum(frequency_HxF, 1 / max(height, width)) ** -decay
+    normal = jax.random.normal(key, (2, batch, *amplitude_HxF.shape))
+    spectrum_BxHxF = lax.complex(normal[0], normal[1]) * amplitude_HxF[None]
+    return jnp.fft.irfft2(spectrum_BxHxF, s=image_size)
 
 
 def _ordered_bits(values: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ class Spec:
     mixed_views: str
     group_size: int
     mixup_alpha: float
+    fmix_decay: float
 
     def __post_init__(self):
         object.__setattr__(self, "keep_range", tuple(self.keep_range))
@@ -47,6 +48,8 @@ class Spec:
             raise ValueError(f"mix.group_size is {self.group_size!r}; allowed: 2 or more images.")
         if self.mixup_alpha <= 0:
             raise ValueError(f"mix.mixup_alpha is {self.mixup_alpha!r}; allowed: a number above 0.")
+        if not 0.0 <= self.fmix_decay <= 10.0:
+            raise ValueError(f"mix.fmix_decay is {self.fmix_decay!r}; allowed: a number from 0 to 10.")
 
     @property
     def uses_map(self) -> bool:
@@ -187,6 +190,19 @@ def saliencymix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, kee
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
+def fmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, decay, keep_B=None):
+    """Patches of any shape, where smooth noise is largest, filled as in `gradmix` (FMix: Harris et al. 2020, arXiv
+    2002.12047, section 4.1, with `decay` as in `masks.fourier_noise`; the maps are not looked at)."""
+    del maps_BxHxW
+    batch, height, width, _ = images_BxHxWxC.shape
+    partner_key, keep_key, fill_key, mask_key = jax.random.split(key, 4)
+    if keep_B is None:
+        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    noise_BxHxW = masks.fourier_noise(mask_key, batch, image_size=(height, width), decay=decay)
+    mask_BxHxW = masks.threshold(noise_BxHxW, keep_B)
+    return _fill(partner_key, fill_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
 def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
     """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha) (mixup: Zhang et al. 2018, section 2)."""
     del maps_BxHxW
@@ -199,7 +215,7 @@ def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
     return mixed.astype(images_BxHxWxC.dtype), weight_B, partner_B
 
 
-METHODS = ("none", "gradmix", "cutmix", "saliencymix", "mixup")
+METHODS = ("none", "gradmix", "cutmix", "saliencymix", "fmix", "mixup")
 
 
 def apply(
@@ -229,7 +245,7 @@ def apply(
     batch = images_BxHxWxC.shape[0]
     size = spec.group_size
     if spec.method == "none":
-        raise ValueError("mix.method is 'none', which mixes nothing; allowed: gradmix, cutmix, saliencymix, mixup.")
+        raise ValueError(f"mix.method is 'none', which mixes nothing; allowed: {', '.join(METHODS[1:])}.")
     if batch % (views * size):
         raise ValueError(f"mix.group_size is {size}; allowed: a divisor of the {batch / views:g} images of one device.")
     groups = batch // views // size
@@ -246,6 +262,8 @@ def apply(
             return cutmix(key, images, maps, **common)
         if spec.method == "saliencymix":
             return saliencymix(key, images, maps, **common)
+        if spec.method == "fmix":
+            return fmix(key, images, maps, decay=spec.fmix_decay, **common)
         return mixup(key, images, maps, alpha=spec.mixup_alpha, views=views)
 
     mixed, weight, partner = jax.vmap(one_group)(

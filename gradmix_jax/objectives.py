@@ -30,6 +30,7 @@ class Spec:
     queue_size: int
     momentum: float
     off_diagonal_weight: float
+    block_size: int
 
     def __post_init__(self):
         if self.ssl not in SSL:
@@ -37,8 +38,9 @@ class Spec:
         for name in ("temperature", "base_temperature", "off_diagonal_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)!r}; allowed: a number above 0.")
-        if self.queue_size < 1:
-            raise ValueError(f"objective.queue_size is {self.queue_size!r}; allowed: 1 or more.")
+        for name in ("queue_size", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"objective.{name} is {getattr(self, name)!r}; allowed: 1 or more.")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"objective.momentum is {self.momentum!r}; allowed: 0 <= value < 1.")
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -102,7 +104,11 @@ def mean_over_anchors(loss_N: jax.Array, positives_NxP: jax.Array, *, axis_name:
     With `axis_name` this device's part of it, scaled so that the mean over devices is the mean over all anchors
     however unevenly those with a positive are spread (SupCon of a single view).
     """
-    has_positive_N = jnp.any(positives_NxP, axis=1).astype(jnp.float32)
+    return _mean_where(loss_N, jnp.any(positives_NxP, axis=1), axis_name)
+
+
+def _mean_where(loss_N, has_positive_N, axis_name):
+    has_positive_N = has_positive_N.astype(jnp.float32)
     count, devices = jnp.sum(has_positive_N), 1
     if axis_name is not None:
         count, devices = lax.psum(count, axis_name), lax.axis_size(axis_name)
@@ -171,21 +177,26 @@ def make_batch(
     )
 
 
-def _not_self(batch: Batch) -> jax.Array:
-    row_N = batch.first_anchor + jnp.arange(batch.anchors_NxD.shape[0])
-    return row_N[:, None] != jnp.arange(batch.contrast_MxD.shape[0])[None, :]
+def _of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.image_N[row_n][:, None] == batch.image_M[None, :]) & _not_self(batch, row_n)
+
+
+def _of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.label_N[row_n][:, None] == batch.label_M[None, :]) & _not_self(batch, row_n)
+
+
+def _not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.first_anchor + row_n)[:, None] != jnp.arange(batch.contrast_MxD.shape[0])[None, :]
 
 
 def simclr(batch: Batch, spec: Spec) -> jax.Array:
     """NT-Xent: the positive of a view is the other view of the same image. Scalar, this device's part of the mean."""
-    positives_NxM = (batch.image_N[:, None] == batch.image_M[None, :]) & _not_self(batch)
-    return _mean_loss(batch, positives_NxM, spec)
+    return _mean_loss(batch, lambda row_n: _of_same_image(batch, row_n), spec)
 
 
 def supcon(batch: Batch, spec: Spec) -> jax.Array:
     """SupCon: all rows of the same class are positives. Scalar, this device's part of the mean."""
-    positives_NxM = (batch.label_N[:, None] == batch.label_M[None, :]) & _not_self(batch)
-    return _mean_loss(batch, positives_NxM, spec)
+    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec)
 
 
 def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
@@ -203,36 +214,60 @@ def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: 
     Returns:
       Scalar, this device's part of the mean.
     """
-    rows = jnp.arange(batch.anchors_NxD.shape[0])
     images = batch.anchors_NxD.shape[0] // batch.views
-    mixed_rows = jnp.arange(mixed_PxD.shape[0])
-    same_image_NxP = (rows % images)[:, None] == (mixed_rows % images)[None, :]
-    positives_NxP = same_image_NxP & (rows[:, None] != mixed_rows[None, :])
-    return _mean_loss(batch, positives_NxP, spec, mixed_PxD, weight_P)
+    mixed_P = jnp.arange(mixed_PxD.shape[0])
+
+    def positives_of(row_n):
+        same_image_nxP = (row_n % images)[:, None] == (mixed_P % images)[None, :]
+        return same_image_nxP & (row_n[:, None] != mixed_P[None, :])
+
+    return _mean_loss(batch, positives_of, spec, mixed_PxD, weight_P)
 
 
 def mixed_supcon(batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec) -> jax.Array:
     """SupCon with the mixed versions of all rows of the same class (but the anchor's own) as positives. Scalar."""
-    positives_NxM = (batch.label_N[:, None] == batch.label_M[None, :]) & _not_self(batch)
-    return _mean_loss(batch, positives_NxM, spec, gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name))
+    mixed, weight = gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name)
+    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec, mixed, weight)
 
 
-def _mean_loss(batch, positives, spec, positive_features=None, positive_weights=None):
+def _mean_loss(batch, positives_of, spec, positive_features=None, positive_weights=None):
+    """Mean over the anchors that have a positive, `spec.block_size` anchors at a time.
+
+    Blocks are computed again in the backward pass, so that memory grows with the number of contrast features and not
+    with its square.
+    """
     anchors, contrast = batch.anchors_NxD, batch.contrast_MxD
     if positive_features is not None and spec.detach_anchors:
         # The mixed loss then leaves the clean features alone, and one backward pass serves map and training.
         anchors, contrast = lax.stop_gradient(anchors), lax.stop_gradient(contrast)
-    loss_N = contrastive(
-        anchors,
-        contrast,
-        positives,
-        temperature=spec.temperature,
-        base_temperature=spec.base_temperature,
-        positive_features_NxD=positive_features,
-        positive_weights_N=positive_weights,
-        first_anchor=batch.first_anchor,
-    )
-    return mean_over_anchors(loss_N, positives, axis_name=batch.axis_name)
+    size = _largest_divisor(anchors.shape[0], spec.block_size)
+
+    def block(start, anchors_nxD, contrast, positive_features):
+        positives_nxP = positives_of(start + jnp.arange(size))
+        loss_n = contrastive(
+            anchors_nxD,
+            contrast,
+            positives_nxP,
+            temperature=spec.temperature,
+            base_temperature=spec.base_temperature,
+            positive_features_NxD=positive_features,
+            positive_weights_N=positive_weights,
+            first_anchor=batch.first_anchor + start,
+        )
+        return loss_n, jnp.any(positives_nxP, axis=1)
+
+    if size == anchors.shape[0]:
+        loss_N, has_positive_N = block(0, anchors, contrast, positive_features)
+    else:
+        starts = jnp.arange(0, anchors.shape[0], size)
+        again = jax.checkpoint(block, prevent_cse=False)
+        blocks = starts, anchors.reshape(-1, size, anchors.shape[1])
+        loss_N, has_positive_N = lax.map(lambda each: again(*each, contrast, positive_features), blocks)
+    return _mean_where(loss_N.ravel(), has_positive_N.ravel(), batch.axis_name)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)
 
 
 def cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, spec: Spec) -> jax.Array:

@@ -51,9 +51,8 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
     return table
 
 
-def print_commands(argv: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
-    """The commands that `run` would carry out, with the config flags of this command line."""
-    config_flags = [word for word in argv if word.startswith("--config")]
+def print_commands(config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
+    """The commands that `run` would carry out, with these --config flags."""
     for trial in trials:
         for seed in seeds:
             words = [
@@ -66,7 +65,15 @@ def print_commands(argv: list[str], workdir: str, trials: list[int], seeds: list
             print(shlex.join(words))
 
 
-def _numbers(name: str) -> list[int]:
+def define_flags() -> None:
+    """The flags of a command that goes through trials and seeds."""
+    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
+    flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
+    flags.DEFINE_bool("print_commands", False, "Print one command a run and run nothing.")
+
+
+def numbers(name: str) -> list[int]:
+    """The value of the flag `trials` or `seeds`. Raises ValueError for anything but numbers."""
     words = getattr(flags.FLAGS, name)
     if not words or not all(word.isdigit() for word in words):
         raise ValueError(f"--{name} is {','.join(words)!r}; allowed: numbers with commas between them.")
@@ -74,15 +81,13 @@ def _numbers(name: str) -> list[int]:
 
 
 def _main(_) -> None:
-    trials, seeds, workdir = _numbers("trials"), _numbers("seeds"), main.WORKDIR.value
+    trials, seeds, workdir = numbers("trials"), numbers("seeds"), main.WORKDIR.value
     if flags.FLAGS.print_commands:
-        print_commands(sys.argv[1:], workdir, trials, seeds)
+        print_commands([word for word in sys.argv[1:] if word.startswith("--config")], workdir, trials, seeds)
     else:
         print(run(main.CONFIG.value, workdir, trials, seeds))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
-    flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
-    flags.DEFINE_bool("print_commands", False, "Print one command a run and run nothing.")
+    define_flags()
     command.run(_main, required=("config", "workdir"))

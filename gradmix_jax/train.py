@@ -22,7 +22,7 @@ from gradmix_jax.metrics_writer import MetricsWriter
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 # Keys that do not change what is computed: a run may be resumed with other values of them.
-FREE_SECTIONS = ("evaluate",)
+FREE_SECTIONS = ("evaluate", "name")
 FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers")
 
 
@@ -81,7 +81,7 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
     Raises:
       ValueError: the workdir holds a run of another config, the data cannot be used, or the loss is not finite.
     """
-    _check_same_run(config, workdir)
+    check_same_run(config, workdir)
     data = datasets.open_set(experiment.dataset)
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     checkpoints = Checkpoints(workdir, keep=experiment.train.keep_checkpoints) if parallel.is_main_process() else None
@@ -164,7 +164,8 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if not free(*name.partition("."))}
 
 
-def _check_same_run(config, workdir) -> None:
+def check_same_run(config: dict[str, Any], workdir: str) -> None:
+    """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model."""
     if not os.path.exists(os.path.join(workdir, "config.json")):
         return
     before = _fixed(config_lib.read(workdir))
@@ -179,12 +180,19 @@ def _check_same_run(config, workdir) -> None:
 def _record(config, workdir, params) -> None:
     """Write config.json, env.json and the table of parameters."""
     os.makedirs(workdir, exist_ok=True)
-    for name, content in {"config.json": config, "env.json": environment()}.items():
-        with open(os.path.join(workdir, name), "w") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+    write_json(workdir, "config.json", config)
+    write_json(workdir, "env.json", environment())
     with open(os.path.join(workdir, "parameters.txt"), "w") as file:
         file.write(parameter_overview.get_parameter_overview(params) + "\n")
+
+
+def write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
+    """Write a file of the workdir in one move."""
+    path = os.path.join(workdir, name)
+    with open(f"{path}.tmp", "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    os.replace(f"{path}.tmp", path)
 
 
 def environment() -> dict[str, Any]:

@@ -26,6 +26,9 @@ SPEC = augment.Spec(
     grey_prob=0.2,
     rotation_degrees=5.0,
     blur_prob=0.5,
+    policy="standard",
+    num_ops=2,
+    magnitude=9,
 )
 OFF = augment.Spec(
     crop_scale=(1.0, 1.0),
@@ -36,6 +39,9 @@ OFF = augment.Spec(
     grey_prob=0.0,
     rotation_degrees=0.0,
     blur_prob=0.0,
+    policy="standard",
+    num_ops=2,
+    magnitude=9,
 )
 views = jax.jit(augment.views, static_argnames=("spec", "num_views"))
 
@@ -91,6 +97,23 @@ def assert_uniform(values, low, high):
 )
 def test_spec_names_the_wrong_key(name, value):
     with pytest.raises(ValueError, match=f"augment.{name} must"):
+        dataclasses.replace(SPEC, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value, allowed",
+    [
+        ("policy", "autoaugment", "standard, randaugment, augmix"),
+        ("num_ops", 0, "a whole number, 1 or more"),
+        ("num_ops", 1.5, "a whole number"),
+        ("num_ops", True, "a whole number"),
+        ("magnitude", -1, "a number from 0 to 30"),
+        ("magnitude", 31, "a number from 0 to 30"),
+        ("magnitude", math.nan, "a number from 0 to 30"),
+    ],
+)
+def test_spec_names_key_value_and_what_is_allowed(name, value, allowed):
+    with pytest.raises(ValueError, match=f"augment.{name} is {value!r}; allowed: {allowed}"):
         dataclasses.replace(SPEC, **{name: value})
 
 
@@ -180,7 +203,7 @@ STRENGTHS = (0.4, 1.5, 0.2, 0.1)
 def draw_jitter(monkeypatch, count, strengths, prob=1.0):
     """The factors and the order [count, N] that color_jitter draws, from a stand-in for the operations."""
     seen = lambda image, operations, factors, order: jnp.stack([jnp.stack(factors), order])[:, :, None]
-    monkeypatch.setattr(augment, "jitter_in_order", seen)
+    monkeypatch.setattr(augment.steps, "jitter_in_order", seen)
     number = sum(strength > 0 for strength in strengths)
     apply = partial(augment.color_jitter, strengths=strengths, prob=prob)
     drawn = jax.jit(jax.vmap(apply, (0, None)))(keys(count), jnp.full((2, number, 3), -9.0))[..., 0]
@@ -340,7 +363,7 @@ def test_rotation_turns_counter_clockwise():
 
 
 def test_rotation_angles_are_uniform(monkeypatch):
-    monkeypatch.setattr(augment, "rotate_by", lambda image, radians: radians)
+    monkeypatch.setattr(augment.steps, "rotate_by", lambda image, radians: radians)
     angles = jax.vmap(lambda key: augment.rotate(key, jnp.zeros((2, 2, 1)), degrees=5.0))(keys(4000))
     assert_uniform(np.rad2deg(angles), -5 - 1e-5, 5 + 1e-5)
 
@@ -366,7 +389,7 @@ def test_blur_matches_scipy():
 
 
 def test_blur_sigma_and_share(monkeypatch):
-    monkeypatch.setattr(augment, "gaussian_blur", lambda image, sigma: jnp.broadcast_to(sigma, image.shape))
+    monkeypatch.setattr(augment.steps, "gaussian_blur", lambda image, sigma: jnp.broadcast_to(sigma, image.shape))
     result = jax.vmap(lambda key: augment.random_blur(key, jnp.zeros((1, 1, 1)), prob=0.5))(keys(4000)).reshape(-1)
     assert_share(result > 0, 0.5)
     assert_uniform(result[result > 0], 0.1, 2.0)
@@ -387,6 +410,33 @@ def test_views_are_float32_in_range_and_differ(channels, spec):
     assert result.min() >= 0 and result.max() <= 1 and jnp.isfinite(result).all()
     first, second = np.asarray(result).reshape(2, 8, 8, 8, channels)[:, 2:]
     assert (first != second).any(axis=(1, 2, 3)).all()
+
+
+# Pixel (4, 3) of the eight views, from the code before there were policies: an old seed gives the same views.
+GOLDEN = {
+    3: [
+        [0.3203775, 0.3522592, 0.3460058],
+        [0.4602215, 0.3083123, 0.5181492],
+        [0.3475823, 0.3475823, 0.3475823],
+        [0.5028542, 0.5028542, 0.5028542],
+        [0.4656806, 0.4656806, 0.4656806],
+        [0.3199887, 0.241973, 0.4070421],
+        [0.2618892, 0.5616242, 0.687632],
+        [0.5490093, 0.406809, 0.4340768],
+    ],
+    1: [[0.1533741], [0.4633718], [0.3954542], [0.5437491], [0.0653127], [0.2952621], [0.3925931], [0.3833892]],
+}
+
+
+@pytest.mark.parametrize("channels, spec", [(1, DIGITS), (3, SPEC)])
+def test_standard_views_of_a_seed_are_what_they_were(channels, spec):
+    result = views(keys(4), random_bytes(4, 8, 8, channels), spec)
+    np.testing.assert_allclose(result[:, 4, 3], GOLDEN[channels], atol=1e-5)
+
+
+def test_keys_of_other_policies_are_not_in_the_standard_program():
+    program = partial(jax.make_jaxpr(augment.views, static_argnums=2), keys(2), random_bytes(2, 8, 8, 3))
+    assert str(program(SPEC)) == str(program(dataclasses.replace(SPEC, num_ops=5, magnitude=30)))
 
 
 def test_saturated_images_stay_in_range():

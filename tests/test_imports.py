@@ -33,11 +33,12 @@ RANKS = [
     {"evaluate"},
     {"experiment"},
     {"train"},
-    {"command"},
+    {"command", "cost"},
     {"predict", "figure"},
     {"report"},
     {"main"},
     {"protocol"},
+    {"sweep"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from programs import small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import datasets, evaluate, experiment, figure, predict, train
+from gradmix_jax import datasets, evaluate, experiment, figure, main, predict, train
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import phase
 
@@ -228,3 +229,18 @@ def test_recipes_share_their_keys_with_the_default():
     for recipe in config_lib.RECIPES.values():
         for section, keys in recipe.items():
             assert set(keys) <= set(default[section].keys())
+
+
+def test_evaluation_belongs_to_the_config_that_was_trained(whole_run, tmp_path):
+    config, workdir = whole_run
+    shutil.copytree(workdir, tmp_path / "copy")
+    other = digits(**{"augment.flip_prob": 0.25})
+    with pytest.raises(ValueError, match=r"holds a run with augment\.flip_prob=0\.5, not 0\.25"):
+        main.run(other, str(tmp_path / "copy"), "eval")
+    assert not (tmp_path / "copy" / "results.json").exists()
+    judged = digits(**{"evaluate.k": 5})
+    judged.name = "renamed"
+    main.run(judged, str(tmp_path / "copy"), "eval")
+    kept = json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert kept["name"] == "renamed" and kept["evaluate"]["k"] == 5
+    assert "5 largest" in json.loads((tmp_path / "copy" / "results.json").read_text())["score"]

@@ -207,3 +207,24 @@ def test_masked_region_holds_the_peak_and_grows_as_less_is_kept(name):
     assert np.all(mask.reshape(len(KEEPS), -1)[:, maps[0].argmax()])
     assert np.all(mask[1:] >= mask[:-1])
     assert mask[0].sum() < mask[-1].sum()
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0])
+def test_power_of_fourier_noise_falls_with_frequency(decay):
+    """The mean squared amplitude of every frequency over many maps, against 1 / frequency ** (2 * decay)."""
+    height, width, count = 6, 9, 4000
+    make = jax.jit(lambda key: masks.fourier_noise(key, count, image_size=(height, width), decay=decay))
+    maps = np.asarray(make(jax.random.key(0)), np.float64)
+    assert maps.shape == (count, height, width) and np.isfinite(maps).all()
+    power = np.mean(np.abs(np.fft.rfft2(maps)) ** 2, axis=0)
+    frequency = np.sqrt(np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2)
+    expected = 2 * np.maximum(frequency, 1 / width) ** (-2 * decay)
+    # Waves along H alone are given twice, with independent noise, of which a real image takes the mean.
+    expected[:, 0] /= 2
+    np.testing.assert_allclose(power / expected, 1, atol=5 * np.sqrt(2 / count))
+
+
+def test_fourier_noise_of_one_pixel_and_one_column():
+    make = jax.jit(masks.fourier_noise, static_argnames=("batch", "image_size", "decay"))
+    for size in ((1, 1), (8, 1)):
+        assert np.isfinite(make(jax.random.key(0), batch=3, image_size=size, decay=3.0)).all()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gradmix_jax import masks, mix
+from gradmix_jax.config import RECIPES
 
 SPEC = mix.Spec(
     method="gradmix",
@@ -20,6 +21,7 @@ SPEC = mix.Spec(
     mixed_views="all",
     group_size=2,
     mixup_alpha=1.0,
+    fmix_decay=3.0,
 )
 # 2 views of 4 images of 9 x 7 pixels in all tests: few compilations.
 ROWS, IMAGES, HEIGHT, WIDTH = 8, 4, 9, 7
@@ -34,6 +36,8 @@ SPECS = {
     "cutmix": dataclasses.replace(SPEC, method="cutmix", keep_range=(0.6, 0.8)),
     "cutmix, one draw": dataclasses.replace(SPEC, method="cutmix", fill="zeros", keep_draw="batch"),
     "saliencymix": dataclasses.replace(SPEC, method="saliencymix"),
+    "cutout": dataclasses.replace(SPEC, **RECIPES["cutout"]["mix"]),
+    "fmix": dataclasses.replace(SPEC, **RECIPES["fmix"]["mix"]),
     "mixup": dataclasses.replace(SPEC, method="mixup", mixup_alpha=5.0),
 }
 FILLS_OF = {"threshold": mix.FILLS, "box": ("partner", "partner_resized", "zeros")}
@@ -218,6 +222,78 @@ def test_constant_images_and_maps_stay_finite(key):
                 np.testing.assert_allclose(mixed, constant, atol=1e-6)
 
 
+EXTREMES = {
+    "black": np.zeros_like(PICTURES),
+    "white": np.ones_like(PICTURES),
+    "constant": np.full_like(PICTURES, 0.3),
+    "all the same": np.broadcast_to(PICTURES[:1], PICTURES.shape),
+}
+
+
+@pytest.mark.parametrize("kind", EXTREMES)
+@pytest.mark.parametrize("name", SPECS)
+def test_extreme_images_and_flat_maps_mix_to_images(name, kind, key):
+    """What has nothing to tell images or pixels apart comes out unchanged, but for the fills from nowhere."""
+    images = EXTREMES[kind]
+    mixed, weight, partner = applied(name, key, images, np.full_like(MAPS, 0.5))
+    assert np.all(np.isfinite(mixed)) and mixed.min() >= 0 and mixed.max() <= 1
+    assert np.all((weight >= 0) & (weight <= 1)) and np.all((partner >= 0) & (partner < ROWS))
+    resized = SPECS[name].fill == "partner_resized" and kind == "all the same"
+    if SPECS[name].fill not in ("noise", "zeros") and not resized and (name, kind) != ("cutout", "all the same"):
+        np.testing.assert_allclose(mixed, images, atol=1e-6)
+
+
+def test_fmix_holes_are_smooth_patches_of_exactly_the_drawn_share():
+    options = dict(keep_range=(0.5, 0.9), fill="partner", views=2, keep_B=KEEPS)
+    seeds = jax.random.split(jax.random.key(0), 30)
+
+    @jax.jit
+    def draw(images, decay):
+        return jax.vmap(lambda key: mix.fmix(key, images, None, decay=decay, **options))(seeds)
+
+    agree = {}
+    for decay in (0.0, 3.0):
+        holes = []
+        for mixed, weight, partner in zip(*to_numpy(draw(PICTURES, decay))):
+            hole = np.any(mixed != PICTURES, axis=-1)
+            np.testing.assert_array_equal(hole.sum(axis=(1, 2)), np.round((1 - KEEPS) * HEIGHT * WIDTH))
+            np.testing.assert_allclose(weight, 1 - hole.mean(axis=(1, 2)), atol=1e-6)
+            np.testing.assert_array_equal(mixed, np.where(hole[..., None], PICTURES[partner], PICTURES))
+            assert crossed(partner)
+            holes.append(hole)
+        holes = np.stack(holes)
+        agree[decay] = np.mean(holes[:, :, 1:] == holes[:, :, :-1])
+        # Everywhere in the image, and not the same for any two rows.
+        assert np.ptp(holes.mean(axis=(0, 1))) < 0.25
+        assert len(np.unique(holes[:, :4].reshape(120, -1), axis=0)) > 100
+    chance = np.mean(KEEPS**2 + (1 - KEEPS) ** 2)
+    assert abs(agree[0.0] - chance) < 0.03 and agree[3.0] > chance + 0.1
+
+
+def test_fmix_follows_the_decay_of_its_spec(key, monkeypatch):
+    seen = []
+
+    def noise(key, batch, *, image_size, decay):
+        seen.append(decay)
+        return jnp.zeros((batch, *image_size))
+
+    monkeypatch.setattr(masks, "fourier_noise", noise)
+    spec = dataclasses.replace(SPECS["fmix"], fmix_decay=1.5)
+    jax.eval_shape(lambda images: mix.apply(key, images, None, spec, views=2, first_group=0), PICTURES)
+    assert seen == [1.5]
+
+
+def test_cutout_is_a_box_of_the_images_mean_colour(key):
+    mixed, weight, partner = applied("cutout", key)
+    hole = np.any(mixed != PICTURES, axis=-1)
+    mean = np.broadcast_to(PICTURES.astype(np.float64).mean(axis=(1, 2), keepdims=True), PICTURES.shape)
+    np.testing.assert_allclose(mixed[hole], mean[hole], atol=1e-6)
+    np.testing.assert_array_equal(partner, np.arange(ROWS))
+    for one, kept in zip(hole, weight):
+        top, bottom, left, right = extent(one)
+        assert one.sum() == (bottom - top) * (right - left) and kept == pytest.approx(1 - one.mean())
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_a_group_mixes_the_same_on_whatever_device_it_lies(name, key):
     """Of the groups 0, 1, 2 one device sees 0 and 1, another 1 and 2: both must agree about group 1."""
@@ -252,7 +328,7 @@ def test_one_device_with_two_groups_equals_two_devices_with_one_and_first_is_the
         np.testing.assert_array_equal(rows[partner], whole[2][rows[:2]])
 
 
-@pytest.mark.parametrize("name", ["gradmix", "box, one draw", "cutmix", "saliencymix", "mixup"])
+@pytest.mark.parametrize("name", ["gradmix", "box, one draw", "cutmix", "saliencymix", "fmix", "mixup"])
 def test_apply_says_which_row_the_fill_came_from(name, key):
     """Groups of two: everyone's partner is the other image of the group, seen in the other view."""
     partner = applied(name, key)[2]
@@ -263,7 +339,7 @@ def test_apply_says_which_row_the_fill_came_from(name, key):
     np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["noise, one draw", "cutmix, one draw"])
+@pytest.mark.parametrize("name", ["noise, one draw", "cutmix, one draw", "cutout"])
 def test_apply_of_a_fill_without_partner_says_its_own_row(name, key):
     mixed, weight, partner = applied(name, key)
     np.testing.assert_array_equal(partner, np.arange(ROWS))
@@ -363,7 +439,7 @@ def test_only_gradmix_looks_at_maps(key):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(method="cutout"), r"mix\.method is 'cutout'; allowed: none, gradmix, cutmix, saliencymix, mixup"),
+        (dict(method="cutout"), r"mix\.method is 'cutout'; allowed: none, gradmix, cutmix, saliencymix, fmix, mixup"),
         (dict(mask="circle"), r"mix\.mask is 'circle'; allowed: box, threshold"),
         (dict(fill="black"), r"mix\.fill is 'black'; allowed: partner, partner_resized, noise, mean, zeros"),
         (dict(keep_draw="pixel"), r"mix\.keep_draw is 'pixel'; allowed: image, batch"),
@@ -375,6 +451,8 @@ def test_only_gradmix_looks_at_maps(key):
         (dict(keep_range=(0.5,)), r"mix\.keep_range is \(0\.5,\); allowed"),
         (dict(group_size=1), r"mix\.group_size is 1; allowed: 2 or more images"),
         (dict(mixup_alpha=0.0), r"mix\.mixup_alpha is 0\.0; allowed: a number above 0"),
+        (dict(fmix_decay=-1.0), r"mix\.fmix_decay is -1\.0; allowed: a number from 0 to 10"),
+        (dict(fmix_decay=float("nan")), r"mix\.fmix_decay is nan; allowed: a number from 0 to 10"),
     ],
 )
 def test_spec_names_key_value_and_what_is_allowed(change, message):

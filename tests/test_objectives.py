@@ -10,10 +10,10 @@ import pytest
 from scipy.special import logsumexp
 
 from gradmix_jax import objectives
+from gradmix_jax.config import default_config
 
-SPEC = objectives.Spec(
-    temperature=0.5, base_temperature=0.07, mixed_supcon=True, detach_anchors=False, label_smoothing=0.0
-)
+DEFAULTS = default_config().objective.to_dict()
+SPEC = objectives.Spec(**DEFAULTS | {"temperature": 0.5, "base_temperature": 0.07, "mixed_supcon": True})
 LABELS = np.array([0, 1, 0, 2], np.int32)
 
 
@@ -340,3 +340,42 @@ def test_mixed_targets_are_area_weighted_and_sum_to_one():
 def test_spec_names_key_value_and_what_is_allowed(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SPEC, **change)
+
+
+LOSSES = {
+    "simclr": lambda z, mixed, spec: objectives.simclr(batch_of(z), spec),
+    "supcon": lambda z, mixed, spec: objectives.supcon(batch_of(z), spec),
+    "mixed_simclr": lambda z, mixed, spec: objectives.mixed_simclr(batch_of(z), mixed, jnp.asarray(WEIGHTS), spec),
+    "mixed_supcon": lambda z, mixed, spec: objectives.mixed_supcon(batch_of(z), mixed, jnp.asarray(WEIGHTS), spec),
+}
+
+
+def batch_of(z, labels=LABELS):
+    return objectives.make_batch(z, z, jnp.asarray(labels), views=2)
+
+
+@pytest.mark.parametrize("block_size", [1, 3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_blocks_change_neither_value_nor_gradient(name, block_size):
+    arrays = [jnp.asarray(x, jnp.float32) for x in (Z, MIXED)]
+    blocked = dataclasses.replace(SPEC, block_size=block_size)
+    plain, in_blocks = (
+        jax.value_and_grad(lambda *arrays, spec=spec: LOSSES[name](*arrays, spec), (0, 1))(*arrays)
+        for spec in (SPEC, blocked)
+    )
+    assert float(plain[0]) != 0
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(in_blocks)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_of_blocks_grows_linearly():
+    def temporary_bytes(images, block_size):
+        spec = dataclasses.replace(SPEC, block_size=block_size)
+        z = jax.ShapeDtypeStruct((2 * images, 16), jnp.float32)
+        labels = jnp.zeros(images, jnp.int32)
+        loss = jax.grad(lambda z: objectives.simclr(batch_of(z, labels), spec))
+        return jax.jit(loss).lower(z).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(512, 128), temporary_bytes(1024, 128)
+    assert large < 2.2 * small
+    assert temporary_bytes(1024, 2048) > 4 * large

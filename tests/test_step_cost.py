@@ -9,6 +9,8 @@ import pathlib
 
 import pytest
 
+from gradmix_jax import cost
+
 PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "step_cost.py"
 SPEC = importlib.util.spec_from_file_location("step_cost", PATH)
 step_cost = importlib.util.module_from_spec(SPEC)
@@ -16,9 +18,9 @@ SPEC.loader.exec_module(step_cost)
 
 
 @functools.cache
-def cost(recipe, overrides):
+def cost_of(recipe, overrides):
     executable, _ = step_cost.compiled(recipe, dict(overrides), width=16, batch=64, dtype="float32")
-    return step_cost.cost(executable)
+    return cost.of(executable)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +36,11 @@ def cost(recipe, overrides):
 def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
     recipe, overrides = step_cost.VARIANTS[name]
     shared = {key: value for key, value in overrides.items() if key in step_cost.DETACHED}
-    flops, memory = cost(recipe, tuple(overrides.items()))
-    base_flops, base_memory = cost("cutmix", tuple(shared.items()))
+    flops, memory = cost_of(recipe, tuple(overrides.items()))
+    base_flops, base_memory = cost_of("cutmix", tuple(shared.items()))
     assert base_flops > 10e9, "the analysis saw the whole step"
     assert flops <= most_flops * base_flops
     # A detached step is held against the attached CutMix step: its clean residuals are freed early.
     if shared:
-        base_memory = cost("cutmix", ())[1]
+        base_memory = cost_of("cutmix", ())[1]
     assert memory <= most_memory * base_memory

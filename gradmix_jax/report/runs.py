@@ -76,7 +76,9 @@ def load(workdirs: list[str]) -> list[Method]:
 
 
 def _method(run: Run) -> str:
-    """The recipe that a config follows; "untrained" at step 0."""
+    """The name that a config has, or the recipe that it follows; "untrained" at step 0."""
+    if run.config["name"]:
+        return run.config["name"]
     if run.results["step"] == 0:
         return "untrained"
     flat = flatten(run.config)

@@ -1,0 +1,36 @@
+"""What one train step costs by XLA's own count: for regressions and tables, where wall times are too noisy."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax import train, train_step
+from gradmix_jax.experiment import Experiment
+
+
+class Cost(NamedTuple):
+    """FLOPs and bytes of temporary memory of a step on one device."""
+
+    flops: float
+    temporary_bytes: int
+
+
+def compile_step(specs: Experiment, *, num_classes: int, num_images: int) -> jax.stages.Compiled:
+    """The train step of an experiment on one device, compiled and not run.
+
+    Args:
+      specs: with storage "resident".
+      num_classes: known classes.
+      num_images: size of the training set, at least a batch.
+    """
+    program = train.make_program(specs, num_classes=num_classes, num_images=num_images, axis_name=None)
+    step = jax.jit(train_step.make_train_step(program, axis_name=None), donate_argnums=0)
+    images = jax.ShapeDtypeStruct((num_images, *specs.image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((num_images,), jnp.int32)
+    return step.lower(jax.eval_shape(lambda: train.initial_state(specs, program)), images, labels).compile()
+
+
+def of(compiled: jax.stages.Compiled) -> Cost:
+    """By XLA's analyses."""
+    return Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes)

@@ -1,0 +1,198 @@
+"""Sweeps: many variants of one experiment, each over trials and seeds, and one table of them with what a step costs.
+
+python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
+python -m gradmix_jax.sweep ablation ... --print_commands       one command a run, for a scheduler; runs nothing
+
+A run that has results is skipped and one that was interrupted goes on, so the same command finishes what it began.
+"""
+
+import copy
+import os
+import sys
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
+
+from gradmix_jax import command, cost, experiment, main, protocol
+from gradmix_jax import config as config_lib
+from gradmix_jax.report import contents, formats, runs
+from gradmix_jax.report.tables import Row, build
+
+
+class Variant(NamedTuple):
+    """A row of a sweep: the recipe, further config keys, and the paper of the method (none: of this project)."""
+
+    recipe: str
+    keys: dict[str, object]
+    paper: str
+
+
+GRADMIX = "arXiv 2505.12803"
+SUPCON_ONLY, SSL_ONLY = {"phases[0].ssl": 0.0}, {"phases[0].supcon": 0.0}
+CROSS_ENTROPY = {
+    "model.classifier": "linear",
+    "phases[0].cross_entropy": 1.0,
+    "phases[0].supcon": 0.0,
+    "phases[0].ssl": 0.0,
+}
+MOCO = {"objective.ssl": "moco", "objective.queue_size": 2048, "objective.momentum": 0.99}
+BARLOW = {"objective.ssl": "barlow_twins"}
+SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "optimizer.warmup_epochs": 5.0}
+LARS = {"optimizer.name": "lars", "optimizer.learning_rate": 0.5, "optimizer.warmup_epochs": 5.0}
+FULL_COSINE = {"optimizer.final_fraction": 0.0, "optimizer.weight_decay": 1e-4}
+
+# Every objective, mixing method, kind of views and optimizer. The first row is what the costs are relative to.
+OVERVIEW = {
+    "none": Variant("none", {}, "SupCon 2004.11362 + SimCLR 2002.05709"),
+    "SupCon": Variant("none", SUPCON_ONLY, "2004.11362"),
+    "SimCLR": Variant("none", SSL_ONLY, "2002.05709"),
+    "cross-entropy": Variant("none", CROSS_ENTROPY, ""),
+    "cross-entropy, smoothed": Variant("none", CROSS_ENTROPY | {"objective.label_smoothing": 0.1}, "1512.00567"),
+    "SupCon + MoCo": Variant("none", MOCO, "2003.04297"),
+    "SupCon + Barlow Twins": Variant("none", BARLOW, "2103.03230"),
+    "mixup": Variant("mixup", {}, "1710.09412"),
+    "CutMix": Variant("cutmix", {}, "1905.04899"),
+    "Cutout": Variant("cutout", {}, "1708.04552"),
+    "SaliencyMix": Variant("saliencymix", {}, "2006.01791"),
+    "FMix": Variant("fmix", {}, "2002.12047"),
+    "RandAugment": Variant("none", {"augment.policy": "randaugment"}, "1909.13719"),
+    "AugMix": Variant("none", {"augment.policy": "augmix"}, "1912.02781"),
+    "random map": Variant("random", {}, "control"),
+    "Grad-CAM mixing": Variant("grad_cam", {}, "1610.02391"),
+    "GradMix, layer": Variant("layer", {}, GRADMIX),
+    "GradMix, released": Variant("released", {}, GRADMIX),
+    "GradMix, input": Variant("input", {}, ""),
+    "SimCLR, GradMix": Variant("input", SSL_ONLY, ""),
+    "MoCo, GradMix": Variant("input", MOCO, ""),
+    "Barlow Twins, GradMix": Variant("input", BARLOW, ""),
+    "cross-entropy, GradMix": Variant("input", CROSS_ENTROPY | {"attribution.loss": "training"}, ""),
+    "SGD": Variant("input", SGD | FULL_COSINE, ""),
+    "LARS": Variant("input", LARS | FULL_COSINE, "1708.03888"),
+    "averaged weights": Variant("input", {"optimizer.ema": 0.99}, ""),
+}
+# What each choice of GradMix contributes, one at a time, around both recipes.
+ABLATION = {
+    "input": Variant("input", {}, ""),
+    "layer": Variant("layer", {}, GRADMIX),
+    "layer, sign -1": Variant("layer", {"attribution.sign": -1}, GRADMIX),
+    "layer, stage 3": Variant("layer", {"attribution.stages": ("stage3",)}, GRADMIX),
+    "layer, stage 4": Variant("layer", {"attribution.stages": ("stage4",)}, GRADMIX),
+    "layer, all stages": Variant("layer", {"attribution.stages": ("stage1", "stage2", "stage3", "stage4")}, ""),
+    "layer, threshold": Variant("layer", {"mix.mask": "threshold"}, ""),
+    "layer, partner's own pixels": Variant("layer", {"mix.fill": "partner"}, ""),
+    "layer, noise": Variant("layer", {"mix.fill": "noise"}, GRADMIX),
+    "layer, zeros": Variant("layer", {"mix.fill": "zeros"}, ""),
+    "layer, batch normalisation of maps": Variant("layer", {"attribution.norm": "batch"}, ""),
+    "input, box": Variant("input", {"mix.mask": "box"}, ""),
+    "input, mean colour": Variant("input", {"mix.fill": "mean"}, ""),
+    "input, one draw a batch": Variant("input", {"mix.keep_draw": "batch"}, ""),
+    "input, keep 0.3 to 0.7": Variant("input", {"mix.keep_range": (0.3, 0.7)}, ""),
+    "input, keep 0.7 to 0.95": Variant("input", {"mix.keep_range": (0.7, 0.95)}, ""),
+    "input, first view only": Variant("input", {"mix.mixed_views": "first"}, ""),
+    "input, no smoothing": Variant("input", {"attribution.smoothing": 1}, ""),
+    "input, times image": Variant("input", {"attribution.method": "gradient_x_input"}, ""),
+    "input, map of SupCon": Variant("input", {"attribution.loss": "supcon"}, ""),
+    "input, map of the training loss": Variant("input", {"attribution.loss": "training"}, ""),
+    "input, detached anchors": Variant("input", {"attribution.loss": "training", "objective.detach_anchors": True}, ""),
+    "input, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, ""),
+}
+SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION}
+
+
+def folder_of(label: str) -> str:
+    """A label as the name of a folder."""
+    return "".join(letter if letter.isalnum() else "_" for letter in label)
+
+
+def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
+    """The experiment with a variant's recipe, keys and label."""
+    one = config_lib.apply_recipe(copy.deepcopy(config), variant.recipe)
+    for key, value in variant.keys.items():
+        config_path.set_value(key, one, value)
+    one.name = label
+    return one
+
+
+def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
+    """Run what has no results yet of every variant, one after the other in this process.
+
+    Args:
+      name: a key of SWEEPS.
+      config: the experiment that is varied; its recipe, trial, seed and name do not matter.
+      workdir: directory that the variants' directories are in.
+      trials: class splits.
+      seeds: seeds to run each of them with.
+
+    Returns:
+      The Markdown table, also written to `<workdir>/<name>.md`.
+    """
+    for label, variant in SWEEPS[name].items():
+        protocol.run(config_of(config, label, variant), os.path.join(workdir, folder_of(label)), trials, seeds)
+    text = table(name, config, workdir, trials, seeds)
+    with open(os.path.join(workdir, f"{name}.md"), "w") as file:
+        file.write(text + "\n")
+    return text
+
+
+def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
+    """Markdown: every variant with its keys, source, cost and results, and the conditions of the runs."""
+    variants = SWEEPS[name]
+    workdirs = {
+        label: [
+            directory for _, directory in protocol.runs(config, os.path.join(workdir, folder_of(label)), trials, seeds)
+        ]
+        for label in variants
+    }
+    methods = runs.load([directory for directories in workdirs.values() for directory in directories])
+    costs = {method.label: _flops(method.example) for method in methods}
+    first = next(iter(costs.values()))
+    rows = [
+        Row((method.label, _words(variants[method.label]), variants[method.label].paper, cost_), method, dict)
+        for method, cost_ in ((method, f"{costs[method.label] / first:.3f} x") for method in methods)
+    ]
+    heads, metrics = ("method", "config", "source", "FLOPs"), [contents.ACCURACY, contents.AUROC, contents.OSCR]
+    section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, rows))
+    notes = [
+        f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}.",
+        *runs.conditions(methods),
+    ]
+    return "\n".join([section, *(f"- {line}" for line in notes)])
+
+
+def _words(variant: Variant) -> str:
+    return ", ".join([variant.recipe, *(f"{key}={value}" for key, value in variant.keys.items())])
+
+
+def _flops(one: runs.Run) -> float:
+    """FLOPs of a step of a finished run, on one device."""
+    specs = experiment.from_config(one.config, num_devices=1)
+    sizes = dict(num_classes=len(one.results["known_classes"]), num_images=one.results["num_train"])
+    return cost.of(cost.compile_step(specs, **sizes)).flops
+
+
+def print_commands(name: str, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
+    """The commands that `run` would carry out."""
+    path = next(word for word in config_flags if word.startswith("--config="))
+    others = [word for word in config_flags if word != path]
+    for label, variant in SWEEPS[name].items():
+        changes = [f"--config.{key}={value}" for key, value in variant.keys.items()]
+        words = [f"{path.partition(':')[0]}:{variant.recipe}", *others, *changes, f"--config.name={label}"]
+        protocol.print_commands(words, os.path.join(workdir, folder_of(label)), trials, seeds)
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) != 2 or argv[1] not in SWEEPS:
+        raise ValueError(f"sweep got {' '.join(argv[1:]) or 'no name'!r}; allowed: one of {', '.join(SWEEPS)}.")
+    trials, seeds = protocol.numbers("trials"), protocol.numbers("seeds")
+    if flags.FLAGS.print_commands:
+        words = [word for word in sys.argv[1:] if word.startswith("--config")]
+        print_commands(argv[1], words, main.WORKDIR.value, trials, seeds)
+    else:
+        print(run(argv[1], main.CONFIG.value, main.WORKDIR.value, trials, seeds))
+
+
+if __name__ == "__main__":
+    protocol.define_flags()
+    command.run(_main, required=("config", "workdir"))

@@ -1,0 +1,100 @@
+"""Sweeps: every variant is a valid experiment, differs from the others, and ends up in the table."""
+
+import ast
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import jax
+import pytest
+from ml_collections.config_flags import config_path
+from programs import small_config
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import experiment, main, sweep
+from gradmix_jax.config import phase
+
+ROOT = pathlib.Path(__file__).parents[1]
+PHASES = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
+
+
+@pytest.mark.parametrize("name", sweep.SWEEPS)
+def test_every_variant_is_a_valid_experiment_of_its_own(name):
+    base = config_lib.default_config()
+    configs = {}
+    for label, variant in sweep.SWEEPS[name].items():
+        config = sweep.config_of(base, label, variant)
+        experiment.from_config(config_lib.to_plain(config), num_devices=jax.device_count())
+        configs[label] = json.dumps(config_lib.to_plain(config) | {"name": ""}, sort_keys=True)
+    assert len(set(configs.values())) == len(configs)
+    assert len({sweep.folder_of(label) for label in configs}) == len(configs)
+    assert base.name == "" and base.mix.method == "gradmix", "the caller's config is left alone"
+
+
+def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
+    def pretend(config, workdir, mode):
+        os.makedirs(workdir)
+        environment = {
+            "devices": ["cpu"],
+            "cpu_count": 2,
+            "packages": {"jax": "0", "flax": "0"},
+            "commit": "c",
+            "uncommitted_changes": False,
+        }
+        auroc = {"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed
+        values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
+        results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
+        results |= {"step": 1, "score": "s", "score_name": "topk_cosine", "environment": environment}
+        for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
+            pathlib.Path(workdir, file).write_text(json.dumps(content))
+
+    monkeypatch.setattr(main, "run", pretend)
+    variants = {
+        "none": sweep.Variant("none", {}, "a paper"),
+        "input": sweep.Variant("input", {"mix.fill": "noise"}, ""),
+    }
+    monkeypatch.setitem(sweep.SWEEPS, "two", variants)
+    text = sweep.run("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
+    assert (tmp_path / "two.md").read_text() == text + "\n"
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert "| none | none | a paper | 1.000 x |" in lines[2] and "0.6500 ± 0.0707" in lines[2]
+    assert "| input | input, mix.fill=noise |" in lines[3] and "0.8500 ± 0.0707" in lines[3]
+    # A third forward and backward pass, of the mixed images.
+    cost = float(lines[3].split("|")[4].strip().removesuffix(" x"))
+    assert 1.5 < cost < 3
+    again = sweep.run("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
+    assert again == text
+
+
+def test_printed_commands_make_the_same_configs():
+    command = [sys.executable, "-m", "gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py", "--trials=1"]
+    command += ["--config.train.batch_size=64", "--workdir=runs/a b", "--print_commands"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert len(printed) == len(sweep.OVERVIEW)
+    base = config_lib.default_config()
+    base.train.batch_size = 64
+    for line, (label, variant) in zip(printed, sweep.OVERVIEW.items()):
+        words = shlex.split(line)
+        assert words[3] == f"--config=configs/digits_osr.py:{variant.recipe}"
+        config = config_lib.apply_recipe(base.copy_and_resolve_references(), variant.recipe)
+        for word in words[4:]:
+            key, _, value = word.partition("=")
+            if key.startswith("--config."):
+                text = config_path.get_value(key.removeprefix("--config."), config)
+                value = value if isinstance(text, str) else ast.literal_eval(value)
+                config_path.set_value(key.removeprefix("--config."), config, value)
+        expected = sweep.config_of(base, label, variant)
+        expected.dataset.trial = 1
+        assert config_lib.to_plain(config) == config_lib.to_plain(expected)
+        assert words[-1] == f"--workdir=runs/a b/{sweep.folder_of(label)}/trial1_seed0"
+
+
+def test_an_unknown_sweep_is_one_sentence():
+    command = [sys.executable, "-m", "gradmix_jax.sweep", "everything", "--config=configs/digits_osr.py", "--workdir=w"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stderr.startswith(
+        "error: sweep got 'everything'; allowed: one of overview"
+    )
