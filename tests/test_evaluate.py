@@ -259,6 +259,28 @@ def test_corrupted_images(run, tmp_path, monkeypatch):
         evaluate.evaluate(config, workdir)
 
 
+def test_corrupted_images_in_folders_of_classes(tmp_path):
+    """The layout of TinyImageNet-C: <corruption>/<severity>/<class>/*; classes are those of the run's data set."""
+    config = animals(tmp_path / "data")
+    spec = datasets.Spec(**config_lib.to_plain(config)["dataset"])
+    data = datasets.open_set(spec)
+    for severity in (1, 2):
+        for part, count in (("cat", 3), ("dog", 2), ("owl", 1)):
+            folder = tmp_path / "release" / "fog" / str(severity) / part
+            folder.mkdir(parents=True)
+            for place in range(count):
+                Image.fromarray(np.full((8, 8), 10 * severity + place, np.uint8)).save(folder / f"{place}.png")
+    known, unknown = datasets.corrupted(spec, data, f"folder:{tmp_path}/release", "fog", 2)
+    counts = {"cat": 3, "dog": 2, "owl": 1}
+    assert len(known) == sum(counts[name] for name in data.class_names)
+    assert len(unknown) == 6 - len(known) and set(unknown.labels.tolist()) == {-1}
+    assert set(np.unique(datasets.read_all(known))) <= {20, 21, 22}
+    assert [data.stored_names[i] for i in known.class_ids] == [data.class_names[label] for label in known.labels]
+    shutil.rmtree(tmp_path / "release" / "fog" / "2" / "owl")
+    with pytest.raises(ValueError, match="whose 2 classes are not the 3 of"):
+        datasets.corrupted(spec, data, f"folder:{tmp_path}/release", "fog", 2)
+
+
 def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch):
     monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
     config, workdir, results = run

@@ -4,17 +4,20 @@ import ast
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections.config_flags import config_path
-from programs import small_config
+from programs import NUM_IMAGES, SIZE, small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, main, sweep
+from gradmix_jax import experiment, main, sweep, train, train_step
 from gradmix_jax.config import phase
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -98,3 +101,39 @@ def test_an_unknown_sweep_is_one_sentence():
     assert result.returncode == 2 and result.stderr.startswith(
         "error: sweep got 'everything'; allowed: one of overview"
     )
+
+
+QUICK = ("GradMix, input", "MoCo, GradMix", "FMix")
+
+
+@pytest.mark.parametrize(
+    "label", [label if label in QUICK else pytest.param(label, marks=pytest.mark.slow) for label in sweep.OVERVIEW]
+)
+def test_extreme_images_leave_every_method_finite(label):
+    """Constant images of a single class: flat maps, equal features, no negative of another class."""
+    base = small_config(phases=PHASES, **{"objective.queue_size": 64})
+    config = sweep.config_of(base, label, sweep.OVERVIEW[label])
+    specs = experiment.from_config(config_lib.to_plain(config), num_devices=1)
+    program = train.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=None)
+    step = jax.jit(train_step.make_train_step(program, axis_name=None))
+    for value in (0, 255):
+        state = train.initial_state(specs, program)
+        images = jnp.full((NUM_IMAGES, SIZE, SIZE, 3), value, jnp.uint8)
+        for _ in range(2):
+            state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", sweep.OVERVIEW)
+def test_every_method_learns(label, tmp_path):
+    module = runpy.run_path(str(ROOT / "configs" / "digits_osr.py"))
+    config = sweep.config_of(module["get_config"]("input"), label, sweep.OVERVIEW[label])
+    config.model.width, config.phases[0].epochs, config.train.log_every_steps = 8, 20, 5
+    config.evaluate.scores, config.evaluate.stages = ("topk_cosine",), ()
+    main.run(config, str(tmp_path), "train_and_eval")
+    results = json.loads((tmp_path / "results.json").read_text())
+    # Chance is 1/6 and 1/2.
+    assert results["accuracy"] > 0.8 and results["auroc"] > 0.8
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-3:]) < 0.95 * losses[0]
