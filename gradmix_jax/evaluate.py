@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradmix_jax import datasets, diversity, guards, open_set, out_of_distribution, probe, robustness
+from gradmix_jax import datasets, diversity, guards, metrics, open_set, out_of_distribution, probe, robustness
 from gradmix_jax import evaluator as evaluator_lib
 from gradmix_jax.config import to_plain
 from gradmix_jax.evaluator import Evaluator, Spec
@@ -45,6 +45,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "checkpoint": model.checkpoint,
         "trial": model.data_spec.trial,
         "known_classes": list(model.data.class_names),
+        "openness": metrics.openness(*_openness_of(model.data)),
         "num_train": len(parts["train"]),
         "num_known": len(parts["test_known"]),
         "num_unknown": len(parts["test_unknown"]),
@@ -57,6 +58,11 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "probes": {name: _probe(evaluator, name) for name in model.spec.probes},
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _openness_of(data: datasets.OpenSet) -> tuple[int, int, int]:
+    """Numbers of classes: in training, in the test, to be recognized."""
+    return data.num_classes, data.num_classes + len(data.split.unknown), data.num_classes
 
 
 def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:

@@ -71,6 +71,7 @@ def test_the_headline_equals_scikit_learn(run):
     assert results["auroc"] == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
     assert results["average_precision_unknown"] == pytest.approx(average_precision_score(1 - truth, -score), abs=1e-9)
     assert results["accuracy"] == pytest.approx(np.mean(arrays["predicted"] == arrays["labels"]))
+    assert results["openness"] == pytest.approx(0.1340, abs=1e-4)  # 6 of 10 classes are known
     low, high = results["intervals"]["auroc"]
     assert low < results["auroc"] < high
 

@@ -28,8 +28,11 @@ def table(results: dict[str, Any], workdir: str) -> str:
         f"({results['num_known']} images), {results['num_unknown']} unknown images, trial {results['trial']}"
     )
     lines = [head, "-" * (width + 9)]
-    lines += [f"{label:<{width}}  {number:7.4f}" for label, number in numbers.items()]
-    lines += ["-" * (width + 9), f"score: {results['score']}", f"results: {workdir}/results.json, scores.npz"]
+    # All others are better the higher they are.
+    down = lambda label: label.startswith(("FPR", "mCE"))
+    lines += [f"{label:<{width}}  {number:7.4f} {'↓' if down(label) else '↑'}" for label, number in numbers.items()]
+    lines += ["-" * (width + 9), "↑ higher is better, ↓ lower is better", f"score: {results['score']}"]
+    lines += [f"results: {workdir}/results.json, scores.npz"]
     return "\n".join(lines)
 
 
