@@ -215,7 +215,7 @@ def test_the_text_of_one_run(tmp_path):
     with open(f"{path}/results.json") as file:
         results = json.load(file)
     text = report.table(results, path)
-    assert re.search(rf"AUROC +{results['auroc']:.4f}\n", text)
+    assert re.search(rf"AUROC +{results['auroc']:.4f} ↑\n", text) and re.search(r"FPR95, .* ↓\n", text)
     for line in ("macro-F1", "CCR at 1 % FPR", "kNN accuracy +0.9300", "linear probe accuracy +0.9500", "mCE"):
         assert re.search(line, text)
     assert "AUROC, near OOD: letters" in text and "AUROC, far OOD: noise<i>" in text
