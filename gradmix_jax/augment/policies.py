@@ -1,8 +1,8 @@
 """RandAugment and AugMix: random operations of `operations.py`, each function on one image with its own key first.
 
 Both take one scale of strength, 0 to 30 (`MAX_MAGNITUDE`): RandAugment's own, of which 3 are one of AugMix's severity.
-Of the JAX libraries, dm_pix and augmax have neither policy; imax has a RandAugment in integers by `lax.switch`, and
-was last released in 2024.
+Of the JAX libraries, dm_pix and augmax have neither policy; imax, last released in 2024, has RandAugment, one branch
+an operation.
 """
 
 import jax
