@@ -27,6 +27,7 @@ class Spec:
     norm: str
     smoothing: int
     loss: str
+    every: int
 
     def __post_init__(self):
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -38,6 +39,8 @@ class Spec:
             raise ValueError(f"attribution.sign is {self.sign!r}; allowed: 1 or -1.")
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise ValueError(f"attribution.smoothing is {self.smoothing!r}; allowed: an odd number of pixels.")
+        if self.every < 1:
+            raise ValueError(f"attribution.every is {self.every!r}; allowed: 1 or more steps.")
         if self.uses_stages and not self.stages:
             raise ValueError(f"attribution.stages is empty; allowed: one stage or more with method {self.method!r}.")
 

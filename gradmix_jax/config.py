@@ -65,6 +65,7 @@ def default_config() -> ConfigDict:
     c.attribution.smoothing = 3  # odd averaging window of input maps, pixels; 1: none
     # Whose gradient: simclr, supcon, cross_entropy, moco, barlow_twins, or "training" (the weighted sum of the phase).
     c.attribution.loss = "simclr"
+    c.attribution.every = 1  # a fresh map every so many steps; between them random maps, which cost no backward pass
 
     c.mix = ConfigDict()
     c.mix.method = "gradmix"  # gradmix, cutmix, saliencymix, fmix, mixup, none

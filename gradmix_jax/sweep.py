@@ -95,6 +95,7 @@ ABLATION = {
     "input, times image": Variant("input", {"attribution.method": "gradient_x_input"}, ""),
     "input, map of SupCon": Variant("input", {"attribution.loss": "supcon"}, ""),
     "input, map of the training loss": Variant("input", {"attribution.loss": "training"}, ""),
+    "input, map every 4th step": Variant("input", {"attribution.every": 4}, ""),
     "input, detached anchors": Variant("input", {"attribution.loss": "training", "objective.detach_anchors": True}, ""),
     "input, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, ""),
 }

@@ -233,12 +233,18 @@ class Mixed(NamedTuple):
     partner: jax.Array
 
 
-def make_mixed(program: Program, key, images_BxHxWxC, clean: Clean, probe_gradients, axis_name) -> Mixed:
-    """Map -> mask -> mix for this device's views. Nothing here is differentiated."""
+def make_mixed(program: Program, key, images_BxHxWxC, clean: Clean, probe_gradients, axis_name, fresh=None) -> Mixed:
+    """Map -> mask -> mix for this device's views. Nothing here is differentiated.
+
+    Where `fresh` (a traced bool) is False, random maps take the place of those of the gradients.
+    """
     maps = None
     if program.mix.uses_map:
         keys_B = _view_keys(program, jax.random.fold_in(key, 1), images_BxHxWxC.shape[0], axis_name)
         maps = maps_from(program, images_BxHxWxC, clean.activations, probe_gradients, keys_B, axis_name)
+        if fresh is not None:
+            random = attribution.random_map(keys_B, image_size=images_BxHxWxC.shape[1:3])
+            maps = jnp.where(fresh, maps, random)
     mixed, weight, partner = mix_views(program, program.mix, key, images_BxHxWxC, maps, axis_name)
     return Mixed(maps, lax.stop_gradient(mixed), weight, partner)
 
@@ -302,7 +308,7 @@ class CleanHalf(NamedTuple):
 
 
 def clean_half(
-    program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None
+    program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None, fresh=None
 ) -> CleanHalf:
     """Clean forward, clean loss, map, mask and mix. `gradient` is there where the map's backward pass gave it."""
     clean = clean_forward(program, params, batch_stats, images_BxHxWxC, axis_name)
@@ -314,13 +320,20 @@ def clean_half(
         gradient, probe_gradients = clean.pullback(cotangent)
     elif program.mixes:
         target = attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name, momentum)
-        probe_gradients = clean.pullback(target)[1]
+        pull = lambda: clean.pullback(target)[1]
+        if fresh is None:
+            probe_gradients = pull()
+        else:
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(pull))
+            probe_gradients = lax.cond(fresh, pull, lambda: nothing)
     if program.mixes:
-        mixed = make_mixed(program, key, images_BxHxWxC, clean, probe_gradients, axis_name)
+        mixed = make_mixed(program, key, images_BxHxWxC, clean, probe_gradients, axis_name, fresh)
     return CleanHalf(clean, loss, terms, cotangent, gradient, mixed)
 
 
-def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None):
+def gradients(
+    program: Program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum=None, fresh=None
+):
     """Gradient of the whole loss on this device's views, before it is averaged over devices.
 
     Args:
@@ -333,12 +346,13 @@ def gradients(program: Program, key, params, batch_stats, images_BxHxWxC, labels
       weights: of the objectives in this phase.
       axis_name: the mapped axis, if any.
       momentum: what MoCo compares the views with, None without it.
+      fresh: whether this step makes maps of its own (traced), or None: it does.
 
     Returns:
       gradient like params, new batch statistics (from the clean forward only), and a dict of scalar metrics.
     """
     clean, loss, terms, cotangent, gradient, mixed = clean_half(
-        program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum
+        program, key, params, batch_stats, images_BxHxWxC, labels_b, weights, axis_name, momentum, fresh
     )
     metrics = {"loss": loss, **terms}
     mixed_gradient = None
@@ -418,9 +432,9 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
         views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
         weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
         momentum, extra = momentum_half(program, state, views_BxHxWxC, axis_name)
-        gradient, batch_stats, metrics = gradients(
-            program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, axis_name, momentum
-        )
+        fresh = None if program.attribution.every == 1 else state.step % program.attribution.every == 0
+        given = views_BxHxWxC, labels_b, weights, axis_name, momentum, fresh
+        gradient, batch_stats, metrics = gradients(program, mix_key, state.params, state.batch_stats, *given)
         if axis_name is not None:
             gradient, metrics = lax.pmean((gradient, metrics), axis_name)
         updates, opt_state = program.transform.update(gradient, state.opt_state, state.params)

@@ -9,7 +9,9 @@ import pytest
 
 from gradmix_jax import attribution
 
-SPEC = attribution.Spec(method="layer", stages=("stage3", "stage4"), sign=1, norm="image", smoothing=1, loss="simclr")
+SPEC = attribution.Spec(
+    method="layer", stages=("stage3", "stage4"), sign=1, norm="image", smoothing=1, loss="simclr", every=1
+)
 GOLDEN_A = np.stack([[[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]]], axis=-1)[None]
 GOLDEN_G = np.stack([[[1.0, -1.0], [0.5, 0.0]], [[-1.0, 2.0], [3.0, -4.0]]], axis=-1)[None]
 

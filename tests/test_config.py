@@ -52,6 +52,7 @@ def test_the_papers_recipe():
         ("attribution.sign", 0, r"attribution\.sign is 0; allowed: 1 or -1"),
         ("attribution.loss", "ce", r"attribution\.loss is 'ce'; allowed: simclr"),
         ("attribution.loss", "cross_entropy", r"only with a model\.classifier"),
+        ("attribution.every", 0, r"attribution\.every is 0; allowed: 1 or more"),
         ("attribution.smoothing", 2, r"attribution\.smoothing is 2; allowed: an odd number"),
         ("objective.temperature", 0.0, r"objective\.temperature is 0\.0; allowed: a number above 0"),
         ("optimizer.name", "adamm", r"optimizer\.name is 'adamm'; allowed: adam"),

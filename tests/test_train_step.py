@@ -122,6 +122,21 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     assert largest_difference(stats, expected_stats) < 1e-6
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_maps_are_random_between_fresh_ones(recipe):
+    """Every second step has its own map; the other is, to rounding, that of the recipe with random maps."""
+    specs, program = small_program(recipe, **{"attribution.every": 2})
+    start = small_state(specs, program)
+    same_mix = {f"mix.{key}": getattr(specs.mix, key) for key in ("mask", "fill")}
+    _, fresh = small_program(recipe)
+    _, random = small_program("random", **same_mix)
+    for step, expected in ((0, fresh), (1, random)):
+        state = start.replace(step=jnp.int32(step))
+        (ours, _, _), (theirs, _, _) = (run_steps(each, state, 1) for each in (program, expected))
+        assert largest_difference(ours.params, theirs.params) < 1e-6
+    assert largest_difference(run_steps(fresh, state, 1)[0].params, ours.params) > 1e-5
+
+
 def test_attribution_leaves_parameters_and_statistics_alone():
     # In this phase the mixed loss has weight 0, so that only a leak of the attribution could make a difference.
     phases = (phase("supcon", epochs=2, supcon=1.0), phase("later", epochs=1, ssl=1.0))
