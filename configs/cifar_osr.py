@@ -8,7 +8,7 @@ Not run at this size yet: it wants an accelerator. Cut down to two CPU cores (16
 epochs, trial 0, JPEG copy; the README has the command), ten minutes give AUROC .642 (input) and .627 (layer).
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
-or a baseline on the same step: none, cutmix, saliencymix, mixup, random.
+grad_cam, or a baseline on the same step: none, cutmix, cutout, saliencymix, fmix, mixup, randaugment, augmix, random.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase
