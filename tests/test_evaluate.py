@@ -304,6 +304,16 @@ def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch)
         evaluate.evaluate(config, workdir)
 
 
+def test_blocks_of_images_are_corrupted_as_the_whole_would_be():
+    random = np.random.default_rng(0)
+    known, unknown = (random.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8) for size in (400, 203))
+    found = robustness._corrupt([known, unknown], "gaussian_noise", 3)
+    key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index("gaussian_noise"))
+    whole = corruptions.corrupt(key, np.concatenate([known, unknown]), name="gaussian_noise", severity=3)
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+    assert [len(part) for part in found] == [400, 203]
+
+
 # The guards.
 
 
