@@ -1,0 +1,61 @@
+"""Optimizers and schedules as a config describes them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradmix_jax import state
+from gradmix_jax.config import default_config
+
+PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(3)}
+
+
+def spec(**changes):
+    return state.OptimizerSpec(**default_config().optimizer.to_dict() | changes)
+
+
+def updated(gradient, steps=1, **changes):
+    transform = state.optimizer(spec(learning_rate=0.1, **changes), lambda count: 0.1)
+    params, opt_state = PARAMS, transform.init(PARAMS)
+    for _ in range(steps):
+        updates, opt_state = transform.update(gradient, opt_state, params)
+        params = {name: params[name] + updates[name] for name in params}
+    return params
+
+
+@pytest.mark.parametrize("name", state.OPTIMIZERS)
+def test_weight_decay_spares_norms_and_biases(name):
+    nothing = {name: jnp.zeros_like(value) for name, value in PARAMS.items()}
+    decayed = updated(nothing, name=name, weight_decay=0.1)
+    np.testing.assert_array_equal(decayed["bias"], 1.0)
+    np.testing.assert_array_equal(decayed["scale"], 1.0)
+    assert np.all(decayed["kernel"] < 1.0)
+    # Without it, nothing moves.
+    np.testing.assert_array_equal(updated(nothing, name=name)["kernel"], 1.0)
+
+
+def test_sgd_is_nesterov_by_hand():
+    gradient = {name: jnp.full(value.shape, 0.5) for name, value in PARAMS.items()}
+    velocity, expected = 0.0, 1.0
+    for _ in range(3):
+        velocity = 0.9 * velocity + 0.5
+        expected -= 0.1 * (0.5 + 0.9 * velocity)
+    found = updated(gradient, steps=3, name="sgd", momentum=0.9)
+    np.testing.assert_allclose(found["kernel"], expected, rtol=1e-6)
+
+
+def test_lars_moves_matrices_by_a_share_of_their_norm():
+    gradient = {name: jnp.full(value.shape, 7.0) for name, value in PARAMS.items()}
+    found = updated(gradient, name="lars", momentum=0.0)
+    # You et al. 2017: rate * trust * |w| / |g| * g; optax's trust coefficient is 0.001. Vectors move as in SGD.
+    np.testing.assert_allclose(1 - np.asarray(found["kernel"]), 0.1 * 0.001 / 7.0 * 7.0, rtol=1e-3)
+    np.testing.assert_allclose(found["bias"], 1 - 0.7, rtol=1e-6)
+
+
+def test_the_full_cosine_with_warm_up():
+    phases = (state.Phase("ssl", 10, 0.0, 1.0, 0.0),)
+    flat = spec(learning_rate=1.0, warmup_epochs=2.0, final_fraction=0.0, per_epoch=False)
+    schedule = state.learning_rate_schedule(flat, phases, steps_per_epoch=10)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[:21], np.arange(21) / 20, atol=1e-6)
+    np.testing.assert_allclose(rates[20:], (1 + np.cos(np.pi * np.arange(81) / 80)) / 2, atol=1e-6)
