@@ -115,7 +115,7 @@ def class_similarities(bank, features_NxD, *, tile=TILE):
 def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, normalized=False, tile=TILE):
     """Per class, the sum of the k largest cosine similarities to that class's training features.
 
-    The default score of contrastive models (METHOD: Xu, Kao, Keuper 2025): prediction = argmax over the
+    The default score of contrastive models (Xu, Kao, Keuper 2025): prediction = argmax over the
     classes, score = the *raw* maximum, higher = known.
 
     Args:
