@@ -232,7 +232,6 @@ def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
     part = lambda kind: model.features(kind, getattr(data, kind))
     train, validation, test = part("train"), part("validation"), part("test")
     test, dropped = guards.without_duplicates(train, test, model.spec.duplicates)
-    guards.for_selection(train, validation)
     linear = evaluator_lib.fit_probe(train, validation, data.num_classes)
     neighbours = _fit_neighbours(train, validation, data.num_classes)
     features, labels = evaluator_lib.probed(test)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from gradmix_jax import datasets
 from gradmix_jax.features import Features
 
 SELECTION = ("train", "validation")
-_SHOWN = 5
 
 
 def same_checkpoint(*parts: Features) -> None:
@@ -28,9 +28,10 @@ def disjoint_classes(known: Features, unknown: Features) -> None:
     """
     names = [set(part.classes.tolist()) for part in (known, unknown)]
     bare = [{name.rpartition("/")[2] for name in side} for side in names]
-    shared = names[0] & names[1] | {name for name in bare[0] & bare[1] if not name.isdigit()}
+    shared = sorted(names[0] & names[1] | set(datasets.shared_classes(*bare)))
     if shared:
-        raise ValueError(f"{unknown.part} has classes of {known.part}: {_some(shared)}; allowed: other classes only.")
+        said = datasets.listed(shared)
+        raise ValueError(f"{unknown.part} has classes of {known.part}: {said}; allowed: other classes only.")
 
 
 def duplicates(train: Features, test: Features) -> np.ndarray:
@@ -67,8 +68,3 @@ def for_selection(*parts: Features) -> None:
     for part in parts:
         if part.part not in SELECTION:
             raise ValueError(f"{part.part!r} is used to choose something; allowed for that: {', '.join(SELECTION)}.")
-
-
-def _some(names: set[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -51,13 +51,13 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
     return table
 
 
-def print_commands(config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
+def print_commands(words_of_config: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
     """The commands that `run` would carry out, with these --config flags."""
     for trial in trials:
         for seed in seeds:
             words = [
                 *("python", "-m", "gradmix_jax.main"),
-                *config_flags,
+                *words_of_config,
                 f"--config.dataset.trial={trial}",
                 f"--config.seed={seed}",
                 f"--workdir={workdir}/trial{trial}_seed{seed}",
@@ -72,6 +72,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("print_commands", False, "Print one command a run and run nothing.")
 
 
+def config_flags() -> list[str]:
+    """The --config flags of this command line."""
+    return [word for word in sys.argv[1:] if word.startswith("--config")]
+
+
 def numbers(name: str) -> list[int]:
     """The value of the flag `trials` or `seeds`. Raises ValueError for anything but numbers."""
     words = getattr(flags.FLAGS, name)
@@ -83,7 +88,7 @@ def numbers(name: str) -> list[int]:
 def _main(_) -> None:
     trials, seeds, workdir = numbers("trials"), numbers("seeds"), main.WORKDIR.value
     if flags.FLAGS.print_commands:
-        print_commands([word for word in sys.argv[1:] if word.startswith("--config")], workdir, trials, seeds)
+        print_commands(config_flags(), workdir, trials, seeds)
     else:
         print(run(main.CONFIG.value, workdir, trials, seeds))
 

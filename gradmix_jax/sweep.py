@@ -8,7 +8,6 @@ A run that has results is skipped and one that was interrupted goes on, so the s
 
 import copy
 import os
-import sys
 from typing import NamedTuple
 
 from absl import flags
@@ -140,21 +139,17 @@ def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: l
 def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
     """Markdown: every variant with its keys, source, cost and results, and the conditions of the runs."""
     variants = SWEEPS[name]
-    workdirs = {
-        label: [
-            directory for _, directory in protocol.runs(config, os.path.join(workdir, folder_of(label)), trials, seeds)
-        ]
-        for label in variants
-    }
-    methods = runs.load([directory for directories in workdirs.values() for directory in directories])
+    folders = [os.path.join(workdir, folder_of(label)) for label in variants]
+    methods = runs.load([each for folder in folders for _, each in protocol.runs(config, folder, trials, seeds)])
     costs = {method.label: _flops(method.example) for method in methods}
     first = next(iter(costs.values()))
-    rows = [
-        Row((method.label, _words(variants[method.label]), variants[method.label].paper, cost_), method, dict)
-        for method, cost_ in ((method, f"{costs[method.label] / first:.3f} x") for method in methods)
-    ]
+
+    def row(method):
+        variant, relative = variants[method.label], costs[method.label] / first
+        return Row((method.label, _words(variant), variant.paper, f"{relative:.3f} x"), method, dict)
+
     heads, metrics = ("method", "config", "source", "FLOPs"), [contents.ACCURACY, contents.AUROC, contents.OSCR]
-    section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, rows))
+    section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, [row(method) for method in methods]))
     notes = [
         f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}.",
         *runs.conditions(methods),
@@ -188,8 +183,7 @@ def _main(argv: list[str]) -> None:
         raise ValueError(f"sweep got {' '.join(argv[1:]) or 'no name'!r}; allowed: one of {', '.join(SWEEPS)}.")
     trials, seeds = protocol.numbers("trials"), protocol.numbers("seeds")
     if flags.FLAGS.print_commands:
-        words = [word for word in sys.argv[1:] if word.startswith("--config")]
-        print_commands(argv[1], words, main.WORKDIR.value, trials, seeds)
+        print_commands(argv[1], protocol.config_flags(), main.WORKDIR.value, trials, seeds)
     else:
         print(run(argv[1], main.CONFIG.value, main.WORKDIR.value, trials, seeds))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from evaluated_runs import ENVIRONMENT
 from programs import small_config
 
 from gradmix_jax import main, protocol
@@ -23,15 +24,8 @@ def pretended(monkeypatch):
     def run(config, workdir, mode):
         calls.append((config.dataset.trial, config.seed))
         os.makedirs(workdir)
-        environment = {
-            "devices": ["cpu"],
-            "cpu_count": 2,
-            "packages": {"jax": "0", "flax": "0"},
-            "commit": "c",
-            "uncommitted_changes": False,
-        }
         values = {"accuracy": 0.9, "oscr": 0.8, "auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
-        results = {"step": 1, "score": "s", "environment": environment, "by_feature": {"features": values}}
+        results = {"step": 1, "score": "s", "environment": ENVIRONMENT, "by_feature": {"features": values}}
         for name, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, name).write_text(json.dumps(content))
 

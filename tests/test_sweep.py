@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluated_runs import ENVIRONMENT
 from ml_collections.config_flags import config_path
 from programs import NUM_IMAGES, SIZE, small_config
 
@@ -40,17 +41,10 @@ def test_every_variant_is_a_valid_experiment_of_its_own(name):
 def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     def pretend(config, workdir, mode):
         os.makedirs(workdir)
-        environment = {
-            "devices": ["cpu"],
-            "cpu_count": 2,
-            "packages": {"jax": "0", "flax": "0"},
-            "commit": "c",
-            "uncommitted_changes": False,
-        }
         auroc = {"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed
         values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
         results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
-        results |= {"step": 1, "score": "s", "score_name": "topk_cosine", "environment": environment}
+        results |= {"step": 1, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
         for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, file).write_text(json.dumps(content))
 

@@ -1,7 +1,7 @@
 """From stored data sets and a class split to the four sources of an open set experiment."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def open_set(spec: Spec) -> OpenSet:
         train=labeled.take(~held_out),
         validation=labeled.take(held_out),
         test_known=pick(spec, known, "test", split.known),
-        test_unknown=dataclasses.replace(test_unknown, labels=np.full_like(test_unknown.labels, -1)),
+        test_unknown=test_unknown.as_unknown(),
         split=split,
         class_names=tuple(known.class_names[c] for c in split.known),
         stored_names=known.class_names,
@@ -127,11 +127,12 @@ def _check_classes(spec: Spec, name: str, num_classes: int, ids: Sequence[int], 
 
 def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -> None:
     """Classes of the same name in two data sets are the same class; names that are mere numbers say nothing."""
-    shared = {known.class_names[c] for c in split.known} & {unknown.class_names[c] for c in split.unknown}
-    shared = sorted(name for name in shared if not name.isdigit())
+    shared = shared_classes(
+        (known.class_names[c] for c in split.known), (unknown.class_names[c] for c in split.unknown)
+    )
     if shared:
         raise ValueError(
-            f"classes {_some(shared)} are known in {split.known_dataset!r} and unknown in {split.unknown_dataset!r}; "
+            f"classes {listed(shared)} are known in {split.known_dataset!r} and unknown in {split.unknown_dataset!r}; "
             "allowed: no class on both sides."
         )
 
@@ -151,7 +152,7 @@ def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source
     if absent:
         raise ValueError(
             f"{len(absent)} of the {len(classes)} classes of this split have no images in the {part} part of their "
-            f"data set: {_some(absent)}; allowed: known classes with training and test images, unknown classes with "
+            f"data set: {listed(absent)}; allowed: known classes with training and test images, unknown classes with "
             "test images."
         )
     return source
@@ -169,5 +170,11 @@ def _assert_no_leak(data: OpenSet) -> None:
         raise AssertionError("training and validation images overlap")
 
 
-def _some(names: Sequence[str]) -> str:
+def shared_classes(known: Iterable[str], unknown: Iterable[str]) -> list[str]:
+    """Names on both sides, sorted, without mere numbers: those mean one thing here and another there."""
+    return sorted(name for name in set(known) & set(unknown) if not name.isdigit())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are, for an error."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

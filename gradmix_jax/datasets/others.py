@@ -20,8 +20,7 @@ def out_of_distribution(spec: Spec, name: str) -> Source:
       ValueError: the data set is missing.
     """
     data = load_stored(spec, name, with_train=False)
-    source = pick(spec, data, "test", sorted(set(data.test.labels.tolist())))
-    return dataclasses.replace(source, labels=np.full_like(source.labels, -1))
+    return pick(spec, data, "test", sorted(set(data.test.labels.tolist()))).as_unknown()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ def corrupted(spec: Spec, data: OpenSet, source: str, corruption: str, severity:
             f"{len(data.stored_names)} of {data.split.known_dataset!r}; allowed: corrupted images of the same data set."
         )
     known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
-    return known, dataclasses.replace(unknown, labels=np.full_like(unknown.labels, -1))
+    return known, unknown.as_unknown()
 
 
 def _release(root: Path, source: str, corruption: str, severity: int, names: tuple[str, ...]) -> DataSet:

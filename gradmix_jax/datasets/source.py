@@ -107,6 +107,10 @@ class Source:
         """str [N]: "data set/class" of each image."""
         return np.array(self.names)[self.class_ids]
 
+    def as_unknown(self) -> "Source":
+        """The same images, all labelled -1."""
+        return dataclasses.replace(self, labels=np.full_like(self.labels, -1))
+
     def take(self, places: Sequence[int] | np.ndarray) -> "Source":
         """The source of the images at `places` (indices or a mask), with their labels."""
         return dataclasses.replace(self, indices=self.indices[places], labels=self.labels[places])

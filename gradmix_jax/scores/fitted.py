@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradmix_jax.scores import SCORES, Outputs, Reference, class_bank, class_similarities, fit, score
+from gradmix_jax.scores import SCORES, Outputs, Reference, class_bank, class_similarities, fit, score, usable
 
 LOGITS = "logits"
 
@@ -69,14 +69,9 @@ def fit_all(
       head: (kernel_FxK, bias_K) from the encoder's features to the logits.
       validation: outputs of validation images, for the scores that need them.
     """
-    has = {"features": True, "logits": LOGITS in train, "head": head is not None, "validation": validation is not None}
-    usable = [name for name in names if all(has[part] for part in SCORES[name].needs)]
     banks = {name: class_bank(train[name], labels_N, num_classes=num_classes, k=k) for name in features}
     states: dict[str, dict[str, Any]] = {}
-    for feature in (*features, LOGITS):
-        own = [name for name in usable if works_on_logits(name) == (feature == LOGITS)]
-        if not own:
-            continue
+    for feature in (*features, LOGITS) if LOGITS in train else features:
         reference = Reference(
             train=_of(feature, train),
             labels_N=labels_N,
@@ -84,9 +79,11 @@ def fit_all(
             head=head if feature == LOGITS else None,
             validation=_of(feature, validation) if validation is not None else None,
         )
+        given = usable(reference)
+        own = [name for name in names if name in given and works_on_logits(name) == (feature == LOGITS)]
         options = {name: {"k": k} if name.startswith("topk_cosine") else {} for name in own}
         states[feature] = {name: fit(name, reference, **options[name]) for name in own}
-    return Fitted(banks, states)
+    return Fitted(banks, {feature: of_feature for feature, of_feature in states.items() if of_feature})
 
 
 def works_on_logits(name: str) -> bool:
