@@ -160,18 +160,19 @@ def make_batch(
     Returns:
       The batch that the losses below take.
     """
-    images = labels_b.shape[0]
+    images, rows = labels_b.shape[0], z_BxD.shape[0]
     device = 0 if axis_name is None else lax.axis_index(axis_name)
-    image_N = device * images + jnp.tile(jnp.arange(images), views)
-    label_N = jnp.tile(labels_b, views)
+    # Which image a row came from follows from its number: only classes have to be gathered, and those once per image.
+    row_M = jnp.arange(contrast_MxD.shape[0])
+    image_M = row_M // rows * images + row_M % images
     return Batch(
         anchors_NxD=z_BxD,
         contrast_MxD=contrast_MxD,
-        image_N=image_N,
-        image_M=gather(image_N, axis_name),
-        label_N=label_N,
-        label_M=gather(label_N, axis_name),
-        first_anchor=device * z_BxD.shape[0],
+        image_N=device * images + jnp.tile(jnp.arange(images), views),
+        image_M=image_M,
+        label_N=jnp.tile(labels_b, views),
+        label_M=gather(labels_b, axis_name)[image_M],
+        first_anchor=device * rows,
         views=views,
         axis_name=axis_name,
     )
