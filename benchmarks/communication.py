@@ -1,0 +1,217 @@
+"""What the devices say to each other in a step, counted in the compiled program, and what that should cost.
+
+python benchmarks/communication.py [--recipe=layer] [--batch=1024] [--width=64]
+
+Compiles the step for 1, 2, 4 and 8 devices (of the CPU, unless there are that many others), reads its collectives and
+holds their bytes against what the algorithm needs: one gather of the projections and its transposes, the classes, one
+reduction of the gradient, the batch statistics of every batch norm in every pass, the metrics. Nothing is run.
+
+The costs are a model, not a measurement: every collective takes a time to start, and a ring moves 2 (n - 1) / n of an
+all-reduce's bytes and (n - 1) / n of a gather's over each device's links; nothing is hidden behind the computation. The
+constants stand in LINKS; change them for your machine.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+from typing import NamedTuple
+
+if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import experiment, parallel, train, train_step
+from gradmix_jax.config import phase
+
+NUM_CLASSES, NUM_IMAGES = 6, 8192
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+
+
+class Collective(NamedTuple):
+    """One collective operation of a program: its kind, and the dtypes and shapes that it gives on a device."""
+
+    kind: str
+    results: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(_bytes(*result) for result in self.results)
+
+
+class Link(NamedTuple):
+    """Bytes/s out of a device, seconds to start a collective and for each hop, FLOP/s of a device in bfloat16."""
+
+    bandwidth: float
+    start: float
+    hop: float
+    flops: float
+
+
+# TPU v5e: 45 GB/s one way a link, both ways along a ring of one axis, about 1 us a hop; 197 TFLOP/s.
+# H100: NVLink 450 GB/s one way, about 80 % of it reached by large all-reduces, small ones take some 20 us; 989 TFLOP/s.
+LINKS = {"TPU v5e": Link(9e10, 5e-6, 1e-6, 197e12), "H100, NVLink": Link(3.6e11, 2e-5, 0.0, 989e12)}
+POD = "TPU v5e"
+# Share of the peak at which the step itself is assumed to compute.
+UTILIZATION = 0.3
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    size = SIZES[dtype]
+    for side in shape:
+        size *= side
+    return size
+
+
+def collectives(hlo: str) -> list[Collective]:
+    """The collectives in the text of a compiled program (`executable.as_text()`), asynchronous ones counted once."""
+    found = []
+    for line in hlo.splitlines():
+        match = re.match(rf"\s*(?:ROOT )?\S+ = (.*?) ({KINDS})(-start)?\(", line)
+        if match:
+            results = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", match[1])
+            if match[3] and match[2] == "all-gather":
+                results = results[len(results) // 2 :]  # an asynchronous gather names its operands first
+            shapes = tuple((dtype, tuple(int(side) for side in sides.split(",") if side)) for dtype, sides in results)
+            found.append(Collective(match[2], shapes))
+    return found
+
+
+def compile_step(recipe: str, *, devices: int, width: int, batch: int, dtype: str = "float32", **overrides):
+    """(executable, program, shapes of the state) of the mapped step, joint phase (SupCon and SimCLR)."""
+    c = config_lib.default_config()
+    c.dataset.image_size, c.dataset.channels = 32, 3
+    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
+    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # they speak to nobody and are slow to compile
+    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
+    c.train.batch_size = batch
+    c.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
+    config_lib.apply_recipe(c, recipe)
+    for name, value in overrides.items():
+        section, key = name.split(".")
+        c[section][key] = value
+    specs = experiment.from_config(config_lib.to_plain(c), num_devices=devices)
+    program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=NUM_IMAGES)
+    state = jax.eval_shape(lambda: train.initial_state(specs, program))
+    copies = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
+    images = jax.ShapeDtypeStruct((NUM_IMAGES, *specs.image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
+    step = train_step.make_train_step(program, axis_name=parallel.AXIS)
+    mapped = parallel.pmap(step, devices=jax.devices()[:devices], donate=(0,))
+    return mapped.lower(*copies((state, images, labels))).compile(), program, state
+
+
+def bytes_by_purpose(found: list[Collective], program, state) -> dict[str, int]:
+    """Bytes on one device: projections (gather), their transposes, classes, gradient, batch statistics, scalars."""
+    parameters = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+    purposes = dict.fromkeys(("projections", "transposes", "classes", "gradient", "statistics", "scalars", "other"), 0)
+    for collective in found:
+        for dtype, shape in collective.results:
+            purpose = "other"
+            if shape == ():
+                purpose = "scalars"
+            elif collective.kind == "all-gather" and len(shape) == 2:
+                purpose = "projections"
+            elif collective.kind == "all-gather" and dtype == "s32":
+                purpose = "classes"
+            elif collective.kind == "reduce-scatter":
+                purpose = "transposes"
+            elif collective.kind == "all-reduce" and shape in parameters:
+                purpose = "gradient"
+            elif collective.kind == "all-reduce" and len(shape) == 2 and shape[0] == 2:
+                purpose = "statistics"  # mean and mean of squares, or their two cotangents
+            purposes[purpose] += _bytes(dtype, shape)
+    return purposes
+
+
+def needed(program, state, devices: int) -> dict[str, int]:
+    """The same by arithmetic: what the algorithm cannot do without on more than one device.
+
+    The transposes are those of the map's and of the training's cotangent; one where a single pass serves both.
+    Statistics: every batch norm twice for each channel, in the clean and the mixed pass forward and backward, and in
+    the map's backward pass as far as it reaches (all batch norms of `input`, those behind the first stage of `layer`).
+    """
+    rows, images = program.batch_size * program.num_views, program.batch_size
+    projection = 4 * program.model.projection
+    passes = 1 if program.shares_backward else 2
+    channels = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) // 2  # mean and variance
+    norms = {name: channels(stats) for name, stats in state.batch_stats["encoder"].items()}
+    statistics = sum(norms.values()) * (4 if program.mixes else 2)
+    if program.mix.uses_map and not program.shares_backward:
+        if program.attribution.uses_input:
+            statistics += sum(norms.values())
+        elif program.attribution.uses_stages:
+            first = min(program.attribution.stages)
+            behind = lambda name: name.startswith("stage") and name[: len(first)] > first
+            statistics += sum(size for name, size in norms.items() if behind(name))
+    # The bias of a shortcut's batch norm has the same gradient as the one it is added to, and XLA sends it once.
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    gradient = sum(leaf.size for path, leaf in leaves if "shortcut_bn']['bias" not in jax.tree_util.keystr(path))
+    return {
+        "projections": rows * projection,
+        "transposes": passes * rows // devices * projection,
+        "classes": 4 * images,
+        "gradient": 4 * gradient,
+        "statistics": 2 * 4 * statistics,
+    }
+
+
+def seconds(purposes: dict[str, int], number: int, devices: int, link: Link) -> tuple[float, float]:
+    """(start-up, transfer) of `number` collectives by the model above; `purposes` as in `bytes_by_purpose`."""
+    share = (devices - 1) / devices
+    # A transpose's result is one device's share of what is moved; an all-reduce is a scatter and a gather.
+    factors = {"projections": share, "classes": share, "transposes": devices * share}
+    moved = sum(factors.get(purpose, 2 * share) * size for purpose, size in purposes.items())
+    hops = 2 * (devices**0.5 - 1)  # the two sides of a square slice
+    return number * (link.start + hops * link.hop), moved / link.bandwidth
+
+
+def _milliseconds(purposes, number, devices, flops, link) -> str:
+    start, transfer = seconds(purposes, number, devices, link)
+    compute = flops / (UTILIZATION * link.flops)
+    share = compute / (compute + start + transfer)
+    return f"{1e3 * start:.2f} + {1e3 * transfer:.2f}, {1e3 * compute:.2f} ms ({100 * share:.0f} %)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="layer")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1024, help="global batch")
+    arguments = parser.parse_args()
+    print(
+        f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, global batch {arguments.batch}, float32"
+    )
+    print(f"jax {jax.__version__}, compiled for {jax.devices()[0].device_kind}; bytes of results on each device")
+    print("models: start + transfer, computing (share of the step that is computing)\n")
+    names = ("projections", "transposes", "classes", "gradient", "statistics", "scalars", "other")
+    print("| devices | collectives |", " | ".join((*names, "needed", "ratio", *LINKS)), "|")
+    print("|---" * (len(names) + 4 + len(LINKS)), "|", sep="")
+    for devices in (1, 2, 4, 8):
+        executable, program, state = compile_step(
+            arguments.recipe, devices=devices, width=arguments.width, batch=arguments.batch
+        )
+        flops = executable.cost_analysis()["flops"]
+        found = collectives(executable.as_text()) if devices > 1 else []
+        purposes = bytes_by_purpose(found, program, state)
+        least = sum(needed(program, state, devices).values()) if devices > 1 else 0
+        ratio = f"{sum(purposes.values()) / least:.3f} x" if least else "–"
+        costs = [_milliseconds(purposes, len(found), devices, flops, link) for link in LINKS.values()]
+        cells = (f"{purposes[name]:,}" for name in names)
+        print(f"| {devices} | {len(found)} |", " | ".join((*cells, f"{least:,}", ratio, *costs)), "|", flush=True)
+    # The bytes were found to be those needed, so larger slices follow by arithmetic, at the same images on a device.
+    images = arguments.batch // devices
+    print(f"\n| {POD} devices, {images} images on each | global batch | bytes | start + transfer, computing |")
+    print("|---|---|---|---|")
+    for slice_of in (8, 16, 64, 256):
+        purposes = needed(dataclasses.replace(program, batch_size=images * slice_of), state, slice_of)
+        costs = _milliseconds(purposes, len(found), slice_of, flops, LINKS[POD])
+        print(f"| {slice_of} | {images * slice_of} | {sum(purposes.values()):,} | {costs} |")
+
+
+if __name__ == "__main__":
+    main()
