@@ -44,9 +44,12 @@ def shard(tree: Any, *, devices: list[jax.Device] | None = None) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(split(leaf), sharding), tree)
 
 
-def unreplicate(tree: Any) -> Any:
-    """The copy on this process's first device, without the device axis. Does not wait for the device."""
-    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+def to_host(tree: Any) -> Any:
+    """The copy on this process's first device as NumPy arrays, without the device axis. Waits for the device."""
+    # Whole shards are fetched, all at once, and indexed here: indexing on the device is one more program for each leaf.
+    shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
+    # Copied, because on a CPU a fetched array may be the very memory that the next step is donated.
+    return jax.tree.map(lambda shard: np.array(shard[0]), shards)
 
 
 def initialize() -> None:

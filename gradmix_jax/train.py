@@ -104,14 +104,14 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
         _, done = loop.run(
             parallel.replicate(initial),
             step=_make_step(experiment, program, data.train, start_step),
-            fetch=lambda metrics: jax.device_get(parallel.unreplicate(metrics)),
+            fetch=parallel.to_host,
             start_step=start_step,
             total_steps=total_steps,
             log_every=experiment.train.log_every_steps,
             save_every=experiment.train.checkpoint_every_epochs * program.steps_per_epoch,
             on_metrics=writer.write,
             on_step=writer.advance,
-            save=lambda replicated: checkpoints and checkpoints.save(parallel.unreplicate(replicated)),
+            save=lambda replicated: checkpoints and checkpoints.save(parallel.to_host(replicated)),
             should_stop=_stop_on_sigterm(),
         )
     finally:

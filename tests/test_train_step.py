@@ -47,10 +47,10 @@ def test_eight_devices_agree_with_one(recipe, overrides):
     eight = parallel.replicate(start)
     for metrics_of_one in history:
         eight, metrics = mapped(eight, images, labels)
-        metrics = jax.device_get(parallel.unreplicate(metrics))
+        metrics = parallel.to_host(metrics)
         for name, value in metrics_of_one.items():
             np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
-    eight = jax.device_get(parallel.unreplicate(eight))
+    eight = parallel.to_host(eight)
     assert largest_difference(one.params, eight.params) < 2e-5
     assert largest_difference(one.batch_stats, eight.batch_stats) < 1e-5
     if one.extra:
