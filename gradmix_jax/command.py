@@ -38,6 +38,9 @@ def _keep_compiled_programs():
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gradmix_jax", "xla"))
+    # An evaluation is some hundred small programs, none of them worth keeping by JAX's own measure of a second.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _parse(argv, required):

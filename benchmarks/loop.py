@@ -1,0 +1,197 @@
+"""Does the device wait? Training as `main` does it against the bare step, and the host's work in a step.
+
+python benchmarks/loop.py [--width=16] [--batch=128] [--steps=40] [--repeats=3]
+
+The data are 60,000 random 28 x 28 images in IDX files, read by the package like any other; 32 x 32 in the step.
+"bare" dispatches the same mapped and donated program with nothing around it; "resident" and "stream" are
+`train.train` with logging, the progress bar and a checkpoint in the middle, timed from the third step on. They take
+turns. The last lines replace the step by a program that computes nothing on the same state: the host is left.
+"""
+
+import argparse
+import contextlib
+import gzip
+import io
+import os
+import statistics
+import tempfile
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import datasets, experiment, loop, metrics_writer, parallel, train, train_step
+from gradmix_jax.config import phase
+
+NUM_IMAGES, SIDE = 60_000, 28
+SKIPPED = 3  # steps before the clock starts: compilation and the first transfers
+
+
+def write_images(folder: str) -> None:
+    """MNIST-style files of random images of ten classes."""
+    random = np.random.default_rng(0)
+    for part, number in (("train", NUM_IMAGES), ("t10k", 1000)):
+        header = lambda magic, *sizes: np.array([magic, *sizes], ">i4").tobytes()
+        images = random.integers(0, 256, (number, SIDE, SIDE), dtype=np.uint8)
+        labels = (np.arange(number) % 10).astype(np.uint8)
+        files = {"images-idx3": header(2051, number, SIDE, SIDE) + images.tobytes()}
+        files["labels-idx1"] = header(2049, number) + labels.tobytes()
+        for name, content in files.items():
+            with gzip.open(os.path.join(folder, f"{part}-{name}-ubyte.gz"), "wb", compresslevel=1) as file:
+                file.write(content)
+
+
+def settings(folder: str, arguments, storage: str):
+    """(specs, config as a dict) of ResNet-18 and the recipe."""
+    c = config_lib.default_config()
+    c.dataset.name, c.dataset.benchmark, c.dataset.num_known = f"idx:{folder}", "random", 6
+    c.dataset.image_size, c.dataset.channels, c.dataset.storage = 32, 1, storage
+    c.normalization.mean, c.normalization.std = (0.5,), (0.25,)
+    c.augment.grey_prob = 0.0
+    c.model.name, c.model.width, c.model.dtype = "resnet18", arguments.width, arguments.dtype
+    c.train.batch_size, c.train.checkpoint_every_epochs = arguments.batch, 1
+    c.phases = (phase("joint", epochs=2, supcon=1.0, ssl=1.2),)
+    config_lib.apply_recipe(c, arguments.recipe)
+    plain = config_lib.to_plain(c)
+    return experiment.from_config(plain, num_devices=jax.device_count()), plain
+
+
+def bare(specs, arguments) -> float:
+    """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
+    data = datasets.open_set(specs.dataset)
+    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
+    compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
+    images, labels = parallel.replicate(datasets.resident(data.train))
+    state, metrics = parallel.replicate(train.initial_state(specs, program)), []
+    for index in range(SKIPPED + arguments.steps):
+        if index == SKIPPED:
+            jax.block_until_ready(state)
+            started = time.perf_counter()
+        state, last = compiled(state, images, labels)
+        metrics.append(last)
+        if index >= 2:
+            jax.block_until_ready(metrics[index - 2])
+    jax.block_until_ready(state)
+    return (time.perf_counter() - started) / arguments.steps
+
+
+def through_main(specs, plain, arguments) -> tuple[float, float]:
+    """(seconds a step, the longest gap between two steps in excess of the median: a checkpoint's) of `train.train`."""
+    times: list[float] = []
+    steps = SKIPPED + arguments.steps
+    run = loop.run
+
+    def few_steps(state, **options):
+        return run(state, **options | {"total_steps": steps, "save_every": steps // 2})
+
+    class Writer(metrics_writer.MetricsWriter):
+        def advance(self):
+            super().advance()
+            times.append(time.perf_counter())
+
+    with (
+        tempfile.TemporaryDirectory() as workdir,
+        mock.patch.object(loop, "run", few_steps),
+        mock.patch.object(train, "MetricsWriter", Writer),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        train.train(specs, plain, os.path.join(workdir, "run"))
+    gaps = np.diff(times[SKIPPED - 1 :])
+    return float(np.sum(gaps) / len(gaps)), float(np.max(gaps) - np.median(gaps))
+
+
+def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
+    """Microseconds of host work a step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
+    data = datasets.open_set(specs.dataset)
+    sizes = dict(num_classes=data.num_classes, num_images=len(data.train))
+    program = train.make_program(specs, axis_name=None, **sizes)
+    names = jax.eval_shape(
+        train_step.make_train_step(program, axis_name=None),
+        train.initial_state(specs, program),
+        *datasets.resident(data.train),
+    )[1]
+
+    def nothing(state, images, labels):
+        return state.replace(step=state.step + 1), {name: 1.0 * state.step for name in names}
+
+    compiled = parallel.pmap(nothing, donate=(0,))
+    images, labels = parallel.replicate(datasets.resident(data.train))
+    state, _ = compiled(parallel.replicate(train.initial_state(specs, program)), images, labels)
+    dispatches = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        state, metrics = compiled(state, images, labels)
+        dispatches.append(time.perf_counter() - started)
+        jax.block_until_ready(metrics)
+    finished: list[float] = []
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
+        writer = metrics_writer.MetricsWriter(workdir, start_step=0, total_steps=steps, images_per_step=arguments.batch)
+
+        def on_step():
+            writer.advance()
+            finished.append(time.perf_counter())
+
+        loop.run(
+            state,
+            step=lambda state: compiled(state, images, labels),
+            fetch=parallel.to_host,
+            start_step=0,
+            total_steps=steps,
+            log_every=specs.train.log_every_steps,
+            save_every=steps,
+            on_metrics=writer.write,
+            on_step=on_step,
+            save=lambda state: None,
+        )
+        writer.close()
+    return {
+        "dispatch, median": 1e6 * statistics.median(dispatches),
+        "loop, median": 1e6 * float(np.median(np.diff(finished))),
+        "loop, mean (with logging every 20 steps)": 1e6 * float(np.mean(np.diff(finished))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="layer")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each run")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    print(
+        f"ResNet-18, width {arguments.width}, 32x32x1, {arguments.recipe}, batch {arguments.batch}, {arguments.dtype}"
+    )
+    print(
+        f"jax {jax.__version__}, {device}; medians of {arguments.repeats} runs of {arguments.steps} steps (extremes)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(folder)
+        times: dict[str, list[float]] = {"bare": [], "resident": [], "stream": []}
+        stalls: dict[str, list[float]] = {"resident": [], "stream": []}
+        for _ in range(arguments.repeats):
+            times["bare"].append(bare(settings(folder, arguments, "resident")[0], arguments))
+            for storage in ("resident", "stream"):
+                seconds, stall = through_main(*settings(folder, arguments, storage), arguments)
+                times[storage].append(seconds)
+                stalls[storage].append(stall)
+        print(
+            "| loop | ms a step | images/s | of the bare step | longest stall (checkpoint), ms |\n|---|---|---|---|---|"
+        )
+        for name, seconds in times.items():
+            share = [base / own for base, own in zip(times["bare"], seconds)]
+            spread = f"{100 * statistics.median(share):.1f} % ({100 * min(share):.1f} to {100 * max(share):.1f})"
+            stall = f"{1e3 * statistics.median(stalls[name]):.1f}" if name in stalls else "–"
+            middle = statistics.median(seconds)
+            print(f"| {name} | {1e3 * middle:.2f} | {arguments.batch / middle:.0f} | {spread} | {stall} |")
+        print()
+        for name, microseconds in host_work(settings(folder, arguments, "resident")[0], arguments).items():
+            print(f"host work a step, {name}: {microseconds:.0f} us")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""How long until something happens: import, first step, results; with an empty compilation cache and with a filled one.
+
+python benchmarks/startup.py [--config=configs/digits_osr.py] [--epochs=1] [--repeats=3]
+
+Every number is of a fresh process, from its start. "cold" has an empty cache of compiled programs, "warm" the one that
+the cold process left. Programs are counted as JAX reports them: compiled by XLA, or read from the cache.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+# The child: `main` as a user runs it, with marks at the first step, at the end of training and after the results.
+CHILD = """
+import json, sys, time
+started, path = float(sys.argv.pop(1)), sys.argv.pop(1)
+marks = {"programs": [], "hits": 0}
+mark = lambda name: marks.setdefault(name, time.time() - started)
+mark("interpreter")
+import jax
+from gradmix_jax import main, metrics_writer, command, train, evaluate
+mark("import")
+
+def on_duration(name, seconds, **_):
+    if name == "/jax/core/compile/backend_compile_duration":
+        marks["programs"].append(seconds)
+
+def on_event(name, **_):
+    marks["hits"] += name == "/jax/compilation_cache/cache_hits"
+
+jax.monitoring.register_event_duration_secs_listener(on_duration)
+jax.monitoring.register_event_listener(on_event)
+advance = metrics_writer.MetricsWriter.advance
+metrics_writer.MetricsWriter.advance = lambda self: (mark("first step"), advance(self))[1]
+run = evaluate.evaluate
+evaluate.evaluate = lambda *arguments: (mark("trained"), run(*arguments))[1]
+save = main.save_results
+main.save_results = lambda *arguments: (save(*arguments), mark("results"))[0]
+try:
+    command.run(main.main, required=("config", "workdir"))
+finally:
+    json.dump(marks, open(path, "w"))
+"""
+
+
+def child(arguments, cache: str) -> dict:
+    """The marks of one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "marks.json")
+        words = [
+            f"--config={arguments.config}",
+            f"--workdir={folder}/run",
+            f"--config.phases[0].epochs={arguments.epochs}",
+        ]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
+        command = [sys.executable, "-c", CHILD, str(time.time()), path, *words, *arguments.rest]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if result.returncode:
+            raise SystemExit(result.stderr)
+        with open(path) as file:
+            return json.load(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/digits_osr.py")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments, arguments.rest = parser.parse_known_args()
+    marks: dict[str, list[dict]] = {"cold": [], "warm": []}
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for name in marks:
+                marks[name].append(child(arguments, cache))
+    import jax  # late: the parent should not be in the children's way
+
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    print(f"{arguments.config}, {arguments.epochs} epoch; jax {jax.__version__}, {device}")
+    print(f"seconds since the process started, median of {arguments.repeats} (extremes)\n")
+    names = ("import", "first step", "trained", "results")
+    print("| cache |", " | ".join(names), "| programs compiled | read from the cache | seconds compiling or reading |")
+    print("|---" * (len(names) + 4), "|", sep="")
+    for cache, runs in marks.items():
+        spread = lambda values: f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        cells = [spread([run[name] for run in runs]) for name in names]
+        compiled = sorted({len(run["programs"]) - run["hits"] for run in runs})
+        hits = sorted({run["hits"] for run in runs})
+        seconds = spread([sum(run["programs"]) for run in runs])
+        print(f"| {cache} |", " | ".join(cells), f"| {compiled} | {hits} | {seconds} |")
+
+
+if __name__ == "__main__":
+    main()
