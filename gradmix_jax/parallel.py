@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -27,9 +26,10 @@ def replicate(tree: Any, *, devices: list[jax.Device] | None = None) -> Any:
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def copy(leaf):
-        leaf = jnp.asarray(leaf)
-        # One device at a time: broadcasting first would need the whole stack on a single device.
-        shards = [jax.device_put(leaf[None], device) for device in devices]
+        # From the host, one device at a time: broadcasting first would need the whole stack on a single device, and a
+        # program for every shape. Copied, because a CPU device may take the memory it is given as its own.
+        leaf = np.asarray(leaf)
+        shards = [jax.device_put(np.array(leaf[None]), device) for device in devices]
         return jax.make_array_from_single_device_arrays((len(devices), *leaf.shape), sharding, shards)
 
     return jax.tree.map(copy, tree)

@@ -62,6 +62,47 @@ def whole_run(tmp_path_factory):
     return config, workdir
 
 
+@pytest.fixture
+def programs():
+    """A list that grows by a name for every program that is compiled or read from the cache of programs."""
+    names, listening = [], [True]
+
+    def listen(event, seconds, fun_name="", **_):
+        if listening and event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    listening.clear()  # a listener cannot be taken back
+
+
+def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch, programs):
+    config = digits()
+    config.train.checkpoint_every_epochs = 1
+    before_step = []
+
+    class Writer(train.MetricsWriter):
+        def advance(self):
+            super().advance()
+            before_step.append(len(programs))
+
+    monkeypatch.setattr(train, "MetricsWriter", Writer)
+    done, _ = fit(config, tmp_path)
+    assert len(before_step) == done > 5, "both phases, several checkpoints and log lines"
+    assert before_step[-1] == before_step[0] == len(programs), programs[before_step[0] :]
+    # In a new process it is the initial state, the step and a cast or two.
+    assert 1 <= before_step[0] <= 6, programs
+
+
+def test_an_evaluation_compiles_nothing_that_an_earlier_one_did(whole_run, programs):
+    config, workdir = whole_run
+    plain = config_lib.to_plain(config)
+    first = evaluate.evaluate(plain, str(workdir))
+    seen = len(programs)
+    assert evaluate.evaluate(plain, str(workdir))["auroc"] == first["auroc"]
+    assert len(programs) - seen <= 0, programs[seen:]
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(whole_run, tmp_path, monkeypatch, stop_at):
     config, workdir = whole_run

@@ -23,10 +23,14 @@ __all__ += ["class_bank", "class_similarities", "topk_cosine"]
 
 
 class Outputs(NamedTuple):
-    """What a model gives for N images: features [N, F] (or projections [N, D]), and logits [N, K] or None."""
+    """What a model gives for N images: features [N, F] (or projections [N, D]), and logits [N, K] or None.
+
+    similarities: {k: sums_NxK} of `class_similarities` to the training features where they are known already.
+    """
 
     features: Any
     logits: Any = None
+    similarities: Any = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 from gradmix_jax.scores import SCORES, Outputs, Reference, class_bank, class_similarities, fit, score, usable
 
 LOGITS = "logits"
+# The scores that need the same similarities as the predictions.
+OF_SIMILARITIES = ("topk_cosine", "topk_cosine_normalized", "ensemble")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Fitted:
 
     banks: dict[str, Any]
     states: dict[str, dict[str, Any]]
+    _last: dict[str, tuple] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def scores(self, outputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
         """{feature or "logits": {score: score_N float32}} of the images with these outputs; higher means known."""
@@ -35,13 +38,24 @@ class Fitted:
 
     def score(self, feature: str, name: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """score_N float32 of one score on one feature, or on "logits"; higher means known."""
-        return np.asarray(score(name, self.states[feature][name], _of(feature, outputs)))
+        given = _of(feature, outputs)
+        if name in OF_SIMILARITIES:
+            given = given._replace(similarities={self.banks[feature].k: self._similarities(feature, outputs)})
+        return np.asarray(score(name, self.states[feature][name], given))
 
     def predict(self, feature: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """class_N: of the largest sum of k cosine similarities by a feature, or of the largest of the "logits"."""
         if feature == LOGITS:
             return outputs[LOGITS].argmax(axis=1)
-        return np.asarray(class_similarities(self.banks[feature], outputs[feature])).argmax(axis=1)
+        return self._similarities(feature, outputs).argmax(axis=1)
+
+    def _similarities(self, feature: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """`class_similarities`, kept for the last array of images: predictions and scores ask for the same ones."""
+        images, sums_NxK = self._last.get(feature, (None, None))
+        if images is not outputs[feature]:
+            sums_NxK = np.asarray(class_similarities(self.banks[feature], outputs[feature]))
+            self._last[feature] = outputs[feature], sums_NxK
+        return sums_NxK
 
 
 def fit_all(

@@ -90,16 +90,21 @@ def _gather_unit(features_MxD, row_PxL):
 @functools.partial(jax.jit, static_argnames="tile")
 def class_similarities(bank, features_NxD, *, tile=TILE):
     """Per-class sums of the k largest cosine similarities, scores_NxK; see `topk_cosine`."""
-    num_images, length = features_NxD.shape[0], bank.features_PxLxD.shape[1]
+    (num_images, channels), (num_parts, length) = features_NxD.shape, bank.valid_PxL.shape
     rows, parts_at_once = min(tile[0], num_images), max(1, tile[1] // length)
+    missing = -num_parts % parts_at_once
+    features_PxLxD = jnp.pad(bank.features_PxLxD, ((0, missing), (0, 0), (0, 0)))
+    valid_PxL = jnp.pad(bank.valid_PxL, ((0, missing), (0, 0)))
+    # One product for several parts: a batch of products, even of one, takes about twice as long on a CPU.
+    groups = features_PxLxD.reshape(-1, parts_at_once * length, channels), valid_PxL.reshape(-1, parts_at_once, length)
 
-    def largest(block_nxD, features_LxD, valid_L):
-        cosine_nxL = jnp.matmul(block_nxD, features_LxD.T, precision=PRECISION)
-        return jax.lax.top_k(jnp.where(valid_L[None], cosine_nxL, -jnp.inf), min(bank.k, length))[0]
+    def largest(block_nxD, features_MxD, valid_GxL):
+        cosine_nxGxL = jnp.matmul(block_nxD, features_MxD.T, precision=PRECISION).reshape(rows, *valid_GxL.shape)
+        return jax.lax.top_k(jnp.where(valid_GxL[None], cosine_nxGxL, -jnp.inf), min(bank.k, length))[0]
 
     def one_block(block_nxD):
-        parts = bank.features_PxLxD, bank.valid_PxL
-        top_Pxnxk = jax.lax.map(lambda part: largest(block_nxD, *part), parts, batch_size=parts_at_once)
+        top_nxPxk = jnp.moveaxis(jax.lax.map(lambda group: largest(block_nxD, *group), groups), 1, 0)
+        top_Pxnxk = jnp.moveaxis(top_nxPxk.reshape(rows, num_parts + missing, -1)[:, :num_parts], 1, 0)
         top_Pxnxk = jnp.concatenate([top_Pxnxk, jnp.full_like(top_Pxnxk[:1], -jnp.inf)])
         of_class_nxKxR = jnp.moveaxis(top_Pxnxk[bank.parts_KxQ], 2, 0).reshape(rows, len(bank.parts_KxQ), -1)
         top_nxKxk = jax.lax.top_k(of_class_nxKxR, min(bank.k, of_class_nxKxR.shape[2]))[0]
@@ -109,7 +114,11 @@ def class_similarities(bank, features_NxD, *, tile=TILE):
     padded = jnp.pad(features_NxD, ((0, -num_images % rows), (0, 0)))
     blocks = padded.reshape(-1, rows, features_NxD.shape[1])
     scores_NxK = jax.lax.map(one_block, blocks).reshape(-1, len(bank.parts_KxQ))[:num_images]
-    return scores_NxK / scores_NxK.sum(axis=1, keepdims=True) if bank.normalized else scores_NxK
+    return _normalized(scores_NxK) if bank.normalized else scores_NxK
+
+
+def _normalized(scores_NxK):
+    return scores_NxK / scores_NxK.sum(axis=1, keepdims=True)
 
 
 def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, normalized=False, tile=TILE):
@@ -141,7 +150,10 @@ def fit_topk(reference, *, k=3, normalized=False):
 
 def score_topk(bank, outputs):
     """Largest class sum of the k largest cosine similarities; `topk_cosine`."""
-    return class_similarities(bank, outputs.features).max(axis=1)
+    sums_NxK = (outputs.similarities or {}).get(bank.k)
+    if sums_NxK is None:
+        return class_similarities(bank, outputs.features).max(axis=1)
+    return (_normalized(sums_NxK) if bank.normalized else sums_NxK).max(axis=1)
 
 
 @flax.struct.dataclass
