@@ -1,0 +1,186 @@
+"""How fast could the step be? Its images/s against what this device multiplies and copies, and what was tried.
+
+python benchmarks/roofline.py [--batches=256,1024] [--width=64] [--dtype=float32] [--recipe=layer]
+
+Ceilings are measured here: a matrix product, a convolution like those of the network, a copy, each by XLA and the best
+of several. The step's FLOPs and bytes are XLA's count of the compiled program; the larger of FLOPs / product and
+bytes / copy is the least time by this count, and the step is told what share of it it reaches. Variants of the step
+take turns. Flags of XLA are tried by running the script again with other XLA_FLAGS: they are printed.
+"""
+
+import argparse
+import functools
+import os
+import re
+import statistics
+import time
+from typing import NamedTuple
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gradmix_jax import augment, experiment, models, train, train_step
+from gradmix_jax import config as config_lib
+from gradmix_jax import state as state_lib
+from gradmix_jax.config import phase
+from gradmix_jax.models.resnet import BasicBlock, ResNet
+
+NUM_IMAGES = 4096
+
+
+class Variant(NamedTuple):
+    """Other keys of the config, steps of a dispatch, state donated or not, blocks computed again, image channels."""
+
+    keys: dict = {}
+    steps: int = 1
+    donated: bool = True
+    remat: bool = False
+    channels: int = 3
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "state not donated": Variant(donated=False),
+    "4 steps a dispatch (lax.scan)": Variant(steps=4),
+    "images padded to 8 channels": Variant(channels=8),
+    "blocks computed again (remat)": Variant(remat=True),
+    "no crop, no flip": Variant({"augment.crop_scale": (1.0, 1.0), "augment.flip_prob": 0.0}),
+}
+
+
+def best_seconds(function, *arguments, repeats: int = 5) -> float:
+    """Shortest wall time of a compiled function, after one call to warm up."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def ceilings(dtype, batch: int, width: int) -> tuple[float, float, float]:
+    """(FLOP/s of a product, FLOP/s of a 3x3 convolution of stage 1, bytes/s read and written by a copy)."""
+    on_cpu = jax.default_backend() == "cpu"
+    key = jax.random.key(0)
+    size = 2048 if on_cpu else 8192
+    square = jax.random.normal(key, (size, size), dtype)
+    product = 2 * size**3 / best_seconds(jax.jit(jnp.matmul), square, square)
+    images = jax.random.normal(key, (batch, 32, 32, width), dtype)
+    kernel = jax.random.normal(key, (3, 3, width, width), dtype)
+    convolve = jax.jit(
+        lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    )
+    convolution = 2 * batch * 32 * 32 * 9 * width**2 / best_seconds(convolve, images, kernel)
+    long = jnp.zeros((1 << (26 if on_cpu else 29),), jnp.float32)
+    copy = 2 * long.nbytes / best_seconds(jax.jit(lambda x: x + 1.0), long)
+    return product, convolution, copy
+
+
+def build(arguments, batch: int, variant: Variant):
+    """(executable, its first state) of one variant on one device."""
+    c = config_lib.default_config()
+    c.dataset.image_size, c.dataset.channels = 32, 3
+    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
+    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # slow to compile on a CPU
+    c.model.name, c.model.width, c.model.dtype = "resnet18", arguments.width, arguments.dtype
+    c.train.batch_size = batch
+    c.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
+    config_lib.apply_recipe(c, arguments.recipe)
+    for name, value in variant.keys.items():
+        section, key = name.split(".")
+        c[section][key] = value
+    specs = experiment.from_config(config_lib.to_plain(c), num_devices=1)
+    choice = models.ENCODERS["resnet18"]
+    if variant.remat:
+        choice = choice._replace(build=functools.partial(ResNet, block=nn.remat(BasicBlock), blocks=(2, 2, 2, 2)))
+    normalize = augment.normalize
+
+    def padded(images_BxHxWxC, **options):
+        images_BxHxWxC = normalize(images_BxHxWxC, **options)
+        return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
+
+    with mock.patch.dict(models.ENCODERS, resnet18=choice), mock.patch.object(augment, "normalize", padded):
+        program = train.make_program(specs, num_classes=6, num_images=NUM_IMAGES, axis_name=None)
+        step = train_step.make_train_step(program, axis_name=None)
+
+        def several(state, images, labels):
+            return lax.scan(lambda state, _: step(state, images, labels), state, length=variant.steps)
+
+        state = state_lib.create(program.model, program.transform, 0, (32, 32, variant.channels))
+        images = jax.ShapeDtypeStruct((NUM_IMAGES, 32, 32, 3), jnp.uint8)
+        labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
+        compiled = jax.jit(several if variant.steps > 1 else step, donate_argnums=0 if variant.donated else ())
+        return compiled.lower(state, images, labels).compile(), state
+
+
+def unfused(executable) -> int:
+    """Element-wise operations that XLA left alone in the main computation (batch norm and ReLU are some of them)."""
+    entry = executable.as_text().split("\nENTRY")[-1]
+    return len(re.findall(r"= \w+\[[\d,]+\]\S* (?:add|subtract|multiply|divide|maximum|rsqrt|select)\(", entry))
+
+
+def measure(arguments, batch: int) -> None:
+    product, convolution, copy = ceilings(arguments.dtype, batch, arguments.width)
+    print(
+        f"\nbatch {batch}: product {product / 1e9:.0f} GFLOP/s, convolution {convolution / 1e9:.0f} GFLOP/s, ", end=""
+    )
+    print(f"copy {copy / 1e9:.1f} GB/s\n")
+    built = {}
+    for name, variant in VARIANTS.items():
+        if arguments.only and arguments.only not in name:
+            continue
+        built[name] = build(arguments, batch, variant)
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8))
+    labels = jnp.asarray(random.integers(0, 6, NUM_IMAGES, dtype=np.int32))
+    states = {name: state for name, (_, state) in built.items()}
+    times: dict[str, list[float]] = {name: [] for name in built}
+    for repeat in range(arguments.repeats + 1 if arguments.repeats else 0):
+        for name, (executable, _) in built.items():
+            started = time.perf_counter()
+            states[name], metrics = executable(states[name], images, labels)
+            jax.block_until_ready((states[name], metrics))
+            if repeat:  # the first one warms up
+                times[name].append((time.perf_counter() - started) / VARIANTS[name].steps)
+    print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | bound | of the bound |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, (executable, _) in built.items():
+        analysis = executable.cost_analysis()
+        # XLA counts the body of a loop once, so a scan's numbers are those of one step already.
+        flops, moved = analysis["flops"], analysis["bytes accessed"]
+        least = max(flops / product, moved / copy)
+        bound = "product" if flops / product > moved / copy else "copy"
+        temporary = executable.memory_analysis().temp_size_in_bytes / 1e6
+        middle, spread = 0.0, "–"
+        if times[name]:
+            middle = statistics.median(times[name])
+            low, high = np.quantile(times[name], [0.25, 0.75])
+            spread = f"{1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f})"
+        speed = f"{batch / middle:.0f} | {bound} | {100 * least / middle:.0f} %" if middle else f"– | {bound} | –"
+        row = f"{flops / 1e9:.1f} | {moved / 1e9:.2f} | {temporary:.0f} | {unfused(executable)}"
+        print(f"| {name} | {row} | {spread} | {speed} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="layer")
+    parser.add_argument("--batches", default="256,1024")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=10, help="timed dispatches of each; 0 compiles only")
+    parser.add_argument("--only", default="", help="variants whose name contains this")
+    arguments = parser.parse_args()
+    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    print(f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, {arguments.dtype}; {device}")
+    print(f"jax {jax.__version__}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}; median of {arguments.repeats}")
+    for batch in arguments.batches.split(","):
+        measure(arguments, int(batch))
+
+
+if __name__ == "__main__":
+    main()
