@@ -9,7 +9,7 @@ the global batch in anchors and twice the global batch in contrast features.
 import argparse
 import sys
 
-import communication  # noqa: I001  (before jax: it asks for 8 virtual devices)
+import communication
 import jax
 import jax.numpy as jnp
 
