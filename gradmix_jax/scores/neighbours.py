@@ -91,12 +91,13 @@ def _gather_unit(features_MxD, row_PxL):
 def class_similarities(bank, features_NxD, *, tile=TILE):
     """Per-class sums of the k largest cosine similarities, scores_NxK; see `topk_cosine`."""
     (num_images, channels), (num_parts, length) = features_NxD.shape, bank.valid_PxL.shape
-    rows, parts_at_once = min(tile[0], num_images), max(1, tile[1] // length)
-    missing = -num_parts % parts_at_once
+    rows, num_groups = min(tile[0], num_images), -(-num_parts // max(1, tile[1] // length))
+    parts_at_once = -(-num_parts // num_groups)
+    missing = num_groups * parts_at_once - num_parts
     features_PxLxD = jnp.pad(bank.features_PxLxD, ((0, missing), (0, 0), (0, 0)))
     valid_PxL = jnp.pad(bank.valid_PxL, ((0, missing), (0, 0)))
-    # One product for several parts: a batch of products, even of one, takes about twice as long on a CPU.
-    groups = features_PxLxD.reshape(-1, parts_at_once * length, channels), valid_PxL.reshape(-1, parts_at_once, length)
+    # One product for the parts of a group: a batch of products, even of one, takes about twice as long on a CPU.
+    groups = features_PxLxD.reshape(num_groups, -1, channels), valid_PxL.reshape(num_groups, parts_at_once, length)
 
     def largest(block_nxD, features_MxD, valid_GxL):
         cosine_nxGxL = jnp.matmul(block_nxD, features_MxD.T, precision=PRECISION).reshape(rows, *valid_GxL.shape)
