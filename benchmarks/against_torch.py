@@ -1,0 +1,187 @@
+"""Our train step against PyTorch's: recipe `layer`, self-supervised phase, ResNet-18 at 32 x 32 pixels.
+
+python benchmarks/against_torch.py                              on a CPU: minutes, most of which is compiling
+python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --mode=max-autotune      on a GPU
+
+"eager" is the usual way (a forward and backward pass of its own for the maps, boxes in a Python loop on the host),
+"shared" our algorithm in PyTorch, and "compiled" the same under torch.compile; see `torch_gradmix.py`. All start from
+the same weights, and every step chooses its batch, makes its views, maps, boxes and mixed images, and updates the
+parameters (Adam). Crop and flip are the same batched code on the device for all PyTorch steps, and colour jitter and
+grey are off everywhere.
+
+The steps take turns in one process, each waited for, so that a machine that slows down slows all of them. On a CPU
+that does not make a busy machine fair: the threads of PyTorch wait for each other at the end of every operation, and
+one core taken by somebody else holds all of them up. Measure on an idle machine, or on one core (`taskset -c 0`). On a
+GPU all of them may use TF32 for float32. PyTorch is needed by this benchmark only.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+import numpy as np
+
+NUM_IMAGES = 1024
+NUM_CLASSES = 6
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+def experiment_of(*, width: int, batch: int, dtype: str, group_size: int = 16):
+    """The experiment that all steps take their settings from."""
+    from gradmix_jax import config as config_lib
+    from gradmix_jax import experiment
+
+    c = config_lib.default_config()
+    c.dataset.image_size, c.dataset.channels = 32, 3
+    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
+    c.augment.jitter_prob = c.augment.grey_prob = 0.0
+    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
+    c.train.batch_size, c.mix.group_size = batch, group_size
+    c.phases = (config_lib.phase("ssl", epochs=1, ssl=1.0),)
+    config_lib.apply_recipe(c, "layer")
+    return experiment.from_config(config_lib.to_plain(c), num_devices=1)
+
+
+def our_step(specs, images: np.ndarray):
+    """(function that runs one step and returns its loss, first state)."""
+    import jax
+    import jax.numpy as jnp
+
+    from gradmix_jax import cost, train
+
+    sizes = dict(num_classes=NUM_CLASSES, num_images=len(images))
+    executable = cost.compile_step(specs, **sizes)
+    state = train.initial_state(specs, train.make_program(specs, axis_name=None, **sizes))
+    first = jax.device_get(state)
+    images, labels = jnp.asarray(images), jnp.zeros(len(images), jnp.int32)
+
+    def run():
+        nonlocal state
+        state, metrics = executable(state, images, labels)
+        jax.block_until_ready((state, metrics))
+        return metrics["loss"]
+
+    return run, first
+
+
+def torch_steps(specs, images: np.ndarray, first, *, device: str, channels_last: bool, mode: str | None) -> dict:
+    """{name: function that runs one step and returns its loss}, starting from our first state."""
+    import torch
+    import torch_gradmix
+
+    def waited(step):
+        def run():
+            loss = step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return loss
+
+        return run
+
+    layout = dict(channels_last=channels_last)
+    model = lambda: torch_gradmix.network(specs, first.params, first.batch_stats, device=device, **layout)
+    steps = {
+        "eager": waited(torch_gradmix.Eager(model(), images, specs, **layout)),
+        "shared": waited(torch_gradmix.Shared(model(), images, specs, **layout)),
+    }
+    if mode is not None:
+        steps["compiled"] = waited(torch_gradmix.Shared(model(), images, specs, **layout).compile(mode))
+    return steps
+
+
+def seconds(steps: dict, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Wall times of steps that take turns, and each one's last loss."""
+    for run in steps.values():
+        for _ in range(3):  # compile, tune, and capture where that is asked for
+            run()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    losses = {}
+    for _ in range(repeats):
+        for name, run in steps.items():
+            started = time.perf_counter()
+            loss = run()
+            times[name].append(time.perf_counter() - started)
+            losses[name] = float(loss)
+    return times, losses
+
+
+def table(times: dict[str, list[float]], losses: dict[str, float], batch: int) -> str:
+    """Markdown; each ratio is the median over the turns of our time divided by the other's."""
+
+    def cell(values, scale, decimals):
+        low, middle, high = (f"{scale * value:.{decimals}f}" for value in statistics.quantiles(values, n=4))
+        return f"{middle} ({low} to {high})"
+
+    lines = ["| step | ms, median (quartiles) | images/s | our time / its time | last loss |", "|---|---|---|---|---|"]
+    for name, own in times.items():
+        ratio = "" if name == "ours" else cell([our / its for our, its in zip(times["ours"], own)], 1, 3)
+        speed = f"{batch / statistics.median(own):.0f}"
+        lines.append(f"| {name} | {cell(own, 1e3, 1)} | {speed} | {ratio} | {losses[name]:.3f} |")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=64, help="images; a multiple of 16")
+    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each, 2 or more")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--mode", default="default", choices=MODES, help="of torch.compile")
+    parser.add_argument("--channels_last", action="store_true", help="PyTorch models and images in NHWC")
+    parser.add_argument("--no_compile", action="store_true", help="leave the compiled PyTorch step out")
+    parsed = parser.parse_args(arguments)
+    if parsed.batch < 16 or parsed.batch > NUM_IMAGES or parsed.batch % 16:
+        parser.error(f"--batch is {parsed.batch}; allowed: a multiple of 16, up to {NUM_IMAGES}.")
+    if parsed.repeats < 2:
+        parser.error(f"--repeats is {parsed.repeats}; allowed: 2 or more.")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    flags = parse(arguments)
+    try:
+        import torch
+    except ImportError:
+        needed = "allowed: pip install torch==2.13.0 (only this benchmark needs it)."
+        print(f"torch is not installed; {needed}", file=sys.stderr)
+        return 2
+    cuda = torch.cuda.is_available()
+    if flags.device == "cuda" and not cuda:
+        print("--device is 'cuda' but torch sees no GPU; allowed: auto or cpu.", file=sys.stderr)
+        return 2
+    device = "cuda" if cuda and flags.device != "cpu" else "cpu"
+    # Both have to be said before JAX is imported: that it may not take all of the memory, and where it runs.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    if jax.default_backend() != {"cpu": "cpu", "cuda": "gpu"}[device]:
+        print(f"jax runs on {jax.default_backend()!r} but torch on {device!r}; allowed: the same.", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # XLA tries algorithms too
+        torch.set_float32_matmul_precision("high")
+    specs = experiment_of(width=flags.width, batch=flags.batch, dtype=flags.dtype)
+    images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
+    ours, first = our_step(specs, images)
+    mode = None if flags.no_compile else flags.mode
+    steps = torch_steps(specs, images, first, device=device, channels_last=flags.channels_last, mode=mode)
+    times, losses = seconds({**steps, "ours": ours}, flags.repeats)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    settings = {key: getattr(flags, key) for key in ("width", "batch", "dtype", "repeats", "channels_last")}
+    print(f"ResNet-18, 32x32, {settings}, torch.compile {mode or 'left out'}")
+    jax_name = jax.devices()[0].device_kind
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    print(f"jax {jax.__version__} on {jax_name}; torch {torch.__version__} on {name}; {cores} cores, load {load}\n")
+    print(table(times, losses, flags.batch))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
