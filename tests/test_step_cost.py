@@ -6,6 +6,7 @@ The programs are compiled, not run. Width and batch are small, the graph is that
 import functools
 import importlib.util
 import pathlib
+import re
 
 import pytest
 
@@ -15,6 +16,11 @@ PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "step_cost.py"
 SPEC = importlib.util.spec_from_file_location("step_cost", PATH)
 step_cost = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(step_cost)
+
+
+@functools.cache
+def program_text(recipe, overrides):
+    return step_cost.compiled(recipe, dict(overrides), width=4, batch=64, dtype="float32")[0].as_text()
 
 
 @functools.cache
@@ -44,3 +50,16 @@ def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
     if shared:
         base_memory = cost_of("cutmix", ())[1]
     assert memory <= most_memory * base_memory
+
+
+@pytest.mark.parametrize(
+    "recipe, overrides", [("layer", ()), pytest.param("layer", (("mix.mask", "threshold"),), marks=pytest.mark.slow)]
+)
+def test_nothing_in_the_step_sorts_pixels_or_loops_over_images(recipe, overrides):
+    text = program_text(recipe, overrides)
+    # The order of the epoch's images, and the partners within the 4 groups of 16 images.
+    sorts = re.findall(r"= \(u32\[([\d,]+)\]\S*, .*\) sort\(", text)
+    assert sorted(sorts) == [str(step_cost.NUM_IMAGES), "4,16"]
+    # Rounds of the random generator, and the 32 halvings of an exact threshold.
+    trips = [int(count) for count in re.findall(r'known_trip_count":\{"n":"(\d+)"', text)]
+    assert trips and max(trips) <= 32 and len(trips) == len(re.findall(r" while\(", text))
