@@ -58,7 +58,7 @@ def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
 def test_nothing_in_the_step_sorts_pixels_or_loops_over_images(recipe, overrides):
     text = program_text(recipe, overrides)
     # The order of the epoch's images, and the partners within the 4 groups of 16 images.
-    sorts = re.findall(r"= \(u32\[([\d,]+)\]\S*, .*\) sort\(", text)
+    sorts = re.findall(r"= \(?\w+\[([\d,]+)\].* sort\(", text)
     assert sorted(sorts) == [str(step_cost.NUM_IMAGES), "4,16"]
     # Rounds of the random generator, and the 32 halvings of an exact threshold.
     trips = [int(count) for count in re.findall(r'known_trip_count":\{"n":"(\d+)"', text)]
