@@ -132,7 +132,7 @@ def measure(arguments, batch: int) -> None:
     print(f"copy {copy / 1e9:.1f} GB/s\n")
     built = {}
     for name, variant in VARIANTS.items():
-        if arguments.only and arguments.only not in name:
+        if arguments.only not in name or (arguments.skip and arguments.skip in name):
             continue
         built[name] = build(arguments, batch, variant)
     random = np.random.default_rng(0)
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=10, help="timed dispatches of each; 0 compiles only")
     parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--skip", default="", help="not those (on a CPU, lax.scan takes minutes)")
     arguments = parser.parse_args()
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
     print(f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, {arguments.dtype}; {device}")
