@@ -12,12 +12,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {
     "communication": ["--width=4", "--batch=128"],
-    "evaluation": ["--scale=0.02", "--repeats=1"],
+    "evaluation": ["--scale=0.1", "--repeats=1"],
     "large_batch": ["--width=4", "--step_batches=128"],
     "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1"],
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
-    "step_cost": ["--width=4", "--batch=16", "--repeats=1"],
+    "step_cost": ["--width=4", "--batch=16", "--repeats=2"],
 }
 
 
