@@ -30,18 +30,10 @@ MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagrap
 
 def experiment_of(*, width: int, batch: int, dtype: str, group_size: int = 16):
     """The experiment that all steps take their settings from."""
-    from gradmix_jax import config as config_lib
-    from gradmix_jax import experiment
+    import resnet18
 
-    c = config_lib.default_config()
-    c.dataset.image_size, c.dataset.channels = 32, 3
-    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
-    c.augment.jitter_prob = c.augment.grey_prob = 0.0
-    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
-    c.train.batch_size, c.mix.group_size = batch, group_size
-    c.phases = (config_lib.phase("ssl", epochs=1, ssl=1.0),)
-    config_lib.apply_recipe(c, "layer")
-    return experiment.from_config(config_lib.to_plain(c), num_devices=1)
+    overrides = {"mix.group_size": group_size}
+    return resnet18.settings("layer", resnet18.SSL, width=width, batch=batch, dtype=dtype, overrides=overrides)
 
 
 def our_step(specs, images: np.ndarray):

@@ -22,10 +22,9 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 
 import jax
 import jax.numpy as jnp
+import resnet18
 
-from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, parallel, train, train_step
-from gradmix_jax.config import phase
+from gradmix_jax import parallel, train, train_step
 
 NUM_CLASSES, NUM_IMAGES = 6, 8192
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -83,18 +82,8 @@ def collectives(hlo: str) -> list[Collective]:
 
 def compile_step(recipe: str, *, devices: int, width: int, batch: int, dtype: str = "float32", **overrides):
     """(executable, program, shapes of the state) of the mapped step, joint phase (SupCon and SimCLR)."""
-    c = config_lib.default_config()
-    c.dataset.image_size, c.dataset.channels = 32, 3
-    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
-    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # they speak to nobody and are slow to compile
-    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
-    c.train.batch_size = batch
-    c.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
-    config_lib.apply_recipe(c, recipe)
-    for name, value in overrides.items():
-        section, key = name.split(".")
-        c[section][key] = value
-    specs = experiment.from_config(config_lib.to_plain(c), num_devices=devices)
+    settings = dict(width=width, batch=batch, dtype=dtype, devices=devices, overrides=overrides)
+    specs = resnet18.settings(recipe, resnet18.JOINT, **settings)
     program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=NUM_IMAGES)
     state = jax.eval_shape(lambda: train.initial_state(specs, program))
     copies = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)

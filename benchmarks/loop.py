@@ -20,10 +20,9 @@ from unittest import mock
 
 import jax
 import numpy as np
+import resnet18
 
-from gradmix_jax import config as config_lib
 from gradmix_jax import datasets, experiment, loop, metrics_writer, parallel, train, train_step
-from gradmix_jax.config import phase
 
 NUM_IMAGES, SIDE = 60_000, 28
 SKIPPED = 3  # steps before the clock starts: compilation and the first transfers
@@ -45,16 +44,18 @@ def write_images(folder: str) -> None:
 
 def settings(folder: str, arguments, storage: str):
     """(specs, config as a dict) of ResNet-18 and the recipe."""
-    c = config_lib.default_config()
-    c.dataset.name, c.dataset.benchmark, c.dataset.num_known = f"idx:{folder}", "random", 6
-    c.dataset.image_size, c.dataset.channels, c.dataset.storage = 32, 1, storage
-    c.normalization.mean, c.normalization.std = (0.5,), (0.25,)
-    c.augment.grey_prob = 0.0
-    c.model.name, c.model.width, c.model.dtype = "resnet18", arguments.width, arguments.dtype
-    c.train.batch_size, c.train.checkpoint_every_epochs = arguments.batch, 1
-    c.phases = (phase("joint", epochs=2, supcon=1.0, ssl=1.2),)
-    config_lib.apply_recipe(c, arguments.recipe)
-    plain = config_lib.to_plain(c)
+    overrides = {
+        "dataset.name": f"idx:{folder}",
+        "dataset.benchmark": "random",
+        "dataset.num_known": 6,
+        "dataset.channels": 1,
+        "dataset.storage": storage,
+        "normalization.mean": (0.5,),
+        "normalization.std": (0.25,),
+        "train.checkpoint_every_epochs": 1,
+    }
+    sizes = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
+    plain = resnet18.config(arguments.recipe, resnet18.JOINT, **sizes, overrides=overrides)
     return experiment.from_config(plain, num_devices=jax.device_count()), plain
 
 

@@ -21,12 +21,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import resnet18
 from jax import lax
 
-from gradmix_jax import augment, experiment, models, train, train_step
-from gradmix_jax import config as config_lib
+from gradmix_jax import augment, models, train, train_step
 from gradmix_jax import state as state_lib
-from gradmix_jax.config import phase
 from gradmix_jax.models.resnet import BasicBlock, ResNet
 
 NUM_IMAGES = 4096
@@ -83,18 +82,8 @@ def ceilings(dtype, batch: int, width: int) -> tuple[float, float, float]:
 
 def build(arguments, batch: int, variant: Variant):
     """(executable, its first state) of one variant on one device."""
-    c = config_lib.default_config()
-    c.dataset.image_size, c.dataset.channels = 32, 3
-    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
-    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # slow to compile on a CPU
-    c.model.name, c.model.width, c.model.dtype = "resnet18", arguments.width, arguments.dtype
-    c.train.batch_size = batch
-    c.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
-    config_lib.apply_recipe(c, arguments.recipe)
-    for name, value in variant.keys.items():
-        section, key = name.split(".")
-        c[section][key] = value
-    specs = experiment.from_config(config_lib.to_plain(c), num_devices=1)
+    settings = dict(width=arguments.width, batch=batch, dtype=arguments.dtype, overrides=variant.keys)
+    specs = resnet18.settings(arguments.recipe, resnet18.JOINT, **settings)
     choice = models.ENCODERS["resnet18"]
     if variant.remat:
         choice = choice._replace(build=functools.partial(ResNet, block=nn.remat(BasicBlock), blocks=(2, 2, 2, 2)))

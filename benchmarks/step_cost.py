@@ -13,10 +13,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import resnet18
 
-from gradmix_jax import config as config_lib
-from gradmix_jax import cost, experiment, train
-from gradmix_jax.config import phase
+from gradmix_jax import cost, train
 
 NUM_IMAGES = 1024
 DETACHED = {"objective.detach_anchors": True, "attribution.loss": "training"}
@@ -36,18 +35,7 @@ VARIANTS = {
 
 def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
     """(executable, function that makes its first state) of one variant on one device."""
-    c = config_lib.default_config()
-    c.dataset.image_size, c.dataset.channels = 32, 3
-    c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
-    c.augment.jitter_prob = c.augment.grey_prob = 0.0  # the same on both sides, and slow to compile
-    c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
-    c.train.batch_size = batch
-    c.phases = (phase("ssl", epochs=1, ssl=1.0),)
-    config_lib.apply_recipe(c, recipe)
-    for name, value in overrides.items():
-        section, key = name.split(".")
-        c[section][key] = value
-    specs = experiment.from_config(config_lib.to_plain(c), num_devices=1)
+    specs = resnet18.settings(recipe, resnet18.SSL, width=width, batch=batch, dtype=dtype, overrides=overrides)
     sizes = dict(num_classes=6, num_images=NUM_IMAGES)
     program = train.make_program(specs, axis_name=None, **sizes)
     return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)

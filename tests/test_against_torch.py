@@ -1,7 +1,5 @@
 """The PyTorch steps of `benchmarks/against_torch.py` do the same work as ours: same weights in, same numbers out."""
 
-import importlib
-import pathlib
 import sys
 import types
 
@@ -9,27 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import against_torch
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch_gradmix
 
 from gradmix_jax import attribution, augment, masks, mix, objectives, train, train_step
 
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 IMAGES = 8
 ROWS = 2 * IMAGES
 STAGES = ("stage3", "stage4")
-
-
-def load(name):
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-against_torch, torch_gradmix = load("against_torch"), load("torch_gradmix")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,7 @@
 """What the devices say to each other in a step: read from the compiled program, no more than the algorithm needs."""
 
-import importlib.util
-import pathlib
-
+import communication
 import pytest
-
-PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "communication.py"
-SPEC = importlib.util.spec_from_file_location("communication", PATH)
-communication = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(communication)
 
 
 @pytest.mark.parametrize("recipe, devices", [("layer", 8), pytest.param("input", 4, marks=pytest.mark.slow)])

@@ -4,18 +4,12 @@ The programs are compiled, not run. Width and batch are small, the graph is that
 """
 
 import functools
-import importlib.util
-import pathlib
 import re
 
 import pytest
+import step_cost
 
 from gradmix_jax import cost
-
-PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "step_cost.py"
-SPEC = importlib.util.spec_from_file_location("step_cost", PATH)
-step_cost = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(step_cost)
 
 
 @functools.cache
