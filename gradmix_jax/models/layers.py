@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gradmix_jax.models.batch_norm import BatchNorm
+
 Tap = Callable[[str, jax.Array], jax.Array]
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -55,13 +57,13 @@ class Encoder(nn.Module):
     dtype: Any
     axis_name: str | None
 
-    def layers(self, train: bool) -> tuple[Callable[..., nn.Conv], Callable[..., nn.BatchNorm]]:
+    def layers(self, train: bool) -> tuple[Callable[..., nn.Conv], Callable[..., BatchNorm]]:
         """The constructors of convolution and batch norm.
 
         momentum 0.9 is PyTorch's 0.1. Unlike PyTorch's, the running variance is the biased one.
         """
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,

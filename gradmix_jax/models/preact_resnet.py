@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from gradmix_jax.models.batch_norm import BatchNorm
 from gradmix_jax.models.layers import Encoder, Tap, global_average
 
 
@@ -23,16 +24,16 @@ class PreActBlock(nn.Module):
     stride: int
     activated: bool
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x if self.activated else nn.relu(self.norm(name="bn1")(x))
+        y = x if self.activated else self.norm(name="bn1")(x, with_relu=True)
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.channels:
             shortcut = self.conv(self.channels, 1, self.stride, name="shortcut_conv")(y)
         y = self.conv(self.channels, 3, self.stride, name="conv1")(y)
-        y = self.conv(self.channels, 3, name="conv2")(nn.relu(self.norm(name="bn2")(y)))
+        y = self.conv(self.channels, 3, name="conv2")(self.norm(name="bn2")(y, with_relu=True))
         return shortcut + y
 
 
@@ -57,5 +58,5 @@ class PreActResNet(Encoder):
                 channels = self.width * 2 ** (stage - 1)
                 name = f"stage{stage}_block{index}"
                 x = PreActBlock(channels, 2 if first else 1, first, conv, norm, name=name)(x)
-            x = tap(f"stage{stage}", nn.relu(norm(name=f"stage{stage}_bn")(x)))
+            x = tap(f"stage{stage}", norm(name=f"stage{stage}_bn")(x, with_relu=True))
         return global_average(x)

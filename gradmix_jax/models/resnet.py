@@ -11,6 +11,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from gradmix_jax.models.batch_norm import BatchNorm, relu
 from gradmix_jax.models.layers import Encoder, Tap, global_average
 
 
@@ -20,14 +21,14 @@ class BasicBlock(nn.Module):
     channels: int
     stride: int
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., BatchNorm]
     expansion: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.channels, 3, self.stride, name="conv1")(x)))
+        y = self.norm(name="bn1")(self.conv(self.channels, 3, self.stride, name="conv1")(x), with_relu=True)
         y = self.norm(name="bn2")(self.conv(self.channels, 3, name="conv2")(y))
-        return nn.relu(y + _shortcut(self, x, self.channels))
+        return relu(y + _shortcut(self, x, self.channels))
 
 
 class Bottleneck(nn.Module):
@@ -36,15 +37,15 @@ class Bottleneck(nn.Module):
     channels: int
     stride: int
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., BatchNorm]
     expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.channels, 1, name="conv1")(x)))
-        y = nn.relu(self.norm(name="bn2")(self.conv(self.channels, 3, self.stride, name="conv2")(y)))
+        y = self.norm(name="bn1")(self.conv(self.channels, 1, name="conv1")(x), with_relu=True)
+        y = self.norm(name="bn2")(self.conv(self.channels, 3, self.stride, name="conv2")(y), with_relu=True)
         y = self.norm(name="bn3")(self.conv(4 * self.channels, 1, name="conv3")(y))
-        return nn.relu(y + _shortcut(self, x, 4 * self.channels))
+        return relu(y + _shortcut(self, x, 4 * self.channels))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax.Array:
@@ -63,9 +64,9 @@ class ResNet(Encoder):
     def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, tap: Tap) -> jax.Array:
         conv, norm = self.layers(train)
         if self.stem == "cifar":
-            x = nn.relu(norm(name="stem_bn")(conv(self.width, 3, name="stem_conv")(images_BxHxWxC)))
+            x = norm(name="stem_bn")(conv(self.width, 3, name="stem_conv")(images_BxHxWxC), with_relu=True)
         else:
-            x = nn.relu(norm(name="stem_bn")(conv(self.width, 7, 2, name="stem_conv")(images_BxHxWxC)))
+            x = norm(name="stem_bn")(conv(self.width, 7, 2, name="stem_conv")(images_BxHxWxC), with_relu=True)
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, number in enumerate(self.blocks, start=1):
             for index in range(1, number + 1):

@@ -18,5 +18,5 @@ class SmallCNN(Encoder):
         x = images_BxHxWxC
         for stage, stride in enumerate((1, 2, 2, 1), start=1):
             x = conv(self.width * 2 ** (stage - 1), 3, stride, name=f"stage{stage}_conv")(x)
-            x = tap(f"stage{stage}", nn.relu(norm(name=f"stage{stage}_bn")(x)))
+            x = tap(f"stage{stage}", norm(name=f"stage{stage}_bn")(x, with_relu=True))
         return global_average(x)
