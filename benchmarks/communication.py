@@ -14,12 +14,12 @@ constants stand in LINKS; change them for your machine.
 import argparse
 import dataclasses
 import os
-import re
 from typing import NamedTuple
 
 if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
+import hlo
 import jax
 import jax.numpy as jnp
 import resnet18
@@ -27,19 +27,6 @@ import resnet18
 from gradmix_jax import parallel, train, train_step
 
 NUM_CLASSES, NUM_IMAGES = 6, 8192
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-
-
-class Collective(NamedTuple):
-    """One collective operation of a program: its kind, and the dtypes and shapes that it gives on a device."""
-
-    kind: str
-    results: tuple[tuple[str, tuple[int, ...]], ...]
-
-    @property
-    def bytes(self) -> int:
-        return sum(_bytes(*result) for result in self.results)
 
 
 class Link(NamedTuple):
@@ -59,27 +46,6 @@ POD = "TPU v5e"
 UTILIZATION = 0.3
 
 
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    size = SIZES[dtype]
-    for side in shape:
-        size *= side
-    return size
-
-
-def collectives(hlo: str) -> list[Collective]:
-    """The collectives in the text of a compiled program (`executable.as_text()`), asynchronous ones counted once."""
-    found = []
-    for line in hlo.splitlines():
-        match = re.match(rf"\s*(?:ROOT )?\S+ = (.*?) ({KINDS})(-start)?\(", line)
-        if match:
-            results = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", match[1])
-            if match[3] and match[2] == "all-gather":
-                results = results[len(results) // 2 :]  # an asynchronous gather names its operands first
-            shapes = tuple((dtype, tuple(int(side) for side in sides.split(",") if side)) for dtype, sides in results)
-            found.append(Collective(match[2], shapes))
-    return found
-
-
 def compile_step(recipe: str, *, devices: int, width: int, batch: int, dtype: str = "float32", **overrides):
     """(executable, program, shapes of the state) of the mapped step, joint phase (SupCon and SimCLR)."""
     settings = dict(width=width, batch=batch, dtype=dtype, devices=devices, overrides=overrides)
@@ -94,7 +60,7 @@ def compile_step(recipe: str, *, devices: int, width: int, batch: int, dtype: st
     return mapped.lower(*copies((state, images, labels))).compile(), program, state
 
 
-def bytes_by_purpose(found: list[Collective], program, state) -> dict[str, int]:
+def bytes_by_purpose(found: list[hlo.Collective], program, state) -> dict[str, int]:
     """Bytes on one device: projections (gather), their transposes, classes, gradient, batch statistics, scalars."""
     parameters = {leaf.shape for leaf in jax.tree.leaves(state.params)}
     purposes = dict.fromkeys(("projections", "transposes", "classes", "gradient", "statistics", "scalars", "other"), 0)
@@ -113,7 +79,7 @@ def bytes_by_purpose(found: list[Collective], program, state) -> dict[str, int]:
                 purpose = "gradient"
             elif collective.kind == "all-reduce" and len(shape) == 2 and shape[0] == 2:
                 purpose = "statistics"  # mean and mean of squares, or their two cotangents
-            purposes[purpose] += _bytes(dtype, shape)
+            purposes[purpose] += hlo.size_of(dtype, shape)
     return purposes
 
 
@@ -185,7 +151,7 @@ def main() -> None:
             arguments.recipe, devices=devices, width=arguments.width, batch=arguments.batch
         )
         flops = executable.cost_analysis()["flops"]
-        found = collectives(executable.as_text()) if devices > 1 else []
+        found = hlo.collectives(executable.as_text()) if devices > 1 else []
         purposes = bytes_by_purpose(found, program, state)
         least = sum(needed(program, state, devices).values()) if devices > 1 else 0
         ratio = f"{sum(purposes.values()) / least:.3f} x" if least else "–"
