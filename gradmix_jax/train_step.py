@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.experimental import layout
 
 from gradmix_jax import attribution, augment, mix, objectives, self_supervised
 from gradmix_jax import state as state_lib
@@ -418,6 +419,15 @@ def explain(program: Program, state: state_lib.TrainState, images_bxHxWxC, label
     return Explanation(views_BxHxWxC, half.mixed, white[..., 0] == 0)
 
 
+def _in_rows(tree):
+    """The arrays in row-major memory, as parameters are.
+
+    cuDNN gives gradients of kernels transposed. An optimiser that reads them so cannot update in place: XLA copies
+    parameters and moments once more, three launches for every convolution (benchmarks/README.md).
+    """
+    return jax.tree.map(lambda leaf: layout.with_layout_constraint(leaf, layout.Layout(tuple(range(leaf.ndim)))), tree)
+
+
 def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
     """The step for one device: (state, images, labels) -> (state, metrics); see `Program.streamed` for the arrays.
 
@@ -437,6 +447,7 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
         gradient, batch_stats, metrics = gradients(program, mix_key, state.params, state.batch_stats, *given)
         if axis_name is not None:
             gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+        gradient = _in_rows(gradient)
         updates, opt_state = program.transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"learning_rate": program.schedule(state.step), "gradient_norm": optax.tree.norm(gradient)}
