@@ -110,6 +110,7 @@ def default_config() -> ConfigDict:
     c.train.checkpoint_every_epochs = 50
     c.train.keep_checkpoints = 2  # the newest ones
     c.train.workers = 4  # reading threads, storage "stream" only
+    c.train.cache_gigabytes = 8.0  # of host memory for decoded images, storage "stream" only: read once, then kept
 
     c.evaluate = ConfigDict()
     c.evaluate.batch_size = 500

@@ -17,11 +17,13 @@ class TrainSpec:
     checkpoint_every_epochs: int
     keep_checkpoints: int
     workers: int
+    cache_gigabytes: float
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"train.{field.name} is {getattr(self, field.name)!r}; allowed: 1 or more.")
+            smallest = 0 if field.name == "cache_gigabytes" else 1
+            if not getattr(self, field.name) >= smallest:
+                raise ValueError(f"train.{field.name} is {getattr(self, field.name)!r}; allowed: {smallest} or more.")
 
 
 @dataclasses.dataclass(frozen=True)

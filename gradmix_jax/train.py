@@ -23,7 +23,7 @@ from gradmix_jax.metrics_writer import MetricsWriter
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 # Keys that do not change what is computed: a run may be resumed with other values of them.
 FREE_SECTIONS = ("evaluate", "name")
-FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers")
+FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers", "cache_gigabytes")
 
 
 def make_program(
@@ -140,6 +140,7 @@ def _streamed(experiment, program, source, start_step) -> Iterator:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=experiment.train.workers,
+        cache_bytes=1e9 * experiment.train.cache_gigabytes,
     )
     # One batch ahead: its copy to the device runs while the step before it computes.
     ahead = parallel.shard(next(batches))

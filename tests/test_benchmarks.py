@@ -17,6 +17,7 @@ COMMANDS = {
     "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1"],
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
+    "streaming": ["--workers=1", "--seconds=0.2"],
     "step_cost": ["--width=4", "--batch=16", "--repeats=2"],
 }
 
@@ -36,7 +37,7 @@ def test_a_benchmark_prints_its_table(name):
 
 
 def test_every_benchmark_is_run_here():
-    # scoring.py has no table, resnet18.py is what others share, and torch is not among the tests' requirements
-    # (tests/test_against_torch.py).
+    # scoring.py has no table, hlo.py and resnet18.py are what others share, and torch is not among the tests'
+    # requirements (tests/test_against_torch.py), nor are compilers for devices that are not here (tests/test_hlo.py).
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert names - {"resnet18", "scoring", "torch_gradmix", "against_torch"} == set(COMMANDS)
+    assert names - {"ahead_of_time", "against_torch", "hlo", "resnet18", "scoring", "torch_gradmix"} == set(COMMANDS)

@@ -1,5 +1,6 @@
 """Batches are a pure function of (seed, step), the same on the device and streamed from disk."""
 
+import collections
 import contextlib
 import itertools
 
@@ -10,6 +11,7 @@ from stored_data import make_spec, write_folder
 
 from gradmix_jax import datasets, splits
 from gradmix_jax.datasets import order
+from gradmix_jax.datasets.source import Source
 
 SIZE, BATCH = 22, 4  # 5 batches an epoch, 2 images left over
 
@@ -78,14 +80,30 @@ def test_batch_size_has_to_fit(batch_size, source):
         datasets.host_batches(source, seed=0, start_step=0, batch_size=batch_size)
 
 
-@pytest.mark.parametrize(("start_step", "workers"), [(0, 1), (3, 3)])
-def test_streamed_batches_are_the_resident_ones(source, start_step, workers):
+# All images stay in memory, the first 7, none: the latter two decode some again.
+@pytest.mark.parametrize(("start_step", "workers", "kept"), [(0, 1, SIZE), (3, 3, 7), (0, 2, 0)])
+def test_streamed_batches_are_the_resident_ones(source, start_step, workers, kept):
     images, labels = datasets.resident(source)
-    batches = take(source, 9, start_step=start_step, workers=workers)  # over the end of an epoch
+    cache_bytes = kept * images[0].nbytes
+    # Over the ends of two epochs.
+    batches = take(source, 13, start_step=start_step, workers=workers, cache_bytes=cache_bytes)
     for step, (batch_images, batch_labels) in enumerate(batches, start_step):
         np.testing.assert_array_equal(batch_images, images[indices(step)])
         np.testing.assert_array_equal(batch_labels, labels[indices(step)])
         assert batch_images.dtype == np.uint8 and batch_labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("kept", [SIZE, 7, 0])
+def test_images_in_the_cache_are_read_once(source, kept, monkeypatch):
+    reads = collections.Counter()
+    read = Source.__getitem__
+    monkeypatch.setattr(Source, "__getitem__", lambda self, index: reads.update([int(index)]) or read(self, index))
+    # As many bytes more as do not hold another image.
+    cache_bytes = (kept + 1) * source[0].nbytes - 1
+    reads.clear()
+    take(source, 25, workers=1, cache_bytes=cache_bytes)  # every image is in 4 or 5 of these epochs
+    assert set(reads) == set(range(SIZE))
+    assert all((reads[index] == 1) == (index < kept) for index in range(SIZE))
 
 
 def test_processes_share_a_batch_in_order(source):
