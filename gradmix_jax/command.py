@@ -1,6 +1,7 @@
-"""How every command of the package ends on a user's mistake: one sentence on stderr, exit status 2, no traceback."""
+"""How every command of the package ends on a user's mistake or on Ctrl-C: one sentence, a status, no traceback."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _keep_compiled_programs():

@@ -1,5 +1,6 @@
 """Training a run in its workdir, or going on with it."""
 
+import contextlib
 import json
 import os
 import platform
@@ -79,6 +80,7 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
       The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
 
     Raises:
+      KeyboardInterrupt: after Ctrl-C, with a checkpoint saved; a second one interrupts at once.
       ValueError: the workdir holds a run of another config, the data cannot be used, or the loss is not finite.
     """
     check_same_run(config, workdir)
@@ -100,7 +102,11 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
         images_per_step=program.batch_size,
         enabled=checkpoints is not None,
     )
-    try:
+    # Around all of it: a second SIGTERM must not end the process while the checkpoint is written.
+    with _signals() as received, contextlib.ExitStack() as closing:
+        closing.callback(writer.close)
+        if checkpoints:
+            closing.callback(checkpoints.close)
         _, done = loop.run(
             parallel.replicate(initial),
             step=_make_step(experiment, program, data.train, start_step),
@@ -112,12 +118,10 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
             on_metrics=writer.write,
             on_step=writer.advance,
             save=lambda replicated: checkpoints and checkpoints.save(parallel.to_host(replicated)),
-            should_stop=_stop_on_sigterm(),
+            should_stop=parallel.preempted if jax.process_count() > 1 else lambda step: bool(received),
         )
-    finally:
-        writer.close()
-        if checkpoints:
-            checkpoints.close()
+    if signal.SIGINT in received and done < total_steps:
+        raise KeyboardInterrupt(f"stopped at step {done} of {total_steps}, saved; the same command goes on from there")
     return done, total_steps
 
 
@@ -149,13 +153,26 @@ def _streamed(experiment, program, source, start_step) -> Iterator:
         ahead = parallel.shard(batch)
 
 
-def _stop_on_sigterm() -> Callable[[int], bool]:
-    """Schedulers announce the end with SIGTERM: finish the step, save, leave."""
-    if jax.process_count() > 1:
-        return parallel.preempted
-    stop = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
-    return lambda step: bool(stop)
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals received: SIGTERM, with which schedulers announce the end, and Ctrl-C. The step under way is finished."""
+    received: list[int] = []
+    if jax.process_count() > 1:  # JAX listens there: all processes have to stop at the same step
+        yield received
+        return
+
+    def note(number, frame):
+        received.append(number)
+        if number == signal.SIGINT:
+            print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:

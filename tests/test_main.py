@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 from programs import small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import datasets, evaluate, experiment, figure, main, predict, train
+from gradmix_jax import datasets, evaluate, experiment, figure, loop, main, predict, train
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import phase
 
@@ -107,7 +108,9 @@ def test_an_evaluation_compiles_nothing_that_an_earlier_one_did(whole_run, progr
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(whole_run, tmp_path, monkeypatch, stop_at):
     config, workdir = whole_run
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_stop_on_sigterm", lambda: lambda step: step == stop_at)
+        run = loop.run
+        stopping = {"should_stop": lambda step: step == stop_at}
+        patch.setattr(loop, "run", lambda state, **options: run(state, **options | stopping))
         assert fit(config, tmp_path)[0] == stop_at
     fit(config, tmp_path)
     expected, state = final_state(config, workdir), final_state(config, tmp_path)
@@ -235,7 +238,7 @@ def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_trains_evaluates_and_saves_on_sigterm(tmp_path):
+def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path):
     workdir = tmp_path / "run"
     arguments = [
         "--config=configs/digits_osr.py",
@@ -246,16 +249,22 @@ def test_the_command_trains_evaluates_and_saves_on_sigterm(tmp_path):
         "--config.train.log_every_steps=1",
         "--config.phases[0].epochs=2000",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gradmix_jax.main", *arguments, "--mode=train"], cwd=ROOT, stderr=subprocess.PIPE
-    )
-    deadline = time.time() + 200
-    while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text():
-        assert process.poll() is None, process.stderr.read()
-        assert time.time() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    metrics, steps = workdir / "metrics.jsonl", []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = [sys.executable, "-m", "gradmix_jax.main", *arguments, "--mode=train"]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 200
+        lines = lambda: len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        while lines() <= sum(steps):
+            assert process.poll() is None, process.stderr.read()
+            assert time.time() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        _, messages = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, messages
+        assert "Traceback" not in messages
+        steps.append(int(re.search(r"stopped at step (\d+) of \d+, saved; the same command goes on", messages)[1]))
+    assert 0 < steps[0] < steps[1], "the second run goes on where the first one stopped"
     result = run_command(*arguments, "--mode=eval")
     assert result.returncode == 0, result.stderr
     results = json.loads((workdir / "results.json").read_text())
