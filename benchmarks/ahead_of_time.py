@@ -7,6 +7,7 @@ XLA's own compiler for the device does the work, so layouts, fusions, memory and
 is run, and the times are models, not measurements.
   h100 (needs `pip install "jax[cuda12]"`, no driver): every kernel takes as long as its bytes or its convolution's
     FLOPs at the card's peak, the longer of the two, and 2 us to start. What a kernel reads twice counts once.
+    Collectives take no time; a line says what is computed while they run.
   v5e (needs `pip install "jax[tpu]"`): the compiler's own estimates of cycles, added up, at 1.5 GHz. It compiles
     for minutes.
 Ratios are to the step with random CutMix boxes, compiled in the same run.
@@ -155,17 +156,28 @@ def estimate(executable, target: Target, dtype: str) -> Estimate:
         seconds = hlo.estimated_cycles(text) / CYCLES_A_SECOND
         return Estimate(analysis["flops"], analysis["bytes accessed"], fusions, temporary, seconds)
     kernels = hlo.kernels(text)
-    launches = sum(kernel.times for kernel in kernels)
-    least = [
-        kernel.times * max(kernel.bytes / target.bandwidth, kernel.flops / target.flops[dtype]) for kernel in kernels
-    ]
     return Estimate(
         sum(kernel.times * kernel.flops for kernel in kernels),
         sum(kernel.times * kernel.bytes for kernel in kernels),
-        launches,
+        sum(kernel.times for kernel in kernels),
         temporary,
-        sum(least) + launches * KERNEL_START,
+        sum(kernel.times * kernel_seconds(kernel, target, dtype) for kernel in kernels),
     )
+
+
+def kernel_seconds(kernel, target: Target, dtype: str) -> float:
+    """Of one launch of an `hlo.Kernel`, by the model of a GPU above."""
+    return KERNEL_START + max(kernel.bytes / target.bandwidth, kernel.flops / target.flops[dtype])
+
+
+def describe_overlap(text: str, target: Target, dtype: str) -> str:
+    """Whether a GPU has something to compute while it communicates."""
+    import hlo
+
+    found = sorted(hlo.overlaps(text, lambda kernel: kernel_seconds(kernel, target, dtype)), reverse=True)
+    large = [f"{size / 1e6:.1f} MB behind {1e3 * seconds:.2f} ms" for size, seconds in found if size > 4e6]
+    waiting = sum(seconds < KERNEL_START for size, seconds in found)
+    return f"{len(found)} asynchronous collectives: {', '.join(large)}; {waiting} with nothing to compute meanwhile"
 
 
 def main() -> None:
@@ -222,6 +234,8 @@ def main() -> None:
     steps = TRIAL_IMAGES // arguments.batch * TRIAL_EPOCHS
     minutes = steps * own.seconds / 60
     print(f"\nslowest compilation {slowest:.0f} s; device memory {target.memory / 1e9:.0f} GB")
+    if target.platform == "cuda" and arguments.devices > 1:
+        print(describe_overlap(executable.as_text(), target, arguments.dtype))
     print(f"a trial of {TRIAL_EPOCHS} epochs has {steps} steps: {minutes:.1f} min of {name!r}, by this model")
 
 

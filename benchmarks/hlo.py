@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -120,6 +120,25 @@ def kernels(text: str) -> list[Kernel]:
         read = _bytes_read(instruction, results, programs)
         written = sum(size_of(*array) for array in instruction.results)
         found.append(Kernel(instruction.name, read + written, _convolution_flops(instruction, results), times))
+    return found
+
+
+def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, float]]:
+    """Of every asynchronous collective of a GPU program: (bytes, seconds of the kernels between its start and its end).
+
+    Args:
+      text: of the program, whose order is the one of execution.
+      seconds: how long a kernel takes.
+    """
+    lasting = {kernel.name: kernel.times * seconds(kernel) for kernel in kernels(text)}
+    clock, started, found = 0.0, {}, []
+    for instruction, _, _ in _executed(computations(text), "ENTRY", 1):
+        clock += lasting.get(instruction.name, 0.0)
+        if re.match(COLLECTIVES, instruction.operation) and instruction.operation.endswith("-start"):
+            started[instruction.name] = clock, collectives(instruction.line)[0].bytes
+        elif instruction.operation.endswith("-done") and instruction.operands[0] in started:
+            start, size = started[instruction.operands[0]]
+            found.append((size, clock - start))
     return found
 
 

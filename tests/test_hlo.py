@@ -101,6 +101,22 @@ def test_collectives():
     assert (asynchronous.kind, asynchronous.bytes) == ("all-gather", 32 * 8 * 4)
 
 
+def test_kernels_behind_a_collective():
+    text = """
+ENTRY %main (x: f32[250]) -> f32[250] {
+  %x = f32[250]{0} parameter(0)
+  %start = f32[250]{0} all-reduce-start(%x), channel_id=1
+  %a = f32[250]{0} fusion(%x), kind=kLoop, calls=%f
+  %b = f32[250]{0} fusion(%a), kind=kLoop, calls=%f
+  %done = f32[250]{0} all-reduce-done(%start)
+  %c = f32[250]{0} fusion(%done), kind=kLoop, calls=%f
+  %second = f32[250]{0} all-reduce-start(%c), channel_id=2
+  ROOT %end = f32[250]{0} all-reduce-done(%second)
+}
+"""
+    assert hlo.overlaps(text, lambda kernel: kernel.bytes * 1e-3) == [(1000, 4.0), (1000, 0.0)]
+
+
 def test_computations_of_a_program_compiled_here():
     def step(x):
         return jax.lax.fori_loop(0, 7, lambda _, x: jnp.sin(x) * 2 + jnp.cos(x), x)
