@@ -60,6 +60,23 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
     }
 
 
+def check_data(dataset: datasets.Spec, spec: Spec) -> None:
+    """Open what an evaluation will want besides the run's own data: something missing is better found before training.
+
+    Args:
+      dataset: the `dataset` section of the run.
+      spec: the `evaluate` section.
+
+    Raises:
+      ValueError: a data set, or the results of the reference, is missing or does not fit.
+    """
+    for name in (*spec.near, *spec.far):
+        datasets.out_of_distribution(dataset, name)
+    for name in spec.probes:
+        datasets.labelled(dataset, name)
+    robustness.check_data(dataset, spec)
+
+
 def _openness_of(data: datasets.OpenSet) -> tuple[int, int, int]:
     """Numbers of classes: in training, in the test, to be recognized."""
     return data.num_classes, data.num_classes + len(data.split.unknown), data.num_classes

@@ -39,6 +39,8 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
     plain = config_lib.to_plain(config)
     specs = experiment.from_config(plain, num_devices=jax.device_count())
     workdir = os.path.abspath(workdir)
+    if mode == "train_and_eval" and parallel.is_main_process():
+        evaluate.check_data(specs.dataset, specs.evaluate)
     if mode != "eval":
         done, total = train.train(specs, plain, workdir)
         if done < total:

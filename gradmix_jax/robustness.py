@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, datasets, metrics, open_set
-from gradmix_jax.evaluator import Evaluator, Model
+from gradmix_jax.evaluator import Evaluator, Model, Spec
 
 METRICS = ("accuracy", "auroc", "oscr")
 PLAIN = "none: the mean error itself"
@@ -53,6 +53,16 @@ def evaluate(evaluator: Evaluator, clean: dict[str, float]) -> dict[str, Any] | 
         "mce": metrics.mean_corruption_error(1 - _table(results, "accuracy"), reference),
         "mce_reference": name,
     }
+
+
+def check_data(dataset: datasets.Spec, spec: Spec) -> None:
+    """Raises ValueError where the results of the reference, or the first of the corrupted images, are missing."""
+    if spec.corruptions == "none":
+        return
+    _reference(spec.corruption_reference, spec.corruptions)
+    if spec.corruptions != "regenerated":
+        data = datasets.open_set(dataset)
+        datasets.corrupted(dataset, data, spec.corruptions, corruptions.NAMES[0], corruptions.SEVERITIES[0])
 
 
 def _table(results: dict[str, Any], name: str) -> np.ndarray:

@@ -274,6 +274,21 @@ def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path
     assert len(scores["known_scores"]) == results["num_known"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"evaluate.near": ("folder:/nowhere",)}, "data set 'folder:/nowhere' does not exist"),
+        ({"evaluate.probes": ("idx:/nowhere",)}, "idx:/nowhere"),
+        ({"evaluate.corruptions": "folder:/nowhere"}, "/nowhere has neither gaussian_noise.npy"),
+        ({"evaluate.corruptions": "regenerated", "evaluate.corruption_reference": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_data_of_the_evaluation_are_missed_before_training(changes, sentence, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        main.run(digits(**changes), str(tmp_path / "run"), "train_and_eval")
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipes_share_their_keys_with_the_default():
     default = config_lib.default_config()
     for recipe in config_lib.RECIPES.values():
