@@ -48,6 +48,41 @@ class Points(NamedTuple):
     unknown_T: np.ndarray
     correct_T: np.ndarray
 
+    # The metrics of the same names below, for a caller who wants several of them from one sort.
+
+    def auroc(self) -> float:
+        return _pairs_won(self.known_T, self.unknown_T) / self._pairs
+
+    def oscr(self) -> float:
+        return _pairs_won(self.correct_T, self.unknown_T) / self._pairs
+
+    def fpr_at(self, *, tpr=0.95, positive="unknown") -> float:
+        if not 0 < tpr <= 1:
+            raise ValueError(f"tpr must be in (0, 1], got {tpr}")
+        found_T, false_T = _found_and_false(self, positive)
+        at = np.argmax(found_T / found_T[-1] >= tpr)
+        return float(false_T[at] / false_T[-1])
+
+    def average_precision(self, *, positive="known", interpolation="step") -> float:
+        found_T, false_T = _found_and_false(self, positive)
+        precision_T = found_T / (found_T + false_T)
+        recall_step_T = np.diff(found_T, prepend=0) / found_T[-1]
+        if interpolation == "step":
+            return float(np.sum(recall_step_T * precision_T))
+        if interpolation == "trapezoid":
+            return float(np.sum(recall_step_T * (precision_T + np.concatenate([[1.0], precision_T[:-1]])) / 2))
+        raise ValueError(f"interpolation must be 'step' or 'trapezoid', got {interpolation!r}")
+
+    def ccr_at_fpr(self, *, fpr) -> float:
+        if not 0 <= fpr <= 1:
+            raise ValueError(f"fpr must be in [0, 1], got {fpr}")
+        allowed_T = self.unknown_T / self.unknown_T[-1] <= fpr
+        return float(np.max(self.correct_T, where=allowed_T, initial=0) / self.known_T[-1])
+
+    @property
+    def _pairs(self) -> int:
+        return int(self.known_T[-1]) * int(self.unknown_T[-1])
+
 
 def _as_scores(name, values):
     """1-D float32 or float64; narrower floats are widened, everything else becomes float64."""
@@ -131,8 +166,7 @@ def auroc(known, unknown):
 
     Args: known_N, unknown_M: scores, higher = known. Raises ValueError if one is empty or holds NaN.
     """
-    curve = points(known, unknown)
-    return _pairs_won(curve.known_T, curve.unknown_T) / (int(curve.known_T[-1]) * int(curve.unknown_T[-1]))
+    return points(known, unknown).auroc()
 
 
 def oscr(known, unknown, correct, compat=False):
@@ -154,8 +188,7 @@ def oscr(known, unknown, correct, compat=False):
         # An unknown image is no correct known one, so counting from it on equals counting after it.
         doubled = int(2 * correct_from_N[unknown_N].sum(dtype=np.int64)) - int(next_correct_N[unknown_N].sum())
         return doubled / 2 / (int(known_N.sum()) * int(unknown_N.sum()))
-    curve = points(known, unknown, correct)
-    return _pairs_won(curve.correct_T, curve.unknown_T) / (int(curve.known_T[-1]) * int(curve.unknown_T[-1]))
+    return points(known, unknown, correct).oscr()
 
 
 def fpr_at(known, unknown, *, tpr=0.95, positive="unknown"):
@@ -164,11 +197,7 @@ def fpr_at(known, unknown, *, tpr=0.95, positive="unknown"):
     positive="unknown" (OpenOOD): share of known wrongly rejected. positive="known" (ARPL): share of unknown
     wrongly accepted. Images at the threshold count as found. Raises ValueError for a tpr outside (0, 1].
     """
-    if not 0 < tpr <= 1:
-        raise ValueError(f"tpr must be in (0, 1], got {tpr}")
-    found_T, false_T = _found_and_false(points(known, unknown), positive)
-    at = np.argmax(found_T / found_T[-1] >= tpr)
-    return float(false_T[at] / false_T[-1])
+    return points(known, unknown).fpr_at(tpr=tpr, positive=positive)
 
 
 def average_precision(known, unknown, *, positive="known", interpolation="step"):
@@ -178,23 +207,12 @@ def average_precision(known, unknown, *, positive="known", interpolation="step")
     interpolation="trapezoid": straight lines between the points, starting at recall 0 and precision 1, as
     OpenOOD reports it; optimistic (Davis & Goadrich 2006).
     """
-    found_T, false_T = _found_and_false(points(known, unknown), positive)
-    precision_T = found_T / (found_T + false_T)
-    recall_step_T = np.diff(found_T, prepend=0) / found_T[-1]
-    if interpolation == "step":
-        return float(np.sum(recall_step_T * precision_T))
-    if interpolation == "trapezoid":
-        return float(np.sum(recall_step_T * (precision_T + np.concatenate([[1.0], precision_T[:-1]])) / 2))
-    raise ValueError(f"interpolation must be 'step' or 'trapezoid', got {interpolation!r}")
+    return points(known, unknown).average_precision(positive=positive, interpolation=interpolation)
 
 
 def ccr_at_fpr(known, unknown, correct, *, fpr):
     """Share of known accepted and classified right, while at most the share `fpr` of unknown is accepted."""
-    if not 0 <= fpr <= 1:
-        raise ValueError(f"fpr must be in [0, 1], got {fpr}")
-    curve = points(known, unknown, correct)
-    allowed_T = curve.unknown_T / curve.unknown_T[-1] <= fpr
-    return float(np.max(curve.correct_T, where=allowed_T, initial=0) / curve.known_T[-1])
+    return points(known, unknown, correct).ccr_at_fpr(fpr=fpr)
 
 
 def roc_curve(known, unknown):

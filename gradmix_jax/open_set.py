@@ -16,12 +16,16 @@ RULE = f"keeps {KEEP:.0%} of the validation images of the known classes"
 
 def rejection_metrics(known_N: np.ndarray, unknown_M: np.ndarray) -> dict[str, float]:
     """The metrics that need scores alone; higher scores mean "known"."""
+    return _rejection_metrics(metrics.points(known_N, unknown_M))
+
+
+def _rejection_metrics(points: metrics.Points) -> dict[str, float]:
     return {
-        "auroc": metrics.auroc(known_N, unknown_M),
-        "fpr95_unknown_positive": metrics.fpr_at(known_N, unknown_M, positive="unknown"),
-        "fpr95_known_positive": metrics.fpr_at(known_N, unknown_M, positive="known"),
-        "average_precision_known": metrics.average_precision(known_N, unknown_M, positive="known"),
-        "average_precision_unknown": metrics.average_precision(known_N, unknown_M, positive="unknown"),
+        "auroc": points.auroc(),
+        "fpr95_unknown_positive": points.fpr_at(positive="unknown"),
+        "fpr95_known_positive": points.fpr_at(positive="known"),
+        "average_precision_known": points.average_precision(positive="known"),
+        "average_precision_unknown": points.average_precision(positive="unknown"),
     }
 
 
@@ -30,13 +34,14 @@ def threshold_free_metrics(
 ) -> dict[str, float]:
     """All metrics that need no threshold; higher scores mean "known"."""
     correct_N = predicted_N == labels_N
+    points = metrics.points(known_N, unknown_M, correct_N)
     return {
         "accuracy": float(np.mean(correct_N)),
-        **rejection_metrics(known_N, unknown_M),
-        "oscr": metrics.oscr(known_N, unknown_M, correct_N),
+        **_rejection_metrics(points),
+        "oscr": points.oscr(),
         "oscr_compat": metrics.oscr(known_N, unknown_M, correct_N, compat=True),
-        "ccr_at_fpr_01": metrics.ccr_at_fpr(known_N, unknown_M, correct_N, fpr=0.01),
-        "ccr_at_fpr_10": metrics.ccr_at_fpr(known_N, unknown_M, correct_N, fpr=0.1),
+        "ccr_at_fpr_01": points.ccr_at_fpr(fpr=0.01),
+        "ccr_at_fpr_10": points.ccr_at_fpr(fpr=0.1),
     }
 
 
