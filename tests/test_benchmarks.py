@@ -1,11 +1,13 @@
 """The benchmarks run, at sizes where their numbers mean nothing, and print their tables."""
 
+import importlib.util
 import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import ahead_of_time
 import jax
 import pytest
 
@@ -36,8 +38,32 @@ def test_a_benchmark_prints_its_table(name):
     assert "nan" not in result.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ahead_of_time.TARGETS)
+def test_the_step_is_compiled_for_devices_that_are_not_here(target):
+    package = ahead_of_time.TARGETS[target].module.split(".")
+    # A namespace package is there with any of its plugins.
+    if importlib.util.find_spec(package[0]) is None or importlib.util.find_spec(".".join(package)) is None:
+        pytest.skip(f"needs {ahead_of_time.TARGETS[target].package}")
+    command = [
+        sys.executable,
+        "benchmarks/ahead_of_time.py",
+        target,
+        "--width=4",
+        "--batch=32",
+        "--only=layer, stage 4",
+    ]
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == ["step", "cutmix", "layer, stage 4"], result.stdout
+    numbers = [float(cell.strip().removesuffix(" x")) for cell in rows[2][1:]]
+    assert all(number > 0 for number in numbers) and 0.9 < numbers[6] < 1.1
+
+
 def test_every_benchmark_is_run_here():
     # scoring.py has no table, hlo.py and resnet18.py are what others share, and torch is not among the tests'
-    # requirements (tests/test_against_torch.py), nor are compilers for devices that are not here (tests/test_hlo.py).
+    # requirements (tests/test_against_torch.py), nor are the compilers of ahead_of_time.py.
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert names - {"ahead_of_time", "against_torch", "hlo", "resnet18", "scoring", "torch_gradmix"} == set(COMMANDS)
