@@ -24,7 +24,6 @@ import time
 import numpy as np
 
 NUM_IMAGES = 1024
-NUM_CLASSES = 6
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -43,7 +42,7 @@ def our_step(specs, images: np.ndarray):
 
     from gradmix_jax import cost, train
 
-    sizes = dict(num_classes=NUM_CLASSES, num_images=len(images))
+    sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=len(images))
     executable = cost.compile_step(specs, **sizes)
     state = train.initial_state(specs, train.make_program(specs, axis_name=None, **sizes))
     first = jax.device_get(state)

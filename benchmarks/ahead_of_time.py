@@ -125,23 +125,11 @@ def devices_of(target: Target, number: int) -> list:
 
 
 def compile_step(recipe: str, overrides: dict, devices: list, **size):
-    """The mapped step of `train`, SimCLR phase of ResNet-18, compiled for `devices`; `size` as in resnet18.config."""
-    import jax
-    import jax.numpy as jnp
+    """The step of the SimCLR phase, compiled for `devices`; `size` as in resnet18.config."""
     import resnet18
 
-    from gradmix_jax import parallel, train, train_step
-
-    specs = resnet18.settings(recipe, resnet18.SSL, devices=len(devices), overrides=overrides, **size)
-    program = train.make_program(specs, num_classes=6, num_images=TRIAL_IMAGES)
-    state = jax.eval_shape(lambda: train.initial_state(specs, program))
-    images = jax.ShapeDtypeStruct((TRIAL_IMAGES, *specs.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((TRIAL_IMAGES,), jnp.int32)
-    copies = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype), (state, images, labels)
-    )
-    step = train_step.make_train_step(program, axis_name=parallel.AXIS)
-    return parallel.pmap(step, devices=devices, donate=(0,)).lower(*copies).compile()
+    options = dict(num_images=TRIAL_IMAGES, overrides=overrides, **size)
+    return resnet18.compile_mapped(recipe, resnet18.SSL, devices, **options)[0]
 
 
 def estimate(executable, target: Target, dtype: str) -> Estimate:

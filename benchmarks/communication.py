@@ -21,12 +21,9 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 
 import hlo
 import jax
-import jax.numpy as jnp
 import resnet18
 
-from gradmix_jax import parallel, train, train_step
-
-NUM_CLASSES, NUM_IMAGES = 6, 8192
+NUM_IMAGES = 8192
 
 
 class Link(NamedTuple):
@@ -46,18 +43,10 @@ POD = "TPU v5e"
 UTILIZATION = 0.3
 
 
-def compile_step(recipe: str, *, devices: int, width: int, batch: int, dtype: str = "float32", **overrides):
+def compile_step(recipe: str, *, devices: int, **options):
     """(executable, program, shapes of the state) of the mapped step, joint phase (SupCon and SimCLR)."""
-    settings = dict(width=width, batch=batch, dtype=dtype, devices=devices, overrides=overrides)
-    specs = resnet18.settings(recipe, resnet18.JOINT, **settings)
-    program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=NUM_IMAGES)
-    state = jax.eval_shape(lambda: train.initial_state(specs, program))
-    copies = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
-    images = jax.ShapeDtypeStruct((NUM_IMAGES, *specs.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
-    step = train_step.make_train_step(program, axis_name=parallel.AXIS)
-    mapped = parallel.pmap(step, devices=jax.devices()[:devices], donate=(0,))
-    return mapped.lower(*copies((state, images, labels))).compile(), program, state
+    mapped = jax.devices()[:devices]
+    return resnet18.compile_mapped(recipe, resnet18.JOINT, mapped, num_images=NUM_IMAGES, **options)
 
 
 def bytes_by_purpose(found: list[hlo.Collective], program, state) -> dict[str, int]:

@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment
+from gradmix_jax import experiment, parallel, train, train_step
 from gradmix_jax.config import phase
 
+NUM_CLASSES = 6
 SSL = phase("ssl", epochs=1, ssl=1.0)
 JOINT = phase("joint", epochs=1, supcon=1.0, ssl=1.2)
 
@@ -39,3 +43,24 @@ def config(
 def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) -> experiment.Experiment:
     """The experiment of `config`, which has the options."""
     return experiment.from_config(config(recipe, phase_of, **options), num_devices=devices)
+
+
+def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num_images: int, **options: Any):
+    """(executable, program, shapes of the state) of the mapped step of `train` for `devices`, which need not be here.
+
+    Args:
+      recipe: as in `config`.
+      phase_of: `SSL` or `JOINT`.
+      devices: what to compile for.
+      num_images: size of the training set.
+      options: of `config`.
+    """
+    specs = settings(recipe, phase_of, devices=len(devices), **options)
+    program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images)
+    state = jax.eval_shape(lambda: train.initial_state(specs, program))
+    images = jax.ShapeDtypeStruct((num_images, *specs.image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((num_images,), jnp.int32)
+    copy = lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype)
+    step = train_step.make_train_step(program, axis_name=parallel.AXIS)
+    mapped = parallel.pmap(step, devices=devices, donate=(0,))
+    return mapped.lower(*jax.tree.map(copy, (state, images, labels))).compile(), program, state

@@ -94,7 +94,7 @@ def build(arguments, batch: int, variant: Variant):
         return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
 
     with mock.patch.dict(models.ENCODERS, resnet18=choice), mock.patch.object(augment, "normalize", padded):
-        program = train.make_program(specs, num_classes=6, num_images=NUM_IMAGES, axis_name=None)
+        program = train.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
         step = train_step.make_train_step(program, axis_name=None)
 
         def several(state, images, labels):

@@ -36,7 +36,7 @@ VARIANTS = {
 def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
     """(executable, function that makes its first state) of one variant on one device."""
     specs = resnet18.settings(recipe, resnet18.SSL, width=width, batch=batch, dtype=dtype, overrides=overrides)
-    sizes = dict(num_classes=6, num_images=NUM_IMAGES)
+    sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
     program = train.make_program(specs, axis_name=None, **sizes)
     return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)
 

@@ -357,6 +357,11 @@ def gradients(
     )
     metrics = {"loss": loss, **terms}
     mixed_gradient = None
+    if gradient is not None and mixed is not None:
+        # Nothing of the clean pass is needed any more. Left alone, a GPU's scheduler starts the mixed pass before the
+        # clean gradient is done, and holds the activations of both.
+        images, gradient = lax.optimization_barrier((mixed.images, gradient))
+        mixed = mixed._replace(images=images)
     if mixed is not None:
 
         def loss_of_mixed(params, outputs):
