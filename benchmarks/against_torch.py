@@ -39,6 +39,7 @@ def our_step(specs, images: np.ndarray):
     """(function that runs one step and returns its loss, first state)."""
     import jax
     import jax.numpy as jnp
+    import resnet18
 
     from gradmix_jax import cost, train
 
