@@ -35,23 +35,22 @@ def experiment_of(*, width: int, batch: int, dtype: str, group_size: int = 16):
     return resnet18.settings("layer", resnet18.SSL, width=width, batch=batch, dtype=dtype, overrides=overrides)
 
 
-def our_step(specs, images: np.ndarray):
+def our_step(specs, data: tuple[np.ndarray, ...]):
     """(function that runs one step and returns its loss, first state)."""
     import jax
-    import jax.numpy as jnp
     import resnet18
 
     from gradmix_jax import cost, train
 
-    sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=len(images))
+    sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=len(data[0]))
     executable = cost.compile_step(specs, **sizes)
     state = train.initial_state(specs, train.make_program(specs, axis_name=None, **sizes))
     first = jax.device_get(state)
-    images, labels = jnp.asarray(images), jnp.zeros(len(images), jnp.int32)
+    data = jax.device_put(data)
 
     def run():
         nonlocal state
-        state, metrics = executable(state, images, labels)
+        state, metrics = executable(state, *data)
         jax.block_until_ready((state, metrics))
         return metrics["loss"]
 
@@ -150,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
+    import resnet18
 
     if jax.default_backend() != {"cpu": "cpu", "cuda": "gpu"}[device]:
         print(f"jax runs on {jax.default_backend()!r} but torch on {device!r}; allowed: the same.", file=sys.stderr)
@@ -159,10 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
         torch.backends.cudnn.benchmark = True  # XLA tries algorithms too
         torch.set_float32_matmul_precision("high")
     specs = experiment_of(width=flags.width, batch=flags.batch, dtype=flags.dtype)
-    images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
-    ours, first = our_step(specs, images)
+    data = resnet18.random_data(NUM_IMAGES)
+    ours, first = our_step(specs, data)
     mode = None if flags.no_compile else flags.mode
-    steps = torch_steps(specs, images, first, device=device, channels_last=flags.channels_last, mode=mode)
+    steps = torch_steps(specs, data[0], first, device=device, channels_last=flags.channels_last, mode=mode)
     times, losses = seconds({**steps, "ours": ours}, flags.repeats)
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -23,6 +23,7 @@ import numpy as np
 import resnet18
 
 from gradmix_jax import datasets, experiment, loop, metrics_writer, parallel, train, train_step
+from gradmix_jax.datasets import order
 
 NUM_IMAGES, SIDE = 60_000, 28
 SKIPPED = 3  # steps before the clock starts: compilation and the first transfers
@@ -59,18 +60,24 @@ def settings(folder: str, arguments, storage: str):
     return experiment.from_config(plain, num_devices=jax.device_count()), plain
 
 
+def inputs_of(data) -> tuple[np.ndarray, ...]:
+    """(images, labels, order of the first epoch)."""
+    images, labels = datasets.resident(data.train)
+    return images, labels, np.asarray(order.epoch_order(0, 0, size=len(images)))
+
+
 def bare(specs, arguments) -> float:
     """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
     data = datasets.open_set(specs.dataset)
     program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
     compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
-    images, labels = parallel.replicate(datasets.resident(data.train))
+    inputs = parallel.replicate(inputs_of(data))
     state, metrics = parallel.replicate(train.initial_state(specs, program)), []
     for index in range(SKIPPED + arguments.steps):
         if index == SKIPPED:
             jax.block_until_ready(state)
             started = time.perf_counter()
-        state, last = compiled(state, images, labels)
+        state, last = compiled(state, *inputs)
         metrics.append(last)
         if index >= 2:
             jax.block_until_ready(metrics[index - 2])
@@ -111,19 +118,19 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     names = jax.eval_shape(
         train_step.make_train_step(program, axis_name=None),
         train.initial_state(specs, program),
-        *datasets.resident(data.train),
+        *inputs_of(data),
     )[1]
 
-    def nothing(state, images, labels):
+    def nothing(state, *inputs):
         return state.replace(step=state.step + 1), {name: 1.0 * state.step for name in names}
 
     compiled = parallel.pmap(nothing, donate=(0,))
-    images, labels = parallel.replicate(datasets.resident(data.train))
-    state, _ = compiled(parallel.replicate(train.initial_state(specs, program)), images, labels)
+    inputs = parallel.replicate(inputs_of(data))
+    state, _ = compiled(parallel.replicate(train.initial_state(specs, program)), *inputs)
     dispatches = []
     for _ in range(steps):
         started = time.perf_counter()
-        state, metrics = compiled(state, images, labels)
+        state, metrics = compiled(state, *inputs)
         dispatches.append(time.perf_counter() - started)
         jax.block_until_ready(metrics)
     finished: list[float] = []
@@ -136,7 +143,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
 
         loop.run(
             state,
-            step=lambda state: compiled(state, images, labels),
+            step=lambda state: compiled(state, *inputs),
             fetch=parallel.to_host,
             start_step=0,
             total_steps=steps,

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, parallel, train, train_step
+from gradmix_jax import cost, experiment, parallel, train, train_step
 from gradmix_jax.config import phase
 
 NUM_CLASSES = 6
@@ -45,6 +45,14 @@ def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) ->
     return experiment.from_config(config(recipe, phase_of, **options), num_devices=devices)
 
 
+def random_data(num_images: int) -> tuple[np.ndarray, ...]:
+    """(images, labels, order) of a training set of noise, as a step is given them."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(0, NUM_CLASSES, num_images, dtype=np.int32)
+    return images, labels, random.permutation(num_images).astype(np.int32)
+
+
 def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num_images: int, **options: Any):
     """(executable, program, shapes of the state) of the mapped step of `train` for `devices`, which need not be here.
 
@@ -58,9 +66,8 @@ def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num
     specs = settings(recipe, phase_of, devices=len(devices), **options)
     program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images)
     state = jax.eval_shape(lambda: train.initial_state(specs, program))
-    images = jax.ShapeDtypeStruct((num_images, *specs.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((num_images,), jnp.int32)
+    data = cost.resident_shapes(num_images, specs.image_shape)
     copy = lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype)
     step = train_step.make_train_step(program, axis_name=parallel.AXIS)
     mapped = parallel.pmap(step, devices=devices, donate=(0,))
-    return mapped.lower(*jax.tree.map(copy, (state, images, labels))).compile(), program, state
+    return mapped.lower(*jax.tree.map(copy, (state, *data))).compile(), program, state

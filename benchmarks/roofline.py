@@ -24,7 +24,7 @@ import numpy as np
 import resnet18
 from jax import lax
 
-from gradmix_jax import augment, models, train, train_step
+from gradmix_jax import augment, cost, models, train, train_step
 from gradmix_jax import state as state_lib
 from gradmix_jax.models.resnet import BasicBlock, ResNet
 
@@ -97,14 +97,12 @@ def build(arguments, batch: int, variant: Variant):
         program = train.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
         step = train_step.make_train_step(program, axis_name=None)
 
-        def several(state, images, labels):
-            return lax.scan(lambda state, _: step(state, images, labels), state, length=variant.steps)
+        def several(state, *data):
+            return lax.scan(lambda state, _: step(state, *data), state, length=variant.steps)
 
         state = state_lib.create(program.model, program.transform, 0, (32, 32, variant.channels))
-        images = jax.ShapeDtypeStruct((NUM_IMAGES, 32, 32, 3), jnp.uint8)
-        labels = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
         compiled = jax.jit(several if variant.steps > 1 else step, donate_argnums=0 if variant.donated else ())
-        return compiled.lower(state, images, labels).compile(), state
+        return compiled.lower(state, *cost.resident_shapes(NUM_IMAGES, (32, 32, 3))).compile(), state
 
 
 def unfused(executable) -> int:
@@ -124,15 +122,13 @@ def measure(arguments, batch: int) -> None:
         if arguments.only not in name or (arguments.skip and arguments.skip in name):
             continue
         built[name] = build(arguments, batch, variant)
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8))
-    labels = jnp.asarray(random.integers(0, 6, NUM_IMAGES, dtype=np.int32))
+    data = jax.device_put(resnet18.random_data(NUM_IMAGES))
     states = {name: state for name, (_, state) in built.items()}
     times: dict[str, list[float]] = {name: [] for name in built}
     for repeat in range(arguments.repeats + 1 if arguments.repeats else 0):
         for name, (executable, _) in built.items():
             started = time.perf_counter()
-            states[name], metrics = executable(states[name], images, labels)
+            states[name], metrics = executable(states[name], *data)
             jax.block_until_ready((states[name], metrics))
             if repeat:  # the first one warms up
                 times[name].append((time.perf_counter() - started) / VARIANTS[name].steps)

@@ -11,8 +11,6 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import resnet18
 
 from gradmix_jax import cost, train
@@ -43,15 +41,13 @@ def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str
 
 def seconds(pairs: list, repeats: int) -> list[list[float]]:
     """Wall times of executables that take turns, so that a machine that slows down slows all of them."""
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8))
-    labels = jnp.asarray(random.integers(0, 6, NUM_IMAGES, dtype=np.int32))
+    data = jax.device_put(resnet18.random_data(NUM_IMAGES))
     states = [make_state() for _, make_state in pairs]
     times: list[list[float]] = [[] for _ in pairs]
     for repeat in range(repeats + 1):
         for index, (executable, _) in enumerate(pairs):
             started = time.perf_counter()
-            states[index], metrics = executable(states[index], images, labels)
+            states[index], metrics = executable(states[index], *data)
             jax.block_until_ready((states[index], metrics))
             if repeat:  # the first one warms up
                 times[index].append(time.perf_counter() - started)

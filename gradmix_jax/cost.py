@@ -20,15 +20,20 @@ def compile_step(specs: Experiment, *, num_classes: int, num_images: int) -> jax
     """The train step of an experiment on one device, compiled and not run.
 
     Args:
-      specs: with storage "resident".
+      specs: of the experiment.
       num_classes: known classes.
-      num_images: size of the training set, at least a batch.
+      num_images: size of the training set, which is on the device; at least a batch.
     """
     program = train.make_program(specs, num_classes=num_classes, num_images=num_images, axis_name=None)
     step = jax.jit(train_step.make_train_step(program, axis_name=None), donate_argnums=0)
-    images = jax.ShapeDtypeStruct((num_images, *specs.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((num_images,), jnp.int32)
-    return step.lower(jax.eval_shape(lambda: train.initial_state(specs, program)), images, labels).compile()
+    state = jax.eval_shape(lambda: train.initial_state(specs, program))
+    return step.lower(state, *resident_shapes(num_images, specs.image_shape)).compile()
+
+
+def resident_shapes(num_images: int, image_shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Of what a step is given with its state: all images, their labels and the order of the epoch."""
+    numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32)
+    return jax.ShapeDtypeStruct((num_images, *image_shape), jnp.uint8), numbers, numbers
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:

@@ -1,6 +1,8 @@
 """Training a run in its workdir, or going on with it."""
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import platform
@@ -12,12 +14,14 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import datasets, loop, models, parallel, state, train_step
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import flatten
+from gradmix_jax.datasets import order
 from gradmix_jax.experiment import Experiment
 from gradmix_jax.metrics_writer import MetricsWriter
 
@@ -32,9 +36,7 @@ def make_program(
 ) -> train_step.Program:
     """The static part of the train step for a training set of `num_images` images."""
     batch_size = experiment.train.batch_size
-    if num_images < batch_size:
-        raise ValueError(f"train.batch_size is {batch_size}; allowed: at most the {num_images} training images.")
-    steps_per_epoch = num_images // batch_size
+    steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
     schedule = state.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
     return train_step.Program(
         model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
@@ -51,7 +53,6 @@ def make_program(
         num_classes=num_classes,
         num_images=num_images,
         batch_size=batch_size,
-        streamed=experiment.dataset.storage == "stream",
         average_decay=experiment.optimizer.ema,
     )
 
@@ -128,11 +129,21 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
 def _make_step(experiment, program, source, start_step) -> Callable:
     """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
     compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
-    if not program.streamed:
-        images, labels = parallel.replicate(datasets.resident(source))
-        return lambda state: compiled(state, images, labels)
-    batches = _streamed(experiment, program, source, start_step)
-    return lambda state: compiled(state, *next(batches))
+    make = {"resident": _resident, "stream": _streamed}[experiment.dataset.storage]
+    data = make(experiment, program, source, start_step)
+    return lambda state: compiled(state, *next(data))
+
+
+def _resident(experiment, program, source, start_step) -> Iterator:
+    """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
+    images, labels = parallel.replicate(datasets.resident(source))
+    epoch_order = parallel.pmap(functools.partial(order.epoch_order, size=program.num_images))
+    for step in itertools.count(start_step):
+        if step == start_step or step % program.steps_per_epoch == 0:
+            # Not on the host, which would have to wait for it.
+            numbers = np.int32(experiment.seed), np.int32(step // program.steps_per_epoch)
+            order_N = epoch_order(*parallel.replicate(numbers))
+        yield images, labels, order_N
 
 
 def _streamed(experiment, program, source, start_step) -> Iterator:

@@ -31,10 +31,7 @@ ATTRIBUTION_LOSSES = (*objectives.SSL, "supcon", "cross_entropy", "training")
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set.
-
-    With `streamed` the step is given its batch; otherwise it is given the whole training set and picks its own.
-    """
+    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set."""
 
     model: Any
     transform: optax.GradientTransformation
@@ -50,7 +47,6 @@ class Program:
     num_classes: int
     num_images: int
     batch_size: int
-    streamed: bool = False
     average_decay: float = 0.0
 
     @property
@@ -270,12 +266,12 @@ def step_keys(state: state_lib.TrainState) -> tuple[jax.Array, jax.Array]:
     return tuple(jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step)))
 
 
-def choose_batch(program: Program, state, images, labels, device, devices) -> tuple[jax.Array, jax.Array]:
-    """This device's images and labels: given (streamed), or picked from the resident training set."""
-    if program.streamed:
+def choose_batch(program: Program, step, images, labels, order_N, device, devices) -> tuple[jax.Array, jax.Array]:
+    """This device's images and labels: as given, or picked from the whole training set where there is an order."""
+    if order_N is None:
         return images, labels
     size = program.batch_size // devices
-    indices = order.batch_indices(state.seed, state.step, size=program.num_images, batch_size=program.batch_size)
+    indices = order.batch_indices(order_N, step, batch_size=program.batch_size)
     mine = lax.dynamic_slice_in_dim(indices, device * size, size)
     return images[mine], labels[mine]
 
@@ -434,16 +430,19 @@ def _in_rows(tree):
 
 
 def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
-    """The step for one device: (state, images, labels) -> (state, metrics); see `Program.streamed` for the arrays.
+    """The step for one device: (state, images, labels, order_N) -> (state, metrics).
+
+    It picks its batch from the whole training set, uint8 images_NxHxWxC and int32 labels_N, by `order.epoch_order` of
+    its epoch. Without an order images and labels are this device's share of the batch.
 
     Map it with `parallel.pmap` (axis name given) or compile it with `jax.jit` (None).
     """
 
-    def train_step(state: state_lib.TrainState, images, labels):
+    def train_step(state: state_lib.TrainState, images, labels, order_N=None):
         device = 0 if axis_name is None else lax.axis_index(axis_name)
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         view_key, mix_key = step_keys(state)
-        images_b, labels_b = choose_batch(program, state, images, labels, device, devices)
+        images_b, labels_b = choose_batch(program, state.step, images, labels, order_N, device, devices)
         views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
         weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
         momentum, extra = momentum_half(program, state, views_BxHxWxC, axis_name)

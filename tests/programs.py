@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from gradmix_jax import config as config_lib
 from gradmix_jax import experiment, state, train
 from gradmix_jax.config import phase
+from gradmix_jax.datasets import order
 
 NUM_IMAGES = 64
 SIZE = 8
@@ -55,3 +56,8 @@ def small_images(channels=3):
         row, column = 4 * (label // 2), 4 * (label % 2)
         image[row : row + 4, column : column + 4] += 100
     return images, labels
+
+
+def small_order(program, step):
+    """Of the epoch of `step`, for a run of seed 0."""
+    return order.epoch_order(0, step // program.steps_per_epoch, size=NUM_IMAGES)

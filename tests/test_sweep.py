@@ -114,7 +114,7 @@ def test_extreme_images_leave_every_method_finite(label):
         state = train.initial_state(specs, program)
         images = jnp.full((NUM_IMAGES, SIZE, SIZE, 3), value, jnp.uint8)
         for _ in range(2):
-            state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32))
+            state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32), jnp.arange(NUM_IMAGES))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
 
 

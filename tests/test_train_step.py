@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import PHASES, small_images, small_program, small_state
+from programs import PHASES, small_images, small_order, small_program, small_state
 
 from gradmix_jax import models, objectives, parallel, train_step
 from gradmix_jax import state as state_lib
@@ -21,10 +21,11 @@ def run_steps(program, state, steps):
     step = jax.jit(train_step.make_train_step(program, axis_name=None))
     images, labels = map(jnp.asarray, small_images())
     history = []
-    for _ in range(steps):
+    for index in range(steps):
+        order_N = small_order(program, index)
         # Nothing crosses between host and device behind the step's back.
         with jax.transfer_guard("disallow"):
-            state, metrics = step(state, images, labels)
+            state, metrics = step(state, images, labels, order_N)
         history.append(jax.device_get(metrics))
     return state, history, step
 
@@ -45,8 +46,9 @@ def test_eight_devices_agree_with_one(recipe, overrides):
     mapped = parallel.pmap(train_step.make_train_step(spread, axis_name=parallel.AXIS), donate=(0,))
     images, labels = parallel.replicate(small_images())
     eight = parallel.replicate(start)
-    for metrics_of_one in history:
-        eight, metrics = mapped(eight, images, labels)
+    for index, metrics_of_one in enumerate(history):
+        order_N = parallel.replicate(small_order(program, index))
+        eight, metrics = mapped(eight, images, labels, order_N)
         metrics = parallel.to_host(metrics)
         for name, value in metrics_of_one.items():
             np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-6, err_msg=name)

@@ -14,15 +14,15 @@ def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, *, size: int) -> 
     return jax.random.permutation(key, size).astype(jnp.int32)
 
 
-def batch_indices(seed: jax.Array | int, step: jax.Array | int, *, size: int, batch_size: int) -> jax.Array:
+def batch_indices(order_N: jax.Array, step: jax.Array | int, *, batch_size: int) -> jax.Array:
     """Indices of the images in the batch of `step`.
 
     Every epoch has a new order and `size // batch_size` whole batches; what is left over is not used in that epoch.
 
     Args:
-      seed: of the order.
+      order_N: `epoch_order` of the step's epoch, `step // steps_per_epoch`. Sorting for it takes an accelerator longer
+        than many a kernel of the step, so that it is made once an epoch.
       step: 0, 1, ...; may be traced.
-      size: number of images.
       batch_size: of all devices together.
 
     Returns:
@@ -31,18 +31,18 @@ def batch_indices(seed: jax.Array | int, step: jax.Array | int, *, size: int, ba
     Raises:
       ValueError: batch_size is not in 1..size.
     """
-    steps_per_epoch = _steps_per_epoch(size, batch_size)
-    epoch, place = step // steps_per_epoch, step % steps_per_epoch
-    return jax.lax.dynamic_slice_in_dim(epoch_order(seed, epoch, size=size), place * batch_size, batch_size)
+    place = step % steps_per_epoch(len(order_N), batch_size)
+    return jax.lax.dynamic_slice_in_dim(order_N, place * batch_size, batch_size)
 
 
 def host_batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.ndarray:
-    """The same indices as `batch_indices` for a host that reads batch after batch: one permutation an epoch."""
-    epoch, place = divmod(step, _steps_per_epoch(size, batch_size))
+    """The same indices for a host that reads batch after batch, whatever the epoch of `step`."""
+    epoch, place = divmod(step, steps_per_epoch(size, batch_size))
     return _epoch_order_on_host(seed, epoch, size)[place * batch_size : (place + 1) * batch_size]
 
 
-def _steps_per_epoch(size: int, batch_size: int) -> int:
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Whole batches of `size` images. Raises ValueError where there is not even one."""
     if not 1 <= batch_size <= size:
         raise ValueError(f"train.batch_size is {batch_size}; allowed: 1 to {size}, the number of training images.")
     return size // batch_size
