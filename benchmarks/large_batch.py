@@ -52,7 +52,7 @@ def main() -> None:
     print(f"\n| step of ResNet-18, width {arguments.width}, recipe layer, float32: global batch | GB |\n|---|---|")
     for batch in arguments.step_batches.split(","):
         executable, _, _ = communication.compile_step(
-            "layer", devices=DEVICES, width=arguments.width, batch=int(batch), **{"objective.block_size": 256}
+            "layer", devices=DEVICES, width=arguments.width, batch=int(batch), overrides={"objective.block_size": 256}
         )
         print(f"| {batch} | {executable.memory_analysis().temp_size_in_bytes / 1e9:.2f} |", flush=True)
 
