@@ -1,7 +1,7 @@
 """Our train step against PyTorch's: recipe `layer`, self-supervised phase, ResNet-18 at 32 x 32 pixels.
 
 python benchmarks/against_torch.py                              on a CPU: minutes, most of which is compiling
-python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --mode=max-autotune      on a GPU
+python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --mode=max-autotune --steps=10      on a GPU
 
 "eager" is the usual way (a forward and backward pass of its own for the maps, boxes in a Python loop on the host),
 "shared" our algorithm in PyTorch, and "compiled" the same under torch.compile; see `torch_gradmix.py`. All start from
@@ -9,19 +9,19 @@ the same weights, and every step chooses its batch, makes its views, maps, boxes
 parameters (Adam). Crop and flip are the same batched code on the device for all PyTorch steps, and colour jitter and
 grey are off everywhere.
 
-The steps take turns in one process, each waited for, so that a machine that slows down slows all of them. On a CPU
-that does not make a busy machine fair: the threads of PyTorch wait for each other at the end of every operation, and
-one core taken by somebody else holds all of them up. Measure on an idle machine, or on one core (`taskset -c 0`). On a
-GPU all of them may use TF32 for float32. PyTorch is needed by this benchmark only.
+The steps take turns in one process, so that a machine that slows down slows all of them. On a CPU that does not make a
+busy machine fair: the threads of PyTorch wait for each other at the end of every operation, and one core taken by
+somebody else holds all of them up. Measure on an idle machine, or on one core (`taskset -c 0`). On a GPU all of them
+may use TF32 for float32. PyTorch is needed by this benchmark only.
 """
 
 import argparse
 import os
 import statistics
 import sys
-import time
 
 import numpy as np
+import turns
 
 NUM_IMAGES = 1024
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -36,7 +36,7 @@ def experiment_of(*, width: int, batch: int, dtype: str, group_size: int = 16):
 
 
 def our_step(specs, data: tuple[np.ndarray, ...]):
-    """(function that runs one step and returns its loss, first state)."""
+    """(function that runs steps and returns the last one's metrics, first state)."""
     import jax
     import resnet18
 
@@ -46,25 +46,18 @@ def our_step(specs, data: tuple[np.ndarray, ...]):
     executable = cost.compile_step(specs, **sizes)
     state = train.initial_state(specs, train.make_program(specs, axis_name=None, **sizes))
     first = jax.device_get(state)
-    data = jax.device_put(data)
-
-    def run():
-        nonlocal state
-        state, metrics = executable(state, *data)
-        jax.block_until_ready((state, metrics))
-        return metrics["loss"]
-
-    return run, first
+    return turns.of_executable(executable, state, jax.device_put(data)), first
 
 
 def torch_steps(specs, images: np.ndarray, first, *, device: str, channels_last: bool, mode: str | None) -> dict:
-    """{name: function that runs one step and returns its loss}, starting from our first state."""
+    """{name: function that runs steps and returns the last one's loss}, starting from our first state."""
     import torch
     import torch_gradmix
 
     def waited(step):
-        def run():
-            loss = step()
+        def run(steps):
+            for _ in range(steps):
+                loss = step()
             if device == "cuda":
                 torch.cuda.synchronize()
             return loss
@@ -80,22 +73,6 @@ def torch_steps(specs, images: np.ndarray, first, *, device: str, channels_last:
     if mode is not None:
         steps["compiled"] = waited(torch_gradmix.Shared(model(), images, specs, **layout).compile(mode))
     return steps
-
-
-def seconds(steps: dict, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Wall times of steps that take turns, and each one's last loss."""
-    for run in steps.values():
-        for _ in range(3):  # compile, tune, and capture where that is asked for
-            run()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    losses = {}
-    for _ in range(repeats):
-        for name, run in steps.items():
-            started = time.perf_counter()
-            loss = run()
-            times[name].append(time.perf_counter() - started)
-            losses[name] = float(loss)
-    return times, losses
 
 
 def table(times: dict[str, list[float]], losses: dict[str, float], batch: int) -> str:
@@ -117,7 +94,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64, help="images; a multiple of 16")
-    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each, 2 or more")
+    parser.add_argument("--repeats", type=int, default=10, help="timed turns of each, 2 or more")
+    parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--mode", default="default", choices=MODES, help="of torch.compile")
@@ -163,10 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
     ours, first = our_step(specs, data)
     mode = None if flags.no_compile else flags.mode
     steps = torch_steps(specs, data[0], first, device=device, channels_last=flags.channels_last, mode=mode)
-    times, losses = seconds({**steps, "ours": ours}, flags.repeats)
+    # Three turns to compile, to tune, and to capture where that is asked for.
+    times = turns.timed({**steps, "ours": ours}, repeats=flags.repeats, steps=flags.steps, warm_up=3)
+    losses = {name: float(run(1)) for name, run in steps.items()} | {"ours": float(ours(1)["loss"])}
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {key: getattr(flags, key) for key in ("width", "batch", "dtype", "repeats", "channels_last")}
+    settings = {key: getattr(flags, key) for key in ("width", "batch", "dtype", "repeats", "steps", "channels_last")}
     print(f"ResNet-18, 32x32, {settings}, torch.compile {mode or 'left out'}")
     jax_name = jax.devices()[0].device_kind
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

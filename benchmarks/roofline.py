@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import resnet18
+import turns
 from jax import lax
 
 from gradmix_jax import augment, cost, models, train, train_step
@@ -123,15 +124,10 @@ def measure(arguments, batch: int) -> None:
             continue
         built[name] = build(arguments, batch, variant)
     data = jax.device_put(resnet18.random_data(NUM_IMAGES))
-    states = {name: state for name, (_, state) in built.items()}
-    times: dict[str, list[float]] = {name: [] for name in built}
-    for repeat in range(arguments.repeats + 1 if arguments.repeats else 0):
-        for name, (executable, _) in built.items():
-            started = time.perf_counter()
-            states[name], metrics = executable(states[name], *data)
-            jax.block_until_ready((states[name], metrics))
-            if repeat:  # the first one warms up
-                times[name].append((time.perf_counter() - started) / VARIANTS[name].steps)
+    runs = {name: turns.of_executable(executable, state, data) for name, (executable, state) in built.items()}
+    warm_up = min(1, arguments.repeats)
+    times = turns.timed(runs, repeats=arguments.repeats, steps=arguments.steps, warm_up=warm_up)
+    times = {name: [seconds / VARIANTS[name].steps for seconds in own] for name, own in times.items()}
     print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | bound | of the bound |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
@@ -157,7 +153,8 @@ def main() -> None:
     parser.add_argument("--batches", default="256,1024")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=10, help="timed dispatches of each; 0 compiles only")
+    parser.add_argument("--repeats", type=int, default=10, help="timed turns of each; 0 compiles only")
+    parser.add_argument("--steps", type=int, default=1, help="dispatches of a turn; some more on a GPU or TPU")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--skip", default="", help="not those (on a CPU, lax.scan takes minutes)")
     arguments = parser.parse_args()

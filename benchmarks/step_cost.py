@@ -8,10 +8,10 @@ The graph is that of ResNet-18 at 32 x 32 pixels; --width and --batch set its si
 
 import argparse
 import statistics
-import time
 
 import jax
 import resnet18
+import turns
 
 from gradmix_jax import cost, train
 
@@ -39,27 +39,13 @@ def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str
     return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)
 
 
-def seconds(pairs: list, repeats: int) -> list[list[float]]:
-    """Wall times of executables that take turns, so that a machine that slows down slows all of them."""
-    data = jax.device_put(resnet18.random_data(NUM_IMAGES))
-    states = [make_state() for _, make_state in pairs]
-    times: list[list[float]] = [[] for _ in pairs]
-    for repeat in range(repeats + 1):
-        for index, (executable, _) in enumerate(pairs):
-            started = time.perf_counter()
-            states[index], metrics = executable(states[index], *data)
-            jax.block_until_ready((states[index], metrics))
-            if repeat:  # the first one warms up
-                times[index].append(time.perf_counter() - started)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=0, help="timed steps of each; 0 compiles only")
+    parser.add_argument("--repeats", type=int, default=0, help="timed turns of each; 0 compiles only")
+    parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU or TPU")
     arguments = parser.parse_args()
     size = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
     device = jax.devices()[0].device_kind
@@ -74,10 +60,16 @@ def main() -> None:
         (base_flops, base_bytes), (flops, temporary) = cost.of(reference[0]), cost.of(candidate[0])
         wall = "not timed"
         if arguments.repeats:
-            base_times, times = seconds([reference, candidate], arguments.repeats)
-            ratios = [own / base for own, base in zip(times, base_times)]
+            data = jax.device_put(resnet18.random_data(NUM_IMAGES))
+            runs = {
+                role: turns.of_executable(executable, make_state(), data)
+                for role, (executable, make_state) in (("reference", reference), ("candidate", candidate))
+            }
+            times = turns.timed(runs, repeats=arguments.repeats, steps=arguments.steps)
+            ratios = [own / base for own, base in zip(times["candidate"], times["reference"])]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            wall = f"{middle:.3f} x ({low:.3f} to {high:.3f}); {1e3 * statistics.median(times):.1f} ms"
+            milliseconds = 1e3 * statistics.median(times["candidate"])
+            wall = f"{middle:.3f} x ({low:.3f} to {high:.3f}); {milliseconds:.2f} ms"
         print(
             f"| {name} | {flops / 1e9:.2f} | {flops / base_flops:.4f} x | {temporary / base_bytes:.3f} x | {wall} |",
             flush=True,
