@@ -10,7 +10,7 @@ ARGS =
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint digits clean
+.PHONY: help setup demo test test-slow lint benchmarks digits clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | tr '|' '\t' | expand -t 18
@@ -31,6 +31,9 @@ lint: setup ## check style and shell scripts
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	.venv/bin/shellcheck -x launch/*.sh .ci/run
+
+benchmarks: setup ## every benchmark of benchmarks/README.md, tables into runs/benchmarks; half an hour on two cores
+	$(RUN) benchmarks/everything.py runs/benchmarks $(ARGS)
 
 PROTOCOL := $(RUN) -m gradmix_jax.protocol --seeds=0,1,2 --config=configs/digits_osr.py
 digits: setup ## the digits results of the README: 5 trials x 3 seeds of 5 methods, an hour on two cores

@@ -15,11 +15,11 @@ import sys
 import tempfile
 import time
 
-# The child: `main` as a user runs it, with marks at the first step, at the end of training and after the results.
+# The child: `main` as a user runs it, with marks at every step, at the end of training and after the results.
 CHILD = """
 import json, sys, time
 started, path = float(sys.argv.pop(1)), sys.argv.pop(1)
-marks = {"programs": [], "hits": 0}
+marks = {"programs": [], "hits": 0, "steps": []}
 mark = lambda name: marks.setdefault(name, time.time() - started)
 mark("interpreter")
 import jax
@@ -36,7 +36,7 @@ def on_event(name, **_):
 jax.monitoring.register_event_duration_secs_listener(on_duration)
 jax.monitoring.register_event_listener(on_event)
 advance = metrics_writer.MetricsWriter.advance
-metrics_writer.MetricsWriter.advance = lambda self: (mark("first step"), advance(self))[1]
+metrics_writer.MetricsWriter.advance = lambda self: (marks["steps"].append(time.time() - started), advance(self))[1]
 run = evaluate.evaluate
 evaluate.evaluate = lambda *arguments: (mark("trained"), run(*arguments))[1]
 save = main.save_results
@@ -48,22 +48,33 @@ finally:
 """
 
 
-def child(arguments, cache: str) -> dict:
-    """The marks of one process."""
+def run_main(config: str, overrides: list[str], *, cache: str) -> dict:
+    """Train and evaluate in a process of its own.
+
+    Args:
+      config: an experiment file.
+      overrides: more flags of `main`.
+      cache: folder of compiled programs.
+
+    Returns:
+      Seconds since the start of the process: "import", "steps" (a list: the end of each), "first step", "trained",
+      "results";
+      "programs", the seconds that each one took to compile or read; "hits", the number of those that were read.
+
+    Raises:
+      SystemExit: with what the process wrote, where it failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "marks.json")
-        words = [
-            f"--config={arguments.config}",
-            f"--workdir={folder}/run",
-            f"--config.phases[0].epochs={arguments.epochs}",
-        ]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
-        command = [sys.executable, "-c", CHILD, str(time.time()), path, *words, *arguments.rest]
+        command = [sys.executable, "-c", CHILD, str(time.time()), path]
+        command += [f"--config={config}", f"--workdir={folder}/run", *overrides]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         if result.returncode:
             raise SystemExit(result.stderr)
         with open(path) as file:
-            return json.load(file)
+            marks = json.load(file)
+    return marks | {"first step": marks["steps"][0]}
 
 
 def main() -> None:
@@ -71,12 +82,13 @@ def main() -> None:
     parser.add_argument("--config", default="configs/digits_osr.py")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments, arguments.rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args()
+    overrides = [f"--config.phases[0].epochs={arguments.epochs}", *rest]
     marks: dict[str, list[dict]] = {"cold": [], "warm": []}
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as cache:
             for name in marks:
-                marks[name].append(child(arguments, cache))
+                marks[name].append(run_main(arguments.config, overrides, cache=cache))
     import jax  # late: the parent should not be in the children's way
 
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"

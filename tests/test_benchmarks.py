@@ -20,7 +20,8 @@ COMMANDS = {
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
     "streaming": ["--workers=1", "--seconds=0.2"],
-    "step_cost": ["--width=4", "--batch=16", "--repeats=2"],
+    "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2"],
+    "trial": ["--config=configs/digits_osr.py", "--epochs=2", "--config.model.width=4"],
 }
 
 
@@ -63,7 +64,9 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target):
 
 
 def test_every_benchmark_is_run_here():
-    # scoring.py has no table, hlo.py and resnet18.py are what others share, and torch is not among the tests'
-    # requirements (tests/test_against_torch.py), nor are the compilers of ahead_of_time.py.
+    # scoring.py has no table, hlo.py, resnet18.py and turns.py are what others share, everything.py has tests of its
+    # own, and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
+    # ahead_of_time.py.
+    others = {"ahead_of_time", "against_torch", "everything", "hlo", "resnet18", "scoring", "torch_gradmix", "turns"}
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert names - {"ahead_of_time", "against_torch", "hlo", "resnet18", "scoring", "torch_gradmix"} == set(COMMANDS)
+    assert names - others == set(COMMANDS)

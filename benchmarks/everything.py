@@ -1,0 +1,177 @@
+"""All benchmarks one after the other, at the sizes of README.md for the device that is here.
+
+python benchmarks/everything.py FOLDER [--minutes=120] [--only=trial,loop] [--dataset=folder:PATH] [--list]
+
+The most important ones come first. FOLDER/NAME.md is what a script printed, below its command, the date and the commit;
+what is there is not run again, so that the same command goes on where time ran out. A script that failed or was stopped
+leaves NAME.part and what it complained of in NAME.log, and the next one starts. On a GPU they share in FOLDER/autotune
+which kernels XLA found to be the fastest.
+"""
+
+import argparse
+import datetime
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Benchmark(NamedTuple):
+    """A script with its arguments, XLA flags to try, and whether it is about compiling from nothing."""
+
+    script: str
+    arguments: str = ""
+    xla_flags: str = ""
+    cold: bool = False
+
+
+ANYWHERE = {
+    "evaluation": Benchmark("evaluation", "--repeats=3"),
+    "startup": Benchmark("startup", cold=True),
+    "streaming": Benchmark("streaming", "--seconds=4"),
+    "scoring": Benchmark("scoring"),
+}
+CPU = {
+    "step_cost": Benchmark("step_cost"),
+    "communication": Benchmark("communication"),
+    "large_batch": Benchmark("large_batch"),
+    "trial": Benchmark("trial", "--config=configs/digits_osr.py:layer", cold=True),
+    "against_torch": Benchmark("against_torch", "--repeats=10"),
+    "roofline": Benchmark("roofline", "--width=16 --batches=64 --repeats=5 --skip=scan"),
+    "loop": Benchmark("loop", "--width=8 --batch=64 --steps=20 --repeats=5"),
+    **ANYWHERE,
+}
+STEP = "--width=64 --batch=256 --dtype=bfloat16"
+TPU = {
+    "step_cost": Benchmark("step_cost", f"{STEP} --repeats=20 --steps=10"),
+    "trial": Benchmark("trial", cold=True),
+    "roofline": Benchmark("roofline", "--dtype=bfloat16 --repeats=10 --steps=10"),
+    "loop": Benchmark("loop", f"{STEP} --steps=300"),
+    **ANYWHERE,
+    "trial_input": Benchmark("trial", "--config=configs/cifar_osr.py:input", cold=True),
+}
+TORCH = "--width=64 --batch=256 --channels_last --mode=max-autotune --repeats=10 --steps=10"
+FLAGS = {
+    "no_autotuning": "--xla_gpu_autotune_level=0",
+    "no_command_buffers": "--xla_gpu_enable_command_buffer=",
+    "short_command_buffers": "--xla_gpu_graph_min_graph_size=1",
+    "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
+    "no_triton": "--xla_gpu_enable_triton_gemm=false",
+    "exhaustive_tiling": "--xla_gpu_exhaustive_tiling_search=true",
+}
+ONE_STEP = "--batches=256 --dtype=bfloat16 --repeats=10 --steps=10 --only='as it is'"
+GPU = {
+    "against_torch": Benchmark("against_torch", f"{TORCH} --dtype=bfloat16"),
+    **TPU,
+    "against_torch_float32": Benchmark("against_torch", TORCH),
+    **{f"flag_{name}": Benchmark("roofline", ONE_STEP, flags) for name, flags in FLAGS.items()},
+    "roofline_float32": Benchmark("roofline", "--repeats=10 --steps=10"),
+}
+BENCHMARKS = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
+
+
+def command_of(benchmark: Benchmark, dataset: str | None) -> list[str]:
+    """What is run in the project's root."""
+    words = [sys.executable, f"benchmarks/{benchmark.script}.py", *shlex.split(benchmark.arguments)]
+    if dataset and benchmark.script == "trial":
+        words.append(f"--config.dataset.name={dataset}")
+    return words
+
+
+def environment_of(benchmark: Benchmark, folder: pathlib.Path, platform: str) -> dict[str, str]:
+    """Ours with the benchmark's XLA flags; a flag that is set twice has its last value."""
+    flags = [os.environ.get("XLA_FLAGS", ""), benchmark.xla_flags]
+    if platform == "gpu" and not benchmark.cold:
+        flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={folder / 'autotune'}")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"XLA_FLAGS": " ".join(filter(None, flags)), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def commit() -> str:
+    """Of this checkout, "unknown" outside of one."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def run(name: str, command: list[str], environment: dict[str, str], folder: pathlib.Path, seconds: float) -> str:
+    """Run one until it ends or the seconds are over; returns "done", "failed (...)" or "stopped"."""
+    part, log = folder / f"{name}.part", folder / f"{name}.log"
+    shown = " ".join(filter(None, [environment["XLA_FLAGS"] and f"XLA_FLAGS={environment['XLA_FLAGS']!r}", "python"]))
+    with open(part, "w") as output, open(log, "w") as errors:
+        now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
+        output.write(f"{shown} {shlex.join(command[1:])}\n{now}, commit {commit()}\n\n")
+        output.flush()
+        # A session of its own, so that its children end with it.
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, cwd=ROOT, env=environment, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout=seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as interruption:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(interruption, KeyboardInterrupt):
+                raise
+            return "stopped"
+    if status:
+        lines = log.read_text().strip().splitlines() or [f"status {status}"]
+        return f"failed ({lines[-1]})"
+    log.unlink()
+    part.rename(folder / f"{name}.md")
+    return "done"
+
+
+def default_platform() -> str:
+    """Of JAX, asked for in another process: this one should not hold a device."""
+    question = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(question, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path, help="where the tables go; made if need be")
+    parser.add_argument("--minutes", type=float, default=120.0, help="when to stop")
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--platform", choices=BENCHMARKS, help="whose list; by itself the one that is here")
+    parser.add_argument("--dataset", help="of the trials, as dataset.name in a config")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    platform = arguments.platform or default_platform()
+    benchmarks = BENCHMARKS[platform]
+    names = [name.strip() for name in arguments.only.split(",") if name.strip()] or list(benchmarks)
+    for name in names:
+        if name not in benchmarks:
+            parser.error(f"--only names {name!r}; allowed on a {platform}: {', '.join(benchmarks)}.")
+    folder = arguments.folder.resolve()
+    outcomes = []
+    for name in names:
+        command = command_of(benchmarks[name], arguments.dataset)
+        environment = environment_of(benchmarks[name], folder, platform)
+        if arguments.list:
+            print(f"{name}: {shlex.join(command[1:])} {benchmarks[name].xla_flags}".rstrip())
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        if (folder / f"{name}.md").exists():
+            outcome = "done before"
+        elif started >= end:
+            outcome = "not started, time is over"
+        else:
+            print(f"{name} ...", flush=True)
+            outcome = run(name, command, environment, folder, end - started)
+        outcomes.append(outcome)
+        print(f"{name}: {outcome}, {time.monotonic() - started:.0f} s", flush=True)
+    return int(not all(outcome.startswith("done") for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

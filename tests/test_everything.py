@@ -1,0 +1,110 @@
+"""Running all benchmarks: nothing is lost when one fails or time is over, and nothing is done twice."""
+
+import time
+
+import everything
+import pytest
+
+SCRIPTS = {
+    "good": "import os, sys; print('| table |', sys.argv[1:], os.environ['XLA_FLAGS'])",
+    "bad": "print('| half |'); raise SystemExit('no such device')",
+    "slow": "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid); child.wait()",
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    for name, text in SCRIPTS.items():
+        (tmp_path / "benchmarks" / f"{name}.py").write_text(text)
+    listed = {
+        "bad": everything.Benchmark("bad"),
+        "good": everything.Benchmark("good", "--only='as it is'", "--xla_some_flag=1"),
+        "slow": everything.Benchmark("slow", cold=True),
+        "trial": everything.Benchmark("good"),
+    }
+    monkeypatch.setattr(everything, "ROOT", tmp_path)
+    monkeypatch.setattr(everything, "BENCHMARKS", {"cpu": listed, "gpu": listed})
+    monkeypatch.setenv("XLA_FLAGS", "--xla_mine=2")
+    return tmp_path
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["everything.py", *words])
+    return everything.main()
+
+
+def test_one_that_fails_is_told_of_and_the_others_run(root, monkeypatch, capsys):
+    out = root / "out"
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=bad,good") == 1
+    printed = capsys.readouterr().out
+    assert "bad: failed (no such device)" in printed and "good: done" in printed
+    table = (out / "good.md").read_text().splitlines()
+    assert table[0] == ("XLA_FLAGS='--xla_mine=2 --xla_some_flag=1' python benchmarks/good.py '--only=as it is'")
+    assert "commit unknown" in table[1]
+    assert table[3] == "| table | ['--only=as it is'] --xla_mine=2 --xla_some_flag=1"
+    assert (out / "bad.part").read_text().endswith("| half |\n")
+    assert "no such device" in (out / "bad.log").read_text()
+    assert {path.name for path in out.iterdir()} == {"good.md", "bad.part", "bad.log"}
+
+
+def test_what_is_there_is_not_run_again(root, monkeypatch, capsys):
+    out = root / "out"
+    out.mkdir()
+    (out / "good.md").write_text("mine")
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=good") == 0
+    assert (out / "good.md").read_text() == "mine" and "good: done before" in capsys.readouterr().out
+
+
+def test_time_that_is_over_stops_the_one_under_way_and_its_children(root, monkeypatch, capsys):
+    out = root / "out"
+    started = time.monotonic()
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=slow,good", "--minutes=0.05") == 1
+    assert time.monotonic() - started < 30
+    printed = capsys.readouterr().out
+    assert "slow: stopped" in printed and "good: not started, time is over" in printed
+    child = int((out / "slow.part").read_text().split()[-1])
+    assert not alive(child) and not (out / "good.part").exists()
+    # The same command goes on with what is missing.
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=good") == 0
+
+
+def test_on_a_gpu_kernels_are_chosen_once_but_not_where_compiling_is_timed(root):
+    flags = lambda name, platform: everything.environment_of(
+        everything.BENCHMARKS[platform][name], root / "out", platform
+    )["XLA_FLAGS"]
+    assert f"--xla_gpu_per_fusion_autotune_cache_dir={root / 'out' / 'autotune'}" in flags("good", "gpu")
+    assert "autotune" not in flags("slow", "gpu") and "autotune" not in flags("good", "cpu")
+
+
+def test_a_name_that_is_none_is_refused(root, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as refused:
+        run(monkeypatch, str(root / "out"), "--platform=cpu", "--only=goood")
+    assert refused.value.code == 2 and not (root / "out").exists()
+    assert "--only names 'goood'; allowed on a cpu: bad, good, slow, trial." in capsys.readouterr().err
+
+
+def test_the_list_runs_nothing(root, monkeypatch, capsys):
+    assert run(monkeypatch, str(root / "out"), "--platform=cpu", "--list") == 0
+    assert "good: benchmarks/good.py '--only=as it is' --xla_some_flag=1" in capsys.readouterr().out
+    assert not (root / "out").exists()
+
+
+@pytest.mark.parametrize("platform", everything.BENCHMARKS)
+def test_every_command_is_one_that_its_script_takes(platform):
+    """Flags are spelled as the scripts declare them: a run of hours should not end in a usage line."""
+    for benchmark in everything.BENCHMARKS[platform].values():
+        words = everything.command_of(benchmark, "folder:images")
+        source = (everything.ROOT / words[1]).read_text()
+        for word in words[2:]:
+            name = word.split("=")[0]
+            assert f'add_argument("{name}"' in source or name == "--config.dataset.name", (benchmark, name)
+        assert words[-1] == "--config.dataset.name=folder:images" or benchmark.script != "trial"
