@@ -5,8 +5,22 @@ import math
 import os
 import sys
 
-from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
+
+
+def _import_summary_writer():
+    # tensorboardX imports PyTorch where that is installed, as in Colab: seconds, for classes that never come here.
+    hidden = {"torch"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return SummaryWriter
+
+
+SummaryWriter = _import_summary_writer()
 
 
 class MetricsWriter:
