@@ -60,6 +60,9 @@ TORCH = "--width=64 --batch=256 --channels_last --mode=max-autotune --repeats=10
 FLAGS = {
     "no_autotuning": "--xla_gpu_autotune_level=0",
     "no_command_buffers": "--xla_gpu_enable_command_buffer=",
+    "convolutions_in_command_buffers": (
+        "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION"
+    ),
     "short_command_buffers": "--xla_gpu_graph_min_graph_size=1",
     "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
     "no_triton": "--xla_gpu_enable_triton_gemm=false",
