@@ -140,7 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     data = resnet18.random_data(NUM_IMAGES)
     ours, first = our_step(specs, data)
     mode = None if flags.no_compile else flags.mode
-    steps = torch_steps(specs, data[0], first, device=device, channels_last=flags.channels_last, mode=mode)
+    images = data[0].reshape(-1, *specs.image_shape)
+    steps = torch_steps(specs, images, first, device=device, channels_last=flags.channels_last, mode=mode)
     # Three turns to compile, to tune, and to capture where that is asked for.
     times = turns.timed({**steps, "ours": ours}, repeats=flags.repeats, steps=flags.steps, warm_up=3)
     losses = {name: float(run(1)) for name, run in steps.items()} | {"ours": float(ours(1)["loss"])}

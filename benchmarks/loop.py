@@ -63,7 +63,7 @@ def settings(folder: str, arguments, storage: str):
 def inputs_of(data) -> tuple[np.ndarray, ...]:
     """(images, labels, order of the first epoch)."""
     images, labels = datasets.resident(data.train)
-    return images, labels, np.asarray(order.epoch_order(0, 0, size=len(images)))
+    return images.reshape(len(images), -1), labels, np.asarray(order.epoch_order(0, 0, size=len(images)))
 
 
 def bare(specs, arguments) -> float:

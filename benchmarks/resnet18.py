@@ -48,7 +48,7 @@ def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) ->
 def random_data(num_images: int) -> tuple[np.ndarray, ...]:
     """(images, labels, order) of a training set of noise, as a step is given them."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
+    images = random.integers(0, 256, (num_images, 32 * 32 * 3), dtype=np.uint8)
     labels = random.integers(0, NUM_CLASSES, num_images, dtype=np.int32)
     return images, labels, random.permutation(num_images).astype(np.int32)
 

@@ -52,6 +52,7 @@ def make_program(
         num_views=experiment.train.num_views,
         num_classes=num_classes,
         num_images=num_images,
+        image_shape=experiment.image_shape,
         batch_size=batch_size,
         average_decay=experiment.optimizer.ema,
     )
@@ -136,7 +137,8 @@ def _make_step(experiment, program, source, start_step) -> Callable:
 
 def _resident(experiment, program, source, start_step) -> Iterator:
     """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
-    images, labels = parallel.replicate(datasets.resident(source))
+    images, labels = datasets.resident(source)
+    images, labels = parallel.replicate((images.reshape(len(images), -1), labels))
     epoch_order = parallel.pmap(functools.partial(order.epoch_order, size=program.num_images))
     for step in itertools.count(start_step):
         if step == start_step or step % program.steps_per_epoch == 0:

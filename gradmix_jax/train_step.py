@@ -46,6 +46,7 @@ class Program:
     num_views: int
     num_classes: int
     num_images: int
+    image_shape: tuple[int, int, int]
     batch_size: int
     average_decay: float = 0.0
 
@@ -273,7 +274,7 @@ def choose_batch(program: Program, step, images, labels, order_N, device, device
     size = program.batch_size // devices
     indices = order.batch_indices(order_N, step, batch_size=program.batch_size)
     mine = lax.dynamic_slice_in_dim(indices, device * size, size)
-    return images[mine], labels[mine]
+    return images[mine].reshape(size, *program.image_shape), labels[mine]
 
 
 def views_of(program: Program, key, images_bxHxWxC, axis_name) -> jax.Array:
@@ -432,8 +433,10 @@ def _in_rows(tree):
 def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
     """The step for one device: (state, images, labels, order_N) -> (state, metrics).
 
-    It picks its batch from the whole training set, uint8 images_NxHxWxC and int32 labels_N, by `order.epoch_order` of
-    its epoch. Without an order images and labels are this device's share of the batch.
+    It picks its batch from the whole training set, uint8 images_NxP and int32 labels_N, by `order.epoch_order` of its
+    epoch; P = H W C, because a TPU keeps a row of pixels in one place, but of four dimensions it would make the images
+    the innermost one, and copy all of them in every step. Without an order images_bxHxWxC and labels_b are this
+    device's share of the batch.
 
     Map it with `parallel.pmap` (axis name given) or compile it with `jax.jit` (None).
     """

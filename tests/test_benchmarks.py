@@ -41,7 +41,7 @@ def test_a_benchmark_prints_its_table(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ahead_of_time.TARGETS)
-def test_the_step_is_compiled_for_devices_that_are_not_here(target):
+def test_the_step_is_compiled_for_devices_that_are_not_here(target, tmp_path):
     package = ahead_of_time.TARGETS[target].module.split(".")
     # A namespace package is there with any of its plugins.
     if importlib.util.find_spec(package[0]) is None or importlib.util.find_spec(".".join(package)) is None:
@@ -53,6 +53,7 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target):
         "--width=4",
         "--batch=32",
         "--only=layer, stage 4",
+        f"--save={tmp_path}",
     ]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900)
@@ -61,6 +62,10 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target):
     assert [row[0].strip() for row in rows] == ["step", "cutmix", "layer, stage 4"], result.stdout
     numbers = [float(cell.strip().removesuffix(" x")) for cell in rows[2][1:]]
     assert all(number > 0 for number in numbers) and 0.9 < numbers[6] < 1.1
+    text = (tmp_path / "layer, stage 4.txt").read_text()
+    whole = rf"u8\[1,{ahead_of_time.TRIAL_IMAGES},[\d,]+\]"
+    assert re.search(rf"{whole}\S* parameter\(", text), "the step is given all training images"
+    assert not re.search(rf"= {whole}\S* copy\(", text), "and does not copy them to pick a batch"
 
 
 def test_every_benchmark_is_run_here():

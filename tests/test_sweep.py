@@ -112,7 +112,7 @@ def test_extreme_images_leave_every_method_finite(label):
     step = jax.jit(train_step.make_train_step(program, axis_name=None))
     for value in (0, 255):
         state = train.initial_state(specs, program)
-        images = jnp.full((NUM_IMAGES, SIZE, SIZE, 3), value, jnp.uint8)
+        images = jnp.full((NUM_IMAGES, SIZE * SIZE * 3), value, jnp.uint8)
         for _ in range(2):
             state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32), jnp.arange(NUM_IMAGES))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
