@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
-from gradmix_jax import attribution, augment, datasets, evaluator, mix, models, objectives, state, train_step
+from gradmix_jax import attribution, augment, datasets, evaluator, losses, mix, models, objectives, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _check_self_supervised(experiment: Experiment) -> None:
 
 def _check_attribution(experiment: Experiment) -> None:
     spec = experiment.attribution
-    if spec.loss not in train_step.ATTRIBUTION_LOSSES:
-        allowed = ", ".join(train_step.ATTRIBUTION_LOSSES)
+    if spec.loss not in losses.ATTRIBUTION_LOSSES:
+        allowed = ", ".join(losses.ATTRIBUTION_LOSSES)
         raise ValueError(f"attribution.loss is {spec.loss!r}; allowed: {allowed}.")
     if not experiment.mix.uses_map:
         return

@@ -14,6 +14,7 @@ from gradmix_jax import command, datasets, experiment, train, train_step
 from gradmix_jax import config as config_lib
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.datasets import order
+from gradmix_jax.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Prepared:
 
     specs: experiment.Experiment
     data: datasets.OpenSet
-    program: train_step.Program
+    program: Program
 
     def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""

@@ -24,6 +24,7 @@ from gradmix_jax.config import flatten
 from gradmix_jax.datasets import order
 from gradmix_jax.experiment import Experiment
 from gradmix_jax.metrics_writer import MetricsWriter
+from gradmix_jax.program import Program
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 # Keys that do not change what is computed: a run may be resumed with other values of them.
@@ -33,12 +34,12 @@ FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "
 
 def make_program(
     experiment: Experiment, *, num_classes: int, num_images: int, axis_name: str | None = parallel.AXIS
-) -> train_step.Program:
+) -> Program:
     """The static part of the train step for a training set of `num_images` images."""
     batch_size = experiment.train.batch_size
     steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
     schedule = state.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
-    return train_step.Program(
+    return Program(
         model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
         transform=state.optimizer(experiment.optimizer, schedule),
         schedule=schedule,
@@ -58,7 +59,7 @@ def make_program(
     )
 
 
-def initial_state(experiment: Experiment, program: train_step.Program) -> state.TrainState:
+def initial_state(experiment: Experiment, program: Program) -> state.TrainState:
     """The state before the first step, a function of the config's seed."""
     return state.create(
         program.model,

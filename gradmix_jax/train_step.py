@@ -22,177 +22,10 @@ import optax
 from jax import lax
 from jax.experimental import layout
 
-from gradmix_jax import attribution, augment, mix, objectives, self_supervised
+from gradmix_jax import attribution, augment, losses, mix, self_supervised
 from gradmix_jax import state as state_lib
 from gradmix_jax.datasets import order
-
-ATTRIBUTION_LOSSES = (*objectives.SSL, "supcon", "cross_entropy", "training")
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set."""
-
-    model: Any
-    transform: optax.GradientTransformation
-    schedule: optax.Schedule
-    phases: tuple[state_lib.Phase, ...]
-    augment: augment.Spec
-    attribution: attribution.Spec
-    mix: mix.Spec
-    objective: objectives.Spec
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_views: int
-    num_classes: int
-    num_images: int
-    image_shape: tuple[int, int, int]
-    batch_size: int
-    average_decay: float = 0.0
-
-    @property
-    def uses_momentum(self) -> bool:
-        """Whether there is a key encoder and a queue."""
-        return self.objective.ssl == "moco" and self.weighs("ssl")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.num_images // self.batch_size
-
-    def weighs(self, name: str) -> bool:
-        """Whether any phase gives objective `name` a weight: one that never counts is left out of the program."""
-        return any(getattr(phase, name) for phase in self.phases)
-
-    @property
-    def mixes(self) -> bool:
-        return self.mix.method != "none"
-
-    @property
-    def mixed_touches_clean(self) -> bool:
-        """Whether the mixed loss has a gradient with respect to the clean outputs."""
-        # Mixed queries of MoCo meet keys and queue only.
-        contrasts = self.weighs("ssl") and self.objective.ssl != "moco"
-        return self.mixes and (contrasts or self.objective.mixed_supcon) and not self.objective.detach_anchors
-
-    @property
-    def shares_backward(self) -> bool:
-        """Whether one backward pass serves the map and the training."""
-        return not self.mixes or (not self.mixed_touches_clean and self.attribution.loss == "training")
-
-
-class Outputs(NamedTuple):
-    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None without a classifier)."""
-
-    z: jax.Array
-    z_all: jax.Array
-    logits: jax.Array | None
-
-
-class Clean(NamedTuple):
-    """A clean forward pass: outputs, its pullback to (params, probe), activations by stage, new batch statistics."""
-
-    outputs: Outputs
-    pullback: Callable
-    activations: dict[str, jax.Array]
-    batch_stats: Any
-
-
-def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None):
-    """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics)."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    if perturbations is not None:
-        variables["perturbations"] = perturbations
-    normalized = augment.normalize(images_BxHxWxC, mean=program.mean, std=program.std)
-    (z, out), mutated = program.model.apply(variables, normalized, train=True, mutable=["batch_stats"])
-    return z, out, mutated.get("batch_stats", {})
-
-
-def _probe(program, params, batch_stats, images_BxHxWxC):
-    """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
-    if not program.mix.uses_map:
-        return {}
-    if program.attribution.uses_input:
-        return {"images": images_BxHxWxC}
-    if program.attribution.uses_stages:
-        shapes = jax.eval_shape(lambda x: apply_model(program, params, batch_stats, x)[1], images_BxHxWxC)
-        return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
-    return {}
-
-
-def clean_forward(program: Program, params, batch_stats, images_BxHxWxC, axis_name: str | None) -> Clean:
-    """Forward the clean views once, ready to be pulled back as often as needed."""
-    probe = _probe(program, params, batch_stats, images_BxHxWxC)
-
-    def forward(params, probe):
-        images = probe.get("images", images_BxHxWxC)
-        taps = {name: value for name, value in probe.items() if name != "images"}
-        z, out, new_stats = apply_model(program, params, batch_stats, images, taps or None)
-        outputs = Outputs(z, objectives.gather(z, axis_name), out.get("logits"))
-        return outputs, ({name: out[name] for name in taps}, new_stats)
-
-    outputs, pullback, (activations, new_stats) = jax.vjp(forward, params, probe, has_aux=True)
-    return Clean(outputs, pullback, activations, new_stats)
-
-
-def _clean_terms(program, outputs, labels_b, axis_name, names, momentum) -> dict[str, jax.Array]:
-    """The named losses of the clean views; `momentum` is what MoCo compares them with, None without it."""
-    batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
-
-    def cross_entropy():
-        targets = jax.nn.one_hot(jnp.tile(labels_b, program.num_views), program.num_classes)
-        return objectives.cross_entropy(outputs.logits, targets, program.objective)
-
-    losses = {
-        "simclr": lambda: objectives.simclr(batch, program.objective),
-        "moco": lambda: self_supervised.moco(batch, outputs.z, momentum, program.objective),
-        "barlow_twins": lambda: self_supervised.barlow_twins(batch, program.objective),
-        "supcon": lambda: objectives.supcon(batch, program.objective),
-        "cross_entropy": cross_entropy,
-    }
-    return {name: losses[name]() for name in names}
-
-
-def clean_loss(program, outputs, labels_b, weights, axis_name, momentum):
-    """supcon * SupCon + ssl * (SimCLR or another) + cross_entropy * CE of the clean views; returns (loss, terms)."""
-    weight_of = {program.objective.ssl: "ssl", "supcon": "supcon", "cross_entropy": "cross_entropy"}
-    names = [name for name, weight in weight_of.items() if program.weighs(weight)]
-    terms = _clean_terms(program, outputs, labels_b, axis_name, names, momentum)
-    return sum(weights[weight_of[name]] * value for name, value in terms.items()), terms
-
-
-def mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum):
-    """The same objectives with the mixed images as positives or targets; returns (loss, terms).
-
-    Args:
-      outputs: of the clean views.
-      mixed_outputs: (z, logits) of the mixed images.
-      labels_b: classes of this device's images.
-      mixed: the mixed images' kept shares and partners.
-      weights: of the objectives in this phase.
-      axis_name: the mapped axis, if any.
-      momentum: what MoCo compares with, None without it.
-    """
-    z, logits = mixed_outputs
-    spec = program.objective
-    batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, views=program.num_views, axis_name=axis_name)
-    terms, loss = {}, 0.0
-    if program.weighs("ssl"):
-        mixed_ssl = {
-            "simclr": lambda: objectives.mixed_simclr(batch, z, mixed.weight, spec),
-            "moco": lambda: self_supervised.moco(batch, z, momentum, spec, mixed.weight),
-            "barlow_twins": lambda: self_supervised.mixed_barlow_twins(batch, z, mixed.weight, spec),
-        }
-        terms[f"mixed_{spec.ssl}"] = mixed_ssl[spec.ssl]()
-        loss += weights["ssl"] * terms[f"mixed_{spec.ssl}"]
-    if program.weighs("supcon") and spec.mixed_supcon:
-        terms["mixed_supcon"] = objectives.mixed_supcon(batch, z, mixed.weight, spec)
-        loss += weights["supcon"] * terms["mixed_supcon"]
-    if program.weighs("cross_entropy"):
-        labels = jnp.tile(labels_b, program.num_views)
-        targets = objectives.mixed_targets(labels, mixed.weight, mixed.partner, num_classes=program.num_classes)
-        terms["mixed_cross_entropy"] = objectives.cross_entropy(logits, targets, spec)
-        loss += weights["cross_entropy"] * terms["mixed_cross_entropy"]
-    return loss, terms
+from gradmix_jax.program import Clean, Outputs, Program, apply_model, clean_forward
 
 
 def maps_from(program: Program, images_BxHxWxC, activations, probe_gradients, keys_B, axis_name) -> jax.Array:
@@ -284,16 +117,6 @@ def views_of(program: Program, key, images_bxHxWxC, axis_name) -> jax.Array:
     return augment.views(keys_b, images_bxHxWxC, program.augment, num_views=program.num_views)
 
 
-def attribution_cotangent(program: Program, outputs: Outputs, labels_b, clean_cotangent, axis_name, momentum):
-    """Gradient of the attribution loss with respect to the clean outputs, as `Outputs`."""
-    name = program.attribution.loss
-    if name == "training":
-        return clean_cotangent
-    return jax.grad(lambda outputs: _clean_terms(program, outputs, labels_b, axis_name, [name], momentum)[name])(
-        outputs
-    )
-
-
 class CleanHalf(NamedTuple):
     """The first half of a step: everything before the mixed forward pass."""
 
@@ -311,13 +134,13 @@ def clean_half(
     """Clean forward, clean loss, map, mask and mix. `gradient` is there where the map's backward pass gave it."""
     clean = clean_forward(program, params, batch_stats, images_BxHxWxC, axis_name)
     (loss, terms), cotangent = jax.value_and_grad(
-        lambda outputs: clean_loss(program, outputs, labels_b, weights, axis_name, momentum), has_aux=True
+        lambda outputs: losses.clean_loss(program, outputs, labels_b, weights, axis_name, momentum), has_aux=True
     )(clean.outputs)
     gradient = mixed = None
     if program.shares_backward:
         gradient, probe_gradients = clean.pullback(cotangent)
     elif program.mixes:
-        target = attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name, momentum)
+        target = losses.attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name, momentum)
         pull = lambda: clean.pullback(target)[1]
         if fresh is None:
             probe_gradients = pull()
@@ -364,7 +187,7 @@ def gradients(
         def loss_of_mixed(params, outputs):
             z, out, _ = apply_model(program, params, batch_stats, mixed.images)
             mixed_outputs = (z, out.get("logits"))
-            return mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum)
+            return losses.mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum)
 
         wanted = (0, 1) if program.mixed_touches_clean else (0,)
         (extra, mixed_terms), (mixed_gradient, *rest) = jax.value_and_grad(loss_of_mixed, wanted, has_aux=True)(

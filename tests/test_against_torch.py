@@ -14,6 +14,7 @@ import numpy as np
 import torch_gradmix
 
 from gradmix_jax import attribution, augment, masks, mix, objectives, train, train_step
+from gradmix_jax.program import apply_model
 
 IMAGES = 8
 ROWS = 2 * IMAGES
@@ -43,7 +44,7 @@ def batches(specs, keep):
         given = params, batch_stats, views, jnp.zeros(IMAGES, jnp.int32), weights, None
         half = train_step.clean_half(program, key, *given)
         gradient, new_stats, metrics = train_step.gradients(program, key, *given)
-        mixed_z, _, _ = train_step.apply_model(program, params, batch_stats, half.mixed.images)
+        mixed_z, _, _ = apply_model(program, params, batch_stats, half.mixed.images)
         made = dict(z=half.clean.outputs.z, mixed_z=mixed_z, **half.mixed._asdict())
         return made | dict(gradient=gradient, batch_stats=new_stats, loss=metrics["loss"])
 

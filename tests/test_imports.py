@@ -23,6 +23,8 @@ RANKS = [
     {"self_supervised"},
     {"state"},
     {"parallel"},
+    {"program"},
+    {"losses"},
     {"train_step"},
     {"checkpoint", "metrics_writer"},
     {"loop"},

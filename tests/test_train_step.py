@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from programs import PHASES, small_images, small_order, small_program, small_state
 
-from gradmix_jax import models, objectives, parallel, train_step
+from gradmix_jax import losses, models, objectives, parallel, train_step
 from gradmix_jax import state as state_lib
 from gradmix_jax.config import phase
+from gradmix_jax.program import Outputs, apply_model
 
 RECIPES = ("input", "layer")
 
@@ -73,11 +74,11 @@ def reference_gradient(program, state, mixed, views, labels, weights, momentum):
     """The gradient by plain `jax.grad` of the whole loss, with the mixed images as constants."""
 
     def loss(params):
-        z, out, stats = train_step.apply_model(program, params, state.batch_stats, views)
-        outputs = train_step.Outputs(z, z, out.get("logits"))
-        clean, _ = train_step.clean_loss(program, outputs, labels, weights, None, momentum)
-        z_mixed, out_mixed, _ = train_step.apply_model(program, params, state.batch_stats, mixed.images)
-        extra, _ = train_step.mixed_loss(
+        z, out, stats = apply_model(program, params, state.batch_stats, views)
+        outputs = Outputs(z, z, out.get("logits"))
+        clean, _ = losses.clean_loss(program, outputs, labels, weights, None, momentum)
+        z_mixed, out_mixed, _ = apply_model(program, params, state.batch_stats, mixed.images)
+        extra, _ = losses.mixed_loss(
             program,
             outputs,
             (z_mixed, out_mixed.get("logits")),
@@ -166,7 +167,7 @@ def test_maps_come_from_the_gradient_of_the_attribution_loss(method):
     views = explanation.views
 
     def loss_of(views, taps):
-        z, out, _ = train_step.apply_model(program, state.params, state.batch_stats, views, taps)
+        z, out, _ = apply_model(program, state.params, state.batch_stats, views, taps)
         batch = objectives.make_batch(z, z, labels, views=2)
         return objectives.simclr(batch, program.objective), out
 
