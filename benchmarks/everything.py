@@ -19,11 +19,13 @@ import sys
 import time
 from typing import NamedTuple
 
+from gradmix_jax import train
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Benchmark(NamedTuple):
-    """A script with its arguments, XLA flags to try, and whether it is about compiling from nothing."""
+    """A script with its arguments, XLA flags to try, and whether it is about compiling: then it starts from nothing."""
 
     script: str
     arguments: str = ""
@@ -73,7 +75,7 @@ GPU = {
     "against_torch": Benchmark("against_torch", f"{TORCH} --dtype=bfloat16"),
     **TPU,
     "against_torch_float32": Benchmark("against_torch", TORCH),
-    **{f"flag_{name}": Benchmark("roofline", ONE_STEP, flags) for name, flags in FLAGS.items()},
+    **{f"flag_{name}": Benchmark("roofline", ONE_STEP, flags, cold=True) for name, flags in FLAGS.items()},
     "roofline_float32": Benchmark("roofline", "--repeats=10 --steps=10"),
 }
 BENCHMARKS = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
@@ -96,21 +98,15 @@ def environment_of(benchmark: Benchmark, folder: pathlib.Path, platform: str) ->
     return os.environ | {"XLA_FLAGS": " ".join(filter(None, flags)), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def commit() -> str:
-    """Of this checkout, "unknown" outside of one."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "unknown"
-
-
 def run(name: str, command: list[str], environment: dict[str, str], folder: pathlib.Path, seconds: float) -> str:
     """Run one until it ends or the seconds are over; returns "done", "failed (...)" or "stopped"."""
     part, log = folder / f"{name}.part", folder / f"{name}.log"
     shown = " ".join(filter(None, [environment["XLA_FLAGS"] and f"XLA_FLAGS={environment['XLA_FLAGS']!r}", "python"]))
     with open(part, "w") as output, open(log, "w") as errors:
         now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
-        output.write(f"{shown} {shlex.join(command[1:])}\n{now}, commit {commit()}\n\n")
+        commit, changed = train.commit()
+        commit = (commit or "unknown") + ", with changes" * changed
+        output.write(f"{shown} {shlex.join(command[1:])}\n{now}, commit {commit}\n\n")
         output.flush()
         # A session of its own, so that its children end with it.
         process = subprocess.Popen(

@@ -131,12 +131,12 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
 def _make_step(experiment, program, source, start_step) -> Callable:
     """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
     compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
-    make = {"resident": _resident, "stream": _streamed}[experiment.dataset.storage]
+    make = {"resident": resident_data, "stream": _streamed}[experiment.dataset.storage]
     data = make(experiment, program, source, start_step)
     return lambda state: compiled(state, *next(data))
 
 
-def _resident(experiment, program, source, start_step) -> Iterator:
+def resident_data(experiment, program, source, start_step) -> Iterator:
     """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
     images, labels = datasets.resident(source)
     images, labels = parallel.replicate((images.reshape(len(images), -1), labels))
@@ -227,17 +227,23 @@ def write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
     os.replace(f"{path}.tmp", path)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, devices, commit and command line: what a number has to be read with."""
+def commit() -> tuple[str, bool]:
+    """(commit of this code, "" where nobody knows it; whether there are changes that are not committed)."""
     here = os.path.dirname(os.path.abspath(__file__))
     git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True).stdout.strip()
     try:
-        commit, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        head, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except OSError:
-        commit, changed = "", False
+        head, changed = "", False
+    # A copy without .git (a pod, an image) is told its commit by whoever made it.
+    return head or os.environ.get("GRADMIX_JAX_COMMIT", ""), changed
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, commit and command line: what a number has to be read with."""
+    head, changed = commit()
     return {
-        # A copy without .git (a pod, an image) is told its commit by whoever made it.
-        "commit": commit or os.environ.get("GRADMIX_JAX_COMMIT", ""),
+        "commit": head,
         "uncommitted_changes": changed,
         "command": sys.argv,
         "python": platform.python_version(),

@@ -24,6 +24,7 @@ def root(tmp_path, monkeypatch):
         "trial": everything.Benchmark("good"),
     }
     monkeypatch.setattr(everything, "ROOT", tmp_path)
+    monkeypatch.setattr(everything.train, "commit", lambda: ("1234abc", True))
     monkeypatch.setattr(everything, "BENCHMARKS", {"cpu": listed, "gpu": listed})
     monkeypatch.setenv("XLA_FLAGS", "--xla_mine=2")
     return tmp_path
@@ -49,7 +50,7 @@ def test_one_that_fails_is_told_of_and_the_others_run(root, monkeypatch, capsys)
     assert "bad: failed (no such device)" in printed and "good: done" in printed
     table = (out / "good.md").read_text().splitlines()
     assert table[0] == ("XLA_FLAGS='--xla_mine=2 --xla_some_flag=1' python benchmarks/good.py '--only=as it is'")
-    assert "commit unknown" in table[1]
+    assert table[1].endswith(", commit 1234abc, with changes")
     assert table[3] == "| table | ['--only=as it is'] --xla_mine=2 --xla_some_flag=1"
     assert (out / "bad.part").read_text().endswith("| half |\n")
     assert "no such device" in (out / "bad.log").read_text()
@@ -83,6 +84,12 @@ def test_on_a_gpu_kernels_are_chosen_once_but_not_where_compiling_is_timed(root)
     )["XLA_FLAGS"]
     assert f"--xla_gpu_per_fusion_autotune_cache_dir={root / 'out' / 'autotune'}" in flags("good", "gpu")
     assert "autotune" not in flags("slow", "gpu") and "autotune" not in flags("good", "cpu")
+
+
+def test_flags_that_choose_kernels_do_not_meet_kernels_chosen_without_them():
+    for name, benchmark in everything.GPU.items():
+        assert bool(benchmark.xla_flags) == name.startswith("flag_")
+        assert benchmark.cold or not benchmark.xla_flags
 
 
 def test_a_name_that_is_none_is_refused(root, monkeypatch, capsys):
