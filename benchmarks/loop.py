@@ -22,8 +22,7 @@ import jax
 import numpy as np
 import resnet18
 
-from gradmix_jax import datasets, experiment, loop, metrics_writer, parallel, train, train_step
-from gradmix_jax.datasets import order
+from gradmix_jax import cost, datasets, experiment, loop, metrics_writer, parallel, train, train_step
 
 NUM_IMAGES, SIDE = 60_000, 28
 SKIPPED = 3  # steps before the clock starts: compilation and the first transfers
@@ -60,18 +59,12 @@ def settings(folder: str, arguments, storage: str):
     return experiment.from_config(plain, num_devices=jax.device_count()), plain
 
 
-def inputs_of(data) -> tuple[np.ndarray, ...]:
-    """(images, labels, order of the first epoch)."""
-    images, labels = datasets.resident(data.train)
-    return images.reshape(len(images), -1), labels, np.asarray(order.epoch_order(0, 0, size=len(images)))
-
-
 def bare(specs, arguments) -> float:
     """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
     data = datasets.open_set(specs.dataset)
     program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
     compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
-    inputs = parallel.replicate(inputs_of(data))
+    inputs = next(train.resident_data(specs, program, data.train, 0))
     state, metrics = parallel.replicate(train.initial_state(specs, program)), []
     for index in range(SKIPPED + arguments.steps):
         if index == SKIPPED:
@@ -118,14 +111,14 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     names = jax.eval_shape(
         train_step.make_train_step(program, axis_name=None),
         train.initial_state(specs, program),
-        *inputs_of(data),
+        *cost.resident_shapes(len(data.train), specs.image_shape),
     )[1]
 
     def nothing(state, *inputs):
         return state.replace(step=state.step + 1), {name: 1.0 * state.step for name in names}
 
     compiled = parallel.pmap(nothing, donate=(0,))
-    inputs = parallel.replicate(inputs_of(data))
+    inputs = next(train.resident_data(specs, program, data.train, 0))
     state, _ = compiled(parallel.replicate(train.initial_state(specs, program)), *inputs)
     dispatches = []
     for _ in range(steps):

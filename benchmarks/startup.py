@@ -58,8 +58,7 @@ def run_main(config: str, overrides: list[str], *, cache: str) -> dict:
 
     Returns:
       Seconds since the start of the process: "import", "steps" (a list: the end of each), "first step", "trained",
-      "results";
-      "programs", the seconds that each one took to compile or read; "hits", the number of those that were read.
+      "results". "programs": the seconds that each one took to compile or read; "hits": the number of those read.
 
     Raises:
       SystemExit: with what the process wrote, where it failed.

@@ -44,6 +44,8 @@ def main() -> None:
 
     steps_per_epoch = len(marks["steps"]) // sum(measured)
     total_steps = steps_per_epoch * sum(planned)
+    if len(marks["steps"]) < SKIPPED + 2:
+        parser.error(f"the stretch has {len(marks['steps'])} steps; allowed: {SKIPPED + 2} or more, by more --epochs.")
     # The mean, not the median: checkpoints and logging belong to it.
     after = marks["steps"][SKIPPED:]
     step = (after[-1] - after[0]) / (len(after) - 1)
