@@ -1,5 +1,6 @@
 """The command as its users run it: train, resume, evaluate, and what it says to a mistake."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -19,6 +20,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import datasets, evaluate, experiment, figure, loop, main, predict, train
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import phase
+from gradmix_jax.datasets import order
 
 ROOT = pathlib.Path(__file__).parents[1]
 PHASES = (phase("ssl", epochs=2, ssl=1.0), phase("joint", epochs=2, supcon=1.0, ssl=1.2))
@@ -128,6 +130,26 @@ def test_streamed_training_equals_resident_training(whole_run, tmp_path):
     expected, state = final_state(*whole_run), final_state(config, tmp_path)
     difference = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), state.params, expected.params)
     assert max(jax.tree.leaves(difference)) < 1e-6
+
+
+def test_training_images_lie_on_every_device_as_rows_of_pixels():
+    # Of four dimensions a TPU would copy all of them in every step (benchmarks/README.md).
+    specs = experiment.from_config(config_lib.to_plain(digits()), num_devices=8)
+    source = datasets.open_set(specs.dataset).train
+    program = train.make_program(specs, num_classes=6, num_images=len(source))
+    start = program.steps_per_epoch - 1  # the last step of an epoch, then the first of the next one
+    (images, labels, last), (same_images, same_labels, first) = itertools.islice(
+        train.resident_data(specs, program, source, start), 2
+    )
+    assert same_images is images and same_labels is labels
+    expected, expected_labels = datasets.resident(source)
+    assert images.shape == (8, len(source), np.prod(program.image_shape)) and images.dtype == np.uint8
+    for copy, classes in zip(np.asarray(images), np.asarray(labels), strict=True):
+        np.testing.assert_array_equal(copy, expected.reshape(len(source), -1))
+        np.testing.assert_array_equal(classes, expected_labels)
+    for epoch, order_N in enumerate((last, first)):
+        for copy in np.asarray(order_N):
+            np.testing.assert_array_equal(copy, order.epoch_order(specs.seed, epoch, size=len(source)))
 
 
 def test_workdir_tells_what_was_run(whole_run):
