@@ -144,6 +144,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
             save_every=steps,
             on_metrics=writer.write,
             on_step=on_step,
+            snapshot=lambda state: None,
             save=lambda state: None,
         )
         writer.close()

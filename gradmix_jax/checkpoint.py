@@ -3,6 +3,8 @@
 Where the run is judged by a moving average, that is the `model`, and the weights it follows belong to `training`.
 """
 
+import concurrent.futures
+import contextlib
 import os
 from typing import Any
 
@@ -14,6 +16,8 @@ from gradmix_jax.state import TrainState
 
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
+
+    What is still being saved counts only after `close`.
 
     For the main process alone: the others get their state from it (`parallel.broadcast`).
 
@@ -40,6 +44,9 @@ class Checkpoints:
         if not read_only:
             os.makedirs(self.directory, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Orbax writes in the background, but copies to the host and makes folders first, during which training waits.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: concurrent.futures.Future | None = None
         if read_only and self.latest_step() is None:
             raise missing
 
@@ -51,13 +58,29 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Copy the state to the host and write it in the background; a step that is already there is left alone."""
+        """Copy the state to the host and write it, both in the background; a step that is already there is left alone.
+
+        Args:
+          state: nothing may be donated of it.
+
+        Raises:
+          Exception: what became of the save before this one, which is waited for.
+        """
+        self._finish()
+        self._saving = self._thread.submit(self._save, state)
+
+    def _save(self, state: TrainState) -> None:
         state = jax.device_get(state)
         step = int(state.step)
         if step == self.latest_step():
             return
         save = ocp.args.StandardSave
         self._manager.save(step, args=ocp.args.Composite(model=save(state.evaluated), training=save(_training(state))))
+
+    def _finish(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def restore(self, template: TrainState, step: int | None = None) -> TrainState:
         """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves."""
@@ -80,9 +103,12 @@ class Checkpoints:
         return restored["model"]
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait for what is being written; raises what became of it."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._manager.close)
+            closing.callback(self._manager.wait_until_finished)
+            closing.callback(self._thread.shutdown)
+            self._finish()
 
 
 def _training(state: TrainState) -> dict[str, Any]:

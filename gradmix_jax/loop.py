@@ -24,6 +24,7 @@ def run(
     save_every: int,
     on_metrics: Callable[[int, dict[str, float]], None],
     on_step: Callable[[], None],
+    snapshot: Callable[[Any], Any],
     save: Callable[[Any], None],
     should_stop: Callable[[int], bool] = lambda step: False,
     max_in_flight: int = 2,
@@ -32,7 +33,7 @@ def run(
 
     The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
     no more than `max_in_flight` steps are under way. Every loss is checked; a state is saved only after the losses of
-    all steps that led to it were found finite.
+    all steps that led to it were found finite, from a copy that was dispatched before the next step.
 
     Args:
       state: the initial state, on the device.
@@ -41,10 +42,11 @@ def run(
       start_step: number of steps done already.
       total_steps: number of steps at the end.
       log_every: metrics are averaged over this many steps and handed to `on_metrics(steps done, averages)`.
-      save_every: `save(state)` is called after this many steps, and at the end.
+      save_every: a snapshot of the state is saved after this many steps, and at the end.
       on_metrics: see `log_every`.
       on_step: called once for every step that has finished.
-      save: see `save_every`.
+      snapshot: state -> a copy that outlives the next step; returns as soon as the work is dispatched.
+      save: given a snapshot; whatever it waits for, the loop waits for as well.
       should_stop: asked with the number of steps dispatched; True saves and returns early.
       max_in_flight: number of dispatched steps whose metrics were not fetched yet.
 
@@ -61,7 +63,7 @@ def run(
     def drain(leave: int):
         nonlocal window, clock
         while len(pending) > leave:
-            index, metrics = pending.popleft()
+            index, metrics, kept = pending.popleft()
             scalars = {name: float(value) for name, value in fetch(metrics).items()}
             if not math.isfinite(scalars["loss"]):
                 raise NonFiniteLossError(f"the loss of step {index} is {scalars['loss']}; the last checkpoint is kept.")
@@ -72,17 +74,17 @@ def run(
                 now = time.perf_counter()
                 on_metrics(index + 1, averages | {"steps_per_second": len(window) / (now - clock)})
                 window, clock = [], now
+            if kept is not None:
+                save(kept)
 
     done = start_step
     while done < total_steps and not should_stop(done):
         with jax.profiler.StepTraceAnnotation("train", step_num=done):
             state, metrics = step(state)
-        pending.append((done, metrics))
+        due = (done + 1) % save_every == 0 and done + 1 < total_steps
+        pending.append((done, metrics, snapshot(state) if due else None))
         done += 1
         drain(leave=max_in_flight)
-        if done % save_every == 0 and done < total_steps:
-            drain(leave=0)
-            save(state)
     drain(leave=0)
-    save(state)
+    save(snapshot(state))
     return state, done

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 
 AXIS = "batch"
@@ -50,6 +51,18 @@ def to_host(tree: Any) -> Any:
     shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
     # Copied, because on a CPU a fetched array may be the very memory that the next step is donated.
     return jax.tree.map(lambda shard: np.array(shard[0]), shards)
+
+
+def make_snapshot(tree: Any) -> Callable:
+    """Compile a copy of trees like this replicated one, made on this process's first device, without the device axis.
+
+    It returns as soon as the copy is dispatched, which is made before any program that is dispatched later, so that
+    the original may be donated at once.
+    """
+    first = lambda tree: jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+    squeeze = jax.jit(lambda tree: jax.tree.map(lambda leaf: lax.squeeze(leaf, (0,)), tree))
+    copy = squeeze.lower(first(tree)).compile()
+    return lambda tree: copy(first(tree))
 
 
 def initialize() -> None:

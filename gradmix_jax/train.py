@@ -110,8 +110,10 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
         closing.callback(writer.close)
         if checkpoints:
             closing.callback(checkpoints.close)
+        replicated = parallel.replicate(initial)
+        nothing = lambda state: None
         _, done = loop.run(
-            parallel.replicate(initial),
+            replicated,
             step=_make_step(experiment, program, data.train, start_step),
             fetch=parallel.to_host,
             start_step=start_step,
@@ -120,7 +122,8 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
             save_every=experiment.train.checkpoint_every_epochs * program.steps_per_epoch,
             on_metrics=writer.write,
             on_step=writer.advance,
-            save=lambda replicated: checkpoints and checkpoints.save(parallel.to_host(replicated)),
+            snapshot=parallel.make_snapshot(replicated) if checkpoints else nothing,
+            save=checkpoints.save if checkpoints else nothing,
             should_stop=parallel.preempted if jax.process_count() > 1 else lambda step: bool(received),
         )
     if signal.SIGINT in received and done < total_steps:

@@ -1,10 +1,13 @@
 """Checkpoints: what goes in comes out, to the bit."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 from programs import small_program, small_state
 
+from gradmix_jax import parallel
 from gradmix_jax.checkpoint import Checkpoints
 
 
@@ -51,3 +54,41 @@ def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in"):
         Checkpoints(str(tmp_path / "nowhere"), read_only=True)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_saving_goes_on_behind_training_and_keeps_what_is_donated(tmp_path, monkeypatch):
+    state = small_state(*small_program())
+    replicated = parallel.replicate(state)
+    snapshot = parallel.make_snapshot(replicated)
+    step = parallel.pmap(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate=(0,))
+    checkpoints = Checkpoints(str(tmp_path))
+    write, may_write = checkpoints._manager.save, threading.Event()
+    monkeypatch.setattr(checkpoints._manager, "save", lambda *a, **k: (may_write.wait(60), write(*a, **k)))
+    replicated = step(replicated)
+    checkpoints.save(snapshot(replicated))  # returns, although nothing can be written yet
+    for _ in range(3):
+        replicated = step(replicated)
+    assert int(parallel.to_host(replicated).step) == 4 and checkpoints.latest_step() is None
+    may_write.set()
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert reader.latest_step() == 1
+    same(reader.restore(state), jax.tree.map(lambda leaf: leaf + 1, jax.device_get(state)))
+    reader.close()
+
+
+def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monkeypatch):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path))
+
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    checkpoints.save(state)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(state)
+    checkpoints.save(state)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.close()
+    assert not list((tmp_path / "checkpoints").iterdir())

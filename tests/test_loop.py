@@ -22,6 +22,14 @@ class Recorder:
         self.events.append(("fetch", metrics["index"]))
         return metrics
 
+    def snapshot(self, state):
+        self.events.append(("snapshot", state))
+        return state
+
+    def save(self, state):
+        self.events.append(("save", state))
+        self.saved.append(state)
+
     def run(self, total, **options):
         defaults = dict(start_step=0, log_every=2, save_every=100, on_step=lambda: None)
         return loop.run(
@@ -30,7 +38,8 @@ class Recorder:
             fetch=self.fetch,
             total_steps=total,
             on_metrics=lambda step, scalars: self.metrics.append((step, scalars)),
-            save=self.saved.append,
+            snapshot=self.snapshot,
+            save=self.save,
             **(defaults | options),
         )
 
@@ -38,7 +47,8 @@ class Recorder:
 def test_metrics_are_fetched_after_later_steps_were_dispatched():
     recorder = Recorder([1.0] * 6)
     recorder.run(6, max_in_flight=2)
-    assert sorted(recorder.events) == sorted([(kind, i) for kind in ("dispatch", "fetch") for i in range(6)])
+    steps = [(kind, i) for kind in ("dispatch", "fetch") for i in range(6)]
+    assert sorted(recorder.events) == sorted([*steps, ("snapshot", 6), ("save", 6)])
     for i in range(4):
         assert recorder.events.index(("fetch", i)) > recorder.events.index(("dispatch", i + 2))
     for i in range(3):
@@ -60,6 +70,16 @@ def test_saves_every_so_often_and_once_at_the_end():
     recorder = Recorder([1.0] * 6)
     recorder.run(6, save_every=3)
     assert recorder.saved == [3, 6]
+
+
+def test_saving_does_not_wait_for_the_device():
+    recorder = Recorder([1.0] * 9)
+    recorder.run(9, save_every=4, max_in_flight=2)
+    at = recorder.events.index
+    # Copied before the next step is given the state, which is donated; saved when the losses up to it were seen, while
+    # later steps are under way.
+    assert at(("dispatch", 3)) < at(("snapshot", 4)) < at(("dispatch", 4))
+    assert at(("dispatch", 5)) < at(("fetch", 3)) < at(("save", 4)) < at(("fetch", 4))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
