@@ -57,7 +57,7 @@ def main() -> None:
         if str(shared) not in references:
             references[str(shared)] = compiled("cutmix", shared, **size)
         reference, candidate = references[str(shared)], compiled(recipe, overrides, **size)
-        (base_flops, base_bytes), (flops, temporary) = cost.of(reference[0]), cost.of(candidate[0])
+        base, own = cost.of(reference[0]), cost.of(candidate[0])
         wall = "not timed"
         if arguments.repeats:
             data = jax.device_put(resnet18.random_data(NUM_IMAGES))
@@ -70,9 +70,9 @@ def main() -> None:
             low, middle, high = statistics.quantiles(ratios, n=4)
             milliseconds = 1e3 * statistics.median(times["candidate"])
             wall = f"{middle:.3f} x ({low:.3f} to {high:.3f}); {milliseconds:.2f} ms"
+        memory = own.temporary_bytes / base.temporary_bytes
         print(
-            f"| {name} | {flops / 1e9:.2f} | {flops / base_flops:.4f} x | {temporary / base_bytes:.3f} x | {wall} |",
-            flush=True,
+            f"| {name} | {own.flops / 1e9:.2f} | {own.flops / base.flops:.4f} x | {memory:.3f} x | {wall} |", flush=True
         )
 
 

@@ -1,8 +1,9 @@
 """What the devices say to each other in a step: read from the compiled program, no more than the algorithm needs."""
 
 import communication
-import hlo
 import pytest
+
+from gradmix_jax import hlo
 
 
 @pytest.mark.parametrize("recipe, devices", [("layer", 8), pytest.param("input", 4, marks=pytest.mark.slow)])

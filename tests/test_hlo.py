@@ -1,10 +1,13 @@
-"""Reading programs' texts for the benchmarks: made-up ones for a GPU and a TPU, and one that is compiled here."""
+"""Reading programs' texts: made-up ones for a GPU and a TPU, and one that is compiled here."""
+
+import types
 
 import ahead_of_time
-import hlo
 import jax
 import jax.numpy as jnp
 import pytest
+
+from gradmix_jax import cost, hlo
 
 GPU = """
 HloModule jit_step, is_scheduled=true
@@ -51,6 +54,41 @@ def test_kernels_of_a_gpu_program():
     assert [kernels[name].flops for name in ("conv.1", "dw.1", "dx.1")] == [2 * (2 * 4 * 4 * 5) * 27] * 3
     # An operand named twice is read once; the body of a loop counts for each of its rounds.
     assert kernels["twice"] == hlo.Kernel("twice", 2 * 32, 0, 32)
+
+
+def test_products_of_cublas_count_and_those_of_xla_are_left_to_xla():
+    text = """
+ENTRY %main (a: bf16[6,8,16], b: bf16[6,16,4]) -> bf16[6,8,4] {
+  %a = bf16[6,8,16]{2,1,0} parameter(0)
+  %b = bf16[6,16,4]{2,1,0} parameter(1)
+  ROOT %ab = (bf16[6,8,4]{2,1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],\
+"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+}
+"""
+    (kernel,) = hlo.kernels(text)
+    assert kernel.flops == 2 * 6 * 8 * 4 * 16 and hlo.calls_libraries(text)
+    assert hlo.kernels(text.replace("__cublas$lt$matmul", "triton"))[0].flops == 0
+    assert not hlo.calls_libraries(text.replace("__cublas$lt$matmul", "triton"))
+
+
+class Compiled:
+    """A program for a GPU as XLA's analyses see it: -1 FLOP and -1 byte for every call of a library."""
+
+    def cost_analysis(self):
+        return {"flops": 8.0 - 3, "bytes accessed": 64.0 - 3}
+
+    def memory_analysis(self):
+        return types.SimpleNamespace(temp_size_in_bytes=77)
+
+    def as_text(self):
+        return GPU
+
+
+def test_costs_of_a_gpu_program_hold_its_convolutions():
+    convolutions = 3 * 2 * (2 * 4 * 4 * 5) * 27
+    x, w, y = 2 * 4 * 4 * 3 * 2, 5 * 3 * 3 * 3 * 2, 2 * 4 * 4 * 5 * 2
+    assert cost.of(Compiled()) == cost.Cost(5.0 + convolutions, 3 * (x + w + y) + 64, 77)
 
 
 def test_a_slice_reads_what_it_takes():

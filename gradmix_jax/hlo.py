@@ -35,7 +35,7 @@ class Instruction(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What one instruction starts on a device: bytes of operands and results, FLOPs of a convolution, how often."""
+    """What one instruction starts on a device: bytes of operands and results, FLOPs of a library's call, how often."""
 
     name: str
     bytes: int
@@ -119,8 +119,14 @@ def kernels(text: str) -> list[Kernel]:
             continue
         read = _bytes_read(instruction, results, programs)
         written = sum(size_of(*array) for array in instruction.results)
-        found.append(Kernel(instruction.name, read + written, _convolution_flops(instruction, results), times))
+        flops = _convolution_flops(instruction, results) or _product_flops(instruction, results)
+        found.append(Kernel(instruction.name, read + written, flops, times))
     return found
+
+
+def calls_libraries(text: str) -> bool:
+    """Whether cuDNN or cuBLAS do the convolutions or the products, which XLA's own analysis then leaves out."""
+    return 'custom_call_target="__cu' in text
 
 
 def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, float]]:
@@ -171,6 +177,16 @@ def _convolution_flops(instruction: Instruction, results: dict) -> int:
     ]
     channels = output[re.search(r"dim_labels=\w+->(\w+)", instruction.line)[1].index("f")]
     return 2 * math.prod(output) * math.prod(kernel) // channels
+
+
+def _product_flops(instruction: Instruction, results: dict) -> int:
+    """2 x values x length of the sums of one of cuBLAS's matrix products; 0 of everything else."""
+    if not re.search(r'custom_call_target="__cublas\$', instruction.line):
+        return 0
+    summed = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.line)[1]
+    left = results[instruction.operands[0]][0][1]
+    length = math.prod(left[int(axis)] for axis in re.findall(r"\d+", summed))
+    return 2 * math.prod(instruction.results[0][1]) * length
 
 
 def estimated_cycles(text: str) -> int:
