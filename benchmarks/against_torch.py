@@ -1,10 +1,12 @@
 """Our train step against PyTorch's: recipe `layer`, self-supervised phase, ResNet-18 at 32 x 32 pixels.
 
 python benchmarks/against_torch.py                              on a CPU: minutes, most of which is compiling
-python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --mode=max-autotune --steps=10      on a GPU
+python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --modes=reduce-overhead,max-autotune \
+    --channels_last --steps=10                                  on a GPU
 
 "eager" is the usual way (a forward and backward pass of its own for the maps, boxes in a Python loop on the host),
-"shared" our algorithm in PyTorch, and "compiled" the same under torch.compile; see `torch_gradmix.py`. All start from
+"shared" our algorithm in PyTorch, and "compiled" the same under torch.compile; see `torch_gradmix.py`. Each mode of
+torch.compile takes its turns with our step and has a table of its own: tuning may take many minutes. All start from
 the same weights, and every step chooses its batch, makes its views, maps, boxes and mixed images, and updates the
 parameters (Adam). Crop and flip are the same batched code on the device for all PyTorch steps, and colour jitter and
 grey are off everywhere.
@@ -49,30 +51,37 @@ def our_step(specs, data: tuple[np.ndarray, ...]):
     return turns.of_executable(executable, state, jax.device_put(data)), first
 
 
-def torch_steps(specs, images: np.ndarray, first, *, device: str, channels_last: bool, mode: str | None) -> dict:
-    """{name: function that runs steps and returns the last one's loss}, starting from our first state."""
-    import torch
-    import torch_gradmix
+class TorchSteps:
+    """PyTorch's steps from our first state; each is a function that runs steps and returns the last one's loss."""
 
-    def waited(step):
+    def __init__(self, specs, images: np.ndarray, first, *, device: str, channels_last: bool):
+        import torch_gradmix
+
+        self._device = device
+        layout = dict(channels_last=channels_last)
+        model = lambda: torch_gradmix.network(specs, first.params, first.batch_stats, device=device, **layout)
+        self._make = {
+            "eager": lambda: torch_gradmix.Eager(model(), images, specs, **layout),
+            "shared": lambda: torch_gradmix.Shared(model(), images, specs, **layout),
+        }
+
+    def uncompiled(self) -> dict:
+        return {name: self._waited(make()) for name, make in self._make.items()}
+
+    def compiled(self, mode: str):
+        return self._waited(self._make["shared"]().compile(mode))
+
+    def _waited(self, step):
+        import torch
+
         def run(steps):
             for _ in range(steps):
                 loss = step()
-            if device == "cuda":
+            if self._device == "cuda":
                 torch.cuda.synchronize()
             return loss
 
         return run
-
-    layout = dict(channels_last=channels_last)
-    model = lambda: torch_gradmix.network(specs, first.params, first.batch_stats, device=device, **layout)
-    steps = {
-        "eager": waited(torch_gradmix.Eager(model(), images, specs, **layout)),
-        "shared": waited(torch_gradmix.Shared(model(), images, specs, **layout)),
-    }
-    if mode is not None:
-        steps["compiled"] = waited(torch_gradmix.Shared(model(), images, specs, **layout).compile(mode))
-    return steps
 
 
 def table(times: dict[str, list[float]], losses: dict[str, float], batch: int) -> str:
@@ -98,15 +107,42 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--mode", default="default", choices=MODES, help="of torch.compile")
+    parser.add_argument("--modes", default="default", help=f"of torch.compile, separated by commas: {', '.join(MODES)}")
     parser.add_argument("--channels_last", action="store_true", help="PyTorch models and images in NHWC")
-    parser.add_argument("--no_compile", action="store_true", help="leave the compiled PyTorch step out")
     parsed = parser.parse_args(arguments)
     if parsed.batch < 16 or parsed.batch > NUM_IMAGES or parsed.batch % 16:
         parser.error(f"--batch is {parsed.batch}; allowed: a multiple of 16, up to {NUM_IMAGES}.")
     if parsed.repeats < 2:
         parser.error(f"--repeats is {parsed.repeats}; allowed: 2 or more.")
+    parsed.modes = [mode for mode in parsed.modes.split(",") if mode]
+    for mode in parsed.modes:
+        if mode not in MODES:
+            parser.error(f"--modes names {mode!r}; allowed: {', '.join(MODES)}, or nothing at all.")
     return parsed
+
+
+def compare(steps: dict, ours, flags: argparse.Namespace) -> None:
+    """Let them take turns and print their table."""
+    # Three turns to compile, to tune, and to capture where that is asked for.
+    times = turns.timed({**steps, "ours": ours}, repeats=flags.repeats, steps=flags.steps, warm_up=3)
+    losses = {name: float(run(1)) for name, run in steps.items()} | {"ours": float(ours(1)["loss"])}
+    print(table(times, losses, flags.batch) + "\n", flush=True)
+
+
+def compare_compiled(steps: TorchSteps, mode: str, ours, flags: argparse.Namespace) -> bool:
+    """The same with PyTorch's compiled step; whether it could be compiled and run."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    try:
+        compare({f"compiled, {mode}": steps.compiled(mode)}, ours, flags)
+    except Exception as error:  # whatever PyTorch's compiler raises: the other tables are worth having
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"compiled, {mode}: failed ({first_line})\n", flush=True)
+        return False
+    if counters["inductor"]["cudagraph_skips"]:
+        print(f"compiled, {mode}: PyTorch left CUDA graphs out\n", flush=True)
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,21 +175,18 @@ def main(arguments: list[str] | None = None) -> int:
     specs = experiment_of(width=flags.width, batch=flags.batch, dtype=flags.dtype)
     data = resnet18.random_data(NUM_IMAGES)
     ours, first = our_step(specs, data)
-    mode = None if flags.no_compile else flags.mode
-    images = data[0].reshape(-1, *specs.image_shape)
-    steps = torch_steps(specs, images, first, device=device, channels_last=flags.channels_last, mode=mode)
-    # Three turns to compile, to tune, and to capture where that is asked for.
-    times = turns.timed({**steps, "ours": ours}, repeats=flags.repeats, steps=flags.steps, warm_up=3)
-    losses = {name: float(run(1)) for name, run in steps.items()} | {"ours": float(ours(1)["loss"])}
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {key: getattr(flags, key) for key in ("width", "batch", "dtype", "repeats", "steps", "channels_last")}
-    print(f"ResNet-18, 32x32, {settings}, torch.compile {mode or 'left out'}")
+    print(f"ResNet-18, 32x32, {settings}")
     jax_name = jax.devices()[0].device_kind
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     print(f"jax {jax.__version__} on {jax_name}; torch {torch.__version__} on {name}; {cores} cores, load {load}\n")
-    print(table(times, losses, flags.batch))
-    return 0
+    images = data[0].reshape(-1, *specs.image_shape)
+    steps = TorchSteps(specs, images, first, device=device, channels_last=flags.channels_last)
+    compare(steps.uncompiled(), ours, flags)
+    compiled = [compare_compiled(steps, mode, ours, flags) for mode in flags.modes]
+    return int(not all(compiled))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """All benchmarks one after the other, at the sizes of README.md for the device that is here.
 
-python benchmarks/everything.py FOLDER [--minutes=120] [--only=trial,loop] [--dataset=folder:PATH] [--list]
+python benchmarks/everything.py FOLDER [--minutes=120] [--each=20] [--only=trial,loop] [--dataset=folder:PATH] [--list]
 
 The most important ones come first. FOLDER/NAME.md is what a script printed, below its command, the date and the commit;
-what is there is not run again, so that the same command goes on where time ran out. A script that failed or was stopped
-leaves NAME.part and what it complained of in NAME.log, and the next one starts. On a GPU they share in FOLDER/autotune
+what is there is not run again, so that the same command goes on where time ran out. A script that failed, or was
+stopped after `--each` minutes or when all time was over, leaves NAME.part, and the next one starts; the next time it
+comes last. What a script complained of is in NAME.log. All of it is printed too. On a GPU they share in FOLDER/autotune
 which kernels XLA found to be the fastest.
 """
 
@@ -50,15 +51,19 @@ CPU = {
     **ANYWHERE,
 }
 STEP = "--width=64 --batch=256 --dtype=bfloat16"
+LARGE = "--dtype=bfloat16 --repeats=10 --steps=10"
+TRIAL = Benchmark("trial", "--config.model.dtype=bfloat16", cold=True)
 TPU = {
+    "trial": TRIAL,
     "step_cost": Benchmark("step_cost", f"{STEP} --repeats=20 --steps=10"),
-    "trial": Benchmark("trial", cold=True),
-    "roofline": Benchmark("roofline", "--dtype=bfloat16 --repeats=10 --steps=10"),
     "loop": Benchmark("loop", f"{STEP} --steps=300"),
+    "roofline": Benchmark("roofline", f"--batches=256 {LARGE}"),
     **ANYWHERE,
-    "trial_input": Benchmark("trial", "--config=configs/cifar_osr.py:input", cold=True),
+    "roofline_1024": Benchmark("roofline", f"--batches=1024 {LARGE}"),
+    "trial_input": TRIAL._replace(arguments=f"--config=configs/cifar_osr.py:input {TRIAL.arguments}"),
+    "trial_float32": Benchmark("trial", cold=True),
 }
-TORCH = "--width=64 --batch=256 --channels_last --mode=max-autotune --repeats=10 --steps=10"
+TORCH = "--width=64 --batch=256 --channels_last --repeats=10 --steps=10"
 FLAGS = {
     "no_autotuning": "--xla_gpu_autotune_level=0",
     "no_command_buffers": "--xla_gpu_enable_command_buffer=",
@@ -70,12 +75,14 @@ FLAGS = {
     "no_triton": "--xla_gpu_enable_triton_gemm=false",
     "exhaustive_tiling": "--xla_gpu_exhaustive_tiling_search=true",
 }
-ONE_STEP = "--batches=256 --dtype=bfloat16 --repeats=10 --steps=10 --only='as it is'"
+ONE_STEP = f"--batches=256 {LARGE} --only='as it is'"
 GPU = {
-    "against_torch": Benchmark("against_torch", f"{TORCH} --dtype=bfloat16"),
+    "trial": TRIAL,
+    "against_torch": Benchmark("against_torch", f"{TORCH} --dtype=bfloat16 --modes=reduce-overhead"),
     **TPU,
-    "against_torch_float32": Benchmark("against_torch", TORCH),
+    "against_torch_float32": Benchmark("against_torch", f"{TORCH} --modes="),
     **{f"flag_{name}": Benchmark("roofline", ONE_STEP, flags, cold=True) for name, flags in FLAGS.items()},
+    "against_torch_tuned": Benchmark("against_torch", f"{TORCH} --dtype=bfloat16 --modes=max-autotune"),
     "roofline_float32": Benchmark("roofline", "--repeats=10 --steps=10"),
 }
 BENCHMARKS = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
@@ -123,7 +130,8 @@ def run(name: str, command: list[str], environment: dict[str, str], folder: path
     if status:
         lines = log.read_text().strip().splitlines() or [f"status {status}"]
         return f"failed ({lines[-1]})"
-    log.unlink()
+    if not log.stat().st_size:
+        log.unlink()
     part.rename(folder / f"{name}.md")
     return "done"
 
@@ -131,13 +139,24 @@ def run(name: str, command: list[str], environment: dict[str, str], folder: path
 def default_platform() -> str:
     """Of JAX, asked for in another process: this one should not hold a device."""
     question = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(question, capture_output=True, text=True, check=True).stdout.split()[-1]
+    # What it complains of is shown: a GPU that cannot be used, say.
+    return subprocess.run(question, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+
+
+def show(folder: pathlib.Path, name: str) -> None:
+    """Print what there is of a benchmark's table, and the end of what it complained of."""
+    for suffix, lines in (("md", None), ("part", None), ("log", 5)):
+        path = folder / f"{name}.{suffix}"
+        if path.exists():
+            text = path.read_text().rstrip("\n").splitlines()
+            print("\n".join(text[-lines:] if lines else text), flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the tables go; made if need be")
     parser.add_argument("--minutes", type=float, default=120.0, help="when to stop")
+    parser.add_argument("--each", type=float, default=20.0, help="minutes after which a script is stopped")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--platform", choices=BENCHMARKS, help="whose list; by itself the one that is here")
     parser.add_argument("--dataset", help="of the trials, as dataset.name in a config")
@@ -151,6 +170,9 @@ def main() -> int:
         if name not in benchmarks:
             parser.error(f"--only names {name!r}; allowed on a {platform}: {', '.join(benchmarks)}.")
     folder = arguments.folder.resolve()
+    # What did not come to its end before comes last.
+    names = sorted(names, key=lambda name: (folder / f"{name}.part").exists())
+    print(f"benchmarks for a {platform}", flush=True)
     outcomes = []
     for name in names:
         command = command_of(benchmarks[name], arguments.dataset)
@@ -166,7 +188,8 @@ def main() -> int:
             outcome = "not started, time is over"
         else:
             print(f"{name} ...", flush=True)
-            outcome = run(name, command, environment, folder, end - started)
+            outcome = run(name, command, environment, folder, min(60 * arguments.each, end - started))
+            show(folder, name)
         outcomes.append(outcome)
         print(f"{name}: {outcome}, {time.monotonic() - started:.0f} s", flush=True)
     return int(not all(outcome.startswith("done") for outcome in outcomes))

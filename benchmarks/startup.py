@@ -65,7 +65,8 @@ def run_main(config: str, overrides: list[str], *, cache: str) -> dict:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "marks.json")
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
+        path_of_modules = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": path_of_modules}
         command = [sys.executable, "-c", CHILD, str(time.time()), path]
         command += [f"--config={config}", f"--workdir={folder}/run", *overrides]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)

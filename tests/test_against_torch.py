@@ -262,13 +262,28 @@ def test_the_captured_graph_draws_anew_and_does_what_the_step_does(specs, ours, 
     assert float(another_loss) != float(loss)
 
 
-def test_the_script_prints_one_row_for_each_step(capsys):
-    flags = ["--width=2", "--batch=16", "--repeats=2", "--device=cpu", "--no_compile"]
-    assert against_torch.main(flags) == 0
+def test_the_script_prints_one_row_for_each_step(capsys, monkeypatch):
+    # Compiling takes minutes; that a compiler may fail is none of the other rows' business.
+    def compile_graph(graph, *, mode, **_):
+        if mode == "max-autotune":
+            raise RuntimeError("no such kernel\nand much more")
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compile_graph)
+    flags = ["--width=2", "--batch=16", "--repeats=2", "--device=cpu"]
+    assert against_torch.main([*flags, "--modes=max-autotune,default"]) == 1
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
-    assert rows == ["step", "eager", "shared", "ours"]
+    assert rows == ["step", "eager", "shared", "ours", "step", "compiled, default", "ours"]
+    assert "compiled, max-autotune: failed (RuntimeError: no such kernel)\n" in printed
     assert f"torch {torch.__version__}" in printed
+
+
+def test_a_mode_that_torch_has_not_is_refused(capsys):
+    with pytest.raises(SystemExit) as refused:
+        against_torch.main(["--modes=default,fastest"])
+    assert refused.value.code == 2
+    assert "--modes names 'fastest'; allowed: default, reduce-overhead" in capsys.readouterr().err
 
 
 def test_without_torch_it_says_what_to_do(capsys, monkeypatch):

@@ -2,8 +2,11 @@
 
 import time
 
+import against_torch
 import everything
 import pytest
+
+from gradmix_jax import config
 
 SCRIPTS = {
     "good": "import os, sys; print('| table |', sys.argv[1:], os.environ['XLA_FLAGS'])",
@@ -54,6 +57,8 @@ def test_one_that_fails_is_told_of_and_the_others_run(root, monkeypatch, capsys)
     assert table[3] == "| table | ['--only=as it is'] --xla_mine=2 --xla_some_flag=1"
     assert (out / "bad.part").read_text().endswith("| half |\n")
     assert "no such device" in (out / "bad.log").read_text()
+    # Whoever has the output of this command alone has the tables too.
+    assert "| half |\nno such device\nbad: failed" in printed and "\n".join(table) in printed
     assert {path.name for path in out.iterdir()} == {"good.md", "bad.part", "bad.log"}
 
 
@@ -73,9 +78,30 @@ def test_time_that_is_over_stops_the_one_under_way_and_its_children(root, monkey
     printed = capsys.readouterr().out
     assert "slow: stopped" in printed and "good: not started, time is over" in printed
     child = int((out / "slow.part").read_text().split()[-1])
+    # Killed with its parent, which does not mean that it is dead already.
+    while alive(child) and time.monotonic() - started < 30:
+        time.sleep(0.05)
     assert not alive(child) and not (out / "good.part").exists()
     # The same command goes on with what is missing.
     assert run(monkeypatch, str(out), "--platform=cpu", "--only=good") == 0
+
+
+def test_none_takes_the_time_of_the_others_and_those_that_were_stopped_come_last(root, monkeypatch, capsys):
+    out = root / "out"
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=slow,good", "--each=0.03") == 1
+    printed = capsys.readouterr().out
+    assert printed.index("slow: stopped") < printed.index("good: done")
+    (out / "good.md").unlink()
+    assert run(monkeypatch, str(out), "--platform=cpu", "--only=slow,good", "--each=0.03") == 1
+    printed = capsys.readouterr().out
+    assert printed.index("good: done") < printed.index("slow: stopped")
+
+
+def test_warnings_of_one_that_ended_well_are_kept(root, monkeypatch, capsys):
+    (root / "benchmarks" / "good.py").write_text("import sys; print('| fast |'); print('slowly', file=sys.stderr)")
+    assert run(monkeypatch, str(root / "out"), "--platform=cpu", "--only=good") == 0
+    assert (root / "out" / "good.log").read_text() == "slowly\n"
+    assert "| fast |\nslowly\ngood: done" in capsys.readouterr().out
 
 
 def test_on_a_gpu_kernels_are_chosen_once_but_not_where_compiling_is_timed(root):
@@ -108,10 +134,13 @@ def test_the_list_runs_nothing(root, monkeypatch, capsys):
 @pytest.mark.parametrize("platform", everything.BENCHMARKS)
 def test_every_command_is_one_that_its_script_takes(platform):
     """Flags are spelled as the scripts declare them: a run of hours should not end in a usage line."""
+    keys = {f"--config.{key}" for key in config.flatten(config.to_plain(config.default_config()))}
     for benchmark in everything.BENCHMARKS[platform].values():
         words = everything.command_of(benchmark, "folder:images")
         source = (everything.ROOT / words[1]).read_text()
         for word in words[2:]:
             name = word.split("=")[0]
-            assert f'add_argument("{name}"' in source or name == "--config.dataset.name", (benchmark, name)
+            assert f'add_argument("{name}"' in source or name in keys, (benchmark, name)
         assert words[-1] == "--config.dataset.name=folder:images" or benchmark.script != "trial"
+        if benchmark.script == "against_torch":
+            against_torch.parse(words[2:])
