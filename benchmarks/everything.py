@@ -47,7 +47,7 @@ CPU = {
     "trial": Benchmark("trial", "--config=configs/digits_osr.py:layer", cold=True),
     "against_torch": Benchmark("against_torch", "--repeats=10"),
     "roofline": Benchmark("roofline", "--width=16 --batches=64 --repeats=5 --skip=scan"),
-    "loop": Benchmark("loop", "--width=8 --batch=64 --steps=20 --repeats=5"),
+    "loop": Benchmark("loop", "--width=8 --batch=64 --steps=20 --repeats=5 --images=2400"),
     **ANYWHERE,
 }
 STEP = "--width=64 --batch=256 --dtype=bfloat16"

@@ -16,7 +16,7 @@ COMMANDS = {
     "communication": ["--width=4", "--batch=128"],
     "evaluation": ["--scale=0.1", "--repeats=1"],
     "large_batch": ["--width=4", "--step_batches=128"],
-    "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1"],
+    "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1", "--images=400"],
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
     "streaming": ["--workers=1", "--seconds=0.2"],
