@@ -1,6 +1,6 @@
-"""Scores and metrics against NumPy, in one run: the top-k cosine score, and the metrics of a million scores.
+"""Scores against NumPy and metrics against scikit-learn, in one run: the top-k cosine score, and curves of scores.
 
-python benchmarks/scoring.py [--images=10000] [--bank=30000] [--classes=6] [--repeats=5]
+python benchmarks/scoring.py [--images=10000] [--bank=30000] [--classes=6] [--scores=1000000] [--repeats=5]
 
 The NumPy versions go image by image: one product with all training features, the three largest of each class. The plain
 one divides by all norms and sorts each class for every image, as evaluation scripts do; the prepared one normalises the
@@ -13,6 +13,8 @@ import time
 
 import jax
 import numpy as np
+import sklearn
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from gradmix_jax import metrics, scores
 
@@ -58,20 +60,27 @@ def seconds_of(function, repeats):
     return found
 
 
-def describe(found):
-    return f"median {statistics.median(found):.3f} s ({min(found):.3f} to {max(found):.3f}, {len(found)} repeats)"
+def milliseconds(found):
+    low, middle, high = (f"{1e3 * value:.4g}" for value in (min(found), statistics.median(found), max(found)))
+    return f"{middle} ({low} to {high})"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("images", 10000), ("bank", 30000), ("classes", 6), ("repeats", 5)):
+    sizes = (("images", 10000), ("bank", 30000), ("classes", 6), ("scores", 1_000_000), ("repeats", 5))
+    for name, default in sizes:
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     random = np.random.default_rng(0)
     draw = lambda rows: random.normal(size=(rows, DIMENSION)).astype(np.float32)
     features_NxD, bank_MxD = draw(given.images), draw(given.bank)
     labels_M = np.arange(given.bank) % given.classes
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, numpy {np.__version__}")
+    print(
+        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, numpy {np.__version__}, sklearn {sklearn.__version__}"
+    )
+    print(f"{given.images} images, {given.bank} training features of {DIMENSION}, {given.classes} classes; curves of")
+    print(f"{given.scores} scores; medians of {given.repeats} (extremes)\n")
+    print("| what | ours, ms | the other, ms | ratio |\n|---|---|---|---|")
 
     loops = {"plain": plain_numpy, "prepared": prepared_numpy}
     loops = {name: make(bank_MxD, labels_M, given.classes) for name, make in loops.items()}
@@ -80,25 +89,28 @@ def main():
     for expected, _ in before.values():
         np.testing.assert_allclose(scores.class_similarities(bank, features_NxD[:SAMPLE]), expected, atol=1e-5)
     ours = seconds_of(lambda: scores.class_similarities(bank, features_NxD), given.repeats)
-    size = f"{given.images} images, {given.bank} training features of {DIMENSION}, {given.classes} classes"
-    print(f"top-{K} cosine, {size}: {describe(ours)}")
     for name, one in loops.items():
-        both = [before[name][1], seconds_an_image(one, features_NxD)[1]]
-        ratio = statistics.mean(both) * given.images / statistics.median(ours)
-        print(f"  {name} NumPy loop: {both[0] * 1e3:.2f} and {both[1] * 1e3:.2f} ms an image; ratio {ratio:.1f}")
-    operations = 2 * given.images * given.bank * DIMENSION
-    print(f"  {operations / statistics.median(ours) / 1e9:.0f} GFLOP/s")
+        theirs = [given.images * each for each in (before[name][1], seconds_an_image(one, features_NxD)[1])]
+        ratio = statistics.mean(theirs) / statistics.median(ours)
+        print(f"| top-{K} cosine, {name} NumPy loop | {milliseconds(ours)} | {milliseconds(theirs)} | {ratio:.1f} x |")
 
-    known, unknown = random.normal(1, 1, 500_000), random.normal(0, 1, 500_000)
-    correct = random.random(500_000) < 0.9
+    half = given.scores // 2
+    known, unknown = random.normal(1, 1, half), random.normal(0, 1, half)
+    correct = random.random(half) < 0.9
+    truth, values = np.repeat([1, 0], half), np.concatenate([known, unknown])
     curves = {
-        "AUROC": lambda: metrics.auroc(known, unknown),
-        "AUPR": lambda: metrics.average_precision(known, unknown),
-        "OSCR": lambda: metrics.oscr(known, unknown, correct),
-        "ROC": lambda: metrics.roc_curve(known, unknown),
+        "AUROC": (lambda: metrics.auroc(known, unknown), lambda: roc_auc_score(truth, values)),
+        "AUPR": (
+            lambda: metrics.average_precision(known, unknown),
+            lambda: average_precision_score(truth, values),
+        ),
+        "ROC": (lambda: metrics.roc_curve(known, unknown), lambda: roc_curve(truth, values)),
+        "OSCR": (lambda: metrics.oscr(known, unknown, correct), None),
     }
-    for name, function in curves.items():
-        print(f"{name} of 1,000,000 scores: {describe(seconds_of(function, given.repeats))}")
+    for name, (function, other) in curves.items():
+        ours, theirs = seconds_of(function, given.repeats), other and seconds_of(other, given.repeats)
+        ratio = f"{statistics.median(theirs) / statistics.median(ours):.1f} x" if theirs else "–"
+        print(f"| {name} | {milliseconds(ours)} | {milliseconds(theirs) if theirs else '–'} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

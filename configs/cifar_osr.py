@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/cifar_osr.py:layer --config.dataset.
 python -m gradmix_jax.main --config=configs/cifar_osr.py --config.dataset.name=folder:PATH --workdir=runs/cifar10_folder
 
 Not run at this size yet: it wants an accelerator. Cut down to two CPU cores (16 pixels, small CNN of width 16, 2 + 6
-epochs, trial 0, JPEG copy; the README has the command), ten minutes give AUROC .642 (input) and .627 (layer).
+epochs, trial 0, JPEG copy; results/cifar10.md has the command), ten minutes give AUROC .642 (input) and .627 (layer).
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
 grad_cam, or a baseline on the same step: none, cutmix, cutout, saliencymix, fmix, mixup, randaugment, augmix, random.

@@ -18,6 +18,7 @@ COMMANDS = {
     "large_batch": ["--width=4", "--step_batches=128"],
     "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1", "--images=400"],
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
+    "scoring": ["--images=500", "--bank=600", "--scores=1000", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
     "streaming": ["--workers=1", "--seconds=0.2"],
     "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2"],
@@ -69,9 +70,8 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target, tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    # scoring.py has no table, hlo.py, resnet18.py and turns.py are what others share, everything.py has tests of its
-    # own, and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
-    # ahead_of_time.py.
-    others = {"ahead_of_time", "against_torch", "everything", "hlo", "resnet18", "scoring", "torch_gradmix", "turns"}
+    # resnet18.py and turns.py are what others share, everything.py has tests of its own, and torch is not among the
+    # tests' requirements (tests/test_against_torch.py), nor are the compilers of ahead_of_time.py.
+    others = {"ahead_of_time", "against_torch", "everything", "resnet18", "torch_gradmix", "turns"}
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert names - others == set(COMMANDS)
