@@ -1,11 +1,15 @@
 """Optimizers and schedules as a config describes them."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import small_program, small_state
 
 from gradmix_jax import state
-from gradmix_jax.config import default_config
+from gradmix_jax.config import default_config, phase
 
 PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(3)}
 
@@ -59,3 +63,25 @@ def test_the_full_cosine_with_warm_up():
     rates = np.array([float(schedule(step)) for step in range(101)])
     np.testing.assert_allclose(rates[:21], np.arange(21) / 20, atol=1e-6)
     np.testing.assert_allclose(rates[20:], (1 + np.cos(np.pi * np.arange(81) / 80)) / 2, atol=1e-6)
+
+
+def test_the_optimizer_of_a_program_follows_its_schedule():
+    options = {"name": "sgd", "momentum": 0.0, "warmup_epochs": 1.0, "per_epoch": False, "final_fraction": 0.1}
+    phases = (phase("ssl", epochs=4, ssl=1.0),)
+    _, program = small_program(phases=phases, **{f"optimizer.{key}": value for key, value in options.items()})
+    opt_state, rates = program.transform.init(PARAMS), []
+    for step in range(4):
+        gradient = {name: jnp.full(value.shape, 0.5) for name, value in PARAMS.items()}
+        updates, opt_state = program.transform.update(gradient, opt_state, PARAMS)
+        rates.append(float(program.schedule(step)))
+        np.testing.assert_allclose(updates["kernel"], -0.5 * rates[-1], rtol=1e-6)
+    assert rates[0] == 0 and len(set(rates)) == 4
+
+
+def test_the_seed_decides_the_initial_parameters():
+    specs, program = small_program()
+    states = [small_state(dataclasses.replace(specs, seed=seed), program) for seed in (3, 3, 4)]
+    assert [int(each.seed) for each in states] == [3, 3, 4]
+    kernels, same, others = ([leaf for leaf in jax.tree.leaves(each.params) if leaf.ndim > 1] for each in states)
+    assert all(np.array_equal(a, b) for a, b in zip(kernels, same, strict=True))
+    assert all(not np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
