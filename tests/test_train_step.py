@@ -70,15 +70,29 @@ def test_eight_devices_agree_with_one(recipe, overrides):
         assert largest_difference(one.extra["momentum"]["params"], one.extra["average"]["params"]) > 1e-5
 
 
+def weighted_sum(terms, weights):
+    """What the phase's weights make of losses, each known by its name."""
+    named = [(name.removeprefix("mixed_"), value) for name, value in terms.items()]
+    return sum(weights["ssl" if name in objectives.SSL else name] * value for name, value in named)
+
+
+def normalized_forward(program, params, batch_stats, images):
+    """(z, out, new statistics) of images in [0, 1], normalised here."""
+    mean, std = (np.float32(values).reshape(1, 1, 1, -1) for values in (program.mean, program.std))
+    variables = {"params": params, "batch_stats": batch_stats}
+    (z, out), new = program.model.apply(variables, (images - mean) / std, train=True, mutable=["batch_stats"])
+    return z, out, new["batch_stats"]
+
+
 def reference_gradient(program, state, mixed, views, labels, weights, momentum):
     """The gradient by plain `jax.grad` of the whole loss, with the mixed images as constants."""
 
     def loss(params):
-        z, out, stats = apply_model(program, params, state.batch_stats, views)
+        z, out, stats = normalized_forward(program, params, state.batch_stats, views)
         outputs = Outputs(z, z, out.get("logits"))
-        clean, _ = losses.clean_loss(program, outputs, labels, weights, None, momentum)
-        z_mixed, out_mixed, _ = apply_model(program, params, state.batch_stats, mixed.images)
-        extra, _ = losses.mixed_loss(
+        _, terms = losses.clean_loss(program, outputs, labels, weights, None, momentum)
+        z_mixed, out_mixed, _ = normalized_forward(program, params, state.batch_stats, mixed.images)
+        _, mixed_terms = losses.mixed_loss(
             program,
             outputs,
             (z_mixed, out_mixed.get("logits")),
@@ -88,7 +102,7 @@ def reference_gradient(program, state, mixed, views, labels, weights, momentum):
             None,
             momentum,
         )
-        return clean + extra, stats
+        return weighted_sum(terms | mixed_terms, weights), stats
 
     return jax.value_and_grad(loss, has_aux=True)(state.params)
 
@@ -110,7 +124,7 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     specs, program = small_program(recipe, phases=phases, **overrides)
     state = small_state(specs, program)
     images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
-    weights = {"supcon": jnp.float32(1.0), "ssl": jnp.float32(1.2), "cross_entropy": jnp.float32(0.7)}
+    weights = {"supcon": jnp.float32(0.8), "ssl": jnp.float32(1.2), "cross_entropy": jnp.float32(0.7)}
     view_key, mix_key = train_step.step_keys(state)
     views = train_step.views_of(program, view_key, images, None)
 
@@ -124,6 +138,8 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
 
     (gradient, stats, metrics), expected, loss, expected_stats = both(state)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    terms = {name: value for name, value in metrics.items() if name not in ("loss", "kept_share")}
+    np.testing.assert_allclose(metrics["loss"], weighted_sum(terms, weights), rtol=1e-5)
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
     assert scale > 1e-3
     assert largest_difference(gradient, expected) < 2e-5 * scale
