@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from programs import PHASES, small_images, small_order, small_program, small_state
 
-from gradmix_jax import losses, models, objectives, parallel, train_step
+from gradmix_jax import attribution, losses, models, objectives, parallel, train_step
 from gradmix_jax import state as state_lib
 from gradmix_jax.config import phase
 from gradmix_jax.program import Outputs, apply_model
@@ -220,6 +220,95 @@ def test_one_backward_pass_serves_map_and_training_when_anchors_are_detached():
         assert program.shares_backward == (loss == "training")
         results.append(run_steps(program, small_state(specs, program), 3)[0].params)
     assert largest_difference(*results) < 1e-5
+
+
+CROSS_ENTROPY = (phase("ce", epochs=1, cross_entropy=1.0),)
+IMAGES, CLASSES = 6, 4
+
+
+def random_outputs():
+    """Outputs of two views of six images, and the labels of these."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(2 * IMAGES, 8)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    logits = random.normal(size=(2 * IMAGES, CLASSES)).astype(np.float32)
+    return Outputs(jnp.array(z), jnp.array(z), jnp.array(logits)), jnp.array([0, 1, 2, 3, 0, 2])
+
+
+def test_both_views_have_the_class_of_their_image():
+    _, program = small_program("input", phases=CROSS_ENTROPY, **{"model.classifier": "linear"})
+    outputs, labels = random_outputs()
+    weight, partner = np.linspace(0.5, 0.9, 2 * IMAGES, dtype=np.float32), np.roll(np.arange(2 * IMAGES), 5)
+    mixed = train_step.Mixed(None, None, jnp.array(weight), jnp.array(partner))
+
+    @jax.jit
+    def both(outputs):
+        weights = {"cross_entropy": 1.0}
+        clean, _ = losses.clean_loss(program, outputs, labels, weights, None, None)
+        mixed_outputs = outputs.z, outputs.logits
+        return clean, losses.mixed_loss(program, outputs, mixed_outputs, labels, mixed, weights, None, None)[0]
+
+    clean, of_mixed = both(outputs)
+    logits, rows = np.asarray(outputs.logits, np.float64), np.arange(2 * IMAGES)
+    surprise = np.log(np.exp(logits).sum(1, keepdims=True)) - logits
+    class_of = np.asarray(labels)[rows % IMAGES]  # all images' first views, then their second ones
+    np.testing.assert_allclose(clean, surprise[rows, class_of].mean(), rtol=1e-5)
+    own, others = surprise[rows, class_of], surprise[rows, class_of[partner]]
+    np.testing.assert_allclose(of_mixed, np.mean(weight * own + (1 - weight) * others), rtol=1e-5)
+
+
+def test_maps_are_of_the_loss_that_the_config_names():
+    outputs, labels = random_outputs()
+    names = ("simclr", "supcon", "cross_entropy")
+    programs = {}
+    for name in (*names, "training"):
+        options = {"model.classifier": "linear", "attribution.loss": name}
+        programs[name] = small_program("input", phases=CROSS_ENTROPY, **options)[1]
+
+    def loss_of(name, outputs):
+        if name == "cross_entropy":
+            chosen = jax.nn.one_hot(jnp.concatenate([labels, labels]), CLASSES)
+            return -jnp.mean(jnp.sum(chosen * jax.nn.log_softmax(outputs.logits), axis=1))
+        batch = objectives.make_batch(outputs.z, outputs.z_all, labels, views=2)
+        return {"simclr": objectives.simclr, "supcon": objectives.supcon}[name](batch, programs[name].objective)
+
+    cotangent = lambda name, given: losses.attribution_cotangent(programs[name], outputs, labels, given, None, None)
+    expected, found = jax.jit(
+        lambda outputs: (
+            {name: jax.grad(loss_of, 1)(name, outputs) for name in names},
+            {name: cotangent(name, None) for name in names},
+        )
+    )(outputs)
+    for name in names:
+        assert largest_difference(found[name], expected[name]) < 1e-6, name
+        others = [other for other in names if other != name]
+        assert min(largest_difference(found[name], expected[other]) for other in others) > 1e-2
+    assert cotangent("training", outputs) is outputs
+
+
+@pytest.mark.parametrize("method", ["input", "gradient_x_input", "layer", "grad_cam"])
+def test_maps_have_the_sign_norm_and_smoothing_of_the_config(method):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.array(random.normal(size=shape), jnp.float32)
+    images, of_images = normal(4, 8, 8, 3), {"images": normal(4, 8, 8, 3)}
+    activations, of_stages = ({"stage3": normal(4, 4, 4, 5), "stage4": normal(4, 2, 2, 6)} for _ in range(2))
+    options = {"attribution.sign": -1, "attribution.norm": "batch", "attribution.smoothing": 3}
+    _, program = small_program("layer", **options, **{"attribution.method": method})
+    if method in ("input", "gradient_x_input"):
+        probe = of_images
+        times = images if method == "gradient_x_input" else None
+        expected = attribution.input_gradient(probe["images"], norm="batch", images_BxHxWxC=times, smoothing=3)
+    else:
+        probe = of_stages
+        make_map = {"layer": attribution.layer_cam, "grad_cam": attribution.grad_cam}[method]
+        maps = [make_map(activations[name], probe[name], image_size=8, sign=-1, norm="batch") for name in probe]
+        expected = sum(maps) / 2
+
+    # The batch of norm "batch" is that of all devices.
+    make = lambda *shard: train_step.maps_from(program, *shard, None, parallel.AXIS)
+    shards = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), (images, activations, probe))
+    found = jax.jit(jax.vmap(make, axis_name=parallel.AXIS))(*shards)
+    np.testing.assert_allclose(found.reshape(4, 8, 8), expected, atol=1e-5)
 
 
 def test_loss_falls():
