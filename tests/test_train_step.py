@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import PHASES, small_images, small_order, small_program, small_state
+from programs import NUM_IMAGES, PHASES, SIZE, small_images, small_order, small_program, small_state
 
 from gradmix_jax import attribution, losses, models, objectives, parallel, train_step
 from gradmix_jax import state as state_lib
@@ -220,6 +220,35 @@ def test_one_backward_pass_serves_map_and_training_when_anchors_are_detached():
         assert program.shares_backward == (loss == "training")
         results.append(run_steps(program, small_state(specs, program), 3)[0].params)
     assert largest_difference(*results) < 1e-5
+
+
+def lowered(recipe, phases=PHASES, **overrides):
+    """The text of a step before XLA, and how many arrays the parameters are."""
+    specs, program = small_program(recipe, phases=phases, **overrides)
+    state = jax.eval_shape(lambda: small_state(specs, program))
+    images = jax.ShapeDtypeStruct((NUM_IMAGES, SIZE * SIZE * 3), jnp.uint8)
+    numbers = jax.ShapeDtypeStruct((NUM_IMAGES,), jnp.int32)
+    step = jax.jit(train_step.make_train_step(program, axis_name=None))
+    return step.lower(state, images, numbers, numbers).as_text(), len(jax.tree.leaves(state.params))
+
+
+def test_a_step_without_a_map_of_its_own_skips_the_backward_pass():
+    assert "stablehlo.case" in lowered("input", **{"attribution.every": 2})[0]
+    assert "stablehlo.case" not in lowered("input")[0]
+
+
+def test_the_mixed_pass_waits_for_the_clean_gradient():
+    # It saves memory on a GPU, whose scheduler would run both passes at once; no result on a CPU tells of it.
+    only_ssl = (phase("ssl", epochs=2, ssl=1.0),)
+    shared = {"objective.detach_anchors": True, "attribution.loss": "training"}
+    assert "stablehlo.optimization_barrier" in lowered("layer", phases=only_ssl, **shared)[0]
+    assert "stablehlo.optimization_barrier" not in lowered("input")[0], "there is no gradient yet to wait for"
+
+
+def test_the_optimizer_reads_every_gradient_in_rows():
+    # On a CPU they are so in any case; on a GPU the constraint spares copies of parameters and moments.
+    text, arrays = lowered("input")
+    assert text.count("stablehlo.custom_call @LayoutConstraint") == arrays
 
 
 CROSS_ENTROPY = (phase("ce", epochs=1, cross_entropy=1.0),)
