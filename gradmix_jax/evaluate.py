@@ -70,8 +70,11 @@ def check_data(dataset: datasets.Spec, spec: Spec) -> None:
     Raises:
       ValueError: a data set, or the results of the reference, is missing or does not fit.
     """
-    for name in (*spec.near, *spec.far):
-        datasets.out_of_distribution(dataset, name)
+    others = {name: datasets.out_of_distribution(dataset, name) for name in (*spec.near, *spec.far)}
+    if others:
+        known_N = datasets.open_set(dataset).train.classes
+        for name, source in others.items():
+            guards.disjoint_names("train", known_N, name, source.classes)
     for name in spec.probes:
         datasets.labelled(dataset, name)
     robustness.check_data(dataset, spec)

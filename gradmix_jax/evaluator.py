@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax import datasets, features, guards, models, probe, scores
+from gradmix_jax import corruptions, datasets, features, guards, models, probe, scores
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.features import FEATURES, Features
 from gradmix_jax.scores import fitted as fitted_lib
@@ -51,8 +51,7 @@ class Spec:
         _check_choice("evaluate.duplicates", self.duplicates, DUPLICATES)
         for name in self.scores:
             _check_choice("an element of evaluate.scores", name, ("all", *scores.SCORES))
-        fitting = [name for name in scores.SCORES if fitted_lib.works_on_logits(name) == (self.feature == LOGITS)]
-        _check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, tuple(fitting))
+        _check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, self.headline_scores)
         for name in (*self.near, *self.far):
             datasets.check_unknown_name("an element of evaluate.near or evaluate.far", name)
         for name in self.probes:
@@ -66,6 +65,11 @@ class Spec:
         return (*FEATURES, *self.stages)
 
     @property
+    def headline_scores(self) -> tuple[str, ...]:
+        """Names of the scores that work on the headline's feature."""
+        return tuple(name for name in scores.SCORES if fitted_lib.works_on_logits(name) == (self.feature == LOGITS))
+
+    @property
     def all_scores(self) -> tuple[str, ...]:
         """Names of the scores to compare, the one of the headline among them."""
         return tuple(scores.SCORES) if "all" in self.scores else tuple(dict.fromkeys((self.score, *self.scores)))
@@ -74,6 +78,44 @@ class Spec:
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{key} is {value!r}; allowed: {', '.join(allowed)}.")
+
+
+def check_fits(spec: Spec, data_spec: datasets.Spec, model_spec: models.Spec) -> None:
+    """Whether an evaluation can be of such data and such a model: what it cannot, it would say after the training.
+
+    Args:
+      spec, data_spec, model_spec: the sections `evaluate`, `dataset` and `model` of a config.
+
+    Raises:
+      ValueError: one sentence with the key of `evaluate`, its value and what is allowed.
+    """
+    for name in spec.stages:
+        _check_choice("an element of evaluate.stages", name, models.available_stages(model_spec))
+    for part, lacking, why in (
+        ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
+        ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),
+    ):
+        if lacking and part in scores.SCORES[spec.score].needs:
+            fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]
+            raise ValueError(f"evaluate.score is {spec.score!r}; allowed: {', '.join(fitting)} ({why}).")
+    for key in ("near", "far"):
+        for name in getattr(spec, key):
+            if datasets.same_data(name, data_spec.name):
+                raise ValueError(
+                    f"evaluate.{key} is {getattr(spec, key)!r}; allowed: other data sets than the known classes' "
+                    f"{data_spec.name!r}."
+                )
+    if spec.corruptions == "regenerated" and data_spec.image_size < corruptions.SMALLEST:
+        raise ValueError(
+            f"evaluate.corruptions is 'regenerated'; allowed: none with dataset.image_size {data_spec.image_size}, "
+            f"which is below {corruptions.SMALLEST}."
+        )
+    across = not datasets.same_data(data_spec.name, data_spec.unknown_data)
+    if across and spec.corruptions not in ("none", "regenerated"):
+        raise ValueError(
+            f"evaluate.corruptions is {spec.corruptions!r}; allowed: none, regenerated (known classes are of "
+            f"{data_spec.name!r}, unknown ones of {data_spec.unknown_data!r})."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,8 +157,7 @@ def restore(config: dict[str, Any], workdir: str) -> Model:
     """
     spec, data_spec = Spec(**config["evaluate"]), datasets.Spec(**config["dataset"])
     model_spec = models.Spec(**config["model"])
-    for name in spec.stages:
-        _check_choice("an element of evaluate.stages", name, models.available_stages(model_spec))
+    check_fits(spec, data_spec, model_spec)
     checkpoints = Checkpoints(workdir, read_only=True)
     data = datasets.open_set(data_spec)
     model = models.create(model_spec, num_classes=data.num_classes)

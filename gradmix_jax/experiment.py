@@ -96,6 +96,7 @@ def from_config(config: dict[str, Any], *, num_devices: int) -> Experiment:
     _check_channels(experiment)
     _check_objectives(experiment)
     _check_attribution(experiment)
+    evaluator.check_fits(experiment.evaluate, experiment.dataset, experiment.model)
     return experiment
 
 

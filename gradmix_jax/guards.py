@@ -26,12 +26,17 @@ def disjoint_classes(known: Features, unknown: Features) -> None:
     Raises:
       ValueError: the classes overlap; says which.
     """
-    names = [set(part.classes.tolist()) for part in (known, unknown)]
+    disjoint_names(known.part, known.classes, unknown.part, unknown.classes)
+
+
+def disjoint_names(known: str, known_N: np.ndarray, unknown: str, unknown_M: np.ndarray) -> None:
+    """`disjoint_classes` by what the parts are called and the names "data set/class" of their images."""
+    names = [set(classes.tolist()) for classes in (known_N, unknown_M)]
     bare = [{name.rpartition("/")[2] for name in side} for side in names]
     shared = sorted(names[0] & names[1] | set(datasets.shared_classes(*bare)))
     if shared:
         said = datasets.listed(shared)
-        raise ValueError(f"{unknown.part} has classes of {known.part}: {said}; allowed: other classes only.")
+        raise ValueError(f"{unknown} has classes of {known}: {said}; allowed: other classes only.")
 
 
 def duplicates(train: Features, test: Features) -> np.ndarray:

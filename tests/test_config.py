@@ -75,6 +75,56 @@ def test_a_wrong_value_is_named(key, value, sentence):
         build(config)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"evaluate.stages": ("stage9",)}, r"an element of evaluate\.stages is 'stage9'; allowed: stage1, stage2, "),
+        (
+            {"evaluate.score": "ensemble", "dataset.validation_fraction": 0.0},
+            r"evaluate\.score is 'ensemble'; allowed: topk_cosine, [a-z0-9_, ]*feature_norm \(dataset\.validation_frac",
+        ),
+        (
+            {"evaluate.feature": "logits", "evaluate.score": "vim", "model.classifier": "cosine"},
+            r"evaluate\.score is 'vim'; allowed: msp, max_logit, energy, entropy, kl_matching \(model\.classifier 'cos",
+        ),
+        (
+            {"evaluate.feature": "logits", "evaluate.score": "react", "model.classifier": "cosine"},
+            r"evaluate\.score is 'react'; allowed: msp, ",
+        ),
+        ({"evaluate.near": ("mnist", "digits")}, r"evaluate\.near is \('mnist', 'digits'\); allowed: other data sets"),
+        ({"evaluate.far": ("digits",)}, r"evaluate\.far is \('digits',\); allowed: other data sets than .* 'digits'"),
+        (
+            {"evaluate.corruptions": "regenerated", "dataset.image_size": 7},
+            r"evaluate\.corruptions is 'regenerated'; allowed: none with dataset\.image_size 7",
+        ),
+        (
+            {"evaluate.corruptions": "cifar10_corrupted", "dataset.unknown_name": "mnist"},
+            r"evaluate\.corruptions is 'cifar10_corrupted'; allowed: none, regenerated \(known classes are of 'digits'",
+        ),
+    ],
+)
+def test_an_evaluation_that_would_fail_after_training(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build(small_config(**overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"evaluate.score": "ensemble"},
+        {"evaluate.scores": ("ensemble",), "dataset.validation_fraction": 0.0},  # left out of the comparison
+        {"evaluate.feature": "logits", "evaluate.score": "vim"},  # of the linear probe
+        {"evaluate.feature": "logits", "evaluate.score": "vim", "model.classifier": "linear"},
+        {"evaluate.feature": "logits", "evaluate.score": "msp", "model.classifier": "cosine"},
+        {"evaluate.corruptions": "regenerated"},
+        {"evaluate.corruptions": "cifar10_corrupted"},
+        {"evaluate.probes": ("digits",)},
+    ],
+)
+def test_an_evaluation_that_works(overrides):
+    build(small_config(**overrides))
+
+
 def test_a_batch_that_devices_cannot_share():
     with pytest.raises(ValueError, match=r"train\.batch_size is 32; allowed: a multiple of the 7 devices"):
         build(small_config(), num_devices=7)

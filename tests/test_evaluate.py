@@ -376,8 +376,12 @@ def test_classes_that_overlap_are_refused(tmp_path):
     other = write_folder(tmp_path / "other", train={}, test={config_names(config)[0]: 3, "fox": 3})
     config.evaluate.near = (other,)
     plain, workdir = untrained(config, tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"has classes of train: {config_names(config)[0]}; allowed: other classes"):
+    message = rf"other has classes of train: {config_names(config)[0]}; allowed: other classes"
+    with pytest.raises(ValueError, match=message):
         evaluate.evaluate(plain, workdir)
+    specs = experiment.from_config(plain, num_devices=1)
+    with pytest.raises(ValueError, match=message):
+        evaluate.check_data(specs.dataset, specs.evaluate)
 
 
 def config_names(config):

@@ -3,9 +3,9 @@
 from gradmix_jax.datasets.build import OpenSet, listed, open_set, shared_classes, stratified
 from gradmix_jax.datasets.others import corrupted, labelled, out_of_distribution
 from gradmix_jax.datasets.source import Source, read_all, read_range, resident
-from gradmix_jax.datasets.spec import Spec, check_name, check_unknown_name
+from gradmix_jax.datasets.spec import Spec, check_name, check_unknown_name, same_data
 from gradmix_jax.datasets.stream import host_batches
 
 __all__ = ["OpenSet", "Source", "Spec", "host_batches", "open_set", "read_all", "read_range", "resident", "stratified"]
 __all__ += ["check_name", "check_unknown_name", "corrupted", "labelled", "listed"]
-__all__ += ["out_of_distribution", "shared_classes"]
+__all__ += ["out_of_distribution", "same_data", "shared_classes"]
