@@ -113,16 +113,20 @@ def gradmix(
     batch = images_BxHxWxC.shape[0]
     if batch % views:
         raise ValueError(f"gradmix got {batch} images and views={views}; allowed: a multiple of the number of views.")
-    if mask not in masks.MASKS or fill not in FILLS:
-        raise ValueError(f"gradmix got mask={mask!r}, fill={fill!r}; allowed: {tuple(masks.MASKS)} and {FILLS}.")
+    if mask not in masks.MASKS:
+        raise ValueError(f"gradmix got mask={mask!r}; allowed: {', '.join(masks.MASKS)}.")
     partner_key, keep_key, noise_key = jax.random.split(key, 3)
-    if keep_B is None:
-        keep_B = draw_keep(keep_key, (batch,), keep_range)
-    mask_BxHxW = masks.MASKS[mask](maps_BxHxW, keep_B)
+    mask_BxHxW = masks.MASKS[mask](maps_BxHxW, _given_or_drawn(keep_B, keep_key, batch, keep_range))
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
+def _given_or_drawn(keep_B, key, batch, keep_range):
+    return draw_keep(key, (batch,), keep_range) if keep_B is None else keep_B
+
+
 def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views):
+    if fill not in FILLS:
+        raise ValueError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
     batch = images_BxHxWxC.shape[0]
     partner_B = jnp.arange(batch, dtype=jnp.int32)
     if fill.startswith("partner"):
@@ -162,49 +166,136 @@ def _resize_into_box(image_HxWxC, mask_HxW):
     return jnp.clip(resized, 0, 1)  # the weights of the resizing add up to 1 but for rounding
 
 
-def cutmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=None):
-    """A box at a uniformly random place, filled as in `gradmix` (CutMix: Yun et al. 2019, section 3.1; the maps are
-    not looked at). With a partner-free fill it is Cutout (DeVries and Taylor 2017)."""
+def cutmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A box at a uniformly random place, filled as in `gradmix`.
+
+    Source: CutMix, Yun et al. 2019, arXiv 1905.04899, section 3.1. With a fill that has no partner it is Cutout
+    (DeVries and Taylor 2017, arXiv 1708.04552).
+
+    Args:
+      key: randomness of places, partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
     del maps_BxHxW
     batch, height, width, _ = images_BxHxWxC.shape
     partner_key, keep_key, noise_key, row_key, column_key = jax.random.split(key, 5)
-    if keep_B is None:
-        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
     row_B = jax.random.randint(row_key, (batch,), 0, height)
     column_B = jax.random.randint(column_key, (batch,), 0, width)
     mask_BxHxW = masks.box_at(row_B, column_B, keep_B, image_size=(height, width))
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
-def saliencymix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, keep_B=None):
-    """A box around the most salient point of the partner, filled as in `gradmix` (SaliencyMix: Uddin et al. 2021,
-    section 3.2, with the spectral residual as saliency; the maps are not looked at)."""
+def saliencymix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A box around the most salient point of the partner, filled as in `gradmix`.
+
+    Source: SaliencyMix, Uddin et al. 2021, arXiv 2006.01791, section 3.2, with `attribution.spectral_residual` as the
+    saliency.
+
+    Args:
+      key: randomness of partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
     del maps_BxHxW
     batch = images_BxHxWxC.shape[0]
     partner_key, keep_key, noise_key = jax.random.split(key, 3)
-    if keep_B is None:
-        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
     saliency_BxHxW = attribution.spectral_residual(images_BxHxWxC)
     partner_B = partners(partner_key, batch, views=views)
     mask_BxHxW = masks.box(saliency_BxHxW[partner_B], keep_B)
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
-def fmix(key, images_BxHxWxC, maps_BxHxW, *, keep_range, fill, views, decay, keep_B=None):
-    """Patches of any shape, where smooth noise is largest, filled as in `gradmix` (FMix: Harris et al. 2020, arXiv
-    2002.12047, section 4.1, with `decay` as in `masks.fourier_noise`; the maps are not looked at)."""
+def fmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    decay: float,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Patches of any shape, where smooth noise is largest, filled as in `gradmix`.
+
+    Source: FMix, Harris et al. 2020, arXiv 2002.12047, section 4.1.
+
+    Args:
+      key: randomness of patches, partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+      decay: of the noise's amplitude with frequency, see `masks.fourier_noise`; 0 or more.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
     del maps_BxHxW
     batch, height, width, _ = images_BxHxWxC.shape
     partner_key, keep_key, fill_key, mask_key = jax.random.split(key, 4)
-    if keep_B is None:
-        keep_B = draw_keep(keep_key, (batch,), keep_range)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
     noise_BxHxW = masks.fourier_noise(mask_key, batch, image_size=(height, width), decay=decay)
     mask_BxHxW = masks.threshold(noise_BxHxW, keep_B)
     return _fill(partner_key, fill_key, images_BxHxWxC, mask_BxHxW, fill, views)
 
 
-def mixup(key, images_BxHxWxC, maps_BxHxW, *, alpha, views):
-    """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha) (mixup: Zhang et al. 2018, section 2)."""
+def mixup(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    alpha: float,
+    views: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha).
+
+    Source: mixup, Zhang et al. 2018, arXiv 1710.09412, section 2.
+
+    Args:
+      key: randomness of partners and weights.
+      images_BxHxWxC: images in [0, 1]; B = views * images, view-major.
+      maps_BxHxW: not looked at.
+      alpha: of the Beta distribution, above 0; 1 is uniform.
+      views: number of views V in B.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+    """
     del maps_BxHxW
     batch = images_BxHxWxC.shape[0]
     partner_key, weight_key = jax.random.split(key)
@@ -251,8 +342,9 @@ def apply(
     groups = batch // views // size
     group_key, keep_key = jax.random.split(key)
     keys_G = jax.vmap(lambda index: jax.random.fold_in(group_key, index))(first_group + jnp.arange(groups))
-    keep_Gxg = jnp.broadcast_to(draw_keep(keep_key, (), spec.keep_range), (groups, views * size))
-    keep_Gxg = keep_Gxg if spec.keep_draw == "batch" else None
+    keep_Gxg = None
+    if spec.keep_draw == "batch":
+        keep_Gxg = jnp.broadcast_to(draw_keep(keep_key, (), spec.keep_range), (groups, views * size))
 
     def one_group(key, images, maps, keep):
         common = dict(views=views, keep_B=keep, keep_range=spec.keep_range, fill=spec.fill)
