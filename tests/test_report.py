@@ -216,6 +216,8 @@ def test_the_text_of_one_run(tmp_path):
         results = json.load(file)
     text = report.table(results, path)
     assert re.search(rf"AUROC +{results['auroc']:.4f} ↑\n", text) and re.search(r"FPR95, .* ↓\n", text)
+    lower = {line.split("  ")[0] for line in text.splitlines() if line.endswith(" ↓")}
+    assert lower == {"FPR95, unknown positive", "FPR95, known positive", "mCE"}
     for line in ("macro-F1", "CCR at 1 % FPR", "kNN accuracy +0.9300", "linear probe accuracy +0.9500", "mCE"):
         assert re.search(line, text)
     assert "AUROC, near OOD: letters" in text and "AUROC, far OOD: noise<i>" in text

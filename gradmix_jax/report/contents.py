@@ -22,6 +22,8 @@ CORRECT_AT = [
 MACRO_F1 = Metric("macro_f1", "macro-F1", "macro_f1")
 LINEAR_PROBE = Metric("linear_probe", "linear probe accuracy", "accuracy")
 NEIGHBOURS = Metric("knn", "kNN accuracy", "accuracy")
+HEAD = Metric("head", "classifier head accuracy", "accuracy")
+CORRUPTION_ERROR = Metric("mce", "mCE", "mce")
 OVERALL = [ACCURACY, AUROC, OSCR, MACRO_F1, *DETECTION, LINEAR_PROBE, NEIGHBOURS]
 BY_FEATURE = [ACCURACY, AUROC, OSCR, DETECTION[1]]
 PICKED_NOTE = "Picking a score from this table is a choice made on test data: a fair comparison fixes it beforehand."
@@ -113,14 +115,19 @@ def _detection(results: dict[str, Any], distance: str, names: tuple[str, ...]) -
     return {key: statistics.fmean(values[key] for values in each) for key in each[0]} if all(each) else {}
 
 
+def bare(metric: Metric) -> str:
+    """The label where it goes without saying which classes an accuracy is of."""
+    return metric.label.removesuffix(", known classes")
+
+
 def corruptions(methods: list[Method]) -> Table | None:
     """method x clean and mean numbers, and mCE."""
     columns = [
-        Metric(f"{part} {metric.key}", f"{part} {metric.label.removesuffix(', known classes')}", metric.orientation)
+        Metric(f"{part} {metric.key}", f"{part} {bare(metric)}", metric.orientation)
         for part in ("clean", "mean")
         for metric in (ACCURACY, AUROC, OSCR)
     ]
-    columns.append(Metric("mce", "mCE", "mce"))
+    columns.append(CORRUPTION_ERROR)
 
     def pick(results):
         found = results.get("corruptions") or {}

@@ -4,9 +4,10 @@ from typing import Any
 
 from gradmix_jax.report import contents, formats
 from gradmix_jax.report.runs import conditions, load
+from gradmix_jax.report.tables import Metric
 
-ROWS = {metric.key: metric.label for metric in (contents.ACCURACY, contents.AUROC, contents.OSCR, *contents.DETECTION)}
-MORE_ROWS = {metric.key: metric.label for metric in (*contents.CORRECT_AT, contents.MACRO_F1)}
+ROWS = {metric.key: metric for metric in (contents.ACCURACY, contents.AUROC, contents.OSCR, *contents.DETECTION)}
+MORE_ROWS = {metric.key: metric for metric in (*contents.CORRECT_AT, contents.MACRO_F1)}
 
 
 def table(results: dict[str, Any], workdir: str) -> str:
@@ -19,39 +20,40 @@ def table(results: dict[str, Any], workdir: str) -> str:
     Returns:
       Lines to print.
     """
-    numbers = {label: results[name] for name, label in ROWS.items()}
-    numbers |= {label: results[name] for name, label in MORE_ROWS.items() if results.get(name) is not None}
-    numbers |= _more(results)
-    width = max(map(len, numbers))
+    rows = [(metric.label, metric, results[name]) for name, metric in ROWS.items()]
+    rows += [(metric.label, metric, results[n]) for n, metric in MORE_ROWS.items() if results.get(n) is not None]
+    rows += _more(results)
+    width = max(len(label) for label, _, _ in rows)
     head = (
         f"open set evaluation at step {results['step']}: {len(results['known_classes'])} known classes "
         f"({results['num_known']} images), {results['num_unknown']} unknown images, trial {results['trial']}"
     )
     lines = [head, "-" * (width + 9)]
-    # All others are better the higher they are.
-    down = lambda label: label.startswith(("FPR", "mCE"))
-    lines += [f"{label:<{width}}  {number:7.4f} {'↓' if down(label) else '↑'}" for label, number in numbers.items()]
+    arrow = lambda metric: "↑" if metric.higher_is_better else "↓"
+    lines += [f"{label:<{width}}  {number:7.4f} {arrow(metric)}" for label, metric, number in rows]
     lines += ["-" * (width + 9), "↑ higher is better, ↓ lower is better", f"score: {results['score']}"]
     lines += [f"results: {workdir}/results.json, scores.npz"]
     return "\n".join(lines)
 
 
-def _more(results: dict[str, Any]) -> dict[str, float]:
-    """Numbers of the parts of an evaluation that a config may leave out."""
-    names = {"knn": "kNN accuracy", "linear_probe": "linear probe accuracy", "head": "classifier head accuracy"}
+def _more(results: dict[str, Any]) -> list[tuple[str, Metric, float]]:
+    """(label, metric, number) of the parts of an evaluation that a config may leave out."""
     closed_set = results.get("closed_set") or {}
-    numbers = {label: closed_set[name]["accuracy"] for name, label in names.items() if closed_set.get(name)}
+    classifiers = (contents.NEIGHBOURS, contents.LINEAR_PROBE, contents.HEAD)
+    rows = [(m.label, m, closed_set[m.key]["accuracy"]) for m in classifiers if closed_set.get(m.key)]
     for distance, found in (results.get("ood") or {}).items():
         for name, each in found.items():
             of_score = each["by_score"].get(results["feature"], {}).get(results["score_name"])
             if of_score:
-                numbers[f"AUROC, {distance} OOD: {name}"] = of_score["auroc"]
+                auroc = contents.AUROC
+                rows.append((f"{auroc.label}, {distance} OOD: {name}", auroc, of_score[auroc.key]))
     corruptions = results.get("corruptions")
     if corruptions:
-        labels = {"accuracy": "accuracy", "auroc": "AUROC", "oscr": "OSCR"}
-        numbers |= {f"{label}, mean over corruptions": corruptions["mean"][key] for key, label in labels.items()}
-        numbers["mCE"] = corruptions["mce"]
-    return numbers
+        for metric in (contents.ACCURACY, contents.AUROC, contents.OSCR):
+            rows.append((f"{contents.bare(metric)}, mean over corruptions", metric, corruptions["mean"][metric.key]))
+        error = contents.CORRUPTION_ERROR
+        rows.append((error.label, error, corruptions[error.key]))
+    return rows
 
 
 def summary(workdirs: list[str]) -> str:
