@@ -13,6 +13,7 @@ import optax
 
 from gradmix_jax import attribution, augment, mix, objectives
 from gradmix_jax import state as state_lib
+from gradmix_jax.datasets import order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Program:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.num_images // self.batch_size
+        """Whole batches. Raises ValueError where there is not even one."""
+        return order.steps_per_epoch(self.num_images, self.batch_size)
 
     def weighs(self, name: str) -> bool:
         """Whether any phase gives objective `name` a weight: one that never counts is left out of the program."""
