@@ -211,7 +211,7 @@ def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
     log_amplitude_BxHxW = jnp.log(amplitude_BxHxW)
     residual_BxHxW = log_amplitude_BxHxW - smooth(log_amplitude_BxHxW, window=3)
     back_BxHxW = jnp.fft.ifft2(jnp.exp(residual_BxHxW) * spectrum_BxHxW / amplitude_BxHxW)
-    return lax.stop_gradient(min_max(smooth(jnp.abs(back_BxHxW) ** 2, window=3)))
+    return min_max(smooth(jnp.abs(back_BxHxW) ** 2, window=3))
 
 
 def average(maps: list[jax.Array]) -> jax.Array:

@@ -77,7 +77,7 @@ def make_mixed(program: Program, key, images_BxHxWxC, clean: Clean, probe_gradie
             random = attribution.random_map(keys_B, image_size=images_BxHxWxC.shape[1:3])
             maps = jnp.where(fresh, maps, random)
     mixed, weight, partner = mix_views(program, program.mix, key, images_BxHxWxC, maps, axis_name)
-    return Mixed(maps, lax.stop_gradient(mixed), weight, partner)
+    return Mixed(maps, mixed, weight, partner)
 
 
 def mix_views(program, spec: mix.Spec, key, images_BxHxWxC, maps_BxHxW, axis_name):
@@ -215,7 +215,7 @@ def momentum_half(program: Program, state: state_lib.TrainState, views_BxHxWxC, 
     encoder = self_supervised.follow(state.extra["momentum"], online, program.objective.momentum)
     # Train mode, as the model: the statistics of the batch, over all devices.
     keys, _, _ = apply_model(program, encoder["params"], encoder["batch_stats"], views_BxHxWxC)
-    keys, queue = lax.stop_gradient(keys), state.extra["queue"]
+    queue = state.extra["queue"]
     options = dict(views=program.num_views, axis_name=axis_name)
     extra = {"momentum": encoder, "queue": self_supervised.enqueue(queue, keys, state.step, **options)}
     return self_supervised.Momentum(keys, queue), extra
