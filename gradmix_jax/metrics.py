@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SCORE_ORIENTATION = "higher score = known"
 ORIENTATION = {
     "accuracy": "higher is better; top-1 share of known test images, no rejection",
     "auroc": "higher is better; P(known scores above unknown), ties one half",
@@ -249,19 +248,6 @@ def _as_classes(name, values):
     return array
 
 
-def _as_pair(predicted, labels):
-    predicted, labels = _as_classes("predicted", predicted), _as_classes("labels", labels)
-    if predicted.shape != labels.shape:
-        raise ValueError(f"predicted and labels must have one length, got {predicted.shape} and {labels.shape}")
-    return predicted, labels
-
-
-def accuracy(predicted, labels):
-    """Top-1 share of images whose predicted class is the label; known images only, without rejection."""
-    predicted, labels = _as_pair(predicted, labels)
-    return float(np.mean(predicted == labels))
-
-
 def macro_f1(predicted, labels, *, num_classes):
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
 
@@ -272,7 +258,9 @@ def macro_f1(predicted, labels, *, num_classes):
     Classes that neither occur nor are predicted are left out of the mean, as scikit-learn's `f1_score` does.
     Raises ValueError for a class outside -1 .. num_classes.
     """
-    predicted, labels = _as_pair(predicted, labels)
+    predicted, labels = _as_classes("predicted", predicted), _as_classes("labels", labels)
+    if predicted.shape != labels.shape:
+        raise ValueError(f"predicted and labels must have one length, got {predicted.shape} and {labels.shape}")
     for name, classes_N in (("predicted", predicted), ("labels", labels)):
         if classes_N.min() < -1 or classes_N.max() > num_classes:
             raise ValueError(f"{name} must be in -1 .. {num_classes}, got {classes_N.min()} .. {classes_N.max()}")

@@ -79,7 +79,7 @@ def contrastive(
       first_anchor: row of anchor 0 in the contrast features (may be traced).
 
     Returns:
-      loss_N, float32. An anchor without a positive has loss 0; average with `mean_over_anchors`.
+      loss_N, float32. An anchor without a positive has loss 0, and is to be left out of a mean.
     """
     dot = lambda a, b: jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32).T, precision=lax.Precision.HIGHEST)
     logits_NxM = dot(anchors_NxD, contrast_NxD) / temperature
@@ -98,16 +98,12 @@ def contrastive(
     return -(temperature / base_temperature) * jnp.sum(share_NxP * log_probability_NxP, axis=1)
 
 
-def mean_over_anchors(loss_N: jax.Array, positives_NxP: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+def _mean_where(loss_N, has_positive_N, axis_name):
     """Mean of the losses of the anchors that have a positive; 0 where none has.
 
     With `axis_name` this device's part of it, scaled so that the mean over devices is the mean over all anchors
     however unevenly those with a positive are spread (SupCon of a single view).
     """
-    return _mean_where(loss_N, jnp.any(positives_NxP, axis=1), axis_name)
-
-
-def _mean_where(loss_N, has_positive_N, axis_name):
     has_positive_N = has_positive_N.astype(jnp.float32)
     count, devices = jnp.sum(has_positive_N), 1
     if axis_name is not None:

@@ -74,9 +74,7 @@ def _minimize(weights, features_NxF, labels_N, l2):
     return jax.lax.while_loop(go_on, step, (weights, solver.init(weights), 0))[0]
 
 
-def fit_linear(
-    features_NxF: np.ndarray, labels_N: np.ndarray, *, num_classes: int, l2: float, start: tuple | None = None
-) -> Linear:
+def fit_linear(features_NxF: np.ndarray, labels_N: np.ndarray, *, num_classes: int, l2: float) -> Linear:
     """Multinomial logistic regression: mean cross-entropy + l2 / 2 * |kernel|^2, the bias free, by L-BFGS.
 
     Features are standardised first (mean 0, standard deviation 1 over the training images; constant ones become 0),
@@ -88,13 +86,12 @@ def fit_linear(
       labels_N: 0 .. num_classes - 1, each class at least once.
       num_classes: K.
       l2: strength of the penalty, 0 or more.
-      start: kernel and bias for standardised features to start from; zero if not given.
 
     Raises:
       ValueError: features that are not finite, labels that do not fit.
     """
     standardized_NxF, labels_N, mean_F, std_F = _standardize(features_NxF, labels_N, num_classes)
-    start = _zeros(standardized_NxF.shape[1], num_classes) if start is None else start
+    start = _zeros(standardized_NxF.shape[1], num_classes)
     return _unstandardize(_minimize(start, standardized_NxF, labels_N, l2), mean_F, std_F, l2)
 
 

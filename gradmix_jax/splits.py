@@ -144,7 +144,7 @@ def get(name: str, trial: int) -> Split:
     return BENCHMARKS[name][trial]
 
 
-def random_split(num_classes: int, num_known: int, *, trial: int, dataset: str = "") -> Split:
+def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
     """A split of any other data set: `num_known` classes drawn with seed `trial`, all others unknown.
 
     A larger `num_known` at the same trial adds classes and keeps the ones drawn before, so that the effect of the
@@ -160,4 +160,4 @@ def random_split(num_classes: int, num_known: int, *, trial: int, dataset: str =
     if trial < 0:
         raise ValueError(f"trial must be 0 or more, got {trial}")
     drawn = tuple(int(c) for c in np.random.default_rng(trial).permutation(num_classes))
-    return Split(drawn[:num_known], tuple(sorted(drawn[num_known:])), dataset, dataset)
+    return Split(drawn[:num_known], tuple(sorted(drawn[num_known:])), "", "")

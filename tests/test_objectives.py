@@ -155,12 +155,6 @@ def test_default_base_temperature_is_1():
     np.testing.assert_allclose(result, reference_contrastive(Z, Z, positives, 0.2, 1.0), rtol=1e-5)
 
 
-def test_mean_over_anchors_leaves_out_those_without_a_positive():
-    positives = np.array([[True, False], [False, False], [True, True]])
-    assert objectives.mean_over_anchors(jnp.array([1.0, 100.0, 3.0]), positives) == 2.0
-    assert objectives.mean_over_anchors(jnp.zeros(3), np.zeros((3, 2), bool)) == 0.0
-
-
 @partial(jax.jit, static_argnames="spec")
 def weighted_sum(z, mixed, factors, *, spec=SPEC):
     """Value of the sum of factor times loss, and its gradient with respect to clean and mixed features."""

@@ -82,10 +82,10 @@ def test_equal_ids_of_two_data_sets_are_different_classes():
 
 
 def test_random_split_is_seeded_and_complete():
-    split = splits.random_split(12, 5, trial=3, dataset="mine")
-    assert split == splits.random_split(12, 5, trial=3, dataset="mine")
+    split = splits.random_split(12, 5, trial=3)
+    assert split == splits.random_split(12, 5, trial=3)
     assert sorted(split.known + split.unknown) == list(range(12))
-    assert (len(split.known), split.known_dataset, split.unknown_dataset) == (5, "mine", "mine")
+    assert (len(split.known), split.known_dataset, split.unknown_dataset) == (5, "", "")
     assert len({splits.random_split(12, 5, trial=trial).known for trial in range(5)}) == 5
 
 

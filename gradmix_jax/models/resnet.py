@@ -6,7 +6,6 @@ Stem "imagenet": 7x7 convolution with stride 2, then 3x3 max pooling with stride
 """
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,7 +21,6 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
-    expansion: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,7 +36,6 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
-    expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

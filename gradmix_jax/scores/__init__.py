@@ -72,34 +72,38 @@ PARTS = {
 }
 
 
+MEMBERS = ("topk_cosine", "relative_mahalanobis")
+
+
 @flax.struct.dataclass
 class Ensemble:
+    """Of MEMBERS: their states, and mean and spread of each over the validation images."""
+
     states: tuple
     mean_S: np.ndarray
     std_S: np.ndarray
-    members: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
-def fit_ensemble(reference, *, members=("topk_cosine", "relative_mahalanobis")):
+def fit_ensemble(reference):
     """Fits the members and, on the validation images of the known classes, the mean and spread of each.
 
     Validation and not training images, because a training image is its own nearest neighbour.
     """
-    states = tuple(fit(name, reference) for name in members)
+    states = tuple(fit(name, reference) for name in MEMBERS)
     scores_SxV = np.stack(
-        [score(name, state, reference.validation) for name, state in zip(members, states)], dtype=np.float64
+        [score(name, state, reference.validation) for name, state in zip(MEMBERS, states)], dtype=np.float64
     )
     std_S = scores_SxV.std(axis=1)
     if not np.all(std_S > 0):
-        constant = [name for name, std in zip(members, std_S) if not std > 0]
+        constant = [name for name, std in zip(MEMBERS, std_S) if not std > 0]
         raise ValueError(f"ensemble members must vary over the validation images, {constant} do not")
-    return Ensemble(states, scores_SxV.mean(axis=1), std_S, tuple(members))
+    return Ensemble(states, scores_SxV.mean(axis=1), std_S)
 
 
 def score_ensemble(ensemble, outputs):
     """Mean of the members' scores after subtracting their validation mean and dividing by their spread."""
     scores_SxN = np.stack(
-        [score(name, state, outputs) for name, state in zip(ensemble.members, ensemble.states)],
+        [score(name, state, outputs) for name, state in zip(MEMBERS, ensemble.states)],
         dtype=np.float64,
     )
     return np.mean((scores_SxN - ensemble.mean_S[:, None]) / ensemble.std_S[:, None], axis=0)
