@@ -129,6 +129,7 @@ def cache_key(checkpoint: str, config: Mapping[str, Any], sources: Mapping[str, 
 
 
 def hash_of(*arrays: np.ndarray) -> str:
+    """16 hex digits that differ between arrays of other bytes; shapes and types do not count."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
 
 

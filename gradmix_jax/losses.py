@@ -1,6 +1,6 @@
 """What a train step minimises: the phase's weighted sum of objectives of the clean views, and of the mixed images.
 
-Letters: b images of this device, D embedding, K known classes.
+Letters: b images of this device, B rows (views included), P rows of its mixed images, D embedding, K known classes.
 """
 
 import jax
@@ -31,7 +31,19 @@ def _clean_terms(program, outputs, labels_b, axis_name, names, momentum) -> dict
 
 
 def clean_loss(program, outputs, labels_b, weights, axis_name, momentum):
-    """supcon * SupCon + ssl * (SimCLR or another) + cross_entropy * CE of the clean views; returns (loss, terms)."""
+    """supcon * SupCon + ssl * (SimCLR or another) + cross_entropy * CE of the clean views.
+
+    Args:
+      program: says which of them any phase gives a weight; the others are left out.
+      outputs: `Outputs` of the clean views: z_BxD, the z of all devices, logits_BxK or None.
+      labels_b: int32, classes of this device's images.
+      weights: {"supcon", "ssl", "cross_entropy"}: float32 scalars of this step's phase.
+      axis_name: the mapped axis, if any.
+      momentum: `self_supervised.Momentum` of MoCo, None without it.
+
+    Returns:
+      (loss, {name of an objective: its value without its weight}): float32 scalars, this device's part of the mean.
+    """
     weight_of = {program.objective.ssl: "ssl", "supcon": "supcon", "cross_entropy": "cross_entropy"}
     names = [name for name, weight in weight_of.items() if program.weighs(weight)]
     terms = _clean_terms(program, outputs, labels_b, axis_name, names, momentum)
@@ -39,16 +51,15 @@ def clean_loss(program, outputs, labels_b, weights, axis_name, momentum):
 
 
 def mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_name, momentum):
-    """The same objectives with the mixed images as positives or targets; returns (loss, terms).
+    """The same objectives with the mixed images as positives or targets.
 
     Args:
-      outputs: of the clean views.
-      mixed_outputs: (z, logits) of the mixed images.
-      labels_b: classes of this device's images.
-      mixed: the mixed images' kept shares and partners.
-      weights: of the objectives in this phase.
-      axis_name: the mapped axis, if any.
-      momentum: what MoCo compares with, None without it.
+      program, outputs, labels_b, weights, axis_name, momentum: as for `clean_loss`.
+      mixed_outputs: (z_PxD, logits_PxK or None) of the mixed images, view-major; P is B, or B / V of view 0 only.
+      mixed: `weight`, their kept shares [P], and `partner`, rows among B [P].
+
+    Returns:
+      (loss, {"mixed_" + name of an objective: its value without its weight}), as `clean_loss`; 0.0 and {} for none.
     """
     z, logits = mixed_outputs
     spec = program.objective
@@ -74,7 +85,15 @@ def mixed_loss(program, outputs, mixed_outputs, labels_b, mixed, weights, axis_n
 
 
 def attribution_cotangent(program: Program, outputs: Outputs, labels_b, clean_cotangent, axis_name, momentum):
-    """Gradient of the attribution loss with respect to the clean outputs, as `Outputs`."""
+    """Gradient of the attribution loss with respect to the clean outputs.
+
+    Args:
+      program, outputs, labels_b, axis_name, momentum: as for `clean_loss`.
+      clean_cotangent: gradient of `clean_loss`, which is that of the attribution loss "training".
+
+    Returns:
+      `Outputs` with the shapes of `outputs`.
+    """
     name = program.attribution.loss
     if name == "training":
         return clean_cotangent

@@ -50,12 +50,18 @@ class Points(NamedTuple):
     # The metrics of the same names below, for a caller who wants several of them from one sort.
 
     def auroc(self) -> float:
+        """P(known scores above unknown), ties one half, in [0, 1]; see `auroc` of the module."""
         return _pairs_won(self.known_T, self.unknown_T) / self._pairs
 
     def oscr(self) -> float:
+        """Share of (known, unknown) pairs with a correct known above, ties one half, in [0, accuracy]; see `oscr`."""
         return _pairs_won(self.correct_T, self.unknown_T) / self._pairs
 
     def fpr_at(self, *, tpr=0.95, positive="unknown") -> float:
+        """Share of the other side wrongly taken for `positive`, in [0, 1], where the share `tpr` of it is found.
+
+        See `fpr_at` of the module. Raises ValueError for a tpr outside (0, 1] or another `positive`.
+        """
         if not 0 < tpr <= 1:
             raise ValueError(f"tpr must be in (0, 1], got {tpr}")
         found_T, false_T = _found_and_false(self, positive)
@@ -63,6 +69,10 @@ class Points(NamedTuple):
         return float(false_T[at] / false_T[-1])
 
     def average_precision(self, *, positive="known", interpolation="step") -> float:
+        """Area under precision against recall, in [0, 1]; see `average_precision` of the module.
+
+        Raises ValueError for another `positive` or `interpolation`.
+        """
         found_T, false_T = _found_and_false(self, positive)
         precision_T = found_T / (found_T + false_T)
         recall_step_T = np.diff(found_T, prepend=0) / found_T[-1]
@@ -73,6 +83,10 @@ class Points(NamedTuple):
         raise ValueError(f"interpolation must be 'step' or 'trapezoid', got {interpolation!r}")
 
     def ccr_at_fpr(self, *, fpr) -> float:
+        """Share of known accepted and classified right, at most the share `fpr` of unknown accepted; in [0, accuracy].
+
+        Raises ValueError for an fpr outside [0, 1].
+        """
         if not 0 <= fpr <= 1:
             raise ValueError(f"fpr must be in [0, 1], got {fpr}")
         allowed_T = self.unknown_T / self.unknown_T[-1] <= fpr

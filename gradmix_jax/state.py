@@ -80,6 +80,7 @@ class OptimizerSpec:
 
 
 def total_steps(phases: tuple[Phase, ...], steps_per_epoch: int) -> int:
+    """Number of steps of a whole run: of all phases together."""
     return sum(phase.epochs for phase in phases) * steps_per_epoch
 
 
@@ -148,6 +149,7 @@ OPTIMIZERS = {"adam": _adam, "sgd": _sgd, "lars": _lars}
 
 
 def optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Gradients to updates, by `spec.name`, with the learning rate of `schedule` at each step."""
     return OPTIMIZERS[spec.name](spec, schedule)
 
 

@@ -31,7 +31,7 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecords:
-    """Grey images that are in memory as a whole: images uint8 [N, H, W], labels int32 [N]."""
+    """Images that are in memory as a whole: uint8 [N, H, W] grey or [N, H, W, 3] RGB, labels int32 [N]."""
 
     images: np.ndarray
     labels: np.ndarray

@@ -32,7 +32,7 @@ from gradmix_jax.models.vit import ViT
 
 
 class Choice(NamedTuple):
-    """One entry of ENCODERS: constructor, published width (channels of stage 1) and the stems it can have."""
+    """One entry of ENCODERS: constructor, published width (channels of stage 1), number of stages, possible stems."""
 
     build: Callable[..., Encoder]
     width: int

@@ -28,7 +28,7 @@ def overlays(run: Run) -> str:
     if config["mix"]["method"] in ("none", "mixup"):
         return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
     try:
-        validate(ConfigDict(config))  # a run of older code may lack keys
+        validate(ConfigDict(config))  # a run of other code may have keys that this one does not know
         prepared = figure.prepare(config, run.workdir)
         checkpoints = Checkpoints(run.workdir, read_only=True)
     except (ValueError, OSError) as error:
