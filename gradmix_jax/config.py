@@ -98,7 +98,7 @@ def default_config() -> ConfigDict:
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_epochs = 0.0  # linear, in the first phase
     c.optimizer.final_fraction = 0.512  # a cosine leads to this share of learning_rate at the end of each phase
-    c.optimizer.per_epoch = True  # change the rate at the start of an epoch only
+    c.optimizer.per_epoch = True  # after the warm-up, change the rate at the start of an epoch only
     c.optimizer.weight_decay = 0.0  # norms and biases are spared
     c.optimizer.momentum = 0.9  # of sgd and lars
     c.optimizer.ema = 0.0  # decay of a moving average of the weights that is evaluated in their place; 0: none

@@ -95,12 +95,14 @@ def phase_weights(phases: tuple[Phase, ...], steps_per_epoch: int, step: jax.Arr
 def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps_per_epoch: int) -> optax.Schedule:
     """Every phase: linear warm-up (first phase only), then a cosine from the peak to `final_fraction` of it.
 
-    With `per_epoch` the rate changes at the start of an epoch only, as in the published runs.
+    With `per_epoch` the rate changes at the start of an epoch only, as in the published runs. The warm-up starts at 0
+    and changes it in every step all the same: otherwise the whole first epoch would be at rate 0.
     """
-    schedules, boundaries, end = [], [], 0
+    schedules, boundaries, end, warmups = [], [], 0, []
     for index, phase in enumerate(phases):
         steps = max(phase.epochs * steps_per_epoch, 1)
         warmup = min(round(spec.warmup_epochs * steps_per_epoch), steps - 1) if index == 0 else 0
+        warmups.append(warmup)
         # optax counts the warm-up into decay_steps.
         schedules.append(
             optax.warmup_cosine_decay_schedule(
@@ -116,7 +118,12 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
     joined = optax.join_schedules(schedules, boundaries[:-1])
     if not spec.per_epoch:
         return joined
-    return lambda count: joined(count // steps_per_epoch * steps_per_epoch)
+    epoch_start = lambda count: count // steps_per_epoch * steps_per_epoch
+    if not warmups[0]:
+        return lambda count: joined(epoch_start(count))
+    # The rest of an epoch in which the warm-up ends is at the peak.
+    sampled = lambda count: jnp.maximum(epoch_start(count), warmups[0])
+    return lambda count: joined(jnp.where(count < warmups[0], count, sampled(count)))
 
 
 def _matrices_only(params):

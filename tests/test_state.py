@@ -85,3 +85,16 @@ def test_the_seed_decides_the_initial_parameters():
     kernels, same, others = ([leaf for leaf in jax.tree.leaves(each.params) if leaf.ndim > 1] for each in states)
     assert all(np.array_equal(a, b) for a, b in zip(kernels, same, strict=True))
     assert all(not np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
+
+
+@pytest.mark.parametrize("warmup_epochs, warmup", [(1.0, 10), (0.5, 5), (2.5, 25), (100.0, 99)])
+def test_the_warm_up_rises_in_every_step_and_the_cosine_falls_in_every_epoch(warmup_epochs, warmup):
+    phases = (state.Phase("ssl", 10, 0.0, 1.0, 0.0), state.Phase("joint", 2, 1.0, 1.0, 0.0))
+    changes = dict(learning_rate=1.0, warmup_epochs=warmup_epochs, final_fraction=0.0)
+    schedule = state.learning_rate_schedule(spec(**changes), phases, steps_per_epoch=10)
+    rates = np.array([float(schedule(step)) for step in range(120)])
+    np.testing.assert_allclose(rates[:warmup], np.arange(warmup) / warmup, atol=1e-6)
+    flat = state.learning_rate_schedule(spec(**changes, per_epoch=False), phases, steps_per_epoch=10)
+    starts = np.maximum(np.arange(warmup, 120) // 10 * 10, warmup)
+    np.testing.assert_allclose(rates[warmup:], [float(flat(start)) for start in starts], atol=1e-6)
+    assert np.flatnonzero(rates == 0).tolist() == [0]
