@@ -124,7 +124,7 @@ def default_config() -> ConfigDict:
     c.evaluate.corruptions = "none"  # of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release
     c.evaluate.corruption_reference = ""  # workdir of the run whose errors divide ours in the mean corruption error
     c.evaluate.probes = ()  # other labelled data sets to probe the frozen encoder on
-    c.evaluate.duplicates = "error"  # test images that are training images too: "error", or "drop" them from the test
+    c.evaluate.duplicates = "error"  # test images that are in training or validation: "error", or "drop" them
     return c
 
 

@@ -53,7 +53,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "logits_from": "linear probe" if LOGITS not in parts["train"].outputs else "classifier head",
         "closed_set": _closed_set(evaluator, parts, headline["accuracy"]),
         "diversity": _diversity(evaluator, parts["train"]),
-        "ood": out_of_distribution.evaluate(evaluator, parts["train"], parts["test_known"]),
+        "ood": out_of_distribution.evaluate(evaluator, guards.of_selection(parts), parts["test_known"]),
         "corruptions": robustness.evaluate(evaluator, headline),
         "probes": {name: _probe(evaluator, name) for name in model.spec.probes},
         "seconds": round(time.perf_counter() - started, 3),
@@ -86,10 +86,11 @@ def _openness_of(data: datasets.OpenSet) -> tuple[int, int, int]:
 
 
 def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:
-    """The parts without test images that are in training, and how many there were."""
+    """The parts without test images that are in training or validation, and how many there were."""
     guards.same_checkpoint(*parts.values())
     guards.disjoint_classes(parts["train"], parts["test_unknown"])
-    left = {side: guards.without_duplicates(parts["train"], parts[f"test_{side}"], policy) for side in _SIDES}
+    selection = guards.of_selection(parts)
+    left = {side: guards.without_duplicates(selection, parts[f"test_{side}"], policy) for side in _SIDES}
     return parts | {f"test_{side}": left[side][0] for side in _SIDES}, {side: left[side][1] for side in _SIDES}
 
 
@@ -251,7 +252,7 @@ def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
     data = datasets.labelled(model.data_spec, name)
     part = lambda kind: model.features(kind, getattr(data, kind))
     train, validation, test = part("train"), part("validation"), part("test")
-    test, dropped = guards.without_duplicates(train, test, model.spec.duplicates)
+    test, dropped = guards.without_duplicates((train, validation), test, model.spec.duplicates)
     linear = evaluator_lib.fit_probe(train, validation, data.num_classes)
     neighbours = _fit_neighbours(train, validation, data.num_classes)
     features, labels = evaluator_lib.probed(test)

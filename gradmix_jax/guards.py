@@ -1,11 +1,18 @@
 """Results that must not be: each guard refuses one way in which a number can come out better than it is."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from gradmix_jax import datasets
 from gradmix_jax.features import Features
 
 SELECTION = ("train", "validation")
+
+
+def of_selection(parts: Mapping[str, Features]) -> tuple[Features, ...]:
+    """Those of the parts that something is learned or chosen with."""
+    return tuple(parts[name] for name in SELECTION if name in parts)
 
 
 def same_checkpoint(*parts: Features) -> None:
@@ -39,26 +46,29 @@ def disjoint_names(known: str, known_N: np.ndarray, unknown: str, unknown_M: np.
         raise ValueError(f"{unknown} has classes of {known}: {said}; allowed: other classes only.")
 
 
-def duplicates(train: Features, test: Features) -> np.ndarray:
-    """bool [N] of the test images that are also training images, pixel by pixel."""
-    return np.isin(test.hashes, train.hashes)
+def duplicates(selection: Sequence[Features], test: Features) -> np.ndarray:
+    """bool [N] of the test images that are also in a part of `selection`, pixel by pixel."""
+    return np.isin(test.hashes, np.concatenate([part.hashes for part in selection]))
 
 
-def without_duplicates(train: Features, test: Features, policy: str) -> tuple[Features, int]:
-    """The test images that are not training images, and how many were dropped.
+def without_duplicates(selection: Sequence[Features], test: Features, policy: str) -> tuple[Features, int]:
+    """The test images that nothing was learned or chosen with, and how many were dropped.
 
     Args:
-      train, test: features with the hashes of their images.
+      selection: features of the training images and, where there are such, of the validation images: thresholds and
+        settings of probes are chosen with these.
+      test: features of the test images.
       policy: "error", or "drop".
 
     Raises:
       ValueError: there are some and `policy` is "error", or no image is left.
     """
-    twice_N = duplicates(train, test)
+    twice_N = duplicates(selection, test)
     count = int(twice_N.sum())
     if count and (policy == "error" or count == len(test)):
+        where = " and ".join(part.part for part in selection if duplicates([part], test).any())
         raise ValueError(
-            f"{count} of the {len(test)} images of {test.part} are also in {train.part}; allowed: none, or "
+            f"{count} of the {len(test)} images of {test.part} are also in {where}; allowed: none, or "
             "evaluate.duplicates='drop' to leave them out of the test, where others remain."
         )
     return (test.take(~twice_N), count) if count else (test, 0)

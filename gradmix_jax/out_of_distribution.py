@@ -8,33 +8,34 @@ from gradmix_jax.evaluator import Evaluator
 from gradmix_jax.features import Features
 
 
-def evaluate(evaluator: Evaluator, train: Features, known: Features) -> dict[str, Any]:
+def evaluate(evaluator: Evaluator, selection: tuple[Features, ...], known: Features) -> dict[str, Any]:
     """Every score on every data set of `evaluate.near` and `evaluate.far`.
 
     Args:
       evaluator: the fitted scores.
-      train, known: features of the training images and of the known test images.
+      selection: features of the training images and, where there are such, of the validation images.
+      known: features of the known test images.
 
     Returns:
       {"near": {data set: {"n", "by_score": {feature: {score: metrics}}}}, "far": likewise}.
 
     Raises:
-      ValueError: a data set is missing, shares a class with the known ones, or images with the training set.
+      ValueError: a data set is missing, shares a class with the known ones, or images with training or validation.
     """
     spec = evaluator.model.spec
     known_scores = evaluator.fitted.scores(evaluator.complete(known.outputs)) if spec.near or spec.far else {}
     return {
-        kind: {name: _one(evaluator, name, train, known, known_scores) for name in getattr(spec, kind)}
+        kind: {name: _one(evaluator, name, selection, known, known_scores) for name in getattr(spec, kind)}
         for kind in ("near", "far")
     }
 
 
-def _one(evaluator: Evaluator, name: str, train: Features, known: Features, known_scores: Mapping) -> dict[str, Any]:
+def _one(evaluator: Evaluator, name: str, selection: tuple, known: Features, known_scores: Mapping) -> dict[str, Any]:
     model = evaluator.model
     unknown = model.features(name, datasets.out_of_distribution(model.data_spec, name))
-    guards.same_checkpoint(train, known, unknown)
-    guards.disjoint_classes(train, unknown)
-    unknown, dropped = guards.without_duplicates(train, unknown, model.spec.duplicates)
+    guards.same_checkpoint(*selection, known, unknown)
+    guards.disjoint_classes(selection[0], unknown)
+    unknown, dropped = guards.without_duplicates(selection, unknown, model.spec.duplicates)
     unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs))
     by_score = {
         feature: {

@@ -364,6 +364,27 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path):
     assert not np.isin(hashes, features.load(workdir)["train"].hashes).any()
 
 
+def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path):
+    config = animals(tmp_path / "data")
+    spec = datasets.Spec(**config_lib.to_plain(config)["dataset"])
+    data = datasets.open_set(spec)
+    other = write_folder(tmp_path / "other", train={"ape": 20, "fox": 20}, test={"ape": 3, "fox": 3})
+    write_noise(tmp_path / "other", brightness={"ape": 128})
+    held_out, its_own = data.validation[0][..., 0], datasets.labelled(spec, other).validation[0][..., 0]
+    Image.fromarray(held_out).save(tmp_path / "data" / "test" / data.class_names[0] / "000.png")
+    Image.fromarray(held_out).save(tmp_path / "other" / "test" / "ape" / "000.png")
+    Image.fromarray(its_own).save(tmp_path / "other" / "test" / "fox" / "001.png")
+    config.evaluate.near, config.evaluate.probes = (other,), (other,)
+    plain, workdir = untrained(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in validation; allowed: none, or"):
+        evaluate.evaluate(plain, workdir)
+    plain["evaluate"]["duplicates"] = "drop"
+    results = evaluate.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 1, "unknown": 0}
+    assert (results["ood"]["near"][other]["duplicates"], results["ood"]["near"][other]["n"]) == (1, 5)
+    assert (results["probes"][other]["duplicates"], results["probes"][other]["n_test"]) == (1, 5)
+
+
 def test_no_validation_images_no_threshold(tmp_path):
     plain, workdir = untrained(animals(tmp_path / "data", **{"dataset.validation_fraction": 0.0}), tmp_path / "run")
     results = evaluate.evaluate(plain, workdir)

@@ -134,7 +134,7 @@ def details(methods: list[Method]) -> list[str]:
     duplicates = [result["duplicates"] for result in results if result.get("duplicates")]
     if duplicates:
         known, unknown = (_range([each[side] for each in duplicates]) for side in ("known", "unknown"))
-        lines.append(f"test images left out because they are in the training set too: {known} known, {unknown} unknown")
+        lines.append(f"test images left out, as training or validation has them too: {known} known, {unknown} unknown")
     rules = dict.fromkeys(result["threshold_rule"] for result in results if result.get("threshold_rule"))
     lines += [f"threshold of macro-F1 and of the confusion matrix: {rule}" for rule in rules]
     classes = {run.key[0]: run.results["known_classes"] for method in methods for run in method.runs}
