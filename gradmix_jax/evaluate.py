@@ -38,6 +38,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
     parts, dropped = _guarded(parts, model.spec.duplicates)
     evaluator = evaluator_lib.fit(model, {name: parts[name] for name in ("train", "validation") if name in parts})
     scored = _score(evaluator, parts)
+    places = tuple(parts[f"test_{side}"].places for side in _SIDES)
     headline = _headline(evaluator, scored, parts)
     return {
         **headline,
@@ -54,7 +55,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "closed_set": _closed_set(evaluator, parts, headline["accuracy"]),
         "diversity": _diversity(evaluator, parts["train"]),
         "ood": out_of_distribution.evaluate(evaluator, guards.of_selection(parts), parts["test_known"]),
-        "corruptions": robustness.evaluate(evaluator, headline),
+        "corruptions": robustness.evaluate(evaluator, headline, places),
         "probes": {name: _probe(evaluator, name) for name in model.spec.probes},
         "seconds": round(time.perf_counter() - started, 3),
     }

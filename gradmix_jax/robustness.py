@@ -16,12 +16,15 @@ METRICS = ("accuracy", "auroc", "oscr")
 PLAIN = "none: the mean error itself"
 
 
-def evaluate(evaluator: Evaluator, clean: dict[str, float]) -> dict[str, Any] | None:
+def evaluate(
+    evaluator: Evaluator, clean: dict[str, float], places: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any] | None:
     """The headline score under the corruptions of `evaluate.corruptions`, each at five severities.
 
     Args:
       evaluator: the fitted scores.
       clean: the headline's metrics on the images as they are.
+      places: of the known and of the unknown test images that these metrics are of, in their sources.
 
     Returns:
       None for "none"; else {"source", "n", "results": {corruption: {"1" to "5": {METRICS}}}, "mean", "clean",
@@ -38,7 +41,7 @@ def evaluate(evaluator: Evaluator, clean: dict[str, float]) -> dict[str, Any] | 
     results: dict[str, dict[str, dict[str, float]]] = {}
     total, bar = len(corruptions.NAMES) * len(corruptions.SEVERITIES), "corruptions"
     count = 0
-    for corruption, severity, known, unknown, labels in tqdm(_images(model, source), total=total, desc=bar):
+    for corruption, severity, known, unknown, labels in tqdm(_images(model, source, places), total=total, desc=bar):
         outputs = [model.outputs(images) for images in (known, unknown)]
         scores = [evaluator.score(x) for x in outputs]
         found = open_set.threshold_free_metrics(*scores, evaluator.predict(outputs[0]), labels)
@@ -87,18 +90,19 @@ def _reference(workdir: str, source: str) -> tuple[np.ndarray | None, str]:
     return errors, os.path.normpath(workdir)
 
 
-def _images(model: Model, source: str) -> Iterator[tuple[str, int, Any, Any, np.ndarray]]:
+def _images(model: Model, source: str, places: tuple) -> Iterator[tuple[str, int, Any, Any, np.ndarray]]:
     """(corruption, severity, images of known classes, of unknown ones, labels of the former)."""
     data = model.data
     if source == "regenerated":
-        clean = [datasets.read_all(part) for part in (data.test_known, data.test_unknown)]
+        parts = [part.take(at) for part, at in zip((data.test_known, data.test_unknown), places)]
+        clean = [datasets.read_all(part) for part in parts]
     for corruption in corruptions.NAMES:
         for severity in corruptions.SEVERITIES:
             if source == "regenerated":
                 known, unknown = _corrupt(clean, corruption, severity)
-                yield corruption, severity, known, unknown, data.test_known.labels
+                yield corruption, severity, known, unknown, parts[0].labels
             else:
-                known, unknown = datasets.corrupted(model.data_spec, data, source, corruption, severity)
+                known, unknown = datasets.corrupted(model.data_spec, data, source, corruption, severity, places)
                 yield corruption, severity, known, unknown, known.labels
 
 

@@ -343,7 +343,7 @@ def animals(folder, **overrides):
     return digits(**plain | {"dataset.benchmark": "random", "dataset.num_known": 2} | overrides)
 
 
-def test_duplicate_images_are_refused_or_dropped(tmp_path):
+def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
     config = animals(tmp_path / "data")
     data = datasets.open_set(datasets.Spec(**config_lib.to_plain(config)["dataset"]))
     known, unknown = data.class_names[0], data.stored_names[data.split.unknown[0]]
@@ -358,6 +358,22 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path):
     results = evaluate.evaluate(plain, workdir)
     assert results["duplicates"] == {"known": 1, "unknown": 2}
     assert (results["num_known"], results["num_unknown"]) == (9, 3)
+    # Corrupted images are those that are left, whatever they come from.
+    plain["evaluate"]["corruptions"] = "regenerated"
+    monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
+    assert evaluate.evaluate(plain, workdir)["corruptions"]["n"] == 9 + 3
+    fog = tmp_path / "release" / "fog"
+    for severity in range(1, 6):
+        shutil.copytree(tmp_path / "data" / "test", fog / str(severity))
+    monkeypatch.setattr(corruptions, "NAMES", ("fog",))
+    plain["evaluate"]["corruptions"] = f"folder:{tmp_path}/release"
+    found = evaluate.evaluate(plain, workdir)["corruptions"]
+    clean = {name: results[name] for name in robustness.METRICS}
+    assert found["n"] == 9 + 3 and found["results"]["fog"]["3"] == pytest.approx(clean, abs=1e-6)
+    # A release in another order does not say which images to leave out.
+    (fog / "2" / known / "000.png").rename(fog / "2" / known / "first.png")
+    with pytest.raises(ValueError, match="1 of these cannot be left out there as they are here; allowed: regenerated"):
+        evaluate.evaluate(plain, workdir)
     # Without its first image, the gallery still shows what the scores are of.
     shown = results["gallery"]["rejected_known/images"]
     hashes = features.image_hashes(shown)

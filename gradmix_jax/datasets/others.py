@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gradmix_jax.datasets.build import OpenSet, load_stored, pick, stratified
-from gradmix_jax.datasets.source import ArrayRecords, DataSet, Source
+from gradmix_jax.datasets.source import ArrayRecords, DataSet, Records, Source
 from gradmix_jax.datasets.spec import Spec
 
 VALIDATION_SHARE = 0.1
@@ -47,7 +47,14 @@ def labelled(spec: Spec, name: str) -> Labelled:
     return Labelled(train.take(~held_out), train.take(held_out), pick(spec, data, "test", classes), len(classes))
 
 
-def corrupted(spec: Spec, data: OpenSet, source: str, corruption: str, severity: int) -> tuple[Source, Source]:
+def corrupted(
+    spec: Spec,
+    data: OpenSet,
+    source: str,
+    corruption: str,
+    severity: int,
+    places: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Source, Source]:
     """The test images of the known and of the unknown classes from a published set of corrupted images.
 
     Args:
@@ -55,12 +62,14 @@ def corrupted(spec: Spec, data: OpenSet, source: str, corruption: str, severity:
       source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
         CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
       corruption, severity: name, and 1 to 5.
+      places: which images of `data.test_known` and of `data.test_unknown` to take; None: all of the classes.
 
     Returns:
       Sources with the labels of `data`.
 
     Raises:
-      ValueError: the files are missing, or their classes are not those of the run's data set.
+      ValueError: the files are missing, their classes are not those of the run's data set, or some images are to be
+        left out and nothing says which ones those are here.
     """
     if data.split.known_dataset != data.split.unknown_dataset:
         raise ValueError(
@@ -78,7 +87,33 @@ def corrupted(spec: Spec, data: OpenSet, source: str, corruption: str, severity:
             f"{len(data.stored_names)} of {data.split.known_dataset!r}; allowed: corrupted images of the same data set."
         )
     known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
+    if places is not None:
+        known, unknown = map(_those_at, (known, unknown), (data.test_known, data.test_unknown), places, 2 * [source])
     return known, unknown.as_unknown()
+
+
+def _those_at(images: Source, clean: Source, places: np.ndarray, name: str) -> Source:
+    """The corrupted images of the clean ones at `places`, by their position in the data set."""
+    wanted, records = clean.indices[places], clean.records
+    left_out = np.isin(records.labels, images.class_ids).sum() - len(wanted)
+    if not left_out:
+        return images
+    if not _same_order(images.records, records):
+        raise ValueError(
+            f"evaluate.corruptions is {name!r}, whose images are not in the order of the run's test images, so that "
+            f"{left_out} of these cannot be left out there as they are here; allowed: regenerated, or test images "
+            "without duplicates."
+        )
+    return images.take(np.isin(images.indices, wanted))
+
+
+def _same_order(records: Records, others: Records) -> bool:
+    if not np.array_equal(records.labels, others.labels):
+        return False
+    files = [getattr(each, "paths", None) for each in (records, others)]
+    if None in files:
+        return True
+    return all(Path(one).stem == Path(other).stem for one, other in zip(*files))
 
 
 def _release(root: Path, source: str, corruption: str, severity: int, names: tuple[str, ...]) -> DataSet:
