@@ -4,6 +4,7 @@ python -m gradmix_jax.protocol --config=configs/digits_osr.py --workdir=runs/dig
 python -m gradmix_jax.protocol ... --print_commands        one command a run, for a scheduler; runs nothing
 
 A run that has results is skipped and one that was interrupted goes on, so the same command finishes what it began.
+Directories of runs of another config are refused.
 """
 
 import copy
@@ -15,7 +16,8 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import command, main, report
+from gradmix_jax import command, main, report, train
+from gradmix_jax import config as config_lib
 
 
 def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
@@ -38,10 +40,15 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
 
     Returns:
       The Markdown table over all of them, which is also written to `<workdir>/summary.md`.
+
+    Raises:
+      ValueError: a directory holds a run of another config, finished or not; found before anything is run.
     """
-    workdirs = []
-    for one, directory in runs(config, workdir, trials, seeds):
-        workdirs.append(directory)
+    planned = list(runs(config, workdir, trials, seeds))
+    for one, directory in planned:
+        train.check_same_run(config_lib.to_plain(one), directory)
+    workdirs = [directory for _, directory in planned]
+    for one, directory in planned:
         if not os.path.exists(os.path.join(directory, "results.json")):
             print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
             main.run(one, directory, "train_and_eval")

@@ -4,6 +4,7 @@ python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=ru
 python -m gradmix_jax.sweep ablation ... --print_commands       one command a run, for a scheduler; runs nothing
 
 A run that has results is skipped and one that was interrupted goes on, so the same command finishes what it began.
+Directories of runs of another config are refused.
 """
 
 import copy

@@ -47,6 +47,19 @@ def test_runs_everything_once_and_skips_what_is_finished(pretended, tmp_path):
     assert (config.dataset.trial, config.seed) == (0, 0), "the caller's config is left alone"
 
 
+def test_results_of_another_config_are_refused_before_anything_is_run(pretended, tmp_path):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    protocol.run(config, str(tmp_path), [1], [0])
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(ValueError, match="trial1_seed0 holds a run with optimizer.learning_rate=0.001, not 0.5"):
+        protocol.run(config, str(tmp_path), [0, 1], [0])
+    assert pretended == [(1, 0)]
+    # What does not change the model may differ, as for a run that goes on.
+    config.optimizer.learning_rate, config.train.keep_checkpoints = 1e-3, 7
+    protocol.run(config, str(tmp_path), [1], [0])
+    assert pretended == [(1, 0)]
+
+
 def test_prints_commands_that_a_shell_reads_back(tmp_path):
     arguments = ["--config=configs/digits_osr.py:layer", "--config.mix.keep_range=(0.4, 0.9)", "--workdir=runs/a b"]
     command = [sys.executable, "-m", "gradmix_jax.protocol", *arguments, "--trials=1,3", "--print_commands"]
