@@ -33,7 +33,8 @@ def run(
 
     The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
     no more than `max_in_flight` steps are under way. Every loss is checked; a state is saved only after the losses of
-    all steps that led to it were found finite, from a copy that was dispatched before the next step.
+    all steps that led to it, and the one it has itself, were found finite, from a copy that was dispatched before the
+    next step. The last state is saved without the latter.
 
     Args:
       state: the initial state, on the device.
@@ -77,13 +78,14 @@ def run(
             if kept is not None:
                 save(kept)
 
-    done = start_step
+    done, kept = start_step, None
     while done < total_steps and not should_stop(done):
         with jax.profiler.StepTraceAnnotation("train", step_num=done):
             state, metrics = step(state)
-        due = (done + 1) % save_every == 0 and done + 1 < total_steps
-        pending.append((done, metrics, snapshot(state) if due else None))
+        # The snapshot of the state that this step began with: only a state whose own loss is finite is worth keeping.
+        pending.append((done, metrics, kept))
         done += 1
+        kept = snapshot(state) if done % save_every == 0 and done < total_steps else None
         drain(leave=max_in_flight)
     drain(leave=0)
     save(snapshot(state))

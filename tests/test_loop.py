@@ -76,10 +76,17 @@ def test_saving_does_not_wait_for_the_device():
     recorder = Recorder([1.0] * 9)
     recorder.run(9, save_every=4, max_in_flight=2)
     at = recorder.events.index
-    # Copied before the next step is given the state, which is donated; saved when the losses up to it were seen, while
+    # Copied before the next step is given the state, which is donated; saved when its own loss was seen too, while
     # later steps are under way.
     assert at(("dispatch", 3)) < at(("snapshot", 4)) < at(("dispatch", 4))
-    assert at(("dispatch", 5)) < at(("fetch", 3)) < at(("save", 4)) < at(("fetch", 4))
+    assert at(("dispatch", 6)) < at(("fetch", 4)) < at(("save", 4)) < at(("fetch", 5))
+
+
+def test_a_state_whose_own_loss_is_not_finite_is_not_saved():
+    recorder = Recorder([1.0, 1.0, 1.0, 1.0, float("nan"), 1.0])
+    with pytest.raises(loop.NonFiniteLossError, match="the loss of step 4 is nan"):
+        recorder.run(6, save_every=2)
+    assert recorder.saved == [2]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -210,13 +210,23 @@ def test_another_config_in_the_same_workdir_is_refused(whole_run):
         fit(config, whole_run[1])
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    # After an epoch of rate 0 the parameters explode: the second step of the next epoch is the first to suffer.
-    overrides = {"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 1.0, "train.checkpoint_every_epochs": 1}
-    with pytest.raises(ValueError, match=r"the loss of step \d+ is (nan|inf)") as error:
-        fit(digits(**overrides), tmp_path)
-    (kept,) = checkpoint_steps(tmp_path)
-    assert int(re.search(r"step (\d+)", str(error.value))[1]) == kept + 1
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    run = loop.run
+
+    def broken_after(state, *, fetch, **options):
+        seen = itertools.count()
+        spoil = lambda metrics: fetch(metrics) | ({"loss": np.float32("nan")} if next(seen) == 5 else {})
+        return run(state, fetch=spoil, **options)
+
+    monkeypatch.setattr(loop, "run", broken_after)
+    with pytest.raises(ValueError, match=r"the loss of step 5 is nan; the last checkpoint is kept"):
+        fit(digits(**{"train.checkpoint_every_epochs": 1}), tmp_path)
+    assert checkpoint_steps(tmp_path) == [2, 4]
+
+
+def test_parameters_that_explode_end_the_run(tmp_path):
+    with pytest.raises(ValueError, match=r"the loss of step \d+ is (nan|inf)"):
+        fit(digits(**{"optimizer.learning_rate": 1e30}), tmp_path)
 
 
 def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
