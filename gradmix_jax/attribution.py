@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradmix_jax.config import check_choice, check_number
+
 NORMS = ("image", "batch")
 METHODS = ("input", "gradient_x_input", "layer", "grad_cam", "random")
 
@@ -31,16 +33,13 @@ class Spec:
 
     def __post_init__(self):
         object.__setattr__(self, "stages", tuple(self.stages))
-        if self.method not in METHODS:
-            raise ValueError(f"attribution.method is {self.method!r}; allowed: {', '.join(METHODS)}.")
-        if self.norm not in NORMS:
-            raise ValueError(f"attribution.norm is {self.norm!r}; allowed: {', '.join(NORMS)}.")
+        check_choice("attribution.method", self.method, METHODS)
+        check_choice("attribution.norm", self.norm, NORMS)
         if self.sign not in (1, -1):
             raise ValueError(f"attribution.sign is {self.sign!r}; allowed: 1 or -1.")
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise ValueError(f"attribution.smoothing is {self.smoothing!r}; allowed: an odd number of pixels.")
-        if self.every < 1:
-            raise ValueError(f"attribution.every is {self.every!r}; allowed: 1 or more steps.")
+        check_number("attribution.every", self.every, least=1, whole=True)
         if self.uses_stages and not self.stages:
             raise ValueError(f"attribution.stages is empty; allowed: one stage or more with method {self.method!r}.")
 
@@ -67,8 +66,7 @@ def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None
     Raises:
       ValueError: an unknown norm.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(NORMS)}.")
+    check_choice("norm", norm, NORMS)
     # Stopped here and not on the result: pmin and pmax cannot be differentiated at all.
     maps_BxHxW = lax.stop_gradient(maps_BxHxW.astype(jnp.float32))
     axes = (1, 2) if norm == "image" else (0, 1, 2)

@@ -4,8 +4,12 @@ An experiment file in `configs/` takes `default_config()` and assigns a few keys
 owned: each section is splatted into a frozen dataclass, which refuses what it does not know (see `experiment.py`).
 """
 
+import difflib
 import json
+import math
+import numbers
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -246,6 +250,50 @@ def validate(config: ConfigDict) -> None:
       ValueError: an unknown or missing key, or a value of another type; the sentence names key, value and type.
     """
     _compare(to_plain(config), default_config().to_dict(), "")
+
+
+def check_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises ValueError where `value` is none of `allowed`; it names key, value, what is allowed, and a guess."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{key} is {value!r}; allowed: {', '.join(allowed)}{hint}.")
+
+
+def check_number(
+    key: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raises ValueError where `value` is no finite number within the bounds: one sentence, as `check_choice`.
+
+    Args:
+      key, value: to name.
+      least, above: lower bound that is itself allowed, or not; at most one of them.
+      most, below: the same of the upper bound; not without a lower one.
+      whole: whether it has to be an integer. True and False are no numbers.
+    """
+    kind, words = (numbers.Integral, "a whole number") if whole else (numbers.Real, "a number")
+    is_number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    within = is_number and (least is None or value >= least) and (above is None or value > above)
+    if within and (most is None or value <= most) and (below is None or value < below):
+        return
+    lower = f"{above} < " if least is None else f"{least} <= "
+    if least is None and above is None:
+        allowed = words
+    elif most is None and below is None:
+        allowed = f"{words} above {above}" if least is None else f"{words}, {least} or more"
+    elif most is not None and least is not None:
+        allowed = f"{words} from {least} to {most}"
+    else:
+        allowed = f"{lower}value{f' < {below}' if most is None else f' <= {most}'}"
+    raise ValueError(f"{key} is {value!r}; allowed: {allowed}.")
 
 
 def _compare(section: dict[str, Any], default: dict[str, Any], prefix: str) -> None:

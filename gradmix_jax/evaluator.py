@@ -13,6 +13,7 @@ import numpy as np
 
 from gradmix_jax import corruptions, datasets, features, guards, models, probe, scores
 from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax.config import check_choice, check_number
 from gradmix_jax.features import FEATURES, Features
 from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import LOGITS, Fitted
@@ -45,19 +46,18 @@ class Spec:
         for name in ("scores", "stages", "near", "far", "probes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("batch_size", "k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluate.{name} is {getattr(self, name)!r}; allowed: 1 or more.")
-        _check_choice("evaluate.feature", self.feature, (*self.features, LOGITS))
-        _check_choice("evaluate.duplicates", self.duplicates, DUPLICATES)
+            check_number(f"evaluate.{name}", getattr(self, name), least=1, whole=True)
+        check_choice("evaluate.feature", self.feature, (*self.features, LOGITS))
+        check_choice("evaluate.duplicates", self.duplicates, DUPLICATES)
         for name in self.scores:
-            _check_choice("an element of evaluate.scores", name, ("all", *scores.SCORES))
-        _check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, self.headline_scores)
+            check_choice("an element of evaluate.scores", name, ("all", *scores.SCORES))
+        check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, self.headline_scores)
         for name in (*self.near, *self.far):
             datasets.check_unknown_name("an element of evaluate.near or evaluate.far", name)
         for name in self.probes:
             datasets.check_name("an element of evaluate.probes", name)
         if not self.corruptions.startswith("folder:"):
-            _check_choice("evaluate.corruptions", self.corruptions, (*CORRUPTIONS, "folder:PATH"))
+            check_choice("evaluate.corruptions", self.corruptions, (*CORRUPTIONS, "folder:PATH"))
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -75,11 +75,6 @@ class Spec:
         return tuple(scores.SCORES) if "all" in self.scores else tuple(dict.fromkeys((self.score, *self.scores)))
 
 
-def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; allowed: {', '.join(allowed)}.")
-
-
 def check_fits(spec: Spec, data_spec: datasets.Spec, model_spec: models.Spec) -> None:
     """Whether an evaluation can be of such data and such a model: what it cannot, it would say after the training.
 
@@ -90,7 +85,7 @@ def check_fits(spec: Spec, data_spec: datasets.Spec, model_spec: models.Spec) ->
       ValueError: one sentence with the key of `evaluate`, its value and what is allowed.
     """
     for name in spec.stages:
-        _check_choice("an element of evaluate.stages", name, models.available_stages(model_spec))
+        check_choice("an element of evaluate.stages", name, models.available_stages(model_spec))
     for part, lacking, why in (
         ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
         ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),

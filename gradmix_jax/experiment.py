@@ -1,10 +1,10 @@
 """From a config to typed specs, and the checks that concern more than one section."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 from gradmix_jax import attribution, augment, datasets, evaluator, losses, mix, models, objectives, state
+from gradmix_jax.config import check_choice, check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,8 @@ class TrainSpec:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            smallest = 0 if field.name == "cache_gigabytes" else 1
-            if not getattr(self, field.name) >= smallest:
-                raise ValueError(f"train.{field.name} is {getattr(self, field.name)!r}; allowed: {smallest} or more.")
+            bounds = dict(least=0) if field.name == "cache_gigabytes" else dict(least=1, whole=True)
+            check_number(f"train.{field.name}", getattr(self, field.name), **bounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +162,7 @@ def _check_self_supervised(experiment: Experiment) -> None:
 
 def _check_attribution(experiment: Experiment) -> None:
     spec = experiment.attribution
-    if spec.loss not in losses.ATTRIBUTION_LOSSES:
-        allowed = ", ".join(losses.ATTRIBUTION_LOSSES)
-        raise ValueError(f"attribution.loss is {spec.loss!r}; allowed: {allowed}.")
+    check_choice("attribution.loss", spec.loss, losses.ATTRIBUTION_LOSSES)
     if not experiment.mix.uses_map:
         return
     if spec.loss == "cross_entropy" and experiment.model.classifier == "none":
@@ -174,7 +171,4 @@ def _check_attribution(experiment: Experiment) -> None:
         raise ValueError("attribution.loss is 'simclr'; allowed: 'training' or 'cross_entropy' with train.num_views 1.")
     stages = models.available_stages(experiment.model)
     for stage in spec.stages if spec.uses_stages else ():
-        if stage not in stages:
-            near = difflib.get_close_matches(stage, stages, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"attribution.stages names {stage!r}; allowed: {', '.join(stages)}.{hint}")
+        check_choice("an element of attribution.stages", stage, stages)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gradmix_jax import attribution, masks
+from gradmix_jax.config import check_choice, check_number
 
 FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
 KEEP_DRAWS = ("image", "batch")
@@ -40,16 +41,12 @@ class Spec:
         object.__setattr__(self, "keep_range", tuple(self.keep_range))
         choices = {"method": METHODS, "mask": masks.MASKS, "fill": FILLS, "keep_draw": KEEP_DRAWS}
         for name, allowed in {**choices, "mixed_views": MIXED_VIEWS}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"mix.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+            check_choice(f"mix.{name}", getattr(self, name), allowed)
         if len(self.keep_range) != 2 or not 0.0 <= self.keep_range[0] <= self.keep_range[1] <= 1.0:
             raise ValueError(f"mix.keep_range is {self.keep_range!r}; allowed: (low, high) with 0 <= low <= high <= 1.")
-        if self.group_size < 2:
-            raise ValueError(f"mix.group_size is {self.group_size!r}; allowed: 2 or more images.")
-        if self.mixup_alpha <= 0:
-            raise ValueError(f"mix.mixup_alpha is {self.mixup_alpha!r}; allowed: a number above 0.")
-        if not 0.0 <= self.fmix_decay <= 10.0:
-            raise ValueError(f"mix.fmix_decay is {self.fmix_decay!r}; allowed: a number from 0 to 10.")
+        check_number("mix.group_size", self.group_size, least=2, whole=True)
+        check_number("mix.mixup_alpha", self.mixup_alpha, above=0)
+        check_number("mix.fmix_decay", self.fmix_decay, least=0, most=10)
 
     @property
     def uses_map(self) -> bool:
@@ -113,8 +110,7 @@ def gradmix(
     batch = images_BxHxWxC.shape[0]
     if batch % views:
         raise ValueError(f"gradmix got {batch} images and views={views}; allowed: a multiple of the number of views.")
-    if mask not in masks.MASKS:
-        raise ValueError(f"gradmix got mask={mask!r}; allowed: {', '.join(masks.MASKS)}.")
+    check_choice("mask", mask, masks.MASKS)
     partner_key, keep_key, noise_key = jax.random.split(key, 3)
     mask_BxHxW = masks.MASKS[mask](maps_BxHxW, _given_or_drawn(keep_B, keep_key, batch, keep_range))
     return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
@@ -125,8 +121,7 @@ def _given_or_drawn(keep_B, key, batch, keep_range):
 
 
 def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views):
-    if fill not in FILLS:
-        raise ValueError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
+    check_choice("fill", fill, FILLS)
     batch = images_BxHxWxC.shape[0]
     partner_B = jnp.arange(batch, dtype=jnp.int32)
     if fill.startswith("partner"):

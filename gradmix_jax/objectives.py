@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from gradmix_jax.config import check_choice, check_number
+
 # Self-supervised losses, of which a run has one.
 SSL = ("simclr", "moco", "barlow_twins")
 
@@ -33,18 +35,13 @@ class Spec:
     block_size: int
 
     def __post_init__(self):
-        if self.ssl not in SSL:
-            raise ValueError(f"objective.ssl is {self.ssl!r}; allowed: {', '.join(SSL)}.")
+        check_choice("objective.ssl", self.ssl, SSL)
         for name in ("temperature", "base_temperature", "off_diagonal_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)!r}; allowed: a number above 0.")
+            check_number(f"objective.{name}", getattr(self, name), above=0)
         for name in ("queue_size", "block_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"objective.{name} is {getattr(self, name)!r}; allowed: 1 or more.")
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"objective.momentum is {self.momentum!r}; allowed: 0 <= value < 1.")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"objective.label_smoothing is {self.label_smoothing!r}; allowed: 0 <= value < 1.")
+            check_number(f"objective.{name}", getattr(self, name), least=1, whole=True)
+        for name in ("momentum", "label_smoothing"):
+            check_number(f"objective.{name}", getattr(self, name), least=0, below=1)
 
 
 def contrastive(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradmix_jax import self_supervised
+from gradmix_jax.config import check_choice, check_number
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -43,11 +44,9 @@ class Phase:
     cross_entropy: float
 
     def __post_init__(self):
-        if self.epochs < 0:
-            raise ValueError(f"phases: epochs of {self.name!r} is {self.epochs!r}; allowed: 0 or more.")
+        check_number(f"phases: epochs of {self.name!r}", self.epochs, least=0, whole=True)
         for weight in ("supcon", "ssl", "cross_entropy"):
-            if getattr(self, weight) < 0:
-                raise ValueError(f"phases: {weight} of {self.name!r} is {getattr(self, weight)!r}; allowed: 0 or more.")
+            check_number(f"phases: {weight} of {self.name!r}", getattr(self, weight), least=0)
         if self.epochs and not (self.supcon or self.ssl or self.cross_entropy):
             raise ValueError(f"phases: {self.name!r} has no objective; allowed: a weight above 0 for one of them.")
 
@@ -66,17 +65,12 @@ class OptimizerSpec:
     ema: float
 
     def __post_init__(self):
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"optimizer.ema is {self.ema!r}; allowed: 0 <= value < 1.")
-        if self.name not in OPTIMIZERS:
-            raise ValueError(f"optimizer.name is {self.name!r}; allowed: {', '.join(OPTIMIZERS)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate!r}; allowed: a number above 0.")
-        if not 0.0 <= self.final_fraction <= 1.0:
-            raise ValueError(f"optimizer.final_fraction is {self.final_fraction!r}; allowed: 0 to 1.")
+        check_number("optimizer.ema", self.ema, least=0, below=1)
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check_number("optimizer.learning_rate", self.learning_rate, above=0)
+        check_number("optimizer.final_fraction", self.final_fraction, least=0, most=1)
         for name in ("warmup_epochs", "weight_decay", "momentum"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)!r}; allowed: 0 or more.")
+            check_number(f"optimizer.{name}", getattr(self, name), least=0)
 
 
 def total_steps(phases: tuple[Phase, ...], steps_per_epoch: int) -> int:

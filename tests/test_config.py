@@ -1,9 +1,11 @@
 """Configs: every experiment file is valid, and every mistake is one clear sentence before data or compilation."""
 
 import json
+import math
 import pathlib
 import runpy
 
+import numpy as np
 import pytest
 from programs import small_config
 
@@ -47,18 +49,18 @@ def test_the_papers_recipe():
         ("mix.keep_range", ("a", 0.5), r"element of mix\.keep_range is 'a'; allowed: a value of type float"),
         ("mix.group_size", 5, r"mix\.group_size is 5; allowed: a divisor of the 32 images"),
         ("mix.method", "gradmx", r"mix\.method is 'gradmx'; allowed"),
-        ("attribution.stages", ("stage9",), r"attribution\.stages names 'stage9'; allowed: stage1"),
+        ("attribution.stages", ("stage9",), r"an element of attribution\.stages is 'stage9'; allowed: stage1"),
         ("attribution.method", "gradcam", r"attribution\.method is 'gradcam'; allowed"),
         ("attribution.sign", 0, r"attribution\.sign is 0; allowed: 1 or -1"),
         ("attribution.loss", "ce", r"attribution\.loss is 'ce'; allowed: simclr"),
         ("attribution.loss", "cross_entropy", r"only with a model\.classifier"),
-        ("attribution.every", 0, r"attribution\.every is 0; allowed: 1 or more"),
+        ("attribution.every", 0, r"attribution\.every is 0; allowed: a whole number, 1 or more"),
         ("attribution.smoothing", 2, r"attribution\.smoothing is 2; allowed: an odd number"),
         ("objective.temperature", 0.0, r"objective\.temperature is 0\.0; allowed: a number above 0"),
         ("optimizer.name", "adamm", r"optimizer\.name is 'adamm'; allowed: adam"),
         ("optimizer.learning_rate", -1.0, r"optimizer\.learning_rate is -1\.0; allowed"),
         ("optimizer.per_epoch", 1, r"optimizer\.per_epoch is 1; allowed: a value of type bool"),
-        ("train.batch_size", 0, r"train\.batch_size is 0; allowed: 1 or more"),
+        ("train.batch_size", 0, r"train\.batch_size is 0; allowed: a whole number, 1 or more"),
         ("train.num_views", 1, r"phases\[0\]\.ssl is 1\.0; allowed: 0 with train\.num_views below 2"),
         ("normalization.mean", (0.5,), r"normalization\.mean is \(0\.5,\); allowed: 3 number"),
         ("evaluate.feature", "pixels", r"evaluate\.feature is 'pixels'; allowed: projection"),
@@ -123,6 +125,34 @@ def test_an_evaluation_that_would_fail_after_training(overrides, message):
 )
 def test_an_evaluation_that_works(overrides):
     build(small_config(**overrides))
+
+
+@pytest.mark.parametrize(
+    "bounds, right, wrong, allowed",
+    [
+        (dict(), (-1, 0.5, np.float32(2)), ("1", None, True, math.nan, math.inf), "a number"),
+        (dict(least=1, whole=True), (1, np.int64(7)), (0, 1.0, True), "a whole number, 1 or more"),
+        (dict(above=0), (1e-9, 3), (0, -1, math.nan), "a number above 0"),
+        (dict(least=0, most=1), (0, 0.5, 1), (-0.1, 1.1), "a number from 0 to 1"),
+        (dict(least=0, below=1), (0, 0.99), (1, -0.1), "0 <= value < 1"),
+        (dict(above=0, most=1), (0.1, 1), (0, 1.1), "0 < value <= 1"),
+    ],
+)
+def test_a_number_is_checked_against_its_bounds(bounds, right, wrong, allowed):
+    for value in right:
+        config_lib.check_number("a.b", value, **bounds)
+    for value in wrong:
+        with pytest.raises(ValueError) as caught:
+            config_lib.check_number("a.b", value, **bounds)
+        assert str(caught.value) == f"a.b is {value!r}; allowed: {allowed}."
+
+
+def test_a_choice_is_guessed_where_it_is_near():
+    config_lib.check_choice("a.b", "red", ("red", "green"))
+    for value, hint in (("gren", " (did you mean 'green'?)"), ("blue", ""), (3, "")):
+        with pytest.raises(ValueError) as caught:
+            config_lib.check_choice("a.b", value, {"red": 1, "green": 2})
+        assert str(caught.value) == f"a.b is {value!r}; allowed: red, green{hint}."
 
 
 def test_a_batch_that_devices_cannot_share():

@@ -449,7 +449,7 @@ def test_only_gradmix_looks_at_maps(key):
         (dict(keep_range=(0.5, 1.1)), r"mix\.keep_range is \(0\.5, 1\.1\); allowed"),
         (dict(keep_range=(0.5, float("nan"))), r"mix\.keep_range is \(0\.5, nan\); allowed"),
         (dict(keep_range=(0.5,)), r"mix\.keep_range is \(0\.5,\); allowed"),
-        (dict(group_size=1), r"mix\.group_size is 1; allowed: 2 or more images"),
+        (dict(group_size=1), r"mix\.group_size is 1; allowed: a whole number, 2 or more"),
         (dict(mixup_alpha=0.0), r"mix\.mixup_alpha is 0\.0; allowed: a number above 0"),
         (dict(fmix_decay=-1.0), r"mix\.fmix_decay is -1\.0; allowed: a number from 0 to 10"),
         (dict(fmix_decay=float("nan")), r"mix\.fmix_decay is nan; allowed: a number from 0 to 10"),
@@ -467,12 +467,13 @@ def test_spec_takes_the_list_of_a_json_file():
 def test_calls_that_cannot_work_say_why(key):
     with pytest.raises(ValueError, match="gradmix got 8 images and views=3; allowed: a multiple"):
         mix.gradmix(key, PICTURES, MAPS, views=3)
-    with pytest.raises(ValueError, match=r"gradmix got mask='circle'; allowed: box, threshold\."):
+    with pytest.raises(ValueError, match=r"mask is 'circle'; allowed: box, threshold\."):
         mix.gradmix(key, PICTURES, MAPS, mask="circle")
     wrong = dict(keep_range=(0.5, 0.9), fill="patner", views=2)
     for method in (mix.gradmix, mix.cutmix, mix.saliencymix, partial(mix.fmix, decay=3.0)):
         with pytest.raises(
-            ValueError, match=r"fill is 'patner'; allowed: partner, partner_resized, noise, mean, zeros\."
+            ValueError,
+            match=r"fill is 'patner'; allowed: partner, partner_resized, noise, mean, zeros .did you mean 'partner'",
         ):
             method(key, PICTURES, MAPS, **wrong)
     with pytest.raises(ValueError, match=r"mix\.group_size is 3; allowed: a divisor of the 4 images of one device"):

@@ -563,10 +563,10 @@ def test_transformer_says_what_does_not_fit(width, image_size, message):
         ({"stem": "imagenet"}, "model.stem of small_cnn is 'imagenet'.*cifar"),
         ({"classifier": "mlp"}, "model.classifier is 'mlp'.*none, linear, cosine"),
         ({"dtype": "float16"}, "model.dtype is 'float16'.*float32, bfloat16"),
-        ({"width": -1}, "model.width is -1.*at least 0"),
-        ({"width": 4.5}, "model.width is 4.5.*integer"),
-        ({"hidden": 0}, "model.hidden is 0.*at least 1"),
-        ({"projection": 0}, "model.projection is 0.*at least 1"),
+        ({"width": -1}, "model.width is -1; allowed: a whole number, 0 or more"),
+        ({"width": 4.5}, "model.width is 4.5; allowed: a whole number"),
+        ({"hidden": 0}, "model.hidden is 0; allowed: .* 1 or more"),
+        ({"projection": 0}, "model.projection is 0; allowed: .* 1 or more"),
     ],
 )
 def test_spec_errors_name_key_value_and_choices(fields, message):

@@ -14,8 +14,6 @@ from.
 """
 
 import dataclasses
-import math
-import numbers
 from functools import partial
 
 import jax
@@ -39,6 +37,7 @@ from gradmix_jax.augment.steps import (
     rotate,
     rotate_by,
 )
+from gradmix_jax.config import check_choice, check_number
 
 __all__ = ["BLUR_SIGMA", "CROP_ATTEMPTS", "JITTER", "Spec", "augmix", "color_jitter", "crop_box", "gaussian_blur"]
 __all__ += [
@@ -90,36 +89,28 @@ class Spec:
             object.__setattr__(self, name, _numbers(name, getattr(self, name), length))
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"augment.crop_scale must be 0 < low <= high <= 1, not {self.crop_scale}.")
+            raise ValueError(
+                f"augment.crop_scale is {self.crop_scale}; allowed: (low, high) with 0 < low <= high <= 1."
+            )
         low, high = self.crop_ratio
         if not 0 < low <= high:
-            raise ValueError(f"augment.crop_ratio must be 0 < low <= high, not {self.crop_ratio}.")
+            raise ValueError(f"augment.crop_ratio is {self.crop_ratio}; allowed: (low, high) with 0 < low <= high.")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise ValueError(f"augment.jitter must be at least 0, its hue at most 0.5, not {self.jitter}.")
+            raise ValueError(f"augment.jitter is {self.jitter}; allowed: 0 or more each, the last (hue) at most 0.5.")
         for name in ("jitter_prob", "flip_prob", "grey_prob", "blur_prob"):
-            _check_between(name, getattr(self, name), 0, 1)
-        _check_between("rotation_degrees", self.rotation_degrees, 0, 180)
-        if self.policy not in POLICIES:
-            raise ValueError(f"augment.policy is {self.policy!r}; allowed: {', '.join(POLICIES)}.")
-        if not isinstance(self.num_ops, int) or isinstance(self.num_ops, bool) or self.num_ops < 1:
-            raise ValueError(f"augment.num_ops is {self.num_ops!r}; allowed: a whole number, 1 or more.")
-        if not _is_number(self.magnitude) or not 0 <= self.magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f"augment.magnitude is {self.magnitude!r}; allowed: a number from 0 to {MAX_MAGNITUDE}.")
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+            check_number(f"augment.{name}", getattr(self, name), least=0, most=1)
+        check_number("augment.rotation_degrees", self.rotation_degrees, least=0, most=180)
+        check_choice("augment.policy", self.policy, POLICIES)
+        check_number("augment.num_ops", self.num_ops, least=1, whole=True)
+        check_number("augment.magnitude", self.magnitude, least=0, most=MAX_MAGNITUDE)
 
 
 def _numbers(name, values, length):
-    if not isinstance(values, (tuple, list)) or len(values) != length or not all(map(_is_number, values)):
-        raise ValueError(f"augment.{name} must be {length} numbers, not {values!r}.")
+    if not isinstance(values, (tuple, list)) or len(values) != length:
+        raise ValueError(f"augment.{name} is {values!r}; allowed: {length} numbers.")
+    for value in values:
+        check_number(f"an element of augment.{name}", value)
     return tuple(float(value) for value in values)
-
-
-def _check_between(name, value, low, high):
-    if not _is_number(value) or not low <= value <= high:
-        raise ValueError(f"augment.{name} must be a number from {low} to {high}, not {value!r}.")
 
 
 def views(keys_B, images_BxHxWxC, spec, *, num_views=2):

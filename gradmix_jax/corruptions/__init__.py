@@ -14,7 +14,6 @@ steps of image libraries between. Numbers on these images are close to those on 
 A new corruption is a function of one image, a function for its constants and one entry of `ON_DEVICE`.
 """
 
-import numbers
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradmix_jax.config import check_choice, check_number
 from gradmix_jax.corruptions import blur, digital, filters, noise, weather
 
 __all__ = ["NAMES", "SEVERITIES", "Corruption", "corrupt"]
@@ -103,12 +103,9 @@ def _corrupt(key, images_BxHxWxC, first, constants, *, apply):
 
 
 def _check(key, images, name, severity, first):
-    if name not in NAMES:
-        raise ValueError(f"corruption name must be one of {', '.join(NAMES)}, not {name!r}.")
-    if not _is_integer(severity) or severity not in SEVERITIES:
-        raise ValueError(f"corruption severity must be a whole number from 1 to 5, not {severity!r}.")
-    if not _is_integer(first) or first < 0:
-        raise ValueError(f"first must be a whole number of at least 0, not {first!r}.")
+    check_choice("name of a corruption", name, NAMES)
+    check_number("severity of a corruption", severity, least=SEVERITIES[0], most=SEVERITIES[-1], whole=True)
+    check_number("first", first, least=0, whole=True)
     if images.dtype != jnp.uint8:
         raise ValueError(f"corrupt takes uint8 images, not {images.dtype}.")
     shape = images.shape
@@ -116,7 +113,3 @@ def _check(key, images, name, severity, first):
         raise ValueError(f"corrupt takes square images [B,H,W,C] of 8x8 or more with C = 1 or 3, not {shape}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
         raise ValueError(f"corrupt takes one typed JAX key of shape (), not {key.dtype} {key.shape}.")
-
-
-def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

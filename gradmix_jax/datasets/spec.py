@@ -1,11 +1,11 @@
 """The `dataset` section of a config, and what its names mean."""
 
 import dataclasses
-import difflib
 import os
 from typing import Any
 
 from gradmix_jax import splits
+from gradmix_jax.config import check_choice, check_number
 from gradmix_jax.datasets import folder, idx, noise, prepared
 
 PATH_KINDS = {"folder": folder.load, "idx": idx.load}
@@ -55,23 +55,21 @@ class Spec:
         check_name("dataset.name", self.name)
         if self.unknown_name:
             check_unknown_name("dataset.unknown_name", self.unknown_name)
-        _check_choice("dataset.benchmark", self.benchmark, (*splits.BENCHMARKS, "random", "all"))
-        _check_choice("dataset.storage", self.storage, STORAGE)
-        _check_choice("dataset.bad_images", self.bad_images, BAD_IMAGES)
+        check_choice("dataset.benchmark", self.benchmark, (*splits.BENCHMARKS, "random", "all"))
+        check_choice("dataset.storage", self.storage, STORAGE)
+        check_choice("dataset.bad_images", self.bad_images, BAD_IMAGES)
         _check(self.channels in (1, 3), "dataset.channels", self.channels, "1 or 3")
-        _check(_is_int(self.image_size, 1), "dataset.image_size", self.image_size, "1 or more")
-        fraction = self.validation_fraction
-        _check(0 <= fraction < 1, "dataset.validation_fraction", fraction, "0 or more and less than 1")
+        check_number("dataset.image_size", self.image_size, least=1, whole=True)
+        check_number("dataset.validation_fraction", self.validation_fraction, least=0, below=1)
         _check(isinstance(self.download, bool), "dataset.download", self.download, "True or False")
         self._check_split()
 
     def _check_split(self):
         trials = len(splits.BENCHMARKS.get(self.benchmark, ()))
-        allowed = f"0 to {trials - 1} for benchmark {self.benchmark!r}" if trials else "0 or more"
-        in_range = _is_int(self.trial, 0) and (not trials or self.trial < trials)
-        _check(in_range, "dataset.trial", self.trial, allowed)
+        key = f"dataset.trial (of benchmark {self.benchmark!r})"
+        check_number(key, self.trial, least=0, most=trials - 1 if trials else None, whole=True)
         if self.benchmark == "random":
-            _check(_is_int(self.num_known, 1), "dataset.num_known", self.num_known, "1 or more")
+            check_number("dataset.num_known", self.num_known, least=1, whole=True)
         if self.benchmark == "all" and same_data(self.name, self.unknown_data):
             raise ValueError(
                 "dataset.benchmark is 'all', which leaves no class of "
@@ -102,32 +100,17 @@ def check_name(key: str, name: str) -> None:
     kind, _, path = name.partition(":")
     if (kind in PATH_KINDS and path) or name.split("/")[0] in prepared.TEST_PARTS:
         return
-    allowed = (*prepared.TEST_PARTS, *(f"{kind}:PATH" for kind in PATH_KINDS))
-    raise ValueError(f"{key} is {name!r}{_nearest(name, allowed)}; allowed: {', '.join(allowed)}.")
+    check_choice(key, name, (*prepared.TEST_PARTS, *(f"{kind}:PATH" for kind in PATH_KINDS)))
 
 
 def check_unknown_name(key: str, name: str) -> None:
     """Raises ValueError if `name`, the value of `key`, is neither the name of a data set nor a kind of noise."""
     if not name.startswith("noise:"):
         check_name(key, name)
-    elif name not in noise.KINDS:
-        raise ValueError(f"{key} is {name!r}{_nearest(name, tuple(noise.KINDS))}; allowed: {', '.join(noise.KINDS)}.")
-
-
-def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}{_nearest(value, allowed)}; allowed: {', '.join(allowed)}.")
+    else:
+        check_choice(key, name, noise.KINDS)
 
 
 def _check(condition: bool, key: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"{key} is {value!r}; allowed: {allowed}.")
-
-
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _nearest(value: str, allowed: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(value), allowed, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

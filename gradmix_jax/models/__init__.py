@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradmix_jax.config import check_choice, check_number
 from gradmix_jax.models.classifier32 import Classifier32
 from gradmix_jax.models.heads import CosineClassifier, LinearClassifier
 from gradmix_jax.models.layers import Encoder
@@ -86,19 +87,12 @@ class Spec:
     dtype: str
 
     def __post_init__(self):
-        _check_choice("model.name", self.name, ENCODERS)
-        _check_choice(f"model.stem of {self.name}", self.stem, ENCODERS[self.name].stems)
-        _check_choice("model.classifier", self.classifier, CLASSIFIERS)
-        _check_choice("model.dtype", self.dtype, DTYPES)
+        check_choice("model.name", self.name, ENCODERS)
+        check_choice(f"model.stem of {self.name}", self.stem, ENCODERS[self.name].stems)
+        check_choice("model.classifier", self.classifier, CLASSIFIERS)
+        check_choice("model.dtype", self.dtype, DTYPES)
         for key, smallest in (("width", 0), ("hidden", 1), ("projection", 1)):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < smallest:
-                raise ValueError(f"model.{key} is {value!r}: it must be an integer of at least {smallest}.")
-
-
-def _check_choice(key: str, value, allowed) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}: it must be one of {', '.join(allowed)}.")
+            check_number(f"model.{key}", getattr(self, key), least=smallest, whole=True)
 
 
 def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Network:
