@@ -13,7 +13,7 @@ import math
 import dm_pix
 import jax.numpy as jnp
 
-from gradmix_jax.augment.steps import grey
+from gradmix_jax.augment.steps import blend, blend_weights
 
 IDENTITY = ("identity",)
 TONE = ("autocontrast", "equalize", "posterize", "solarize")
@@ -133,21 +133,14 @@ def _to_bytes(image):
 
 def _enhance_weights(factor):
     """Weights of (image, grey, its mean, smooth image) of each operation of ImageEnhance."""
-    return {
-        "identity": (1, 0, 0, 0),
-        "color": (factor, 1 - factor, 0, 0),
-        "contrast": (factor, 0, 1 - factor, 0),
-        "brightness": (factor, 0, 0, 0),
-        "sharpness": (factor, 0, 0, 1 - factor),
-    }
+    without_smooth = {name: (*weights, 0) for name, weights in blend_weights(factor).items()}
+    # Pillow's names: its Color is torchvision's saturation.
+    return {**without_smooth, "color": without_smooth["saturation"], "sharpness": (factor, 0, 0, 1 - factor)}
 
 
 def enhance(image_HxWxC, weights_4):
     """Weighted sum of image, grey image, mean grey and smooth image, clipped."""
-    grey_HxW = grey(image_HxWxC)
-    offset_HxW = weights_4[1] * grey_HxW + weights_4[2] * jnp.mean(grey_HxW)
-    enhanced = weights_4[0] * image_HxWxC + offset_HxW[..., None] + weights_4[3] * smooth(image_HxWxC)
-    return jnp.clip(enhanced, 0, 1)
+    return jnp.clip(blend(image_HxWxC, weights_4) + weights_4[3] * smooth(image_HxWxC), 0, 1)
 
 
 def smooth(image_HxWxC):
