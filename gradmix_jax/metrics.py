@@ -148,10 +148,27 @@ def points(known, unknown, correct=None):
 
     Raises ValueError for an empty or NaN input, or if `correct` does not match `known`.
     """
-    scores_N, _, _, order_N, starts_N, known_from_N, correct_from_N = _sorted_counts(known, unknown, correct)
+    return _points(*_sorted_counts(known, unknown, correct))
+
+
+def points_and_oscr_compat(known, unknown, correct):
+    """(`points`, the value of `oscr` with compat=True), both from one sort. Raises ValueError as they do."""
+    counts = _sorted_counts(known, unknown, correct)
+    return _points(*counts), _oscr_compat(*counts)
+
+
+def _points(scores_N, known_N, correct_N, order_N, starts_N, known_from_N, correct_from_N):
     starts_T = np.flatnonzero(starts_N)[::-1]
     known_T, correct_T = (counts_N[starts_T].astype(np.int64) for counts_N in (known_from_N, correct_from_N))
     return Points(scores_N[order_N[starts_T]], known_T, scores_N.size - starts_T - known_T, correct_T)
+
+
+def _oscr_compat(scores_N, known_N, correct_N, order_N, starts_N, known_from_N, correct_from_N):
+    unknown_N = ~known_N[order_N]
+    next_correct_N = np.append(correct_N[order_N][1:], False)
+    # An unknown image is no correct known one, so counting from it on equals counting after it.
+    doubled = int(2 * correct_from_N[unknown_N].sum(dtype=np.int64)) - int(next_correct_N[unknown_N].sum())
+    return doubled / 2 / (int(known_N.sum()) * int(unknown_N.sum()))
 
 
 def _before(counts_T):
@@ -195,12 +212,7 @@ def oscr(known, unknown, correct, compat=False):
     Raises ValueError for empty or NaN scores, or a `correct` of another length.
     """
     if compat:
-        _, known_N, correct_N, order_N, _, _, correct_from_N = _sorted_counts(known, unknown, correct)
-        unknown_N = ~known_N[order_N]
-        next_correct_N = np.append(correct_N[order_N][1:], False)
-        # An unknown image is no correct known one, so counting from it on equals counting after it.
-        doubled = int(2 * correct_from_N[unknown_N].sum(dtype=np.int64)) - int(next_correct_N[unknown_N].sum())
-        return doubled / 2 / (int(known_N.sum()) * int(unknown_N.sum()))
+        return _oscr_compat(*_sorted_counts(known, unknown, correct))
     return points(known, unknown, correct).oscr()
 
 

@@ -34,12 +34,12 @@ def threshold_free_metrics(
 ) -> dict[str, float]:
     """All metrics that need no threshold; higher scores mean "known"."""
     correct_N = predicted_N == labels_N
-    points = metrics.points(known_N, unknown_M, correct_N)
+    points, oscr_compat = metrics.points_and_oscr_compat(known_N, unknown_M, correct_N)
     return {
         "accuracy": float(np.mean(correct_N)),
         **_rejection_metrics(points),
         "oscr": points.oscr(),
-        "oscr_compat": metrics.oscr(known_N, unknown_M, correct_N, compat=True),
+        "oscr_compat": oscr_compat,
         "ccr_at_fpr_01": points.ccr_at_fpr(fpr=0.01),
         "ccr_at_fpr_10": points.ccr_at_fpr(fpr=0.1),
     }

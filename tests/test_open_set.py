@@ -1,0 +1,30 @@
+"""What an evaluation reports of one score."""
+
+import numpy as np
+
+from gradmix_jax import metrics, open_set
+
+
+def test_every_metric_without_a_threshold_comes_from_one_sort(monkeypatch):
+    random = np.random.default_rng(0)
+    # Rounded, so that there are ties.
+    known, unknown = random.normal(1, 1, 300).round(1), random.normal(0, 1, 200).round(1)
+    labels = random.integers(0, 4, 300)
+    predicted = np.where(random.random(300) < 0.8, labels, 0)
+    correct = predicted == labels
+    expected = {
+        "accuracy": correct.mean(),
+        "auroc": metrics.auroc(known, unknown),
+        "fpr95_unknown_positive": metrics.fpr_at(known, unknown, positive="unknown"),
+        "fpr95_known_positive": metrics.fpr_at(known, unknown, positive="known"),
+        "average_precision_known": metrics.average_precision(known, unknown, positive="known"),
+        "average_precision_unknown": metrics.average_precision(known, unknown, positive="unknown"),
+        "oscr": metrics.oscr(known, unknown, correct),
+        "oscr_compat": metrics.oscr(known, unknown, correct, compat=True),
+        "ccr_at_fpr_01": metrics.ccr_at_fpr(known, unknown, correct, fpr=0.01),
+        "ccr_at_fpr_10": metrics.ccr_at_fpr(known, unknown, correct, fpr=0.1),
+    }
+    sorts, sort = [], metrics._sort_and_count
+    monkeypatch.setattr(metrics, "_sort_and_count", lambda *arrays: sorts.append(1) or sort(*arrays))
+    assert open_set.threshold_free_metrics(known, unknown, predicted, labels) == expected
+    assert len(sorts) == 1
