@@ -56,6 +56,11 @@ class Program:
         return self.mix.method != "none"
 
     @property
+    def maps_gradients(self) -> bool:
+        """Whether the mix asks for gradients: it has a map, and not a random one."""
+        return self.mix.uses_map and (self.attribution.uses_input or self.attribution.uses_stages)
+
+    @property
     def mixed_touches_clean(self) -> bool:
         """Whether the mixed loss has a gradient with respect to the clean outputs."""
         # Mixed queries of MoCo meet keys and queue only.
@@ -97,14 +102,12 @@ def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None
 
 def _probe(program, params, batch_stats, images_BxHxWxC):
     """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
-    if not program.mix.uses_map:
+    if not program.maps_gradients:
         return {}
     if program.attribution.uses_input:
         return {"images": images_BxHxWxC}
-    if program.attribution.uses_stages:
-        shapes = jax.eval_shape(lambda x: apply_model(program, params, batch_stats, x)[1], images_BxHxWxC)
-        return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
-    return {}
+    shapes = jax.eval_shape(lambda x: apply_model(program, params, batch_stats, x)[1], images_BxHxWxC)
+    return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
 
 
 def clean_forward(program: Program, params, batch_stats, images_BxHxWxC, axis_name: str | None) -> Clean:

@@ -136,10 +136,10 @@ def clean_half(
     (loss, terms), cotangent = jax.value_and_grad(
         lambda outputs: losses.clean_loss(program, outputs, labels_b, weights, axis_name, momentum), has_aux=True
     )(clean.outputs)
-    gradient = mixed = None
+    gradient, mixed, probe_gradients = None, None, {}
     if program.shares_backward:
         gradient, probe_gradients = clean.pullback(cotangent)
-    elif program.mixes:
+    elif program.maps_gradients:
         target = losses.attribution_cotangent(program, clean.outputs, labels_b, cotangent, axis_name, momentum)
         pull = lambda: clean.pullback(target)[1]
         if fresh is None:
