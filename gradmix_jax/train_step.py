@@ -221,6 +221,11 @@ def momentum_half(program: Program, state: state_lib.TrainState, views_BxHxWxC, 
     return self_supervised.Momentum(keys, queue), extra
 
 
+def makes_maps(program: Program, step) -> jax.Array | None:
+    """Whether this step makes maps of gradients (traced), and not random ones; None: every step does."""
+    return None if program.attribution.every == 1 else step % program.attribution.every == 0
+
+
 class Explanation(NamedTuple):
     """views_BxHxWxC, their Mixed, and mask_BxHxW (bool; all False for mixup, which has none)."""
 
@@ -235,13 +240,16 @@ def explain(program: Program, state: state_lib.TrainState, images_bxHxWxC, label
     views_BxHxWxC = views_of(program, view_key, images_bxHxWxC, None)
     weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
     momentum, _ = momentum_half(program, state, views_BxHxWxC, None)
-    half = clean_half(
-        program, mix_key, state.params, state.batch_stats, views_BxHxWxC, labels_b, weights, None, momentum
-    )
-    # The masks, seen by mixing a white image with black under the same key.
-    black = dataclasses.replace(program.mix, fill="zeros")
-    white = mix_views(program, black, mix_key, jnp.ones_like(views_BxHxWxC), half.mixed.maps, None)[0]
-    return Explanation(views_BxHxWxC, half.mixed, white[..., 0] == 0)
+    given = views_BxHxWxC, labels_b, weights, None, momentum, makes_maps(program, state.step)
+    half = clean_half(program, mix_key, state.params, state.batch_stats, *given)
+    mixed = half.mixed
+    mask_BxHxW = jnp.zeros(mixed.images.shape[:3], bool)
+    if program.mix.method != "mixup":
+        # The masks, seen by filling them with noise under the same key: it meets no pixel's value.
+        noisy = dataclasses.replace(program.mix, fill="noise")
+        filled = mix_views(program, noisy, mix_key, views_BxHxWxC, mixed.maps, None)[0]
+        mask_BxHxW = jnp.any(filled != views_BxHxWxC[: len(filled)], axis=-1)
+    return Explanation(views_BxHxWxC, mixed, mask_BxHxW)
 
 
 def _in_rows(tree):
@@ -272,8 +280,7 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
         views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
         weights = state_lib.phase_weights(program.phases, program.steps_per_epoch, state.step)
         momentum, extra = momentum_half(program, state, views_BxHxWxC, axis_name)
-        fresh = None if program.attribution.every == 1 else state.step % program.attribution.every == 0
-        given = views_BxHxWxC, labels_b, weights, axis_name, momentum, fresh
+        given = views_BxHxWxC, labels_b, weights, axis_name, momentum, makes_maps(program, state.step)
         gradient, batch_stats, metrics = gradients(program, mix_key, state.params, state.batch_stats, *given)
         if axis_name is not None:
             gradient, metrics = lax.pmean((gradient, metrics), axis_name)

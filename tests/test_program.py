@@ -1,10 +1,12 @@
-"""What is static about a step: which losses and gradients its program asks for."""
+"""What is static about a step: its epochs, and which losses and gradients its program asks for."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import PHASES, small_images, small_order, small_program, small_state
+from programs import NUM_IMAGES, PHASES, small_images, small_order, small_program, small_state
 
 from gradmix_jax import train_step
 from gradmix_jax.config import phase
@@ -42,3 +44,10 @@ def test_without_a_map_the_loss_of_maps_does_not_matter(recipe, phases, override
 )
 def test_only_maps_of_gradients_ask_for_them(recipe, wanted):
     assert small_program(recipe)[1].maps_gradients == wanted
+
+
+def test_an_epoch_has_whole_batches_and_at_least_one():
+    _, program = small_program("none")
+    assert dataclasses.replace(program, num_images=NUM_IMAGES - 1).steps_per_epoch == NUM_IMAGES // 32 - 1
+    with pytest.raises(ValueError, match=r"train\.batch_size is 32; allowed: 1 to 31, the number of training images"):
+        _ = dataclasses.replace(program, num_images=31).steps_per_epoch

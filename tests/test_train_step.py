@@ -174,6 +174,42 @@ def test_attribution_leaves_parameters_and_statistics_alone():
         assert largest_difference(results[0].batch_stats, other.batch_stats) == 0
 
 
+@pytest.mark.parametrize(
+    "recipe, overrides",
+    [
+        ("saliencymix", {}),
+        ("cutmix", {"mix.mixed_views": "first"}),
+        ("released", {}),
+        ("mixup", {}),
+        ("input", {"attribution.every": 2}),
+    ],
+)
+def test_an_explanation_shows_what_the_step_does(recipe, overrides, monkeypatch):
+    specs, program = small_program(recipe, **overrides)
+    # The second step: where maps are made every other step, it has a random one.
+    state = small_state(specs, program).replace(step=jnp.int32(1))
+    images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
+    seen = []
+
+    def watched(*arguments):
+        seen.append(make_mixed(*arguments))
+        return seen[-1]
+
+    make_mixed = train_step.make_mixed
+    monkeypatch.setattr(train_step, "make_mixed", watched)
+    step = train_step.make_train_step(program, axis_name=None)
+    done = jax.jit(lambda *arrays: (step(*arrays), seen[-1])[1])(state, images, labels)
+    shown = jax.jit(lambda *arrays: train_step.explain(program, *arrays))(state, images, labels)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), shown.mixed, done)
+    mixed, mask = np.asarray(done.images), np.asarray(shown.mask)
+    if recipe == "mixup":
+        assert not mask.any()
+        return
+    views = np.asarray(shown.views)[: len(mixed)]
+    np.testing.assert_allclose(1 - mask.mean((1, 2)), done.weight, atol=1e-6)
+    assert not (mixed != views).any(-1)[~mask].any() and mask.any()
+
+
 @pytest.mark.parametrize("method", ["input", "gradient_x_input", "layer", "grad_cam"])
 def test_maps_come_from_the_gradient_of_the_attribution_loss(method):
     specs, program = small_program("layer", **{"attribution.method": method, "attribution.smoothing": 1})
