@@ -52,7 +52,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
         "num_unknown": len(parts["test_unknown"]),
         "duplicates": dropped,
         "logits_from": "linear probe" if LOGITS not in parts["train"].outputs else "classifier head",
-        "closed_set": _closed_set(evaluator, parts, headline["accuracy"]),
+        "closed_set": _closed_set(evaluator, parts, scored["predicted"]["test_known"].get("features")),
         "diversity": _diversity(evaluator, parts["train"]),
         "ood": out_of_distribution.evaluate(evaluator, guards.of_selection(parts), parts["test_known"]),
         "corruptions": robustness.evaluate(evaluator, headline, places),
@@ -204,14 +204,15 @@ def _gallery(evaluator, parts, judged, correct_N) -> dict[str, np.ndarray]:
     return gallery
 
 
-def _closed_set(evaluator: Evaluator, parts: Mapping[str, Features], accuracy: float) -> dict[str, Any]:
-    """How well the known classes are told apart, by neighbours, a linear probe and the classifier head."""
+def _closed_set(evaluator: Evaluator, parts: Mapping[str, Features], nearest_N: np.ndarray | None) -> dict[str, Any]:
+    """How well the known classes are told apart, by neighbours (`nearest_N`: classes by the top-k cosine similarity
+    of features, whatever the headline looks at; None: not asked for), a linear probe and the classifier head."""
     known, num_classes = parts["test_known"], evaluator.model.data.num_classes
     neighbours = _fit_neighbours(parts["train"], parts.get("validation"), num_classes)
     features, labels = evaluator_lib.probed(known)
     has_head = LOGITS in known.outputs
     return {
-        "topk_cosine": {"accuracy": accuracy},
+        "topk_cosine": None if nearest_N is None else {"accuracy": float(np.mean(nearest_N == labels))},
         "knn": {"accuracy": float(np.mean(neighbours.predict(features) == labels)), "k": neighbours.k},
         "linear_probe": open_set.classifier_metrics(evaluator.linear.logits(features), labels)
         | {"l2": evaluator.linear.l2},

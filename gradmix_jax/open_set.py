@@ -97,12 +97,17 @@ def confusion(
     if threshold is None:
         return None
     unknown_names = sorted(set(classes_M.tolist()))
-    rows = [*known_names, *unknown_names]
+    row_of_known = {name: row for row, name in enumerate(known_names)}
+    row_of_unknown = {name: row for row, name in enumerate(unknown_names, len(known_names))}
+    # Of two data sets, both sides may have a class "0".
+    both = row_of_known.keys() & row_of_unknown.keys()
+    named = lambda side, names: [f"{side} {name}" if name in both else name for name in names]
+    rows = [*named("known", known_names), *named("unknown", unknown_names)]
     decided = _decided(known_N, unknown_M, predicted_N, predicted_M, threshold, len(known_names))
-    row_of = {name: row for row, name in enumerate(rows)}
+    places = [row_of_known[name] for name in classes_N] + [row_of_unknown[name] for name in classes_M]
     counts = np.zeros((len(rows), len(known_names) + 1), int)
-    np.add.at(counts, ([row_of[name] for name in [*classes_N, *classes_M]], np.concatenate(decided)), 1)
-    return {"rows": rows, "columns": [*known_names, "unknown"], "counts": counts.tolist()}
+    np.add.at(counts, (places, np.concatenate(decided)), 1)
+    return {"rows": rows, "columns": [*rows[: len(known_names)], "unknown"], "counts": counts.tolist()}
 
 
 def per_class(

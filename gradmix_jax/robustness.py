@@ -37,7 +37,7 @@ def evaluate(
     source = model.spec.corruptions
     if source == "none":
         return None
-    reference, name = _reference(model.spec.corruption_reference, source)
+    reference, name = _reference(model.spec.corruption_reference, source, model.data_spec)
     results: dict[str, dict[str, dict[str, float]]] = {}
     total, bar = len(corruptions.NAMES) * len(corruptions.SEVERITIES), "corruptions"
     count = 0
@@ -62,7 +62,7 @@ def check_data(dataset: datasets.Spec, spec: Spec) -> None:
     """Raises ValueError where the results of the reference, or the first of the corrupted images, are missing."""
     if spec.corruptions == "none":
         return
-    _reference(spec.corruption_reference, spec.corruptions)
+    _reference(spec.corruption_reference, spec.corruptions, dataset)
     if spec.corruptions != "regenerated":
         data = datasets.open_set(dataset)
         datasets.corrupted(dataset, data, spec.corruptions, corruptions.NAMES[0], corruptions.SEVERITIES[0])
@@ -73,7 +73,7 @@ def _table(results: dict[str, Any], name: str) -> np.ndarray:
     return np.array([[results[c][str(s)][name] for s in corruptions.SEVERITIES] for c in corruptions.NAMES])
 
 
-def _reference(workdir: str, source: str) -> tuple[np.ndarray | None, str]:
+def _reference(workdir: str, source: str, dataset: datasets.Spec) -> tuple[np.ndarray | None, str]:
     """Errors [C, S] to divide by, and what to call them."""
     if not workdir:
         return None, PLAIN
@@ -84,6 +84,13 @@ def _reference(workdir: str, source: str) -> tuple[np.ndarray | None, str]:
             f"evaluate.corruption_reference is {workdir!r}, a run evaluated with corruptions {had!r}; allowed: one "
             f"evaluated with {source!r}."
         )
+    had = config_lib.read(workdir)["dataset"]
+    for key in ("name", "benchmark", "trial"):
+        if had[key] != getattr(dataset, key):
+            raise ValueError(
+                f"evaluate.corruption_reference is {workdir!r}, a run with dataset.{key} {had[key]!r}; allowed: one "
+                f"with {getattr(dataset, key)!r}, as here."
+            )
     errors = 1 - _table(before["results"], "accuracy")
     if not errors.sum(axis=1).all():
         raise ValueError(f"the run in {workdir} makes no mistake under some corruption; allowed: one to divide by.")

@@ -121,11 +121,12 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
 
 
 def _matrices_only(params):
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    # By name too: biases of attention have an axis for the heads.
+    return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key != "bias", params)
 
 
 def _adam(spec, schedule):
-    # Weight decay spares norms and biases (everything with one axis), and is decoupled (AdamW) where asked for.
+    # Weight decay spares norms and biases, and is decoupled (AdamW) where asked for.
     if spec.weight_decay:
         return optax.adamw(schedule, weight_decay=spec.weight_decay, mask=_matrices_only)
     return optax.adam(schedule)

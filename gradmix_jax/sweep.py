@@ -22,7 +22,10 @@ from gradmix_jax.report.tables import Row, build
 
 
 class Variant(NamedTuple):
-    """A row of a sweep: the recipe, further config keys, and the paper of the method (none: of this project)."""
+    """A row of a sweep: the recipe, further config keys, and the paper of the method (none: of this project).
+
+    A key of "phases[*]" is one of every phase.
+    """
 
     recipe: str
     keys: dict[str, object]
@@ -30,12 +33,14 @@ class Variant(NamedTuple):
 
 
 GRADMIX = "arXiv 2505.12803"
-SUPCON_ONLY, SSL_ONLY = {"phases[0].ssl": 0.0}, {"phases[0].supcon": 0.0}
+# Of every phase, because a phase that kept its weights would train another method.
+SUPCON_ONLY = {"phases[*].supcon": 1.0, "phases[*].ssl": 0.0}
+SSL_ONLY = {"phases[*].supcon": 0.0}
 CROSS_ENTROPY = {
     "model.classifier": "linear",
-    "phases[0].cross_entropy": 1.0,
-    "phases[0].supcon": 0.0,
-    "phases[0].ssl": 0.0,
+    "phases[*].cross_entropy": 1.0,
+    "phases[*].supcon": 0.0,
+    "phases[*].ssl": 0.0,
 }
 MOCO = {"objective.ssl": "moco", "objective.queue_size": 2048, "objective.momentum": 0.99}
 BARLOW = {"objective.ssl": "barlow_twins"}
@@ -107,10 +112,19 @@ def folder_of(label: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in label)
 
 
+def keys_of(config: ConfigDict, variant: Variant) -> dict[str, object]:
+    """The keys of a variant as those of an experiment, which has so many phases."""
+    keys = {}
+    for key, value in variant.keys.items():
+        every = range(len(config.phases)) if "[*]" in key else range(1)
+        keys |= {key.replace("[*]", f"[{phase}]"): value for phase in every}
+    return keys
+
+
 def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
     """The experiment with a variant's recipe, keys and label."""
     one = config_lib.apply_recipe(copy.deepcopy(config), variant.recipe)
-    for key, value in variant.keys.items():
+    for key, value in keys_of(config, variant).items():
         config_path.set_value(key, one, value)
     one.name = label
     return one
@@ -121,7 +135,7 @@ def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: l
 
     Args:
       name: a key of SWEEPS.
-      config: the experiment that is varied; its recipe, trial, seed and name do not matter.
+      config: the experiment that is varied, without a recipe; its trial, seed and name do not matter.
       workdir: directory that the variants' directories are in.
       trials: class splits.
       seeds: seeds to run each of them with.
@@ -169,13 +183,15 @@ def _flops(one: runs.Run) -> float:
     return cost.of(cost.compile_step(specs, **sizes)).flops
 
 
-def print_commands(name: str, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
-    """The commands that `run` would carry out."""
+def print_commands(
+    name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
+) -> None:
+    """The commands that `run` would carry out for this config, which has these flags."""
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
     for label, variant in SWEEPS[name].items():
-        changes = [f"--config.{key}={value}" for key, value in variant.keys.items()]
-        words = [f"{path.partition(':')[0]}:{variant.recipe}", *others, *changes, f"--config.name={label}"]
+        changes = [f"--config.{key}={value}" for key, value in keys_of(config, variant).items()]
+        words = [f"{path}:{variant.recipe}", *others, *changes, f"--config.name={label}"]
         protocol.print_commands(words, os.path.join(workdir, folder_of(label)), trials, seeds)
 
 
@@ -183,8 +199,12 @@ def _main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in SWEEPS:
         raise ValueError(f"sweep got {' '.join(argv[1:]) or 'no name'!r}; allowed: one of {', '.join(SWEEPS)}.")
     trials, seeds = protocol.numbers("trials"), protocol.numbers("seeds")
+    for word in protocol.config_flags():
+        # What a recipe sets beside the keys of the next one would stay in every row.
+        if word.startswith("--config=") and ":" in word:
+            raise ValueError(f"sweep got {word!r}; allowed: a config without a recipe, every row has its own.")
     if flags.FLAGS.print_commands:
-        print_commands(argv[1], protocol.config_flags(), main.WORKDIR.value, trials, seeds)
+        print_commands(argv[1], main.CONFIG.value, protocol.config_flags(), main.WORKDIR.value, trials, seeds)
     else:
         print(run(argv[1], main.CONFIG.value, main.WORKDIR.value, trials, seeds))
 

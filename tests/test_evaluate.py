@@ -202,6 +202,11 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     # The head, and not the probe, may be the headline.
     config["evaluate"] |= {"feature": "logits", "score": "msp"}
     assert evaluate.evaluate(config, workdir)["auroc"] == results["by_score"]["logits"]["msp"]["auroc"]
+    # Neighbours look at features all the same.
+    config["evaluate"]["scores"] = ["topk_cosine", "msp"]
+    again = evaluate.evaluate(config, workdir)
+    nearest = again["closed_set"]["topk_cosine"]["accuracy"]
+    assert nearest == again["by_score"]["features"]["topk_cosine"]["accuracy"] != again["accuracy"]
 
 
 def write_noise(folder, brightness=None):
@@ -297,8 +302,13 @@ def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch)
     assert found["source"] == "regenerated" and found["mce_reference"].startswith("none")
 
     (tmp_path / "results.json").write_text(json.dumps({"corruptions": found}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
     config["evaluate"]["corruption_reference"] = str(tmp_path)
     assert evaluate.evaluate(config, workdir)["corruptions"]["mce"] == pytest.approx(1.0)
+    other = config | {"dataset": config["dataset"] | {"trial": config["dataset"]["trial"] + 1}}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"a run with dataset\.trial 1; allowed: one with 0, as here"):
+        evaluate.evaluate(config, workdir)
     (tmp_path / "results.json").write_text('{"corruptions": null}')
     with pytest.raises(ValueError, match="a run evaluated with corruptions 'none'; allowed"):
         evaluate.evaluate(config, workdir)

@@ -28,3 +28,21 @@ def test_every_metric_without_a_threshold_comes_from_one_sort(monkeypatch):
     monkeypatch.setattr(metrics, "_sort_and_count", lambda *arrays: sorts.append(1) or sort(*arrays))
     assert open_set.threshold_free_metrics(known, unknown, predicted, labels) == expected
     assert len(sorts) == 1
+
+
+def test_classes_of_the_same_name_on_both_sides_have_a_row_each():
+    found = open_set.confusion(
+        known_N=np.array([1.0, 0.9, 0.2]),
+        unknown_M=np.array([0.1, 0.8]),
+        predicted_N=np.array([0, 1, 1]),
+        predicted_M=np.array([0, 1]),
+        classes_N=np.array(["0", "a", "a"]),
+        classes_M=np.array(["0", "b"]),
+        known_names=("0", "a"),
+        threshold=0.5,
+    )
+    assert found == {
+        "rows": ["known 0", "a", "unknown 0", "b"],
+        "columns": ["known 0", "a", "unknown"],
+        "counts": [[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 1, 0]],
+    }

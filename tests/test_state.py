@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from programs import small_program, small_state
 
@@ -98,3 +99,19 @@ def test_the_warm_up_rises_in_every_step_and_the_cosine_falls_in_every_epoch(war
     starts = np.maximum(np.arange(warmup, 120) // 10 * 10, warmup)
     np.testing.assert_allclose(rates[warmup:], [float(flat(start)) for start in starts], atol=1e-6)
     assert np.flatnonzero(rates == 0).tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
+def test_weight_decay_spares_norms_and_the_biases_of_attention(name):
+    params = {
+        "attention": {"query": {"kernel": jnp.ones((8, 2, 4)), "bias": jnp.ones((2, 4))}},
+        "norm": {"scale": jnp.ones(8), "bias": jnp.ones(8)},
+    }
+    options = dict(name=name, learning_rate=0.5, weight_decay=0.1, per_epoch=False)
+    transform = state.optimizer(spec(**options), optax.constant_schedule(0.5))
+    updates, _ = transform.update(jax.tree.map(jnp.zeros_like, params), transform.init(params), params)
+    moved = jax.tree.map(lambda update: bool(np.any(update)), updates)
+    assert moved == {
+        "attention": {"query": {"kernel": True, "bias": False}},
+        "norm": {"scale": False, "bias": False},
+    }

@@ -38,6 +38,20 @@ def test_every_variant_is_a_valid_experiment_of_its_own(name):
     assert base.name == "" and base.mix.method == "gradmix", "the caller's config is left alone"
 
 
+def test_every_phase_trains_the_method_of_the_row():
+    base = config_lib.default_config()
+    base.phases = (phase("ssl", epochs=3, ssl=1.0), phase("joint", epochs=2, supcon=1.0, ssl=1.2))
+    weights = {}
+    for label, variant in sweep.OVERVIEW.items():
+        config = sweep.config_of(base, label, variant)
+        experiment.from_config(config_lib.to_plain(config), num_devices=1)
+        weights[label] = [(each.supcon, each.ssl, each.cross_entropy) for each in config.phases]
+    assert weights["none"] == weights["GradMix, input"] == [(0, 1.0, 0), (1.0, 1.2, 0)]
+    assert weights["SupCon"] == [(1.0, 0, 0)] * 2
+    assert weights["SimCLR"] == weights["SimCLR, GradMix"] == [(0, 1.0, 0), (0, 1.2, 0)]
+    assert weights["cross-entropy"] == weights["cross-entropy, GradMix"] == [(0, 0, 1.0)] * 2
+
+
 def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     def pretend(config, workdir, mode):
         os.makedirs(workdir)
@@ -94,6 +108,15 @@ def test_an_unknown_sweep_is_one_sentence():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and result.stderr.startswith(
         "error: sweep got 'everything'; allowed: one of overview"
+    )
+
+
+def test_a_recipe_of_its_own_is_refused():
+    command = [sys.executable, "-m", "gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py:released"]
+    result = subprocess.run([*command, "--workdir=w"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stderr == (
+        "error: sweep got '--config=configs/digits_osr.py:released'; allowed: a config without a recipe, every row has "
+        "its own.\n"
     )
 
 
