@@ -28,13 +28,26 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
     except ValueError as error:
         raised_in = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.startswith(HERE):
+        full = "No space left on device"
+        if full in str(error):  # as TensorStore says it, in many words
+            error = ValueError(f"{full.lower()}; what was saved before is kept.")
+        elif not raised_in.startswith(HERE):
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # no room, no right, not there
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def no_words(argv: list[str]) -> None:
+    """Raises ValueError where the command line has words that are no flags: one without its dashes, say."""
+    if argv[1:]:
+        raise ValueError(f"{argv[1]!r} is no flag; allowed: flags alone, such as --{argv[1].lstrip('-')}.")
 
 
 def _keep_compiled_programs():
@@ -56,11 +69,16 @@ def _parse(argv, required):
             getattr(flags.FLAGS[name].value, "lock", None)
     except Exception as error:  # whatever a flag or the config file raises
         # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = error
+        while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \\n
+            said = said.args[0]
+        lines = [line.strip() for line in str(said).splitlines() if line.strip()]
         sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
-        # Of an unknown key it says the key alone: "'zz'".
+        # Of an unknown key it says the key alone, "'zz'", perhaps with a guess in a line of its own.
         if isinstance(error, (AttributeError, KeyError)):
-            sentence = f"unknown config key {sentence}; allowed: the keys of gradmix_jax/config.py."
+            sentence = f"unknown config key {' '.join(lines)}; allowed: the keys of gradmix_jax/config.py."
+        elif isinstance(error, IndexError):
+            sentence = f"a flag names a place that is not there ({sentence}); allowed: phases[0] to the last one."
         raise ValueError(sentence) from error
     if missing:
         raise ValueError(f"--{missing[0]} is missing; allowed: see --help.")

@@ -317,6 +317,8 @@ def _check_phases(phases, wanted) -> None:
     if not isinstance(phases, (tuple, list)) or not phases:
         raise ValueError(f"phases is {phases!r}; allowed: a tuple of one phase or more.")
     for index, entry in enumerate(phases):
+        if not isinstance(entry, (dict, ConfigDict)):
+            raise ValueError(f"phases[{index}] is {entry!r}; allowed: a phase, as gradmix_jax.config.phase makes it.")
         _compare(dict(entry), dict(wanted), f"phases[{index}].")
 
 

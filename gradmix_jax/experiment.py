@@ -88,6 +88,7 @@ def from_config(config: dict[str, Any], *, num_devices: int) -> Experiment:
     Raises:
       ValueError: one sentence with the key, its value and what is allowed.
     """
+    check_number("seed", config["seed"], least=-(2**31), most=2**31 - 1, whole=True)
     sections = {name: make(**config[name]) for name, make in SECTIONS.items()}
     phases = tuple(state.Phase(**dict(entry)) for entry in config["phases"])
     experiment = Experiment(seed=config["seed"], phases=phases, **sections)

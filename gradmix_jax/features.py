@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax import augment, datasets
+from gradmix_jax import augment, datasets, files
 
 FILE = "features.npz"
 FEATURES = ("projection", "features")
@@ -123,7 +123,10 @@ def extract(
 
 def cache_key(checkpoint: str, config: Mapping[str, Any], sources: Mapping[str, datasets.Source]) -> str:
     """Whatever the cached features depend on: model, data set, size, normalisation, images and labels of each part."""
-    sizes = {part: [len(source), hash_of(source.indices, source.labels)] for part, source in sources.items()}
+    sizes = {
+        part: [len(source), hash_of(source.indices, source.labels), source.records.fingerprint(source.indices)]
+        for part, source in sources.items()
+    }
     sections = {name: config[name] for name in ("dataset", "normalization")}
     return json.dumps([checkpoint, sections, config["evaluate"]["stages"], sizes], sort_keys=True)
 
@@ -140,10 +143,8 @@ def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
         rows = {name: getattr(features, name) for name in ROWS}
         arrays |= {f"{part}/{name}": x for name, x in (features.outputs | rows).items()}
         arrays[f"{part}/checkpoint"] = np.array(features.checkpoint)
-    path = os.path.join(workdir, FILE)
-    with open(f"{path}.tmp", "wb") as file:
+    with files.replacing(os.path.join(workdir, FILE), "wb") as file:
         np.savez(file, **arrays)
-    os.replace(f"{path}.tmp", path)
 
 
 def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:

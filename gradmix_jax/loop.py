@@ -67,7 +67,7 @@ def run(
             index, metrics, kept = pending.popleft()
             scalars = {name: float(value) for name, value in fetch(metrics).items()}
             if not math.isfinite(scalars["loss"]):
-                raise NonFiniteLossError(f"the loss of step {index} is {scalars['loss']}; the last checkpoint is kept.")
+                raise NonFiniteLossError(f"the loss of step {index} is {scalars['loss']}; earlier checkpoints stay.")
             window.append(scalars)
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gradmix_jax import command, evaluate, experiment, parallel, report, train
+from gradmix_jax import command, evaluate, experiment, files, parallel, report, train
 from gradmix_jax import config as config_lib
 
 MODES = ("train", "eval", "train_and_eval")
@@ -22,7 +22,8 @@ MODE = flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
 MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of a pod or cluster.")
 
 
-def main(_) -> None:
+def main(argv: list[str]) -> None:
+    command.no_words(argv)
     if MULTIHOST.value:
         parallel.initialize()
     run(CONFIG.value, WORKDIR.value, MODE.value)
@@ -35,6 +36,7 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
       ValueError: a user's mistake, in one sentence.
       SystemExit: status 143 after SIGTERM, with the state saved.
     """
+    _check_workdir(workdir)
     config_lib.validate(config)
     plain = config_lib.to_plain(config)
     specs = experiment.from_config(plain, num_devices=jax.device_count())
@@ -52,10 +54,18 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
     parallel.barrier("results are written")
 
 
+def _check_workdir(workdir: str) -> None:
+    if not workdir or "://" in workdir:
+        raise ValueError(f"--workdir is {workdir!r}; allowed: a directory of this machine.")
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise ValueError(f"--workdir is {workdir!r}, a file; allowed: a directory, which is made if need be.")
+
+
 def save_results(results: dict, config: dict, workdir: str) -> None:
     """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; print the table."""
     for name, key in (("scores.npz", "arrays"), ("gallery.npz", "gallery")):
-        np.savez_compressed(os.path.join(workdir, name), **results.pop(key))
+        with files.replacing(os.path.join(workdir, name), "wb") as file:
+            np.savez_compressed(file, **results.pop(key))
     # The keys that a run may be evaluated with other values of belong to its results.
     train.write_json(workdir, "config.json", config)
     train.write_json(workdir, "results.json", results | {"environment": train.environment()})

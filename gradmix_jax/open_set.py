@@ -152,13 +152,14 @@ def gallery_places(
     """Which test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
 
     accepted_unknown: unknown images of the highest scores; rejected_known: known ones of the lowest; misclassified:
-    known ones of the highest scores in the wrong class; accepted_known: the best, for comparison.
+    known ones of the highest scores in the wrong class; accepted_known: in the right one,
+    for comparison.
     """
-    wrong = np.flatnonzero(~correct_N)
+    right, wrong = np.flatnonzero(correct_N), np.flatnonzero(~correct_N)
     descending = lambda scores: np.argsort(-scores, kind="stable")[:size]
     return {
         "accepted_unknown": ("unknown", descending(unknown_M)),
         "rejected_known": ("known", descending(-known_N)),
         "misclassified": ("known", wrong[descending(known_N[wrong])]),
-        "accepted_known": ("known", descending(known_N)),
+        "accepted_known": ("known", right[descending(known_N[right])]),
     }

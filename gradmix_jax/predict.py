@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gradmix_jax import command, metrics
 from gradmix_jax import config as config_lib
@@ -100,7 +100,7 @@ def _as_pillow(image) -> Image.Image:
             with Image.open(image) as opened:
                 opened.load()
                 return opened
-        except (OSError, UnidentifiedImageError) as error:
+        except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
             raise ValueError(f"{image} cannot be read as an image: {' '.join(str(error).split())}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):

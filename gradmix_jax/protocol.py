@@ -8,16 +8,19 @@ Directories of runs of another config are refused.
 """
 
 import copy
+import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import command, main, report, train
+from gradmix_jax import command, experiment, main, report, train
 from gradmix_jax import config as config_lib
+from gradmix_jax.datasets import order
 
 
 def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
@@ -42,20 +45,32 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
       The Markdown table over all of them, which is also written to `<workdir>/summary.md`.
 
     Raises:
-      ValueError: a directory holds a run of another config, finished or not; found before anything is run.
+      ValueError: a config that cannot work, or a directory that holds a run of another one, finished or not; found
+        before anything is run.
     """
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
+        experiment.from_config(config_lib.to_plain(one), num_devices=jax.device_count())
         train.check_same_run(config_lib.to_plain(one), directory)
     workdirs = [directory for _, directory in planned]
     for one, directory in planned:
-        if not os.path.exists(os.path.join(directory, "results.json")):
+        if not _finished(one, directory):
             print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
             main.run(one, directory, "train_and_eval")
     table = report.summary(workdirs)
     with open(os.path.join(workdir, "summary.md"), "w") as file:
         file.write(table + "\n")
     return table
+
+
+def _finished(config: ConfigDict, workdir: str) -> bool:
+    """Whether there are results of the last step, evaluated as the config says."""
+    if not os.path.exists(os.path.join(workdir, "results.json")):
+        return False
+    results, wanted = config_lib.read(workdir, "results.json"), json.loads(json.dumps(config_lib.to_plain(config)))
+    steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
+    whole = sum(phase.epochs for phase in config.phases) * steps_per_epoch
+    return results["step"] == whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
 
 
 def print_commands(words_of_config: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
@@ -80,8 +95,9 @@ def define_flags() -> None:
 
 
 def config_flags() -> list[str]:
-    """The --config flags of this command line."""
-    return [word for word in sys.argv[1:] if word.startswith("--config")]
+    """The --config flags of this command line, each in one word."""
+    words = iter(sys.argv[1:])
+    return [word if "=" in word else f"{word}={next(words, '')}" for word in words if word.startswith("--config")]
 
 
 def numbers(name: str) -> list[int]:
@@ -89,10 +105,13 @@ def numbers(name: str) -> list[int]:
     words = getattr(flags.FLAGS, name)
     if not words or not all(word.isdigit() for word in words):
         raise ValueError(f"--{name} is {','.join(words)!r}; allowed: numbers with commas between them.")
+    if len(set(map(int, words))) < len(words):
+        raise ValueError(f"--{name} is {','.join(words)!r}; allowed: every number once.")
     return [int(word) for word in words]
 
 
-def _main(_) -> None:
+def _main(argv: list[str]) -> None:
+    command.no_words(argv)
     trials, seeds, workdir = numbers("trials"), numbers("seeds"), main.WORKDIR.value
     if flags.FLAGS.print_commands:
         print_commands(config_flags(), workdir, trials, seeds)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 from clu import parameter_overview
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import datasets, loop, models, parallel, state, train_step
+from gradmix_jax import datasets, files, loop, models, parallel, state, train_step
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import flatten
 from gradmix_jax.datasets import order
@@ -27,9 +28,12 @@ from gradmix_jax.metrics_writer import MetricsWriter
 from gradmix_jax.program import Program
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-# Keys that do not change what is computed: a run may be resumed with other values of them.
+# Keys that do not change what is computed: a run may be resumed with other values of them. Where images could be read,
+# it does not matter what would have become of bad ones.
 FREE_SECTIONS = ("evaluate", "name")
-FREE_KEYS = ("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers", "cache_gigabytes")
+FREE_KEYS = (
+    *("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers", "cache_gigabytes", "bad_images"),
+)
 
 
 def make_program(
@@ -200,8 +204,13 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same_run(config: dict[str, Any], workdir: str) -> None:
-    """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model."""
-    if not os.path.exists(os.path.join(workdir, "config.json")):
+    """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model.
+
+    A start that left neither a checkpoint nor results is no run: there is nothing to lose.
+    """
+    saved = glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "[0-9]*"))
+    results = os.path.exists(os.path.join(workdir, "results.json"))
+    if not os.path.exists(os.path.join(workdir, "config.json")) or not (saved or results):
         return
     before = _fixed(config_lib.read(workdir))
     for key, value in _fixed(config).items():
@@ -223,11 +232,9 @@ def _record(config, workdir, params) -> None:
 
 def write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
     """Write a file of the workdir in one move."""
-    path = os.path.join(workdir, name)
-    with open(f"{path}.tmp", "w") as file:
+    with files.replacing(os.path.join(workdir, name)) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-    os.replace(f"{path}.tmp", path)
 
 
 def commit() -> tuple[str, bool]:

@@ -165,6 +165,8 @@ def test_phases_are_checked():
     broken.phases = ()
     with pytest.raises(ValueError, match=r"phases is \[\]"):
         build(broken)
+    with pytest.raises(ValueError, match=r"phases\[0\] is 3; allowed: a phase"):
+        build(small_config(phases=(3,)))
     with pytest.raises(ValueError, match=r"'idle' has no objective"):
         build(small_config(phases=(config_lib.phase("idle", epochs=1),)))
     with pytest.raises(ValueError, match=r"phases\[0\]\.cross_entropy is 1\.0 but model\.classifier"):

@@ -182,6 +182,28 @@ def test_features_are_computed_once(run, monkeypatch):
         evaluate.evaluate(other, workdir)
 
 
+def test_features_of_images_that_changed_are_not_used_again(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for name in ("0.png", "1.png"):
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / part / "a" / name)
+    data = datasets.folder.load(str(tmp_path), with_train=False)
+    fingerprint = lambda records, *indices: records.fingerprint(np.array(indices))
+    before = [fingerprint(data.test, 0), fingerprint(data.test, 0, 1)]
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(data.test.paths[1])
+    assert fingerprint(data.test, 0) == before[0] and fingerprint(data.test, 0, 1) != before[1]
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    stored = lambda images: datasets.source.ArrayRecords(images, np.zeros(3, np.int32), "name")
+    before = fingerprint(stored(images), 0, 1)
+    images = images.copy()
+    images[2] += 1
+    assert fingerprint(stored(images), 0, 1) == before != fingerprint(stored(images), 0, 2)
+    source = datasets.Source(stored(images), np.arange(2), np.zeros(2, np.int32), 4, 1)
+    config = {"dataset": {}, "normalization": {}, "evaluate": {"stages": ()}}
+    keys = {features.cache_key("c", config, {"test": source}) for images[0, 0, 0] in (7, 8)}
+    assert len(keys) == 2
+
+
 def test_a_damaged_cache_is_named(run, tmp_path):
     shutil.copytree(run[1], tmp_path / "copy")
     (tmp_path / "copy" / "features.npz").write_bytes(b"nothing")

@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
         return run(state, fetch=spoil, **options)
 
     monkeypatch.setattr(loop, "run", broken_after)
-    with pytest.raises(ValueError, match=r"the loss of step 5 is nan; the last checkpoint is kept"):
+    with pytest.raises(ValueError, match=r"the loss of step 5 is nan; earlier checkpoints stay"):
         fit(digits(**{"train.checkpoint_every_epochs": 1}), tmp_path)
     assert checkpoint_steps(tmp_path) == [2, 4]
 
@@ -252,6 +252,12 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     (tmp_path / "broken.png").write_bytes(file.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
         classifier.predict([tmp_path / "broken.png"])
+    broken = tmp_path / "broken.png"
+    content = bytearray(pathlib.Path(file).read_bytes())
+    content[content.index(b"IDAT") : content.index(b"IDAT") + 4] = b"\0\0\0\0"
+    broken.write_bytes(content)
+    with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
+        classifier.predict([broken])
     with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):
         classifier.predict([images[0].astype(np.float32)])
 
@@ -270,17 +276,44 @@ def run_command(*arguments, timeout=120):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
+DIGITS = "--config=configs/digits_osr.py"
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--config=configs/digits_osr.py"], "--workdir is missing"),
+        ([DIGITS], "--workdir is missing"),
         (["--config=configs/nothing.py", "--workdir=W"], "nothing.py"),
-        (["--config=configs/digits_osr.py", "--workdir=W", "--config.mix.fil=noise"], "unknown config key"),
-        (["--config=configs/digits_osr.py", "--workdir=W", "--config.mix.fill=nois"], "mix.fill is 'nois'; allowed"),
-        (["--config=configs/digits_osr.py", "--workdir=W", "--config.train.batch_size=a"], "batch_size"),
+        (
+            [DIGITS, "--workdir=W", "--config.mix.fil=noise"],
+            "unknown config key 'fil' Did you mean \"fill\"",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.phases[1].epochs=2"],
+            "names a place that is not there",
+        ),
+        (
+            [DIGITS, "--workdir=W", "--config.seed=2147483648"],
+            "seed is 2147483648; allowed: a whole number from",
+        ),
+        (
+            [DIGITS, "--workdir=W", "mode=eval"],
+            "'mode=eval' is no flag; allowed: flags alone, such as --mode=eval.",
+        ),
+        ([DIGITS, "--workdir="], "--workdir is ''; allowed: a directory of this machine."),
+        (
+            [DIGITS, "--workdir=gs://bucket/run"],
+            "--workdir is 'gs://bucket/run'; allowed: a directory of this machine.",
+        ),
+        (
+            [DIGITS, "--workdir=README.md"],
+            "--workdir is 'README.md', a file; allowed: a directory",
+        ),
+        ([DIGITS, "--workdir=W", "--config.mix.fill=nois"], "mix.fill is 'nois'; allowed"),
+        ([DIGITS, "--workdir=W", "--config.train.batch_size=a"], "batch_size"),
         (["--config=configs/digits_osr.py:layers", "--workdir=W"], "recipe 'layers' is unknown"),
-        (["--config=configs/digits_osr.py", "--workdir=W", "--mode=eval"], "no checkpoint in"),
-        (["--config=configs/digits_osr.py", "--workdir=W", "--mode=test"], "train_and_eval"),
+        ([DIGITS, "--workdir=W", "--mode=eval"], "no checkpoint in"),
+        ([DIGITS, "--workdir=W", "--mode=test"], "train_and_eval"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
@@ -291,6 +324,23 @@ def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2, result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_system_refuses_is_one_sentence():
+    code = "from gradmix_jax import command; command.run(lambda argv: open('/nowhere/grid.png', 'w'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (2, "error: No such file or directory: /nowhere/grid.png.\n")
+
+
+def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_path):
+    _, workdir = whole_run
+    shutil.copy(workdir / "config.json", tmp_path)
+    other = config_lib.to_plain(digits(**{"augment.flip_prob": 0.25}))
+    (tmp_path / "checkpoints").mkdir()
+    train.check_same_run(other, str(tmp_path))
+    (tmp_path / "checkpoints" / "2").mkdir()
+    with pytest.raises(ValueError, match=r"holds a run with augment\.flip_prob=0\.5, not 0\.25"):
+        train.check_same_run(other, str(tmp_path))
 
 
 def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path):

@@ -30,6 +30,14 @@ def test_every_metric_without_a_threshold_comes_from_one_sort(monkeypatch):
     assert len(sorts) == 1
 
 
+def test_the_gallery_compares_with_images_in_the_right_class():
+    correct = np.array([False, True, True, False])
+    places = open_set.gallery_places(np.array([4.0, 1.0, 3.0, 2.0]), np.array([0.5, 2.5]), correct)
+    places = {kind: (side, found.tolist()) for kind, (side, found) in places.items()}
+    assert places["accepted_known"] == ("known", [2, 1]) and places["misclassified"] == ("known", [0, 3])
+    assert places["accepted_unknown"] == ("unknown", [1, 0]) and places["rejected_known"] == ("known", [1, 3, 2, 0])
+
+
 def test_classes_of_the_same_name_on_both_sides_have_a_row_each():
     found = open_set.confusion(
         known_N=np.array([1.0, 0.9, 0.2]),

@@ -23,9 +23,15 @@ def pretended(monkeypatch):
 
     def run(config, workdir, mode):
         calls.append((config.dataset.trial, config.seed))
-        os.makedirs(workdir)
+        os.makedirs(workdir, exist_ok=True)
         values = {"accuracy": 0.9, "oscr": 0.8, "auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
-        results = {"step": 1, "score": "s", "environment": ENVIRONMENT, "by_feature": {"features": values}}
+        results = {
+            "step": 2,
+            "num_train": 70,
+            "score": "s",
+            "environment": ENVIRONMENT,
+            "by_feature": {"features": values},
+        }
         for name, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, name).write_text(json.dumps(content))
 
@@ -60,8 +66,44 @@ def test_results_of_another_config_are_refused_before_anything_is_run(pretended,
     assert pretended == [(1, 0)]
 
 
+def test_a_run_that_was_stopped_goes_on_and_one_evaluated_otherwise_is_evaluated_again(pretended, tmp_path):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    protocol.run(config, str(tmp_path), [0], [0])
+    protocol.run(config, str(tmp_path), [0], [0])
+    assert len(pretended) == 1
+    path = tmp_path / "trial0_seed0" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))  # of 2: somebody had a look
+    protocol.run(config, str(tmp_path), [0], [0])
+    assert len(pretended) == 2
+    config.evaluate.score = "knn"
+    protocol.run(config, str(tmp_path), [0], [0])
+    assert len(pretended) == 3
+
+
+def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(pretended, tmp_path):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    with pytest.raises(ValueError, match=r"dataset\.trial .*is 9; allowed: a whole number from 0 to 4"):
+        protocol.run(config, str(tmp_path), [0, 9], [0])
+    assert pretended == [] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--trials=0,0"], "--trials is '0,0'; allowed: every number once."),
+        (["seeds=1"], "'seeds=1' is no flag; allowed: flags alone, such as --seeds=1."),
+    ],
+)
+def test_a_command_line_that_is_not_meant_so(words, complaint):
+    command = [sys.executable, "-m", "gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w", *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (2, f"error: {complaint}\n")
+
+
 def test_prints_commands_that_a_shell_reads_back(tmp_path):
     arguments = ["--config=configs/digits_osr.py:layer", "--config.mix.keep_range=(0.4, 0.9)", "--workdir=runs/a b"]
+    # A flag and its value may be two words.
+    arguments[:1] = ["--config", "configs/digits_osr.py:layer"]
     command = [sys.executable, "-m", "gradmix_jax.protocol", *arguments, "--trials=1,3", "--print_commands"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.splitlines() == [

@@ -58,7 +58,7 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
         auroc = {"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed
         values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
         results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
-        results |= {"step": 1, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
+        results |= {"step": 2, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
         for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, file).write_text(json.dumps(content))
 

@@ -53,6 +53,10 @@ class PreparedRecords:
     def describe(self, index: int) -> str:
         return f"{self.name}[{index}]"
 
+    def fingerprint(self, indices: np.ndarray) -> str:
+        # What has been prepared is not changed: other images have another version.
+        return self.name
+
 
 def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataSet:
     """A TFDS data set by name, or `digits`; prepared first if it is not there.

@@ -1,6 +1,7 @@
 """Images of one size and channel count, decoded on demand, with their labels known beforehand."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ class Records(Protocol):
     def describe(self, index: int) -> str:
         """What to call the image in an error: its path, or data set, part and position."""
 
+    def fingerprint(self, indices: np.ndarray) -> str:
+        """Differs where the images at `indices` do: what was computed of them is worth nothing then."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecords:
@@ -42,6 +46,9 @@ class ArrayRecords:
 
     def describe(self, index: int) -> str:
         return f"{self.name}[{index}]"
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.images[indices])).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
