@@ -111,11 +111,13 @@ def _as_scores(name, values):
 
 def _sort_words(scores_N):
     """Arrays whose lexicographic order is the order of the scores, without needing float64 on the device."""
-    if scores_N.dtype == np.float32:
-        return (scores_N,)
-    # IEEE 754: flip the sign bit of positives, every bit of negatives, and unsigned order is float order.
-    bits_N = (scores_N + 0.0).view(np.int64)  # + 0.0 merges the two zeros
-    ordered_N = np.where(bits_N < 0, ~bits_N, bits_N ^ np.iinfo(np.int64).min).view(np.uint64)
+    signed, unsigned = (np.int32, np.uint32) if scores_N.dtype == np.float32 else (np.int64, np.uint64)
+    # IEEE 754: flip the sign bit of positives, every bit of negatives, and unsigned order is float order. float32 too
+    # is sorted so: XLA on a CPU takes all floats below 1.2e-38 for zero.
+    bits_N = (scores_N + scores_N.dtype.type(0)).view(signed)  # + 0 merges the two zeros
+    ordered_N = np.where(bits_N < 0, ~bits_N, bits_N ^ np.iinfo(signed).min).view(unsigned)
+    if unsigned == np.uint32:
+        return (ordered_N,)
     return (ordered_N >> np.uint64(32)).astype(np.uint32), ordered_N.astype(np.uint32)
 
 

@@ -225,3 +225,13 @@ def test_mean_corruption_error():
 def test_bad_input_raises_one_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_smallest_numbers_are_told_apart(dtype):
+    tiny = np.array([-3, -1, 0, 1, 2, 5], dtype) * np.finfo(dtype).smallest_subnormal
+    wide = np.array([-np.inf, -1, np.finfo(dtype).tiny, 1, np.finfo(dtype).max, np.inf], dtype)
+    for scores in (tiny, wide):
+        for low, high in zip(scores, scores[1:]):
+            assert metrics.auroc(np.array([high]), np.array([low])) == 1
+    assert metrics.auroc(np.array([0.0], dtype), np.array([-0.0], dtype)) == 0.5
