@@ -10,7 +10,7 @@ import jax
 
 
 class NonFiniteLossError(ValueError):
-    """The loss of a step was not a finite number."""
+    """The loss of a step, or the norm of its gradient, was not a finite number."""
 
 
 def run(
@@ -32,9 +32,9 @@ def run(
     """Run steps `start_step` ... `total_steps - 1`.
 
     The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
-    no more than `max_in_flight` steps are under way. Every loss is checked; a state is saved only after the losses of
-    all steps that led to it, and the one it has itself, were found finite, from a copy that was dispatched before the
-    next step. The last state is saved without the latter.
+    no more than `max_in_flight` steps are under way. Every loss is checked, and every `gradient_norm` where there is
+    one; a state is saved only after those of all steps that led to it, and those it has itself, were found finite, from
+    a copy that was dispatched before the next step. The last state is saved without the latter.
 
     Args:
       state: the initial state, on the device.
@@ -66,8 +66,12 @@ def run(
         while len(pending) > leave:
             index, metrics, kept = pending.popleft()
             scalars = {name: float(value) for name, value in fetch(metrics).items()}
-            if not math.isfinite(scalars["loss"]):
-                raise NonFiniteLossError(f"the loss of step {index} is {scalars['loss']}; earlier checkpoints stay.")
+            # A loss can be finite where its gradient is not, and the parameters are not any more.
+            for name in ("loss", "gradient_norm"):
+                value = scalars.get(name, 0.0)
+                if not math.isfinite(value):
+                    said = f"the {name.replace('_', ' ')} of step {index} is {value}"
+                    raise NonFiniteLossError(f"{said}; earlier checkpoints stay.")
             window.append(scalars)
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:

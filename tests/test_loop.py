@@ -108,3 +108,15 @@ def test_resumes_at_a_step():
     recorder.run(9, start_step=7)
     assert [event for event in recorder.events if event[0] == "dispatch"] == [("dispatch", 7), ("dispatch", 8)]
     assert recorder.metrics[-1][0] == 9
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_its_state_is_saved(bad):
+    recorder = Recorder([1.0] * 4)
+    step = recorder.step
+    norm = lambda index: {"gradient_norm": bad if index == 3 else 1.0}
+    recorder.step = lambda state: (state + 1, step(state)[1] | norm(state))
+    # The last step: no later loss shows what has become of the parameters.
+    with pytest.raises(loop.NonFiniteLossError, match=rf"the gradient norm of step 3 is {bad}; earlier checkpoints"):
+        recorder.run(4, save_every=2)
+    assert recorder.saved == [2]
