@@ -231,6 +231,7 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
         k=spec.k,
         head=_head(model, train, linear),
         validation=_complete(validation.outputs, linear) if validation else None,
+        required=(spec.feature, spec.score),
     )
     return Evaluator(model, fitted, linear)
 

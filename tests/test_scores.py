@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradmix_jax import metrics, scores
-from gradmix_jax.scores import neighbours
+from gradmix_jax.scores import fitted, neighbours
 
 K, F, N = 3, 8, 180
 LABELS = np.random.default_rng(1).permutation(np.arange(N) % K)
@@ -281,3 +281,28 @@ def test_matching_precision_is_not_left_to_the_accelerator():
 def test_bad_input_raises_one_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+NAMES = ("topk_cosine", "relative_mahalanobis", "ensemble")
+
+
+@pytest.mark.parametrize(
+    "num_classes, validation, left, words",
+    [
+        (3, toy.validation, NAMES, ""),
+        (1, toy.validation, NAMES[:1], "relative_mahalanobis got 1 known class; allowed: 2 or more"),
+        (3, toy.validation[:1], NAMES[:2], "members must vary over the validation images"),
+        (3, np.ones((4, F)), NAMES[:2], "members must vary over the validation images"),
+    ],
+)
+def test_scores_that_cannot_be_fitted_are_left_out_unless_required(num_classes, validation, left, words):
+    given = dict(num_classes=num_classes, features=["features"], names=NAMES, k=3)
+    outputs = {"validation": {"features": validation}}
+    fit = lambda **more: fitted.fit_all({"features": toy.train}, LABELS % num_classes, **given, **outputs, **more)
+    found = fit()
+    assert tuple(found.states["features"]) == left
+    assert all(np.isfinite(x).all() for x in found.scores({"features": toy.test})["features"].values())
+    assert tuple(fit(required=("features", "topk_cosine")).states["features"]) == left
+    for name in set(NAMES) - set(left):
+        with pytest.raises(ValueError, match=words):
+            fit(required=("features", name))

@@ -16,9 +16,10 @@ import flax.struct
 import numpy as np
 
 from gradmix_jax.scores import classifier, distances, neighbours
+from gradmix_jax.scores.distances import Unfit
 from gradmix_jax.scores.neighbours import class_bank, class_similarities, topk_cosine
 
-__all__ = ["SCORES", "Outputs", "Reference", "Score", "fit", "score", "usable"]
+__all__ = ["SCORES", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
 __all__ += ["class_bank", "class_similarities", "topk_cosine"]
 
 
@@ -96,7 +97,10 @@ def fit_ensemble(reference):
     std_S = scores_SxV.std(axis=1)
     if not np.all(std_S > 0):
         constant = [name for name, std in zip(MEMBERS, std_S) if not std > 0]
-        raise ValueError(f"ensemble members must vary over the validation images, {constant} do not")
+        raise Unfit(
+            f"ensemble members must vary over the validation images, {constant} do not; allowed: more of these images, "
+            "or another score."
+        )
     return Ensemble(states, scores_SxV.mean(axis=1), std_S)
 
 

@@ -12,6 +12,10 @@ from gradmix_jax.scores.neighbours import PRECISION, unit
 BLOCK_SIZE = 64
 
 
+class Unfit(ValueError):
+    """These training and validation images cannot be scored this way."""
+
+
 def _class_means(features_NxF, labels_N, num_classes):
     sums_KxF = jax.ops.segment_sum(features_NxF, labels_N, num_classes)
     return sums_KxF / jnp.bincount(labels_N, length=num_classes)[:, None]
@@ -113,7 +117,13 @@ def score_mahalanobis(gaussians, outputs):
 
 
 def fit_relative_mahalanobis(reference):
-    """The class Gaussians with shared covariance, and one Gaussian over all training features."""
+    """The class Gaussians with shared covariance, and one Gaussian over all training features.
+
+    Raises:
+      Unfit: of a single class these are the same, and their difference is rounding.
+    """
+    if reference.num_classes == 1:
+        raise Unfit("relative_mahalanobis got 1 known class; allowed: 2 or more.")
     features_NxF = jnp.asarray(reference.train.features, jnp.float32)
     mean_1xF = features_NxF.mean(axis=0, keepdims=True)
     background = Gaussians(mean_1xF, _whitening(_covariance(features_NxF - mean_1xF))[None])

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from gradmix_jax.scores import SCORES, Outputs, Reference, class_bank, class_similarities, fit, score, usable
+from gradmix_jax.scores import SCORES, Outputs, Reference, Unfit, class_bank, class_similarities, fit, score, usable
 
 LOGITS = "logits"
 # The scores that need the same similarities as the predictions.
@@ -68,6 +69,7 @@ def fit_all(
     k: int,
     head: tuple[np.ndarray, np.ndarray] | None = None,
     validation: Mapping[str, np.ndarray] | None = None,
+    required: tuple[str, str] | None = None,
 ) -> Fitted:
     """Fit scores on known classes only.
 
@@ -78,10 +80,15 @@ def fit_all(
       num_classes: K.
       features: names of outputs to score images by.
       names: scores, of `scores.SCORES`. Those that work on features are fitted to every one of `features`; those that
-        need logits, or the head, once, under "logits". Those whose needs are not given are left out.
+        need logits, or the head, once, under "logits". Those whose needs are not given are left out, and with a warning
+        those that cannot be fitted to these images.
       k: neighbours a class, of the top-k scores and of the predictions.
       head: (kernel_FxK, bias_K) from the encoder's features to the logits.
       validation: outputs of validation images, for the scores that need them.
+      required: (feature or "logits", score) that is not left out.
+
+    Raises:
+      Unfit: the required score cannot be fitted to these images.
     """
     banks = {name: class_bank(train[name], labels_N, num_classes=num_classes, k=k) for name in features}
     states: dict[str, dict[str, Any]] = {}
@@ -96,7 +103,14 @@ def fit_all(
         given = usable(reference)
         own = [name for name in names if name in given and works_on_logits(name) == (feature == LOGITS)]
         options = {name: {"k": k} if name.startswith("topk_cosine") else {} for name in own}
-        states[feature] = {name: fit(name, reference, **options[name]) for name in own}
+        states[feature] = {}
+        for name in own:
+            try:
+                states[feature][name] = fit(name, reference, **options[name])
+            except Unfit as reason:
+                if (feature, name) == required:
+                    raise
+                logging.warning("The score %s of %s is left out: %s", name, feature, reason)
     return Fitted(banks, {feature: of_feature for feature, of_feature in states.items() if of_feature})
 
 
