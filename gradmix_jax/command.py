@@ -70,7 +70,7 @@ def _parse(argv, required):
     except Exception as error:  # whatever a flag or the config file raises
         # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
         said = error
-        while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \\n
+        while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \n
             said = said.args[0]
         lines = [line.strip() for line in str(said).splitlines() if line.strip()]
         sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax import augment, datasets, files
+from gradmix_jax.datasets.source import hash_of
 
 FILE = "features.npz"
 FEATURES = ("projection", "features")
@@ -129,11 +130,6 @@ def cache_key(checkpoint: str, config: Mapping[str, Any], sources: Mapping[str, 
     }
     sections = {name: config[name] for name in ("dataset", "normalization")}
     return json.dumps([checkpoint, sections, config["evaluate"]["stages"], sizes], sort_keys=True)
-
-
-def hash_of(*arrays: np.ndarray) -> str:
-    """16 hex digits that differ between arrays of other bytes; shapes and types do not count."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
 
 
 def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:

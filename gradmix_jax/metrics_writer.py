@@ -7,6 +7,8 @@ import sys
 
 from tqdm.auto import tqdm
 
+from gradmix_jax import files
+
 
 def _import_summary_writer():
     # tensorboardX imports PyTorch where that is installed, as in Colab: seconds, for classes that never come here.
@@ -88,6 +90,5 @@ def _keep_lines_until(path: str, step: int) -> None:
     with open(path) as file:
         # A line cut short by a crash is not JSON; it lies past the last checkpoint too.
         lines = [line for line in file if line.endswith("}\n") and json.loads(line)["step"] <= step]
-    with open(path + ".new", "w") as file:
+    with files.replacing(path) as file:
         file.writelines(lines)
-    os.replace(path + ".new", path)

@@ -152,8 +152,7 @@ def gallery_places(
     """Which test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
 
     accepted_unknown: unknown images of the highest scores; rejected_known: known ones of the lowest; misclassified:
-    known ones of the highest scores in the wrong class; accepted_known: in the right one,
-    for comparison.
+    known ones of the highest scores in the wrong class; accepted_known: in the right one, for comparison.
     """
     right, wrong = np.flatnonzero(correct_N), np.flatnonzero(~correct_N)
     descending = lambda scores: np.argsort(-scores, kind="stable")[:size]

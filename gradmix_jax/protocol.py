@@ -8,7 +8,6 @@ Directories of runs of another config are refused.
 """
 
 import copy
-import json
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import command, experiment, main, report, train
+from gradmix_jax import command, experiment, main, report, state, train
 from gradmix_jax import config as config_lib
 from gradmix_jax.datasets import order
 
@@ -50,8 +49,9 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
     """
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
-        experiment.from_config(config_lib.to_plain(one), num_devices=jax.device_count())
-        train.check_same_run(config_lib.to_plain(one), directory)
+        plain = config_lib.to_plain(one)
+        experiment.from_config(plain, num_devices=jax.device_count())
+        train.check_same_run(plain, directory)
     workdirs = [directory for _, directory in planned]
     for one, directory in planned:
         if not _finished(one, directory):
@@ -67,10 +67,10 @@ def _finished(config: ConfigDict, workdir: str) -> bool:
     """Whether there are results of the last step, evaluated as the config says."""
     if not os.path.exists(os.path.join(workdir, "results.json")):
         return False
-    results, wanted = config_lib.read(workdir, "results.json"), json.loads(json.dumps(config_lib.to_plain(config)))
+    results, wanted = config_lib.read(workdir, "results.json"), config_lib.to_plain(config)
     steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
-    whole = sum(phase.epochs for phase in config.phases) * steps_per_epoch
-    return results["step"] == whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
+    whole = results["step"] == state.total_steps(config.phases, steps_per_epoch)
+    return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
 
 
 def print_commands(words_of_config: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:

@@ -92,11 +92,12 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
     With `per_epoch` the rate changes at the start of an epoch only, as in the published runs. The warm-up starts at 0
     and changes it in every step all the same: otherwise the whole first epoch would be at rate 0.
     """
-    schedules, boundaries, end, warmups = [], [], 0, []
+    first_phase = max(phases[0].epochs * steps_per_epoch, 1)
+    warmup_steps = min(round(spec.warmup_epochs * steps_per_epoch), first_phase - 1)
+    schedules, boundaries, end = [], [], 0
     for index, phase in enumerate(phases):
         steps = max(phase.epochs * steps_per_epoch, 1)
-        warmup = min(round(spec.warmup_epochs * steps_per_epoch), steps - 1) if index == 0 else 0
-        warmups.append(warmup)
+        warmup = 0 if index else warmup_steps
         # optax counts the warm-up into decay_steps.
         schedules.append(
             optax.warmup_cosine_decay_schedule(
@@ -112,12 +113,9 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
     joined = optax.join_schedules(schedules, boundaries[:-1])
     if not spec.per_epoch:
         return joined
-    epoch_start = lambda count: count // steps_per_epoch * steps_per_epoch
-    if not warmups[0]:
-        return lambda count: joined(epoch_start(count))
     # The rest of an epoch in which the warm-up ends is at the peak.
-    sampled = lambda count: jnp.maximum(epoch_start(count), warmups[0])
-    return lambda count: joined(jnp.where(count < warmups[0], count, sampled(count)))
+    sampled = lambda count: jnp.maximum(count // steps_per_epoch * steps_per_epoch, warmup_steps)
+    return lambda count: joined(jnp.where(count < warmup_steps, count, sampled(count)))
 
 
 def _matrices_only(params):

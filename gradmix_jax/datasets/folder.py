@@ -1,7 +1,6 @@
 """Image folders: PATH/train/<class>/* and PATH/test/<class>/*."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from gradmix_jax.datasets.source import DataSet
+from gradmix_jax.datasets.source import DataSet, hash_of
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -30,9 +29,9 @@ class FileRecords:
 
     def fingerprint(self, indices: np.ndarray) -> str:
         # Not of the content: reading all files takes as long as the features that are to be saved.
-        found = [os.stat(self.paths[index]) for index in indices]
-        facts = [f"{self.paths[i]} {each.st_size} {each.st_mtime_ns}" for i, each in zip(indices, found)]
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        paths = [self.paths[index] for index in indices]
+        found = map(os.stat, paths)
+        return hash_of(np.array(paths), np.array([(each.st_size, each.st_mtime_ns) for each in found]))
 
 
 def load(path: str, *, with_train: bool) -> DataSet:

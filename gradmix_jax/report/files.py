@@ -1,7 +1,9 @@
 """Writing a whole report."""
 
+import contextlib
 import os
 
+from gradmix_jax import files
 from gradmix_jax.report import contents, formats, page
 from gradmix_jax.report.runs import Method, conditions, details, load
 from gradmix_jax.report.tables import Table
@@ -31,16 +33,9 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     }
     os.makedirs(out_dir, exist_ok=True)
     paths = {os.path.join(out_dir, name): text for name, text in texts.items()}
-    try:
+    with contextlib.ExitStack() as written:
         for path, text in paths.items():
-            with open(f"{path}.new", "w", encoding="utf-8") as file:
-                file.write(text)
-        for path in paths:
-            os.replace(f"{path}.new", path)
-    finally:
-        for path in paths:
-            if os.path.exists(f"{path}.new"):
-                os.remove(f"{path}.new")
+            written.enter_context(files.replacing(path)).write(text)
     return list(paths)
 
 
