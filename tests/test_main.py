@@ -6,9 +6,11 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import jax
 import numpy as np
@@ -252,10 +254,12 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     (tmp_path / "broken.png").write_bytes(file.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
         classifier.predict([tmp_path / "broken.png"])
-    broken = tmp_path / "broken.png"
-    content = bytearray(pathlib.Path(file).read_bytes())
-    content[content.index(b"IDAT") : content.index(b"IDAT") + 4] = b"\0\0\0\0"
-    broken.write_bytes(content)
+    # Half of its pixels, and then a chunk without a name: Pillow raises a SyntaxError.
+    broken, content = tmp_path / "broken.png", file.read_bytes()
+    start = content.index(b"IDAT")
+    half = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big") // 2]
+    chunk = struct.pack(">I", len(half)) + b"IDAT" + half + struct.pack(">I", zlib.crc32(b"IDAT" + half))
+    broken.write_bytes(content[: start - 4] + chunk + struct.pack(">I", 9) + bytes(20))
     with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
         classifier.predict([broken])
     with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):

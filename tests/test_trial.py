@@ -1,6 +1,8 @@
 """The whole trial from a stretch of it: times of a run are made up here, so that the answer is known."""
 
+import os
 import re
+import subprocess
 
 import pytest
 import startup
@@ -65,3 +67,17 @@ def test_more_epochs_than_the_config_has_are_refused(monkeypatch, capsys, epochs
         answer(monkeypatch, capsys, run_of(4), f"--epochs={epochs}")
     assert stopped.value.code == 2
     assert f"--epochs is {epochs}; allowed: 1 to 600" in capsys.readouterr().err
+
+
+def test_the_child_finds_what_its_parent_finds(monkeypatch):
+    seen = {}
+
+    def run(command, *, env, **_):
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 1, "", "stopped here")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("PYTHONPATH", "/packages")
+    with pytest.raises(SystemExit, match="stopped here"):
+        startup.run_main("configs/digits_osr.py", [], cache="/cache")
+    assert seen["PYTHONPATH"] == f"{os.getcwd()}{os.pathsep}/packages" and seen["JAX_COMPILATION_CACHE_DIR"] == "/cache"
