@@ -6,6 +6,7 @@ Where the run is judged by a moving average, that is the `model`, and the weight
 import concurrent.futures
 import contextlib
 import os
+import textwrap
 from typing import Any
 
 import jax
@@ -83,24 +84,36 @@ class Checkpoints:
             saving.result()
 
     def restore(self, template: TrainState, step: int | None = None) -> TrainState:
-        """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves."""
+        """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves.
+
+        Raises:
+          ValueError: the checkpoint is damaged, or of another shape.
+        """
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
-        restore = ocp.args.StandardRestore
-        restored = self._manager.restore(
-            self.latest_step() if step is None else step,
-            args=ocp.args.Composite(model=restore(shapes.evaluated), training=restore(_training(shapes))),
-        )
+        restored = self._restore(step, model=shapes.evaluated, training=_training(shapes))
         model, training = restored["model"], restored["training"]
         followed = training.pop("followed", model)
         extra = dict(training.pop("extra", {})) | ({"average": model} if "average" in template.extra else {})
         return TrainState(**followed, **training, extra=extra)
 
     def restore_model(self, template: dict[str, Any]) -> dict[str, Any]:
-        """The newest {"params", "batch_stats"} alone, shaped like `template`."""
-        restored = self._manager.restore(
-            self.latest_step(), args=ocp.args.Composite(model=ocp.args.StandardRestore(template))
-        )
-        return restored["model"]
+        """The newest {"params", "batch_stats"} alone, shaped like `template`; raises as `restore`."""
+        return self._restore(None, model=template)["model"]
+
+    def _restore(self, step: int | None, **shapes: Any) -> Any:
+        step = self.latest_step() if step is None else step
+        try:
+            wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            for name, tree in shapes.items():
+                jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
+            return restored
+        except Exception as error:  # Orbax and TensorStore raise whatever a missing or broken file leads them to
+            said = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise ValueError(
+                f"{os.path.join(self.directory, str(step))} cannot be read ({said}); allowed: a checkpoint as this "
+                "run saved it. Without that folder the one before it is used, if there is one."
+            ) from error
 
     def close(self) -> None:
         """Wait for what is being written; raises what became of it."""
@@ -109,6 +122,13 @@ class Checkpoints:
             closing.callback(self._manager.wait_until_finished)
             closing.callback(self._thread.shutdown)
             self._finish()
+
+
+def _check_shape(path: tuple, wanted: Any, found: Any) -> None:
+    """Orbax does not: it gives what it has."""
+    if wanted.shape != found.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(f"{name} has the shape {found.shape} there and {wanted.shape} in the config's model")
 
 
 def _training(state: TrainState) -> dict[str, Any]:

@@ -212,13 +212,18 @@ def read(workdir: str, name: str = "config.json") -> dict[str, Any]:
     """A JSON file that a run wrote into its workdir; a config with the defaults of keys that are younger than the run.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: it is not there, or it is damaged.
     """
     path = os.path.join(workdir, name)
     if not os.path.exists(path):
         raise ValueError(f"there is no {name} in {workdir}; allowed: the workdir of a run that has written it.")
-    with open(path) as file:
-        content = json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except ValueError as error:  # of JSON and of UTF-8
+        raise ValueError(f"{path} is damaged ({error}); allowed: a file as a run writes it.") from error
     return _with_defaults(content) if name == "config.json" else content
 
 

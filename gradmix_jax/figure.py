@@ -4,17 +4,23 @@ python -m gradmix_jax.figure runs/digits_0 --out=grid.png
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from gradmix_jax import command, datasets, experiment, train, train_step
+from gradmix_jax import command, datasets, experiment, files, train, train_step
 from gradmix_jax import config as config_lib
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.datasets import order
+from gradmix_jax.labels import short
 from gradmix_jax.program import Program
+
+FORMATS = ("png", "pdf", "svg")
+# As high as a row is.
+LONGEST_NAME = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +62,16 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
 
     Args:
       workdir: directory of a run.
-      out: PNG file to write.
+      out: file to write, of a kind in FORMATS.
       rows: number of images.
 
     Raises:
-      ValueError: no checkpoint, or a run that does not mix.
+      ValueError: no checkpoint, a run that does not mix, or a file of another kind.
     """
+    ending = os.path.splitext(out)[1].lower().removeprefix(".")
+    if ending not in FORMATS or os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
+        kinds = ", ".join(f".{kind}" for kind in FORMATS)
+        raise ValueError(f"--out is {out!r}; allowed: a file in a folder that is there, ending in {kinds}.")
     prepared = prepare(config_lib.read(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(prepared.specs, prepared.program)))
@@ -85,7 +95,7 @@ def _draw(explanation, names_b, out, rows):
     figure, axes = plt.subplots(rows, 5, figsize=(6.5, 1.35 * rows + 0.3), squeeze=False, layout="constrained")
     for row in range(rows):
         show(axes[row, 0], explanation.views[row])
-        axes[row, 0].set_ylabel(names_b[row], fontsize=8)
+        axes[row, 0].set_ylabel(short(names_b[row], LONGEST_NAME), fontsize=8)
         if mixed.maps is not None:
             axes[row, 1].imshow(mixed.maps[row], cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         axes[row, 2].imshow(explanation.mask[row], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -97,7 +107,8 @@ def _draw(explanation, names_b, out, rows):
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.savefig(out, dpi=150)
+    with files.replacing(out, "wb") as file:
+        figure.savefig(file, dpi=150, format=os.path.splitext(out)[1].lower().removeprefix("."))
     plt.close(figure)
 
 
@@ -109,6 +120,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "grid.png", "PNG file to write.")
+    flags.DEFINE_string("out", "grid.png", "File to write.")
     flags.DEFINE_integer("rows", 8, "Number of images.", lower_bound=1)
     command.run(main)

@@ -4,10 +4,13 @@ import json
 import math
 import os
 import sys
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from gradmix_jax import files
+
+FILE = "metrics.jsonl"
 
 
 def _import_summary_writer():
@@ -44,9 +47,8 @@ class MetricsWriter:
         if not enabled:
             return
         self._images_per_step = images_per_step
-        path = os.path.join(workdir, "metrics.jsonl")
-        _keep_lines_until(path, start_step)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115  (open as long as the run)
+        _keep_lines_until(workdir, start_step)
+        self._file = open(os.path.join(workdir, FILE), "a", buffering=1)  # noqa: SIM115  (open as long as the run)
         self._tensorboard = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start_step or None)
         # In a log file a line every half a minute is enough; on a terminal the bar moves.
         interval = 0.2 if sys.stderr.isatty() else 30.0
@@ -84,11 +86,28 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
-def _keep_lines_until(path: str, step: int) -> None:
+def read(workdir: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] where there is no such file.
+
+    A line that a crash cut short is left out.
+    """
+    path = os.path.join(workdir, FILE)
     if not os.path.exists(path):
-        return
-    with open(path) as file:
-        # A line cut short by a crash is not JSON; it lies past the last checkpoint too.
-        lines = [line for line in file if line.endswith("}\n") and json.loads(line)["step"] <= step]
-    with files.replacing(path) as file:
-        file.writelines(lines)
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [_parsed(line) for line in file]
+    return [line for line in lines if line]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) and "step" in content else None
+
+
+def _keep_lines_until(workdir: str, step: int) -> None:
+    kept = [line for line in read(workdir) if line["step"] <= step]
+    with files.replacing(os.path.join(workdir, FILE)) as file:
+        file.writelines(json.dumps(line) + "\n" for line in kept)

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, to the bit."""
 
+import shutil
 import threading
 
 import jax
@@ -92,3 +93,27 @@ def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monke
     with pytest.raises(OSError, match="no space left"):
         checkpoints.close()
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_path):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (1, 2):
+        checkpoints.save(state.replace(step=np.int32(step)))
+    checkpoints.close()
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    for path in (tmp_path / "checkpoints" / "2" / "model").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    for restore, template in (("restore", state), ("restore_model", model)):
+        reader = Checkpoints(str(tmp_path), read_only=True)
+        with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \(.+\); allowed: a checkpoint as this run"):
+            getattr(reader, restore)(template)
+        reader.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert int(reader.restore(state).step) == 1
+    wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), model)
+    with pytest.raises(ValueError, match=r"1 cannot be read \(\S+ has the shape \(\d+,\) there and \(2, \d+\) in"):
+        reader.restore_model(wider)
+    reader.close()

@@ -204,3 +204,21 @@ def test_a_config_from_before_a_key_has_its_default(tmp_path):
 def test_self_supervised_mistakes(overrides, message):
     with pytest.raises(ValueError, match=message):
         build(small_config("input", **overrides))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b'{"seed": 1', "Expecting"), (b"[1]", "it holds a list"), (b"\xff\xfe", "decode"), (b"", "Exp")],
+)
+def test_a_damaged_file_of_a_run_is_named(content, said, tmp_path):
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"results\.json is damaged \(.*{said}.*\); allowed"):
+        config_lib.read(str(tmp_path), "results.json")
+
+
+def test_random_maps_are_made_of_no_gradient():
+    # Whatever the loss says that their gradient would be of.
+    build(small_config("random", **{"attribution.loss": "cross_entropy"}))
+    build(small_config("random", **{"attribution.loss": "moco"}))
+    with pytest.raises(ValueError, match=r"attribution\.loss is 'cross_entropy'; allowed: only with a model"):
+        build(small_config("input", **{"attribution.loss": "cross_entropy"}))

@@ -5,6 +5,7 @@ import json
 
 from tensorboardX.proto import event_pb2
 
+from gradmix_jax import metrics_writer
 from gradmix_jax.metrics_writer import MetricsWriter
 
 
@@ -47,7 +48,8 @@ def test_resume_drops_what_lies_past_the_checkpoint_and_half_a_line(tmp_path):
         writer.write(step, {"loss": float(step)})
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 8, "lo')
+        file.write('\0\0{"broken}\n7\n{"step": 8, "lo')
+    assert [line["step"] for line in metrics_writer.read(str(tmp_path))] == [2, 4, 6]
     writer = make(tmp_path, start=4)
     writer.write(6, {"loss": 60.0})
     writer.close()
@@ -67,3 +69,7 @@ def test_disabled_writes_nothing(tmp_path):
     writer.advance()
     writer.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_read(tmp_path):
+    assert metrics_writer.read(str(tmp_path)) == []

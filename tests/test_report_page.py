@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -13,9 +14,9 @@ from evaluated_runs import KNOWN, UNKNOWN, write_run
 from programs import small_images
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import figure, report, train, train_step
+from gradmix_jax import figure, labels, report, train, train_step
 from gradmix_jax.checkpoint import Checkpoints
-from gradmix_jax.report import drawing, overlays, runs
+from gradmix_jax.report import classes, curves, drawing, overlays, runs
 
 VOID = {"meta", "img", "br"}
 
@@ -154,7 +155,7 @@ def test_figures_take_the_colours_of_the_page():
     with drawing.style():
         drawn, axis = drawing.subplots()
         axis.plot([0, 1], [0, 1], color=drawing.BLUE)
-        axis.set_title(drawing.plain("$a$ <b>"))
+        axis.set_title(labels.plain("$a$ <b>"))
         text = drawing.svg(drawn, 'a "line"')
     assert "var(--ink)" in text and "var(--blue)" in text and drawing.INK not in text
     assert "$a$ &lt;b&gt;" in text and 'aria-label="a &quot;line&quot;"' in text and "xmlns" not in text
@@ -227,3 +228,32 @@ def test_the_command(tmp_path):
     command[3] = str(tmp_path / "nothing")
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr.startswith("error: there is no config.json")
+
+
+def test_long_names_leave_room_for_the_plots():
+    assert labels.short("a" * 24) == "a" * 24
+    assert labels.short("golden_retriever_photographed_at_night") == "golden_retrieve…at_night"
+    assert labels.short("$" + "a" * 30, 10) == r"\$aaaaa…aaa"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where nothing is left for the axes
+        for draw in (classes.bars, classes.confusion):
+            draw(_of_long_names())
+
+
+def _of_long_names() -> runs.Run:
+    known, unknown = ([f"{side}_{'x' * 90}_{i}" for i in range(3)] for side in ("known", "unknown"))
+    of = lambda names: {name: {"auroc": 0.9} for name in names}
+    confusion = {"rows": known + unknown, "columns": [*known, "unknown"], "counts": [[5, 0, 1, 2]] * 6}
+    results = {"per_class": of(known), "per_unknown_class": of(unknown), "confusion": confusion}
+    return runs.Run("w", {"dataset": {"trial": 0}, "seed": 0}, results)
+
+
+def test_one_logged_point_is_seen(tmp_path):
+    count = {}
+    for lines in (1, 2):
+        path = write_run(tmp_path / str(lines), "none")
+        with open(os.path.join(path, "metrics.jsonl"), "w") as file:
+            file.writelines(f'{{"step": {step}, "loss": 1.5}}\n' for step in range(lines))
+        drawn = curves.losses(runs.load([path])[0])
+        count[lines] = drawn.count("var(--blue)")
+    assert count[1] > 1 and count[2] == 1  # a line, and the face and edge of a point

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gradmix_jax.report.drawing import BLUE, ORANGE, framed, plain, subplots, svg
+from gradmix_jax.labels import short
+from gradmix_jax.report.drawing import BLUE, ORANGE, framed, subplots, svg
 from gradmix_jax.report.runs import Run
 
 MOST_BARS = 30
@@ -30,7 +31,7 @@ def bars(run: Run) -> str:
         axis.barh(places, [side[name] for name in chosen], color=color, height=0.7)
         for place, name in enumerate(chosen):
             axis.text(side[name], place, f" {side[name]:.3f}", va="center", fontsize=7)
-        axis.set_yticks(places, [plain(name) for name in chosen], fontsize=8)
+        axis.set_yticks(places, [short(name) for name in chosen], fontsize=8)
         axis.set_ylim(max(len(chosen), 1) - 0.4, -0.6)
         axis.set_title(title, loc="left")
         axis.grid(True, axis="x")
@@ -52,12 +53,12 @@ def confusion(run: Run) -> str:
         return "<p>There is no confusion matrix: without validation images there is no threshold.</p>"
     columns, known = matrix["columns"], len(matrix["columns"]) - 1
     rows, counts = list(matrix["rows"]), np.array(matrix["counts"])
-    note, unknown = "", [f"{name} (unknown)" for name in rows[known:]]
+    note, unknown = "", [f"{short(name)} (unknown)" for name in rows[known:]]
     if len(rows) - known > 1 and len(rows) > MOST_ROWS:
         note = f" The {len(rows) - known} unknown classes are in one row."
         unknown = [f"{len(rows) - known} unknown classes"]
         counts = np.concatenate([counts[:known], counts[known:].sum(axis=0, keepdims=True)])
-    rows = [*rows[:known], *unknown]
+    rows = [*map(short, rows[:known]), *unknown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cell = 0.36 if len(columns) <= 16 else 0.26
     drawn, axis = subplots((1.9 + cell * len(columns), 1.2 + 0.27 * len(rows)))
@@ -65,8 +66,8 @@ def confusion(run: Run) -> str:
     for (row, column), share in np.ndenumerate(shares) if len(columns) <= MOST_COUNTS else ():
         color = "#ffffff" if share > 0.5 else "#222222"
         axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
-    axis.set_xticks(range(len(columns)), [plain(name) for name in columns], rotation=90, fontsize=8)
-    axis.set_yticks(range(len(rows)), [plain(name) for name in rows], fontsize=8)
+    axis.set_xticks(range(len(columns)), [short(name) for name in columns], rotation=90, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.axhline(known - 0.5, color=ORANGE, linewidth=1.5)
     axis.axvline(known - 0.5, color=ORANGE, linewidth=1.5)
     axis.set_xlabel("predicted")

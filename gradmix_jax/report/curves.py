@@ -1,13 +1,12 @@
 """Curves of one method's runs: ROC, OSCR, scores, loss, severities."""
 
-import json
 import math
-import os
 
 import numpy as np
 
-from gradmix_jax import metrics
-from gradmix_jax.report.drawing import BLUE, INK, ORANGE, color_and_line, framed, plain, subplots, svg
+from gradmix_jax import metrics, metrics_writer
+from gradmix_jax.labels import plain
+from gradmix_jax.report.drawing import BLUE, INK, ORANGE, color_and_line, framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.runs import Method, Run
 
@@ -128,7 +127,8 @@ def losses(method: Method) -> str:
         steps, values = zip(*curve)
         first = index == 0
         options = dict(linewidth=1.6, zorder=3) if first else dict(linewidth=0.7, alpha=0.4)
-        axis.plot(steps, values, color=BLUE, **options)
+        # A line of one point would not be seen.
+        axis.plot(steps, values, color=BLUE, marker="o" if len(curve) == 1 else None, **options)
     axis.set_xlabel("training step")
     axis.set_ylabel("training loss")
     axis.grid(True)
@@ -138,11 +138,7 @@ def losses(method: Method) -> str:
 
 
 def _losses(run: Run) -> list[tuple[int, float]]:
-    path = os.path.join(run.workdir, "metrics.jsonl")
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        lines = [json.loads(line) for line in file if line.strip()]
+    lines = metrics_writer.read(run.workdir)
     # A loss that was not finite stands there as null: a gap in the curve.
     return [(line["step"], math.nan if line["loss"] is None else line["loss"]) for line in lines if "loss" in line]
 

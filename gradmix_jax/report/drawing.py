@@ -49,11 +49,6 @@ def style():
     return matplotlib.rc_context(STYLE)
 
 
-def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar would start a formula."""
-    return str(text).replace("$", r"\$")
-
-
 def color_and_line(index: int) -> dict[str, str]:
     """Arguments of `Axes.plot` for line `index`: another dash where the colours start again."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index // len(PALETTE) % len(LINES)]}

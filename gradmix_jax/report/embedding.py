@@ -1,12 +1,12 @@
 """PCA and t-SNE of the headline feature of one run's test images."""
 
 import math
-import textwrap
 
 import numpy as np
 
+from gradmix_jax.labels import short
 from gradmix_jax.report.curves import missing
-from gradmix_jax.report.drawing import PALETTE, framed, plain, subplots, svg
+from gradmix_jax.report.drawing import PALETTE, framed, subplots, svg
 from gradmix_jax.report.runs import Run
 
 MOST_POINTS = 2000
@@ -30,7 +30,7 @@ def embedding(run: Run) -> str:
     if len(features) < 4 or np.ptp(features, axis=0).max() == 0:
         return "<p>PCA and t-SNE need four test images or more, with features that differ.</p>"
     reduced, variance = _pca(features)
-    names = [plain(textwrap.shorten(name, LONGEST_NAME, placeholder="…")) for name in run.results["known_classes"]]
+    names = [short(name, LONGEST_NAME) for name in run.results["known_classes"]]
     percent = [f"{share:.0%} of the variance" for share in variance[:2]]
     labeled = (f"first component ({percent[0]})", f"second component ({percent[1]})")
     panels = [

@@ -10,12 +10,15 @@ from ml_collections import ConfigDict
 from gradmix_jax import figure, train, train_step
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import default_config, to_plain, validate
-from gradmix_jax.report.drawing import framed, plain, subplots, svg
+from gradmix_jax.labels import short
+from gradmix_jax.report.drawing import framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.runs import Run
 
 ROWS = 6
 MOST_STEPS = 6
+# As high as a row is.
+LONGEST_NAME = 16
 
 
 def overlays(run: Run) -> str:
@@ -37,7 +40,7 @@ def overlays(run: Run) -> str:
         explanations = _explanations(prepared, checkpoints)
     finally:
         checkpoints.close()
-    return _draw(explanations, [plain(name) for name in _names(prepared)], run)
+    return _draw(explanations, [short(name, LONGEST_NAME) for name in _names(prepared)], run)
 
 
 def _names(prepared) -> list[str]:
