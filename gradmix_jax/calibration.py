@@ -1,7 +1,6 @@
 """How honest the confidence of a classifier is: expected calibration error, log-likelihood, Brier score.
 
-All take logits of known test images [N, K] and their labels [N]; for contrastive models the class sums of
-`scores.topk_cosine` divided by a temperature fitted on validation images serve as logits.
+All take logits of known test images [N, K] and their labels [N].
 """
 
 import jax

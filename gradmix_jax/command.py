@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 
@@ -34,6 +35,16 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         elif not raised_in.startswith(HERE):
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = textwrap.shorten(str(error), 120, placeholder=" ...")
+        print(
+            f"error: out of memory ({said}); allowed: less at a time, such as a smaller train.batch_size or "
+            "evaluate.batch_size, or dataset.storage 'stream'.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except OSError as error:  # no room, no right, not there
         where = f": {error.filename}" if error.filename else ""

@@ -139,7 +139,8 @@ class Model:
 
     def features(self, part: str, source: datasets.Source) -> Features:
         """The outputs of a source's images, with what else is known about them."""
-        outputs, hashes = features.extract(self.function, self.variables, source, batch_size=self.spec.batch_size)
+        options = dict(batch_size=self.spec.batch_size, progress=f"features, {part}")
+        outputs, hashes = features.extract(self.function, self.variables, source, **options)
         rows = dict(labels=source.labels, classes=source.classes, hashes=hashes, places=np.arange(len(source)))
         return Features(part, self.checkpoint, outputs, **rows)
 

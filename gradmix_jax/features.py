@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm.auto import tqdm
 
 from gradmix_jax import augment, datasets, files
 from gradmix_jax.datasets.source import hash_of
@@ -23,6 +24,8 @@ FILE = "features.npz"
 FEATURES = ("projection", "features")
 # Of `Features`, what there is of each image besides outputs.
 ROWS = ("labels", "classes", "hashes", "places")
+# Batches that the device may be given before the first of them is done: more would fill its memory.
+AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,12 +96,18 @@ def make_feature_function(model: Any, *, mean: tuple, std: tuple, stages: tuple[
 
 
 def extract(
-    function: Callable, variables: Any, images: datasets.Source | np.ndarray, *, batch_size: int
+    function: Callable,
+    variables: Any,
+    images: datasets.Source | np.ndarray,
+    *,
+    batch_size: int,
+    progress: str | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All outputs for every image of a source or of an array [N, H, W, C] uint8, in its order, and their hashes.
 
     The batch is spread over the local devices; images are read and hashed while the device works. The last batch is
-    padded and the padding cut off, so that every image counts once at any batch size.
+    padded and the padding cut off, so that every image counts once at any batch size. `progress`: what to call this
+    beside a progress bar, which is shown where it takes longer than a second; None: no bar.
 
     Returns:
       {name: x_NxD} and uint64 [N].
@@ -108,18 +117,27 @@ def extract(
     mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    parts, hashes = [], []
+    computing, parts, hashes = [], [], []
     with ThreadPoolExecutor(1) as hashing:
-        for start in range(0, len(images), batch_size):
+        starts = range(0, len(images), batch_size)
+        for start in tqdm(starts, desc=progress, disable=progress is None, delay=1.0):
             stop = min(start + batch_size, len(images))
             stored = isinstance(images, np.ndarray)
             chunk = images[start:stop] if stored else datasets.read_range(images, start, stop)
             hashes.append(hashing.submit(image_hashes, chunk))
             padding = np.zeros((batch_size - len(chunk), *chunk.shape[1:]), np.uint8)
             batch = jax.device_put(np.concatenate([chunk, padding]), rows)
-            parts.append((function(variables, batch), len(chunk)))
-    outputs = {name: np.concatenate([np.asarray(part[name])[:count] for part, count in parts]) for name in parts[0][0]}
+            computing.append((function(variables, batch), len(chunk)))
+            if len(computing) > AHEAD:
+                parts.append(_fetched(*computing.pop(0)))
+    parts += [_fetched(*each) for each in computing]
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return outputs, np.concatenate([future.result() for future in hashes])
+
+
+def _fetched(outputs: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
+    """The first `count` rows, on the host; waits for them."""
+    return {name: np.asarray(x)[:count] for name, x in outputs.items()}
 
 
 def cache_key(checkpoint: str, config: Mapping[str, Any], sources: Mapping[str, datasets.Source]) -> str:

@@ -66,8 +66,18 @@ def make_snapshot(tree: Any) -> Callable:
 
 
 def initialize() -> None:
-    """Join the processes of a pod or cluster; call before anything else touches JAX."""
-    jax.distributed.initialize()
+    """Join the processes of a pod or cluster; call before anything else touches JAX.
+
+    Raises:
+      ValueError: JAX finds no sign of other processes.
+    """
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            f"--multihost finds no other processes ({str(error).rstrip('.')}); allowed: on a TPU pod, under SLURM, "
+            "Open MPI or Kubernetes."
+        ) from error
 
 
 def is_main_process() -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 from gradmix_jax import command, metrics
 from gradmix_jax import config as config_lib
 from gradmix_jax import evaluator as evaluator_lib
+from gradmix_jax.config import check_number
 from gradmix_jax.datasets.source import to_array
 
 UNKNOWN = -1
@@ -54,8 +55,11 @@ class OpenSetClassifier:
           keep: see `threshold`, above 0 and at most 1.
 
         Raises:
-          ValueError: no run or no checkpoint there; no threshold given and no validation images kept by the run.
+          ValueError: no run or no checkpoint there; no threshold given and no validation images kept by the run; a
+            threshold that is no finite number.
         """
+        if threshold is not None:
+            check_number("threshold", threshold)
         config = config_lib.read(workdir)
         model = evaluator_lib.restore(config, workdir)
         parts = evaluator_lib.compute_parts(model, config, workdir, ("train", "validation"))

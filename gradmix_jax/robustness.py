@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, datasets, metrics, open_set

@@ -28,11 +28,12 @@ from gradmix_jax.metrics_writer import MetricsWriter
 from gradmix_jax.program import Program
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-# Keys that do not change what is computed: a run may be resumed with other values of them. Where images could be read,
-# it does not matter what would have become of bad ones.
+# Keys that do not change what is computed: a run may be resumed with other values of them, with the data elsewhere,
+# say. Where images could be read, it does not matter what would have become of bad ones.
 FREE_SECTIONS = ("evaluate", "name")
 FREE_KEYS = (
-    *("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers", "cache_gigabytes", "bad_images"),
+    *("log_every_steps", "checkpoint_every_epochs", "keep_checkpoints", "workers", "cache_gigabytes"),
+    *("data_dir", "download", "bad_images"),
 )
 
 
@@ -145,7 +146,7 @@ def _make_step(experiment, program, source, start_step) -> Callable:
 
 def resident_data(experiment, program, source, start_step) -> Iterator:
     """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
-    images, labels = datasets.resident(source)
+    images, labels = datasets.resident(source, progress=parallel.is_main_process())
     images, labels = parallel.replicate((images.reshape(len(images), -1), labels))
     epoch_order = parallel.pmap(functools.partial(order.epoch_order, size=program.num_images))
     for step in itertools.count(start_step):

@@ -497,3 +497,24 @@ def test_the_probe_is_refitted_on_all_images_where_none_is_held_out(run):
     linear = evaluator.fit_probe(train_part, None, 6)
     expected = probe.fit_linear(*evaluator.probed(train_part), num_classes=6, l2=linear.l2)
     np.testing.assert_allclose(linear.kernel_FxK, expected.kernel_FxK)
+
+
+def test_few_batches_are_on_the_device_at_once():
+    # Images read faster than the device works would fill its memory.
+    computing = []
+
+    class Output:
+        def __init__(self, rows):
+            self.rows = rows
+            computing.append(self)
+            assert len(computing) <= features.AHEAD + 1
+
+        def __array__(self, dtype=None, copy=None):
+            computing.remove(self)
+            return self.rows
+
+    images = np.arange(90, dtype=np.uint8).reshape(90, 1, 1, 1)
+    function = lambda variables, batch: {"x": Output(np.asarray(batch)[:, 0, 0].astype(np.float32))}
+    outputs, hashes = features.extract(function, {}, images, batch_size=8)
+    np.testing.assert_array_equal(outputs["x"], images[:, 0, 0])
+    assert not computing and len(set(hashes.tolist())) == 90

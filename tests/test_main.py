@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from programs import small_config
 
+from gradmix_jax import command, datasets, evaluate, experiment, figure, loop, main, parallel, predict, train
 from gradmix_jax import config as config_lib
-from gradmix_jax import datasets, evaluate, experiment, figure, loop, main, parallel, predict, train
 from gradmix_jax.checkpoint import Checkpoints
 from gradmix_jax.config import phase
 from gradmix_jax.datasets import order
@@ -264,6 +264,8 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
         classifier.predict([broken])
     with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):
         classifier.predict([images[0].astype(np.float32)])
+    with pytest.raises(ValueError, match="threshold is nan; allowed: a number"):
+        predict.OpenSetClassifier.load(str(workdir), threshold=float("nan"))
 
 
 def test_figure_shows_the_mix(whole_run, tmp_path):
@@ -273,6 +275,10 @@ def test_figure_shows_the_mix(whole_run, tmp_path):
     figure.grid(str(whole_run[1]), str(out), rows=3)
     picture = matplotlib.image.imread(out)
     assert picture.shape[0] > 400 and picture.std() > 0.1
+    for wrong in (str(tmp_path), str(tmp_path / "grid.jpg"), str(tmp_path / "nowhere" / "grid.png"), "grid"):
+        with pytest.raises(ValueError, match=rf"--out is '{wrong}'; allowed: a file in a folder that is there"):
+            figure.grid(str(whole_run[1]), wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
 
 def run_command(*arguments, timeout=120):
@@ -334,6 +340,43 @@ def test_what_the_system_refuses_is_one_sentence():
     code = "from gradmix_jax import command; command.run(lambda argv: open('/nowhere/grid.png', 'w'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (result.returncode, result.stderr) == (2, "error: No such file or directory: /nowhere/grid.png.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError("Unable to allocate 9. GiB"), 2),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"), 2),
+        (jax.errors.JaxRuntimeError("INTERNAL: a bug"), None),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
+    monkeypatch.setattr(command.app, "run", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(SystemExit if status else type(error)) as raised:
+        command.run(lambda argv: None)
+    if status:
+        said = capsys.readouterr().err
+        assert raised.value.code == status and said.count("\n") == 1
+        assert said.startswith("error: out of memory (") and "a smaller train.batch_size" in said
+
+
+def test_other_processes_that_are_not_there(monkeypatch):
+    def initialize():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match=r"--multihost finds no other processes \(coordinator_address should be"):
+        parallel.initialize()
+
+
+def test_a_run_goes_on_with_its_data_elsewhere(whole_run):
+    config, workdir = whole_run
+    moved = config_lib.to_plain(config)
+    moved["dataset"] |= {"data_dir": "/mnt/tfds", "download": not moved["dataset"]["download"]}
+    train.check_same_run(moved, str(workdir))
+    moved["dataset"]["trial"] = 3
+    with pytest.raises(ValueError, match=r"holds a run with dataset\.trial"):
+        train.check_same_run(moved, str(workdir))
 
 
 def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_path):

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from absl import logging
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 # Decoding leaves Python's lock most of the time, and slow disks are waited for in parallel.
 THREADS = 2 * (os.cpu_count() or 1)
@@ -159,7 +159,7 @@ def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progr
     bad = {}
     with ThreadPoolExecutor(THREADS) as pool:
         done = pool.map(decode_chunk, chunks)
-        for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress):
+        for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress, delay=1.0):
             bad.update(problems)
     return bad
 
