@@ -141,8 +141,17 @@ def _sorted_counts(known, unknown, correct):
     scores_N = np.concatenate([known, unknown])
     known_N = np.arange(scores_N.size) < known.size
     correct_N = np.concatenate([correct.astype(bool), np.zeros(unknown.size, bool)])
-    counts = _sort_and_count(_sort_words(scores_N), known_N, correct_N)
-    return scores_N, known_N, correct_N, *(np.asarray(count) for count in counts)
+    pad = lambda array_N, value: np.pad(array_N, (0, _padded_size(array_N.size) - array_N.size), constant_values=value)
+    # Padding comes last, behind any score, and counts for nothing.
+    words = [pad(word_N, np.iinfo(np.uint32).max) for word_N in _sort_words(scores_N)]
+    counts = _sort_and_count(words, pad(known_N, False), pad(correct_N, False))
+    return scores_N, known_N, correct_N, *(np.asarray(count)[: scores_N.size] for count in counts)
+
+
+def _padded_size(size):
+    """At most a quarter more, and of few values: classes of almost any size share a compiled program."""
+    step = 1 << max(size.bit_length() - 3, 5)
+    return -(-size // step) * step
 
 
 def points(known, unknown, correct=None):

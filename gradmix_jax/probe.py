@@ -42,7 +42,7 @@ class Neighbours(NamedTuple):
     k: int
 
     def predict(self, features_MxF: np.ndarray) -> np.ndarray:
-        return np.asarray(_votes(self.features_NxF, self.labels_N, features_MxF, (self.k,), self.num_classes)[:, 0])
+        return np.asarray(_votes(self.features_NxF, self.labels_N, features_MxF, (self.k,), self.num_classes))[:, 0]
 
 
 def _loss(weights, features_NxF, labels_N, l2):

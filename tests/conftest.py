@@ -30,3 +30,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def programs():
+    """A list that grows by a name for every program that is compiled or read from the cache of programs."""
+    names, listening = [], [True]
+
+    def listen(event, seconds, fun_name="", **_):
+        if listening and event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    listening.clear()  # a listener cannot be taken back

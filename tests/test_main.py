@@ -75,20 +75,6 @@ def whole_run(tmp_path_factory):
     return config, workdir
 
 
-@pytest.fixture
-def programs():
-    """A list that grows by a name for every program that is compiled or read from the cache of programs."""
-    names, listening = [], [True]
-
-    def listen(event, seconds, fun_name="", **_):
-        if listening and event == "/jax/core/compile/backend_compile_duration":
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    listening.clear()  # a listener cannot be taken back
-
-
 def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch, programs):
     config = digits()
     config.train.checkpoint_every_epochs, config.train.keep_checkpoints = 1, 3

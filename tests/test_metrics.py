@@ -235,3 +235,14 @@ def test_the_smallest_numbers_are_told_apart(dtype):
         for low, high in zip(scores, scores[1:]):
             assert metrics.auroc(np.array([high]), np.array([low])) == 1
     assert metrics.auroc(np.array([0.0], dtype), np.array([-0.0], dtype)) == 0.5
+
+
+def test_classes_of_almost_any_size_share_programs(programs):
+    rng = np.random.default_rng(0)
+    for size in range(200, 260, 4):
+        known, unknown = rng.normal(1, 1, size), rng.normal(0, 1, 3000 - size // 2)
+        labels = np.repeat([1, 0], [len(known), len(unknown)])
+        assert metrics.auroc(known, unknown) == pytest.approx(
+            sk.roc_auc_score(labels, np.concatenate([known, unknown]))
+        )
+    assert len(programs) <= 1, programs

@@ -9,7 +9,8 @@ from gradmix_jax import metrics, scores
 from gradmix_jax.scores import fitted, neighbours
 
 K, F, N = 3, 8, 180
-LABELS = np.random.default_rng(1).permutation(np.arange(N) % K)
+# Classes of different sizes: the last one has half of the images.
+LABELS = np.minimum(np.random.default_rng(1).permutation(np.arange(N) % 4), K - 1)
 
 
 def unit(x):
@@ -126,6 +127,17 @@ REFERENCES = {
 
 def test_every_score_has_a_reference():
     assert set(REFERENCES) == set(scores.SCORES)
+
+
+@pytest.mark.parametrize("name", list(scores.SCORES))
+def test_a_score_is_few_programs(name, programs):
+    # Sizes that no other test has: nothing of it is compiled yet, whatever ran before.
+    features, labels = np.random.default_rng(0).random((61, 5), np.float32), np.repeat([0, 1, 2], [7, 23, 31])
+    outputs = scores.Outputs(features, features[:, :3])
+    head = np.eye(5, 3, dtype=np.float32), np.ones(3, np.float32)
+    state = scores.fit(name, scores.Reference(outputs, labels, 3, head, outputs))
+    scores.score(name, state, outputs)
+    assert len(programs) <= (12 if name == "ensemble" else 4), programs
 
 
 @pytest.mark.parametrize("name", list(scores.SCORES))

@@ -61,9 +61,9 @@ def _mean_posteriors(logits_NxK):
 
 def fit_kl_matching(reference):
     """Log of the mean softmax over the training images predicted as each class; no template for the others."""
-    sums_KxK, count_K = map(np.asarray, _mean_posteriors(jnp.asarray(reference.train.logits, jnp.float32)))
+    sums_KxK, count_K = map(np.asarray, _mean_posteriors(np.asarray(reference.train.logits, np.float32)))
     templates_TxK = sums_KxK[count_K > 0] / count_K[count_K > 0, None]
-    return jnp.log(jnp.maximum(templates_TxK, jnp.finfo(jnp.float32).tiny))
+    return np.log(np.maximum(templates_TxK, np.finfo(np.float32).tiny))
 
 
 @jax.jit
@@ -88,8 +88,8 @@ def _linear(features_NxF, kernel_FxK, bias_K):
 def fit_react(reference, *, percentile=90.0):
     """The percentile of all training activations at which features are clipped; 90 is the paper's."""
     limit = np.percentile(np.asarray(reference.train.features, np.float32), percentile)
-    kernel_FxK, bias_K = (jnp.asarray(weights, jnp.float32) for weights in reference.head)
-    return Clipped(jnp.float32(limit), kernel_FxK, bias_K)
+    kernel_FxK, bias_K = (np.asarray(weights, np.float32) for weights in reference.head)
+    return Clipped(np.float32(limit), kernel_FxK, bias_K)
 
 
 @jax.jit
@@ -113,6 +113,18 @@ def _residual_norm(features_NxF, origin_F, residual_FxR):
     return jnp.linalg.norm(projected_NxR, axis=1)
 
 
+@jax.jit
+def _scatter_around(features_NxF, origin_F):
+    centred_NxF = features_NxF - origin_F[None]
+    return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION)
+
+
+@jax.jit
+def _residual_scale(features_NxF, origin_F, residual_FxR, kernel_FxK, bias_K):
+    max_logit_N = _linear(features_NxF, kernel_FxK, bias_K).max(axis=1)
+    return max_logit_N.mean() / _residual_norm(features_NxF, origin_F, residual_FxR).mean()
+
+
 def fit_vim(reference, *, dimension=None):
     """Origin, residual space of the training features, and the scale that matches residuals to logits.
 
@@ -124,15 +136,13 @@ def fit_vim(reference, *, dimension=None):
         dimension = 1000 if channels >= 2048 else 512 if channels >= 768 else channels // 2
     if not 0 < dimension < channels:
         raise ValueError(f"vim's dimension must be in 1 .. {channels - 1} (feature channels - 1), got {dimension}")
-    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
-    origin_F = jnp.asarray(-np.linalg.pinv(kernel_FxK.T) @ bias_K, jnp.float32)
-    centred_NxF = features_NxF - origin_F[None]
-    scatter_FxF = np.asarray(jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION), np.float64)
-    residual_FxR = jnp.asarray(np.linalg.eigh(scatter_FxF)[1][:, : channels - dimension], jnp.float32)
-    kernel_FxK, bias_K = jnp.asarray(kernel_FxK, jnp.float32), jnp.asarray(bias_K, jnp.float32)
-    max_logit_N = _linear(features_NxF, kernel_FxK, bias_K).max(axis=1)
-    scale = max_logit_N.mean() / _residual_norm(features_NxF, origin_F, residual_FxR).mean()
-    return VirtualLogit(origin_F, residual_FxR, scale, kernel_FxK, bias_K)
+    features_NxF = np.asarray(reference.train.features, np.float32)
+    origin_F = (-np.linalg.pinv(kernel_FxK.T) @ bias_K).astype(np.float32)
+    scatter_FxF = np.asarray(_scatter_around(features_NxF, origin_F), np.float64)
+    residual_FxR = np.linalg.eigh(scatter_FxF)[1][:, : channels - dimension].astype(np.float32)
+    weights = kernel_FxK.astype(np.float32), bias_K.astype(np.float32)
+    scale = _residual_scale(features_NxF, origin_F, residual_FxR, *weights)
+    return VirtualLogit(origin_F, residual_FxR, scale, *weights)
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Scores from class statistics of the training features: means, covariances, norms. Higher = known."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,15 +17,21 @@ class Unfit(ValueError):
     """These training and validation images cannot be scored this way."""
 
 
+# What is fitted is jitted too: operation by operation it would be some seventy programs for a first run to compile.
+@functools.partial(jax.jit, static_argnames="num_classes")
 def _class_means(features_NxF, labels_N, num_classes):
     sums_KxF = jax.ops.segment_sum(features_NxF, labels_N, num_classes)
     return sums_KxF / jnp.bincount(labels_N, length=num_classes)[:, None]
 
 
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _class_mean_directions(features_NxF, labels_N, num_classes):
+    return unit(_class_means(unit(features_NxF), labels_N, num_classes))
+
+
 def fit_class_mean_cosine(reference):
     """Mean of the unit training features of each class, made unit again."""
-    features_NxF = unit(jnp.asarray(reference.train.features, jnp.float32))
-    return unit(_class_means(features_NxF, reference.labels_N, reference.num_classes))
+    return _class_mean_directions(_features(reference), reference.labels_N, reference.num_classes)
 
 
 @jax.jit
@@ -39,8 +46,7 @@ def score_class_mean_cosine(means_KxF, outputs):
 
 def fit_class_mean_l1(reference):
     """Mean training feature of each class, features as they are."""
-    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
-    return _class_means(features_NxF, reference.labels_N, reference.num_classes)
+    return _class_means(_features(reference), reference.labels_N, reference.num_classes)
 
 
 @jax.jit
@@ -57,9 +63,26 @@ class Gaussians(NamedTuple):
     whiten_KxFxF: jax.Array  # 1 instead of K where the Gaussians share one covariance
 
 
+def _features(reference):
+    return np.asarray(reference.train.features, np.float32)
+
+
+def _scatter(centred_NxF):
+    return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _shared_covariance(features_NxF, labels_N, num_classes):
+    """Means of the classes, and the covariance around them."""
+    mean_KxF = _class_means(features_NxF, labels_N, num_classes)
+    return mean_KxF, _scatter(features_NxF - mean_KxF[labels_N]) / len(features_NxF)
+
+
 @jax.jit
-def _covariance(centred_NxF):
-    return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION) / len(centred_NxF)
+def _covariance_of_class(features_LxF, count, mean_F):
+    """Of the first `count` rows."""
+    centred_LxF = jnp.where(jnp.arange(len(features_LxF))[:, None] < count, features_LxF - mean_F[None], 0)
+    return _scatter(centred_LxF) / count
 
 
 def _whitening(covariance_FxF):
@@ -70,14 +93,12 @@ def _whitening(covariance_FxF):
     values_F, vectors_FxF = np.linalg.eigh(np.asarray(covariance_FxF, np.float64))
     kept_F = values_F > values_F[-1] * values_F.size * np.finfo(np.float32).eps
     scale_F = np.where(kept_F, 1 / np.sqrt(np.where(kept_F, values_F, 1)), 0)
-    return jnp.asarray(vectors_FxF * scale_F, jnp.float32)
+    return (vectors_FxF * scale_F).astype(np.float32)
 
 
 def fit_mahalanobis(reference):
     """Class means and the covariance of the features around them, shared by all classes."""
-    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
-    mean_KxF = _class_means(features_NxF, reference.labels_N, reference.num_classes)
-    covariance_FxF = _covariance(features_NxF - mean_KxF[reference.labels_N])
+    mean_KxF, covariance_FxF = _shared_covariance(_features(reference), reference.labels_N, reference.num_classes)
     return Gaussians(mean_KxF, _whitening(covariance_FxF)[None])
 
 
@@ -87,16 +108,18 @@ def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
     Regularised discriminant analysis (Friedman 1989, eq. 16): a class with fewer images than feature channels
     has a singular covariance of its own. `shrinkage=0` falls back on pseudo-inverses. Memory: K F^2 floats.
     """
-    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
-    labels_N = np.asarray(reference.labels_N)
-    mean_KxF = _class_means(features_NxF, labels_N, reference.num_classes)
-    centred_NxF = features_NxF - mean_KxF[labels_N]
-    shared_FxF = np.asarray(_covariance(centred_NxF))
-    whiten = []
-    for known_class in range(reference.num_classes):
-        own_FxF = np.asarray(_covariance(centred_NxF[labels_N == known_class]))
-        whiten.append(_whitening((1 - shrinkage) * own_FxF + shrinkage * shared_FxF))
-    return Gaussians(mean_KxF, jnp.stack(whiten))
+    features_NxF, labels_N = _features(reference), reference.labels_N
+    mean_KxF = np.asarray(_class_means(features_NxF, labels_N, reference.num_classes))
+    count_K = np.bincount(labels_N)
+    own_KxFxF = []
+    for known_class, mean_F in enumerate(mean_KxF):
+        own_NxF = features_NxF[labels_N == known_class]
+        # All of the size of the largest class: one program for classes of any size.
+        padded_LxF = np.pad(own_NxF, ((0, count_K.max() - len(own_NxF)), (0, 0)))
+        own_KxFxF.append(np.asarray(_covariance_of_class(padded_LxF, len(own_NxF), mean_F), np.float64))
+    shared_FxF = np.average(own_KxFxF, axis=0, weights=count_K)
+    whiten = [_whitening((1 - shrinkage) * own_FxF + shrinkage * shared_FxF) for own_FxF in own_KxFxF]
+    return Gaussians(mean_KxF, np.stack(whiten))
 
 
 def _distances(gaussians, feature_F):
@@ -124,10 +147,9 @@ def fit_relative_mahalanobis(reference):
     """
     if reference.num_classes == 1:
         raise Unfit("relative_mahalanobis got 1 known class; allowed: 2 or more.")
-    features_NxF = jnp.asarray(reference.train.features, jnp.float32)
-    mean_1xF = features_NxF.mean(axis=0, keepdims=True)
-    background = Gaussians(mean_1xF, _whitening(_covariance(features_NxF - mean_1xF))[None])
-    return fit_mahalanobis(reference), background
+    features_NxF = _features(reference)
+    mean_1xF, covariance_FxF = _shared_covariance(features_NxF, np.zeros(len(features_NxF), np.int32), 1)
+    return fit_mahalanobis(reference), Gaussians(mean_1xF, _whitening(covariance_FxF)[None])
 
 
 @jax.jit

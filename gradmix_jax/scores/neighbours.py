@@ -19,6 +19,7 @@ TILE = 512, 2560
 PRECISION = jax.lax.Precision.HIGHEST
 
 
+@jax.jit
 def unit(features):
     """Features divided by their L2 norm along the last axis; zero stays zero."""
     norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
@@ -73,13 +74,13 @@ def class_bank(features_MxD, labels_M, *, num_classes, k=3, normalized=False):
     order_M = np.argsort(labels_M, kind="stable")
     class_M = labels_M[order_M]
     place_M = np.arange(labels_M.size) - (np.cumsum(size_K) - size_K)[class_M]  # rank within its class
-    row_PxL = np.full((num_parts_K.sum(), length), -1)
+    row_PxL = np.full((num_parts_K.sum(), length), -1, np.int32)
     row_PxL[first_part_K[class_M] + place_M // length, place_M % length] = order_M
 
     part_Q = np.arange(num_parts_K.max())
     parts_KxQ = np.where(part_Q < num_parts_K[:, None], first_part_K[:, None] + part_Q, len(row_PxL))
-    features_PxLxD = _gather_unit(jnp.asarray(features_MxD, jnp.float32), row_PxL)
-    return Bank(features_PxLxD, jnp.asarray(row_PxL >= 0), jnp.asarray(parts_KxQ), k, normalized)
+    features_PxLxD = _gather_unit(np.asarray(features_MxD, np.float32), row_PxL)
+    return Bank(features_PxLxD, row_PxL >= 0, parts_KxQ.astype(np.int32), k, normalized)
 
 
 @jax.jit
@@ -165,7 +166,7 @@ class Neighbours:
 
 def fit_knn(reference, *, k=50):
     """Unit training features. k = 50 is the paper's for CIFAR-10; a smaller training set uses its size."""
-    features_MxD = jnp.asarray(reference.train.features, jnp.float32)
+    features_MxD = np.asarray(reference.train.features, np.float32)
     return Neighbours(unit(features_MxD), min(k, len(features_MxD)))
 
 
