@@ -9,6 +9,8 @@ from gradmix_jax.report.runs import Run
 MOST_BARS = 30
 MOST_ROWS = 30
 MOST_COUNTS = 26
+# Inches, of the labels of the confusion matrix.
+LETTER = 0.075
 
 
 def bars(run: Run) -> str:
@@ -60,13 +62,15 @@ def confusion(run: Run) -> str:
         counts = np.concatenate([counts[:known], counts[known:].sum(axis=0, keepdims=True)])
     rows = [*map(short, rows[:known]), *unknown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    columns = list(map(short, columns))
     cell = 0.36 if len(columns) <= 16 else 0.26
-    drawn, axis = subplots((1.9 + cell * len(columns), 1.2 + 0.27 * len(rows)))
+    room = lambda names: 0.5 + LETTER * max(map(len, names))
+    drawn, axis = subplots((room(rows) + cell * len(columns), room(columns) + 0.27 * len(rows)))
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for (row, column), share in np.ndenumerate(shares) if len(columns) <= MOST_COUNTS else ():
         color = "#ffffff" if share > 0.5 else "#222222"
         axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
-    axis.set_xticks(range(len(columns)), [short(name) for name in columns], rotation=90, fontsize=8)
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.axhline(known - 0.5, color=ORANGE, linewidth=1.5)
     axis.axvline(known - 0.5, color=ORANGE, linewidth=1.5)
