@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradmix_jax import padding
+
 ORIENTATION = {
     "accuracy": "higher is better; top-1 share of known test images, no rejection",
     "auroc": "higher is better; P(known scores above unknown), ties one half",
@@ -141,17 +143,11 @@ def _sorted_counts(known, unknown, correct):
     scores_N = np.concatenate([known, unknown])
     known_N = np.arange(scores_N.size) < known.size
     correct_N = np.concatenate([correct.astype(bool), np.zeros(unknown.size, bool)])
-    pad = lambda array_N, value: np.pad(array_N, (0, _padded_size(array_N.size) - array_N.size), constant_values=value)
+    pad = lambda array_N, value: np.pad(array_N, (0, padding.padded_size(array_N.size) - array_N.size), constant_values=value)
     # Padding comes last, behind any score, and counts for nothing.
     words = [pad(word_N, np.iinfo(np.uint32).max) for word_N in _sort_words(scores_N)]
     counts = _sort_and_count(words, pad(known_N, False), pad(correct_N, False))
     return scores_N, known_N, correct_N, *(np.asarray(count)[: scores_N.size] for count in counts)
-
-
-def _padded_size(size):
-    """At most a quarter more, and of few values: classes of almost any size share a compiled program."""
-    step = 1 << max(size.bit_length() - 3, 5)
-    return -(-size // step) * step
 
 
 def points(known, unknown, correct=None):
