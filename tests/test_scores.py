@@ -318,3 +318,13 @@ def test_scores_that_cannot_be_fitted_are_left_out_unless_required(num_classes, 
     for name in set(NAMES) - set(left):
         with pytest.raises(ValueError, match=words):
             fit(required=("features", name))
+
+
+def test_the_ensemble_uses_what_is_fitted_already_but_with_neighbours_of_its_own():
+    outputs = toy.outputs(toy.test)
+    given = dict(num_classes=K, features=["features"], names=NAMES, k=7, validation={"features": toy.validation})
+    found = fitted.fit_all({"features": toy.train.astype(np.float32)}, LABELS, **given)
+    states = found.states["features"]
+    assert states["ensemble"].states[1] is states["relative_mahalanobis"]
+    expected = scores.score("ensemble", scores.fit("ensemble", toy.reference()), outputs)
+    np.testing.assert_allclose(found.score("features", "ensemble", outputs._asdict()), expected, rtol=1e-4, atol=1e-4)

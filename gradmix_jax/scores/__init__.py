@@ -85,12 +85,15 @@ class Ensemble:
     std_S: np.ndarray
 
 
-def fit_ensemble(reference):
+def fit_ensemble(reference, *, fitted=None):
     """Fits the members and, on the validation images of the known classes, the mean and spread of each.
+
+    fitted: {name: state} of scores that were fitted to the same reference before, to be used again.
 
     Validation and not training images, because a training image is its own nearest neighbour.
     """
-    states = tuple(fit(name, reference) for name in MEMBERS)
+    fitted = fitted or {}
+    states = tuple(fitted[name] if name in fitted else fit(name, reference) for name in MEMBERS)
     scores_SxV = np.stack(
         [score(name, state, reference.validation) for name, state in zip(MEMBERS, states)], dtype=np.float64
     )

@@ -15,6 +15,7 @@ from gradmix_jax.scores import SCORES, Outputs, Reference, Unfit, class_bank, cl
 LOGITS = "logits"
 # The scores that need the same similarities as the predictions.
 OF_SIMILARITIES = ("topk_cosine", "topk_cosine_normalized", "ensemble")
+TOPK = "topk_cosine"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,11 +103,13 @@ def fit_all(
         )
         given = usable(reference)
         own = [name for name in names if name in given and works_on_logits(name) == (feature == LOGITS)]
-        options = {name: {"k": k} if name.startswith("topk_cosine") else {} for name in own}
         states[feature] = {}
         for name in own:
+            options = {"k": k} if name.startswith(TOPK) else {}
+            if name == "ensemble":  # its own k is not the config's
+                options["fitted"] = {name: of for name, of in states[feature].items() if not name.startswith(TOPK)}
             try:
-                states[feature][name] = fit(name, reference, **options[name])
+                states[feature][name] = fit(name, reference, **options)
             except Unfit as reason:
                 if (feature, name) == required:
                     raise
