@@ -113,7 +113,7 @@ def default_config() -> ConfigDict:
     c.train.log_every_steps = 20
     c.train.checkpoint_every_epochs = 50
     c.train.keep_checkpoints = 2  # the newest ones
-    c.train.workers = 4  # reading threads, storage "stream" only
+    c.train.workers = 0  # reading threads, storage "stream" only; 0: one for small images, two a core for others
     c.train.cache_gigabytes = 8.0  # of host memory for decoded images, storage "stream" only: read once, then kept
 
     c.evaluate = ConfigDict()

@@ -21,8 +21,9 @@ class TrainSpec:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            bounds = dict(least=0) if field.name == "cache_gigabytes" else dict(least=1, whole=True)
-            check_number(f"train.{field.name}", getattr(self, field.name), **bounds)
+            whole = field.name != "cache_gigabytes"
+            least = 0 if field.name in ("cache_gigabytes", "workers") else 1
+            check_number(f"train.{field.name}", getattr(self, field.name), least=least, whole=whole)
 
 
 @dataclasses.dataclass(frozen=True)

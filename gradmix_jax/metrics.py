@@ -143,8 +143,9 @@ def _sorted_counts(known, unknown, correct):
     scores_N = np.concatenate([known, unknown])
     known_N = np.arange(scores_N.size) < known.size
     correct_N = np.concatenate([correct.astype(bool), np.zeros(unknown.size, bool)])
-    pad = lambda array_N, value: np.pad(array_N, (0, padding.padded_size(array_N.size) - array_N.size), constant_values=value)
     # Padding comes last, behind any score, and counts for nothing.
+    missing = padding.padded_size(scores_N.size) - scores_N.size
+    pad = lambda array_N, value: np.pad(array_N, (0, missing), constant_values=value)
     words = [pad(word_N, np.iinfo(np.uint32).max) for word_N in _sort_words(scores_N)]
     counts = _sort_and_count(words, pad(known_N, False), pad(correct_N, False))
     return scores_N, known_N, correct_N, *(np.asarray(count)[: scores_N.size] for count in counts)

@@ -3,6 +3,8 @@
 import gzip
 import io
 import struct
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from stored_data import flat, make_spec, write_folder, write_idx
 
 from gradmix_jax import datasets
 from gradmix_jax.datasets import folder, idx
+from gradmix_jax.datasets import source as source_lib
 from gradmix_jax.datasets.source import Source
 
 RANDOM = np.random.default_rng(0)
@@ -184,7 +187,8 @@ def test_long_lists_of_bad_images_are_cut(damaged, tmp_path):
     assert str(caught.value).count("set/train") == 5
 
 
-def test_reading_together_is_reading_one_by_one(tmp_path, capsys):
+def test_reading_together_is_reading_one_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(source_lib, "_BAR_AFTER", 0.0)
     name = write_folder(tmp_path / "a", train={"x": 150, "y": 150}, test={"x": 1, "y": 1})
     source = datasets.open_set(make_spec(name=name, num_known=1)).train
     one_by_one = np.stack(list(source))
@@ -232,3 +236,26 @@ def test_broken_idx_files(tmp_path, file, content, message):
 def test_missing_idx_folder(tmp_path):
     with pytest.raises(ValueError, match="'idx:.*nowhere' does not exist"):
         datasets.open_set(make_spec(name=f"idx:{tmp_path}/nowhere"))
+
+
+@pytest.mark.parametrize("seconds, several", [(0.0, False), (1e-3, True)])
+def test_small_images_are_read_by_one_thread_and_slow_ones_by_several(seconds, several):
+    threads = set()
+
+    class Images:
+        image_size, channels = 1, 1
+
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, index):
+            threads.add(threading.get_ident())
+            time.sleep(seconds)
+            return np.full((1, 1, 1), index % 256, np.uint8)
+
+    images = datasets.read_all(Images())
+    np.testing.assert_array_equal(images.ravel(), np.arange(300) % 256)
+    # The first few are tried by whoever asks.
+    threads.discard(threading.get_ident())
+    assert (len(threads) > 1) == several
+    assert source_lib.best_threads(Images()) == (source_lib.THREADS if several else 1)

@@ -1,8 +1,10 @@
 """Images of one size and channel count, decoded on demand, with their labels known beforehand."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -12,9 +14,15 @@ from absl import logging
 from PIL import Image
 from tqdm.auto import tqdm
 
-# Decoding leaves Python's lock most of the time, and slow disks are waited for in parallel.
+# Decoding a photograph leaves Python's lock most of the time, and slow disks are waited for in parallel.
 THREADS = 2 * (os.cpu_count() or 1)
+# Opening a small image does not: below so many seconds for each, several threads are slower than one, and the slower
+# the more there are (benchmarks/README.md, streaming).
+_QUICK = 2e-4
+_TRIED = 8
 _CHUNK = 32
+# Seconds until a progress bar is worth showing.
+_BAR_AFTER = 1.0
 _SHOWN = 5
 
 
@@ -141,11 +149,11 @@ def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 
 def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progress: bool) -> dict[int, str]:
-    """Decode images start..stop-1 in threads, into `out` if there is one; returns {position: problem} of bad ones."""
+    """Decode images start..stop-1, into `out` if there is one; returns {position: problem} of bad ones."""
 
-    def decode_chunk(first: int) -> dict[int, str]:
+    def decode_chunk(first: int, size: int = _CHUNK) -> dict[int, str]:
         problems = {}
-        for i in range(first, min(first + _CHUNK, stop)):
+        for i in range(first, min(first + size, stop)):
             try:
                 image = source[i]
             except BadImage as error:
@@ -155,13 +163,32 @@ def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progr
                     out[i - start] = image
         return problems
 
-    chunks = range(start, stop, _CHUNK)
-    bad = {}
-    with ThreadPoolExecutor(THREADS) as pool:
+    times, bad = [], {}
+    for i in range(start, min(start + _TRIED, stop)):
+        began = time.perf_counter()
+        bad.update(decode_chunk(i, 1))
+        times.append(time.perf_counter() - began)
+    chunks = range(start + len(times), stop, _CHUNK)
+    with ThreadPoolExecutor(_threads(times)) as pool:
         done = pool.map(decode_chunk, chunks)
-        for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress, delay=1.0):
+        for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress, delay=_BAR_AFTER):
             bad.update(problems)
     return bad
+
+
+def _threads(times: list[float]) -> int:
+    return 1 if min(times, default=0.0) < _QUICK else THREADS
+
+
+def best_threads(source: Source) -> int:
+    """How many threads decode the images of a source fastest: one, or two a core, by how long the first few take."""
+    times = []
+    for i in range(min(_TRIED, len(source))):
+        began = time.perf_counter()
+        with contextlib.suppress(BadImage):
+            source[i]
+        times.append(time.perf_counter() - began)
+    return _threads(times)
 
 
 def _summary(bad: dict[int, str], total: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradmix_jax.datasets import order
-from gradmix_jax.datasets.source import Source
+from gradmix_jax.datasets.source import Source, best_threads
 
 _LAST_STEP = 2**31 - 1
 
@@ -48,7 +48,7 @@ def host_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-    workers: int = 4,
+    workers: int = 0,
     cache_bytes: float = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process's share of the batches of steps start_step, start_step + 1, ..., without end.
@@ -63,7 +63,8 @@ def host_batches(
       batch_size: of all processes together.
       process_index: of this process.
       process_count: number of processes; divides batch_size.
-      workers: reading threads; each prepares one batch at a time, and as many batches again wait to be used.
+      workers: reading threads; each prepares one batch at a time, and as many batches again wait to be used. 0: as many
+        as suit the images, `best_threads`.
       cache_bytes: host memory for decoded images, which are read once and then kept.
 
     Returns:
@@ -87,5 +88,6 @@ def host_batches(
         return decoded.batch(indices), source.labels[indices]
 
     order.host_batch_indices(seed, start_step, size=len(source), batch_size=batch_size)  # fail here, not in a thread
+    workers = workers or best_threads(source)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(read).to_iter_dataset(options))
