@@ -69,8 +69,9 @@ class Program:
 
     @property
     def shares_backward(self) -> bool:
-        """Whether one backward pass serves the map and the training."""
-        return not self.mixes or (not self.mixed_touches_clean and self.attribution.loss == "training")
+        """Whether one backward pass serves the map, if any, and the training, before the mixed pass begins."""
+        of_training = not self.maps_gradients or self.attribution.loss == "training"
+        return not self.mixes or (not self.mixed_touches_clean and of_training)
 
 
 class Outputs(NamedTuple):

@@ -262,5 +262,12 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # folders and IDX files need no TFDS
+        return None

@@ -46,7 +46,7 @@ class Recorder:
 
 def test_metrics_are_fetched_after_later_steps_were_dispatched():
     recorder = Recorder([1.0] * 6)
-    recorder.run(6, max_in_flight=2)
+    recorder.run(6)  # as `train` does: the default keeps two steps in flight
     steps = [(kind, i) for kind in ("dispatch", "fetch") for i in range(6)]
     assert sorted(recorder.events) == sorted([*steps, ("snapshot", 6), ("save", 6)])
     for i in range(4):

@@ -346,6 +346,11 @@ def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
         assert said.startswith("error: out of memory (") and "a smaller train.batch_size" in said
 
 
+def test_a_package_that_is_not_there_is_none(monkeypatch):
+    monkeypatch.setattr(train, "PACKAGES", ("jax", "no-such-package"))
+    assert train.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
+
+
 def test_other_processes_that_are_not_there(monkeypatch):
     def initialize():
         raise ValueError("coordinator_address should be defined.")

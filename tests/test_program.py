@@ -46,6 +46,17 @@ def test_only_maps_of_gradients_ask_for_them(recipe, wanted):
     assert small_program(recipe)[1].maps_gradients == wanted
 
 
+@pytest.mark.parametrize("loss", ["simclr", "training"])
+@pytest.mark.parametrize("recipe, shares", [("cutmix", True), ("random", True), ("layer", None)])
+def test_one_backward_pass_where_no_map_asks_for_another(recipe, shares, loss):
+    cross_entropy = (phase("classes", epochs=1, cross_entropy=1.0),)
+    keys = {"model.classifier": "linear", "attribution.loss": loss}
+    # Its activations are not needed any more when the mixed pass begins.
+    assert small_program(recipe, phases=cross_entropy, **keys)[1].shares_backward == (shares or loss == "training")
+    # A contrastive mixed loss comes back to the clean outputs.
+    assert not small_program(recipe, phases=PHASES, **keys)[1].shares_backward
+
+
 def test_an_epoch_has_whole_batches_and_at_least_one():
     _, program = small_program("none")
     assert dataclasses.replace(program, num_images=NUM_IMAGES - 1).steps_per_epoch == NUM_IMAGES // 32 - 1
