@@ -124,12 +124,12 @@ def devices_of(target: Target, number: int) -> list:
     return list(topologies.get_topology_desc(platform=target.platform, **options).devices[:number])
 
 
-def compile_step(recipe: str, overrides: dict, devices: list, **size):
-    """The step of the SimCLR phase, compiled for `devices`; `size` as in resnet18.config."""
+def compile_step(recipe: str, overrides: dict, phase_of, devices: list, **size):
+    """The step, compiled for `devices`; `size` as in resnet18.config."""
     import resnet18
 
     options = dict(num_images=TRIAL_IMAGES, overrides=overrides, **size)
-    return resnet18.compile_mapped(recipe, resnet18.SSL, devices, **options)[0]
+    return resnet18.compile_mapped(recipe, phase_of, devices, **options)[0]
 
 
 def estimate(executable, target: Target, dtype: str) -> Estimate:
@@ -182,10 +182,11 @@ def main() -> None:
     prepare(target)
 
     import jax
+    import resnet18
     import step_cost
 
-    variants = {"cutmix": ("cutmix", {}), **step_cost.VARIANTS}
-    chosen = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(variants)
+    variants = {"cutmix": ("cutmix", {}, resnet18.SSL), **step_cost.VARIANTS, **step_cost.EVERY_FILL}
+    chosen = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(step_cost.VARIANTS)
     for name in chosen:
         if name not in variants:
             parser.error(f"--only names {name!r}: it must be of {'; '.join(variants)}.")
@@ -198,18 +199,20 @@ def main() -> None:
     references: dict[str, Estimate] = {}
     slowest = 0.0
     for name in dict.fromkeys(["cutmix", *chosen]):
-        recipe, overrides = variants[name]
-        shared = {key: value for key, value in overrides.items() if key in step_cost.DETACHED}
-        if shared and str(shared) not in references:
-            references[str(shared)] = estimate(compile_step("cutmix", shared, devices, **size), target, arguments.dtype)
+        recipe, overrides, phase_of = variants[name]
+        shared = {key: value for key, value in overrides.items() if key in step_cost.SHARED}
+        of_reference = f"{phase_of.name} {shared}"
+        if name != "cutmix" and of_reference not in references:
+            reference = compile_step("cutmix", shared, phase_of, devices, **size)
+            references[of_reference] = estimate(reference, target, arguments.dtype)
         started = time.perf_counter()
-        executable = compile_step(recipe, overrides, devices, **size)
+        executable = compile_step(recipe, overrides, phase_of, devices, **size)
         slowest = max(slowest, time.perf_counter() - started)
         if arguments.save:
             arguments.save.mkdir(parents=True, exist_ok=True)
             (arguments.save / f"{name}.txt").write_text(executable.as_text())
         own = estimate(executable, target, arguments.dtype)
-        base = references.setdefault(str(shared), own)
+        base = references.setdefault(of_reference, own)
         pairs = zip(
             (own.flops, own.bytes, own.temporary_bytes, own.seconds),
             (base.flops, base.bytes, base.temporary_bytes, base.seconds),

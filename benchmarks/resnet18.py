@@ -13,6 +13,7 @@ from gradmix_jax.config import phase
 NUM_CLASSES = 6
 SSL = phase("ssl", epochs=1, ssl=1.0)
 JOINT = phase("joint", epochs=1, supcon=1.0, ssl=1.2)
+CROSS_ENTROPY = phase("cross-entropy", epochs=1, cross_entropy=1.0)
 
 
 def config(
@@ -45,10 +46,10 @@ def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) ->
     return experiment.from_config(config(recipe, phase_of, **options), num_devices=devices)
 
 
-def random_data(num_images: int) -> tuple[np.ndarray, ...]:
+def random_data(num_images: int, image_size: int = 32) -> tuple[np.ndarray, ...]:
     """(images, labels, order) of a training set of noise, as a step is given them."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (num_images, 32 * 32 * 3), dtype=np.uint8)
+    images = random.integers(0, 256, (num_images, image_size**2 * 3), dtype=np.uint8)
     labels = random.integers(0, NUM_CLASSES, num_images, dtype=np.int32)
     return images, labels, random.permutation(num_images).astype(np.int32)
 

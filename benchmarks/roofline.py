@@ -1,11 +1,13 @@
 """How fast could the step be? Its images/s against what this device multiplies and copies, and what was tried.
 
 python benchmarks/roofline.py [--batches=256,1024] [--width=64] [--dtype=float32] [--recipe=layer]
+python benchmarks/roofline.py --image_size=224 --batches=64 --repeats=0      memory with and without remat, not timed
 
 Ceilings are measured here: a matrix product, a convolution like those of the network, a copy, each by XLA and the best
-of several. The step's FLOPs and bytes are XLA's count of the compiled program; the larger of FLOPs / product and
-bytes / copy is the least time by this count, and the step is told what share of it it reaches. Variants of the step
-take turns. Flags of XLA are tried by running the script again with other XLA_FLAGS: they are printed.
+of several. FLOPs and bytes of the step as it is are XLA's count of the compiled program; the larger of FLOPs / product
+and bytes / copy is the least time by this count, and every variant, whatever it computes or moves besides, is told what
+share of it it reaches. Variants take turns. Images above 32 pixels get the stem of ImageNet. Flags of XLA are tried by
+running the script again with other XLA_FLAGS: they are printed.
 """
 
 import argparse
@@ -69,19 +71,25 @@ def best_seconds(function, *arguments, repeats: int = 5) -> float:
     return min(times)
 
 
-def ceilings(dtype, batch: int, width: int) -> tuple[float, float, float]:
+def stage_size(image_size: int) -> int:
+    """Height and width of the activations of stage 1."""
+    return image_size // 4 if image_size > 32 else image_size
+
+
+def ceilings(dtype, batch: int, width: int, image_size: int) -> tuple[float, float, float]:
     """(FLOP/s of a product, FLOP/s of a 3x3 convolution of stage 1, bytes/s read and written by a copy)."""
     on_cpu = jax.default_backend() == "cpu"
     key = jax.random.key(0)
     size = 2048 if on_cpu else 8192
     square = jax.random.normal(key, (size, size), dtype)
     product = 2 * size**3 / best_seconds(jax.jit(jnp.matmul), square, square)
-    images = jax.random.normal(key, (batch, 32, 32, width), dtype)
+    side = stage_size(image_size)
+    images = jax.random.normal(key, (batch, side, side, width), dtype)
     kernel = jax.random.normal(key, (3, 3, width, width), dtype)
     convolve = jax.jit(
         lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     )
-    convolution = 2 * batch * 32 * 32 * 9 * width**2 / best_seconds(convolve, images, kernel)
+    convolution = 2 * batch * side**2 * 9 * width**2 / best_seconds(convolve, images, kernel)
     long = jnp.zeros((1 << (26 if on_cpu else 29),), jnp.float32)
     copy = 2 * long.nbytes / best_seconds(jax.jit(lambda x: x + 1.0), long)
     return product, convolution, copy
@@ -89,7 +97,9 @@ def ceilings(dtype, batch: int, width: int) -> tuple[float, float, float]:
 
 def build(arguments, batch: int, variant: Variant):
     """(executable, its first state) of one variant on one device."""
-    settings = dict(width=arguments.width, batch=batch, dtype=arguments.dtype, overrides=variant.keys)
+    size = arguments.image_size
+    keys = {"dataset.image_size": size, "model.stem": "imagenet" if size > 32 else "cifar", **variant.keys}
+    settings = dict(width=arguments.width, batch=batch, dtype=arguments.dtype, overrides=keys)
     specs = resnet18.settings(arguments.recipe, resnet18.JOINT, **settings)
     choice = models.ENCODERS["resnet18"]
     if variant.remat:
@@ -107,9 +117,9 @@ def build(arguments, batch: int, variant: Variant):
         def several(state, *data):
             return lax.scan(lambda state, _: step(state, *data), state, length=variant.steps)
 
-        state = state_lib.create(program.model, program.transform, 0, (32, 32, variant.channels))
+        state = state_lib.create(program.model, program.transform, 0, (size, size, variant.channels))
         compiled = jax.jit(several if variant.steps > 1 else step, donate_argnums=0 if variant.donated else ())
-        return compiled.lower(state, *cost.resident_shapes(NUM_IMAGES, (32, 32, 3))).compile(), state
+        return compiled.lower(state, *cost.resident_shapes(NUM_IMAGES, (size, size, 3))).compile(), state
 
 
 def unfused(executable) -> int:
@@ -119,34 +129,37 @@ def unfused(executable) -> int:
 
 
 def measure(arguments, batch: int) -> None:
-    product, convolution, copy = ceilings(arguments.dtype, batch, arguments.width)
+    product, convolution, copy = ceilings(arguments.dtype, batch, arguments.width, arguments.image_size)
     print(
         f"\nbatch {batch}: product {product / 1e9:.0f} GFLOP/s, convolution {convolution / 1e9:.0f} GFLOP/s, ", end=""
     )
-    print(f"copy {copy / 1e9:.1f} GB/s\n")
+    print(f"copy {copy / 1e9:.1f} GB/s")
     built = {}
     for name, variant in VARIANTS.items():
         if arguments.only not in name or (arguments.skip and arguments.skip in name):
             continue
         built[name] = build(arguments, batch, variant)
-    data = jax.device_put(resnet18.random_data(NUM_IMAGES))
+    # The bound is that of the first, whose work all of them do.
+    flops, moved, _ = cost.of(next(iter(built.values()))[0])
+    least = max(flops / product, moved / copy)
+    bound = "product" if flops / product > moved / copy else "copy"
+    print(f"bound of {next(iter(built))!r}: {1e3 * least:.2f} ms, by the {bound}\n")
+    data = jax.device_put(resnet18.random_data(NUM_IMAGES if arguments.repeats else 1, arguments.image_size))
     runs = {name: turns.of_executable(executable, state, data) for name, (executable, state) in built.items()}
     warm_up = min(1, arguments.repeats)
     times = turns.timed(runs, repeats=arguments.repeats, steps=arguments.steps, warm_up=warm_up)
     times = {name: [seconds / VARIANTS[name].steps for seconds in own] for name, own in times.items()}
-    print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | bound | of the bound |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | of the bound |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
         # The body of a loop is counted once, so that a scan's numbers are those of one step already.
         flops, moved, temporary = cost.of(executable)
-        least = max(flops / product, moved / copy)
-        bound = "product" if flops / product > moved / copy else "copy"
         middle, spread = 0.0, "–"
         if times[name]:
             middle = statistics.median(times[name])
             low, high = np.quantile(times[name], [0.25, 0.75])
             spread = f"{1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f})"
-        speed = f"{batch / middle:.0f} | {bound} | {100 * least / middle:.0f} %" if middle else f"– | {bound} | –"
+        speed = f"{batch / middle:.0f} | {100 * least / middle:.0f} %" if middle else "– | –"
         row = f"{flops / 1e9:.1f} | {moved / 1e9:.2f} | {temporary / 1e6:.0f} | {unfused(executable)}"
         print(f"| {name} | {row} | {spread} | {speed} |", flush=True)
 
@@ -156,6 +169,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="layer")
     parser.add_argument("--batches", default="256,1024")
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=10, help="timed turns of each; 0 compiles only")
     parser.add_argument("--steps", type=int, default=1, help="dispatches of a turn; some more on a GPU or TPU")
@@ -163,7 +177,8 @@ def main() -> None:
     parser.add_argument("--skip", default="", help="not those (on a CPU, lax.scan takes minutes)")
     arguments = parser.parse_args()
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
-    print(f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, {arguments.dtype}; {device}")
+    size = f"width {arguments.width}, {arguments.image_size} pixels"
+    print(f"ResNet-18, {size}, recipe {arguments.recipe}, {arguments.dtype}; {device}")
     print(f"jax {jax.__version__}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}; median of {arguments.repeats}")
     for batch in arguments.batches.split(","):
         measure(arguments, int(batch))

@@ -2,6 +2,7 @@
 
 python benchmarks/step_cost.py                      XLA's FLOPs and temporary memory
 python benchmarks/step_cost.py --repeats=20         and wall time: the steps take turns; median and quartiles
+python benchmarks/step_cost.py --every_fill         and twenty more rows: masks x fills x stages of `layer`
 
 The graph is that of ResNet-18 at 32 x 32 pixels; --width and --batch set its size, --dtype its precision.
 """
@@ -13,27 +14,43 @@ import jax
 import resnet18
 import turns
 
-from gradmix_jax import cost, train
+from gradmix_jax import cost, masks, mix, train
 
 NUM_IMAGES = 1024
 DETACHED = {"objective.detach_anchors": True, "attribution.loss": "training"}
-# Name: (recipe, other keys). Each is compared with CutMix under the same other keys.
+CLASSIFIED = {"model.classifier": "linear", "attribution.loss": "training"}
+# Keys that the step with CutMix shares.
+SHARED = DETACHED.keys() | CLASSIFIED.keys()
+STAGES = {"stages 3 and 4": ("stage3", "stage4"), "stage 4": ("stage4",)}
+# Name: (recipe, other keys, phase). Each is compared with CutMix in the same phase, with the same of SHARED.
 VARIANTS = {
-    "layer, stages 3 and 4": ("layer", {}),
-    "layer, stage 4": ("layer", {"attribution.stages": ("stage4",)}),
-    "layer, threshold, partner": ("layer", {"mix.mask": "threshold", "mix.fill": "partner"}),
-    "layer, noise": ("layer", {"mix.fill": "noise"}),
-    "layer, mean": ("layer", {"mix.fill": "mean"}),
-    "layer, zeros": ("layer", {"mix.fill": "zeros"}),
-    "input": ("input", {}),
-    "layer, detached anchors": ("layer", DETACHED),
-    "input, detached anchors": ("input", DETACHED),
+    "layer, stages 3 and 4": ("layer", {}, resnet18.SSL),
+    "layer, stage 4": ("layer", {"attribution.stages": STAGES["stage 4"]}, resnet18.SSL),
+    "layer, threshold, partner": ("layer", {"mix.mask": "threshold", "mix.fill": "partner"}, resnet18.SSL),
+    "input": ("input", {}, resnet18.SSL),
+    "layer, joint phase": ("layer", {}, resnet18.JOINT),
+    "input, joint phase": ("input", {}, resnet18.JOINT),
+    "layer, detached anchors": ("layer", DETACHED, resnet18.SSL),
+    "input, detached anchors": ("input", DETACHED, resnet18.SSL),
+    "layer, cross-entropy": ("layer", CLASSIFIED, resnet18.CROSS_ENTROPY),
+    "input, cross-entropy": ("input", CLASSIFIED, resnet18.CROSS_ENTROPY),
+}
+# The others that `layer` can have.
+EVERY_FILL = {
+    f"layer, {stages}, {mask}, {fill}": (
+        "layer",
+        {"attribution.stages": names, "mix.mask": mask, "mix.fill": fill},
+        resnet18.SSL,
+    )
+    for stages, names in STAGES.items()
+    for mask in masks.MASKS
+    for fill in mix.FILLS
 }
 
 
-def compiled(recipe: str, overrides: dict, *, width: int, batch: int, dtype: str):
+def compiled(recipe: str, overrides: dict, phase_of, *, width: int, batch: int, dtype: str):
     """(executable, function that makes its first state) of one variant on one device."""
-    specs = resnet18.settings(recipe, resnet18.SSL, width=width, batch=batch, dtype=dtype, overrides=overrides)
+    specs = resnet18.settings(recipe, phase_of, width=width, batch=batch, dtype=dtype, overrides=overrides)
     sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
     program = train.make_program(specs, axis_name=None, **sizes)
     return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)
@@ -45,6 +62,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=0, help="timed turns of each; 0 compiles only")
+    parser.add_argument("--every_fill", action="store_true", help="masks x fills x stages")
     parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU or TPU")
     arguments = parser.parse_args()
     size = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
@@ -52,11 +70,12 @@ def main() -> None:
     print(f"ResNet-18, 32x32, {size}; jax {jax.__version__}, {device}; every ratio is to CutMix in the same run\n")
     print("| variant | GFLOP | FLOPs | temporary memory | wall time, median (quartiles) |\n|---|---|---|---|---|")
     references: dict[str, tuple] = {}
-    for name, (recipe, overrides) in VARIANTS.items():
-        shared = {key: value for key, value in overrides.items() if key in DETACHED}
-        if str(shared) not in references:
-            references[str(shared)] = compiled("cutmix", shared, **size)
-        reference, candidate = references[str(shared)], compiled(recipe, overrides, **size)
+    for name, (recipe, overrides, phase_of) in (VARIANTS | (EVERY_FILL if arguments.every_fill else {})).items():
+        shared = {key: value for key, value in overrides.items() if key in SHARED}
+        of_reference = f"{phase_of.name} {shared}"
+        if of_reference not in references:
+            references[of_reference] = compiled("cutmix", shared, phase_of, **size)
+        reference, candidate = references[of_reference], compiled(recipe, overrides, phase_of, **size)
         base, own = cost.of(reference[0]), cost.of(candidate[0])
         wall = "not timed"
         if arguments.repeats:

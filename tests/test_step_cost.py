@@ -7,6 +7,7 @@ import functools
 import re
 
 import pytest
+import resnet18
 import step_cost
 
 from gradmix_jax import cost
@@ -14,13 +15,22 @@ from gradmix_jax import cost
 
 @functools.cache
 def program_text(recipe, overrides):
-    return step_cost.compiled(recipe, dict(overrides), width=4, batch=64, dtype="float32")[0].as_text()
+    return step_cost.compiled(recipe, dict(overrides), resnet18.SSL, width=4, batch=64, dtype="float32")[0].as_text()
 
 
 @functools.cache
-def cost_of(recipe, overrides):
-    executable, _ = step_cost.compiled(recipe, dict(overrides), width=16, batch=64, dtype="float32")
+def _cost(recipe, overrides, phase_name, dtype):
+    phases = {phase.name: phase for phase in (resnet18.SSL, resnet18.JOINT, resnet18.CROSS_ENTROPY)}
+    executable, _ = step_cost.compiled(recipe, dict(overrides), phases[phase_name], width=16, batch=64, dtype=dtype)
     return cost.of(executable)
+
+
+def cost_of(recipe, overrides=None, phase=resnet18.SSL, dtype="float32"):
+    return _cost(recipe, tuple((overrides or {}).items()), phase.name, dtype)
+
+
+def slow(name, *bounds):
+    return pytest.param(name, *bounds, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -28,19 +38,40 @@ def cost_of(recipe, overrides):
     [
         ("layer, stages 3 and 4", 1.04, 1.10),
         ("input", 1.18, 1.10),
-        pytest.param("layer, threshold, partner", 1.04, 1.10, marks=pytest.mark.slow),
-        pytest.param("layer, detached anchors", 1.02, 0.75, marks=pytest.mark.slow),
-        pytest.param("input, detached anchors", 1.02, 0.75, marks=pytest.mark.slow),
+        slow("layer, joint phase", 1.04, 1.10),
+        slow("input, joint phase", 1.18, 1.10),
+        slow("layer, detached anchors", 1.02, 1.10),
+        slow("input, detached anchors", 1.02, 1.10),
+        slow("layer, cross-entropy", 1.02, 1.10),
+        slow("input, cross-entropy", 1.02, 1.10),
+        *(slow(name, 1.04, 1.10) for name in step_cost.EVERY_FILL),
     ],
 )
 def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
-    recipe, overrides = step_cost.VARIANTS[name]
-    shared = {key: value for key, value in overrides.items() if key in step_cost.DETACHED}
-    own, base = cost_of(recipe, tuple(overrides.items())), cost_of("cutmix", tuple(shared.items()))
+    recipe, overrides, phase = (step_cost.VARIANTS | step_cost.EVERY_FILL)[name]
+    shared = {key: value for key, value in overrides.items() if key in step_cost.SHARED}
+    own, base = cost_of(recipe, overrides, phase), cost_of("cutmix", shared, phase)
     assert base.flops > 10e9, "the analysis saw the whole step"
     assert own.flops <= most_flops * base.flops
-    # A detached step is held against the attached CutMix step: its clean residuals are freed early.
-    assert own.temporary_bytes <= most_memory * cost_of("cutmix", ()).temporary_bytes
+    assert own.temporary_bytes <= most_memory * base.temporary_bytes
+
+
+# GFLOP, GB moved and MB of temporary memory of the step by XLA:CPU, the same of jax 0.10.2 and 0.11.2: a change that
+# makes all recipes slower alike, which no ratio shows, has to raise them here, and to say why.
+@pytest.mark.parametrize(
+    "recipe, dtype, gigaflops, gigabytes, megabytes",
+    [
+        ("cutmix", "float32", 48.25, 4.32, 465),
+        ("layer", "float32", 49.93, 4.41, 465),
+        ("input", "float32", 56.51, 5.41, 465),
+        slow("none", "float32", 24.15, 2.19, 234),
+        slow("layer", "bfloat16", 49.9, 4.33, 496),
+    ],
+)
+def test_the_step_as_a_whole_does_not_grow(recipe, dtype, gigaflops, gigabytes, megabytes):
+    own = cost_of(recipe, dtype=dtype)
+    assert own.flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
+    assert own.bytes / 1e9 < 1.03 * gigabytes and own.temporary_bytes / 1e6 < 1.03 * megabytes
 
 
 @pytest.mark.parametrize(
