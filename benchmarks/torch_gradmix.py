@@ -184,10 +184,11 @@ def mixed_simclr(z_BxD, mixed_BxD, weight_B, spec):
     return -scale * (weight_B.roll(half, 0) * log_probability_B).mean()
 
 
-def choose_batch(images_NxCxHxW, batch_size: int):
-    """A random batch of the resident uint8 images."""
-    order_N = torch.argsort(torch.rand(images_NxCxHxW.shape[0], device=images_NxCxHxW.device))
-    return images_NxCxHxW[order_N[:batch_size]]
+def choose_batch(images_NxCxHxW, order_N, batch_size: int):
+    """A batch of the resident uint8 images, at a random place of the order that an epoch makes once."""
+    device = images_NxCxHxW.device
+    start = torch.randint(len(order_N) - batch_size + 1, (1,), device=device)
+    return images_NxCxHxW[order_N[start + torch.arange(batch_size, device=device)]]
 
 
 def crop_boxes(uniform_Bx22, size: int, spec):
@@ -340,11 +341,12 @@ class _Step:
         images = torch.tensor(images_NxHxWxC.transpose(0, 3, 1, 2), device=self.device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.images = images.contiguous(memory_format=self.memory_format)
+        self.order = torch.randperm(len(images), device=self.device)
 
     def draw(self):
         """Clean views of a random batch, partners and keep shares."""
         batch_size = self.specs.train.batch_size
-        views = make_views(choose_batch(self.images, batch_size), self.specs.augment)
+        views = make_views(choose_batch(self.images, self.order, batch_size), self.specs.augment)
         views = views.contiguous(memory_format=self.memory_format)
         partner_B = draw_partners(batch_size, self.device)
         return views, partner_B, draw_keep(2 * batch_size, self.specs.mix, self.device)
