@@ -1,6 +1,7 @@
 """The step compiled for a GPU or TPU that is not here: does it fit, what does it move, how long should it take.
 
 python benchmarks/ahead_of_time.py h100 [--batch=256] [--devices=1] [--dtype=bfloat16] [--only="layer"] [--save=FOLDER]
+    [--image_size=224] [--remat]
 python benchmarks/ahead_of_time.py v5e
 
 XLA's own compiler for the device does the work, so layouts, fusions, memory and collectives are the real ones; nothing
@@ -174,6 +175,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="global batch")
     parser.add_argument("--devices", type=int, default=1, choices=SLICES)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--remat", action="store_true", help="compute the blocks again in the backward pass")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--only", default="", help="names of variants, separated by ;")
     parser.add_argument("--save", type=pathlib.Path, help="folder for the programs' texts")
@@ -192,15 +195,20 @@ def main() -> None:
             parser.error(f"--only names {name!r}: it must be of {'; '.join(variants)}.")
     devices = devices_of(target, arguments.devices)
     size = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
-    print(f"ResNet-18, 32x32, {size}, compiled for {len(devices)} x {target.kind}; jax {jax.__version__}", flush=True)
+    what = f"ResNet-18, {arguments.image_size} pixels{', remat' * arguments.remat}"
+    print(f"{what}, {size}, compiled for {len(devices)} x {target.kind}; jax {jax.__version__}", flush=True)
     print("Compilers' counts and models, nothing was run; numbers of one device; ratios to CutMix in the same run\n")
     print("| step | TFLOP | GB moved | kernels | temporary MB | ms | images/s | FLOPs | bytes | memory | time |")
     print("|---" * 11, "|", sep="")
     references: dict[str, Estimate] = {}
     slowest = 0.0
+    if arguments.remat:
+        resnet18.recomputed().start()
     for name in dict.fromkeys(["cutmix", *chosen]):
         recipe, overrides, phase_of = variants[name]
-        shared = {key: value for key, value in overrides.items() if key in step_cost.SHARED}
+        overrides = resnet18.size_keys(arguments.image_size) | overrides
+        of_both = step_cost.SHARED | resnet18.size_keys(32).keys()
+        shared = {key: value for key, value in overrides.items() if key in of_both}
         of_reference = f"{phase_of.name} {shared}"
         if name != "cutmix" and of_reference not in references:
             reference = compile_step("cutmix", shared, phase_of, devices, **size)

@@ -1,14 +1,18 @@
-"""What the benchmarks of the step have in common: ResNet-18 on 32 x 32 colour images, two views, any recipe."""
+"""What the benchmarks of the step have in common: ResNet-18 on colour images, two views, any recipe."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import cost, experiment, parallel, train, train_step
+from gradmix_jax import cost, experiment, models, parallel, train, train_step
 from gradmix_jax.config import phase
+from gradmix_jax.models.resnet import BasicBlock, ResNet
 
 NUM_CLASSES = 6
 SSL = phase("ssl", epochs=1, ssl=1.0)
@@ -39,6 +43,17 @@ def config(
         section, key = name.split(".")
         c[section][key] = value
     return config_lib.to_plain(c)
+
+
+def size_keys(image_size: int) -> dict[str, Any]:
+    """Overrides for images of a size: above 32 pixels with the stem of ImageNet."""
+    return {"dataset.image_size": image_size, "model.stem": "imagenet" if image_size > 32 else "cifar"}
+
+
+def recomputed():
+    """Context in which ResNet-18 computes its blocks again in the backward pass (remat)."""
+    build = functools.partial(ResNet, block=nn.remat(BasicBlock), blocks=(2, 2, 2, 2))
+    return mock.patch.dict(models.ENCODERS, resnet18=models.ENCODERS["resnet18"]._replace(build=build))
 
 
 def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) -> experiment.Experiment:

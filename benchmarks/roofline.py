@@ -11,7 +11,7 @@ running the script again with other XLA_FLAGS: they are printed.
 """
 
 import argparse
-import functools
+import contextlib
 import os
 import re
 import statistics
@@ -19,7 +19,6 @@ import time
 from typing import NamedTuple
 from unittest import mock
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +26,8 @@ import resnet18
 import turns
 from jax import lax
 
-from gradmix_jax import augment, cost, models, train, train_step
+from gradmix_jax import augment, cost, train, train_step
 from gradmix_jax import state as state_lib
-from gradmix_jax.models.resnet import BasicBlock, ResNet
 
 NUM_IMAGES = 4096
 
@@ -98,19 +96,17 @@ def ceilings(dtype, batch: int, width: int, image_size: int) -> tuple[float, flo
 def build(arguments, batch: int, variant: Variant):
     """(executable, its first state) of one variant on one device."""
     size = arguments.image_size
-    keys = {"dataset.image_size": size, "model.stem": "imagenet" if size > 32 else "cifar", **variant.keys}
+    keys = resnet18.size_keys(size) | variant.keys
     settings = dict(width=arguments.width, batch=batch, dtype=arguments.dtype, overrides=keys)
     specs = resnet18.settings(arguments.recipe, resnet18.JOINT, **settings)
-    choice = models.ENCODERS["resnet18"]
-    if variant.remat:
-        choice = choice._replace(build=functools.partial(ResNet, block=nn.remat(BasicBlock), blocks=(2, 2, 2, 2)))
+    network = resnet18.recomputed() if variant.remat else contextlib.nullcontext()
     normalize = augment.normalize
 
     def padded(images_BxHxWxC, **options):
         images_BxHxWxC = normalize(images_BxHxWxC, **options)
         return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
 
-    with mock.patch.dict(models.ENCODERS, resnet18=choice), mock.patch.object(augment, "normalize", padded):
+    with network, mock.patch.object(augment, "normalize", padded):
         program = train.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
         step = train_step.make_train_step(program, axis_name=None)
 
