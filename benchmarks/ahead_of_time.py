@@ -200,21 +200,20 @@ def main() -> None:
     print("Compilers' counts and models, nothing was run; numbers of one device; ratios to CutMix in the same run\n")
     print("| step | TFLOP | GB moved | kernels | temporary MB | ms | images/s | FLOPs | bytes | memory | time |")
     print("|---" * 11, "|", sep="")
+    sizes = resnet18.size_keys(arguments.image_size)
     references: dict[str, Estimate] = {}
     slowest = 0.0
     if arguments.remat:
         resnet18.recomputed().start()
     for name in dict.fromkeys(["cutmix", *chosen]):
         recipe, overrides, phase_of = variants[name]
-        overrides = resnet18.size_keys(arguments.image_size) | overrides
-        of_both = step_cost.SHARED | resnet18.size_keys(32).keys()
-        shared = {key: value for key, value in overrides.items() if key in of_both}
+        shared = step_cost.shared(overrides)
         of_reference = f"{phase_of.name} {shared}"
         if name != "cutmix" and of_reference not in references:
-            reference = compile_step("cutmix", shared, phase_of, devices, **size)
+            reference = compile_step("cutmix", sizes | shared, phase_of, devices, **size)
             references[of_reference] = estimate(reference, target, arguments.dtype)
         started = time.perf_counter()
-        executable = compile_step(recipe, overrides, phase_of, devices, **size)
+        executable = compile_step(recipe, sizes | overrides, phase_of, devices, **size)
         slowest = max(slowest, time.perf_counter() - started)
         if arguments.save:
             arguments.save.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,11 @@ EVERY_FILL = {
 }
 
 
+def shared(overrides: dict) -> dict:
+    """Those that the step with CutMix has as well."""
+    return {key: value for key, value in overrides.items() if key in SHARED}
+
+
 def compiled(recipe: str, overrides: dict, phase_of, *, width: int, batch: int, dtype: str):
     """(executable, function that makes its first state) of one variant on one device."""
     specs = resnet18.settings(recipe, phase_of, width=width, batch=batch, dtype=dtype, overrides=overrides)
@@ -74,10 +79,9 @@ def main() -> None:
     for name, (recipe, overrides, phase_of) in (VARIANTS | (EVERY_FILL if arguments.every_fill else {})).items():
         if arguments.only not in name:
             continue
-        shared = {key: value for key, value in overrides.items() if key in SHARED}
-        of_reference = f"{phase_of.name} {shared}"
+        of_reference = f"{phase_of.name} {shared(overrides)}"
         if of_reference not in references:
-            references[of_reference] = compiled("cutmix", shared, phase_of, **size)
+            references[of_reference] = compiled("cutmix", shared(overrides), phase_of, **size)
         reference, candidate = references[of_reference], compiled(recipe, overrides, phase_of, **size)
         base, own = cost.of(reference[0]), cost.of(candidate[0])
         wall = "not timed"

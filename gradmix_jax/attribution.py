@@ -51,6 +51,11 @@ class Spec:
     def uses_input(self) -> bool:
         return self.method in ("input", "gradient_x_input")
 
+    @property
+    def uses_gradients(self) -> bool:
+        """All but random maps do."""
+        return self.uses_input or self.uses_stages
+
 
 def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None = None) -> jax.Array:
     """Scale maps to [0, 1] by their minimum and maximum; a constant map becomes all zeros.

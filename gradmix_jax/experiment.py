@@ -156,21 +156,17 @@ def _check_self_supervised(experiment: Experiment) -> None:
     if used and spec.ssl == "barlow_twins" and views != 2:
         raise ValueError(f"train.num_views is {views}; allowed: 2 with objective.ssl 'barlow_twins'.")
     loss = experiment.attribution.loss
-    if _differentiates(experiment) and loss in ("moco", "barlow_twins") and (not used or spec.ssl != loss):
+    maps_gradients = experiment.mix.uses_map and experiment.attribution.uses_gradients
+    if maps_gradients and loss in ("moco", "barlow_twins") and (not used or spec.ssl != loss):
         raise ValueError(
             f"attribution.loss is {loss!r}; allowed: only with the same objective.ssl and a phase with a weight ssl."
         )
 
 
-def _differentiates(experiment: Experiment) -> bool:
-    """Whether a map is made of a gradient."""
-    return experiment.mix.uses_map and experiment.attribution.method != "random"
-
-
 def _check_attribution(experiment: Experiment) -> None:
     spec = experiment.attribution
     check_choice("attribution.loss", spec.loss, losses.ATTRIBUTION_LOSSES)
-    if not _differentiates(experiment):
+    if not (experiment.mix.uses_map and spec.uses_gradients):
         return
     if spec.loss == "cross_entropy" and experiment.model.classifier == "none":
         raise ValueError("attribution.loss is 'cross_entropy'; allowed: only with a model.classifier.")

@@ -68,20 +68,20 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     Raises:
       ValueError: no checkpoint, a run that does not mix, or a file of another kind.
     """
-    ending = os.path.splitext(out)[1].lower().removeprefix(".")
-    if ending not in FORMATS or os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
-        kinds = ", ".join(f".{kind}" for kind in FORMATS)
-        raise ValueError(f"--out is {out!r}; allowed: a file in a folder that is there, ending in {kinds}.")
+    kind = os.path.splitext(out)[1].lower().removeprefix(".")
+    if kind not in FORMATS or os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
+        endings = ", ".join(f".{each}" for each in FORMATS)
+        raise ValueError(f"--out is {out!r}; allowed: a file in a folder that is there, ending in {endings}.")
     prepared = prepare(config_lib.read(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(prepared.specs, prepared.program)))
     checkpoints.close()
     images, labels = prepared.batch(int(state.seed), int(state.step))
     explanation = jax.jit(lambda *arrays: train_step.explain(prepared.program, *arrays))(state, images, labels)
-    _draw(jax.device_get(explanation), [prepared.data.class_names[i] for i in labels], out, rows)
+    _draw(jax.device_get(explanation), [prepared.data.class_names[i] for i in labels], out, kind, rows)
 
 
-def _draw(explanation, names_b, out, rows):
+def _draw(explanation, names_b, out, kind, rows):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,7 +108,7 @@ def _draw(explanation, names_b, out, rows):
         axis.set_xticks([])
         axis.set_yticks([])
     with files.replacing(out, "wb") as file:
-        figure.savefig(file, dpi=150, format=os.path.splitext(out)[1].lower().removeprefix("."))
+        figure.savefig(file, dpi=150, format=kind)
     plt.close(figure)
 
 

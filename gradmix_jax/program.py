@@ -58,7 +58,7 @@ class Program:
     @property
     def maps_gradients(self) -> bool:
         """Whether the mix asks for gradients: it has a map, and not a random one."""
-        return self.mix.uses_map and (self.attribution.uses_input or self.attribution.uses_stages)
+        return self.mix.uses_map and self.attribution.uses_gradients
 
     @property
     def mixed_touches_clean(self) -> bool:

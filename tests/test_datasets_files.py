@@ -242,20 +242,16 @@ def test_missing_idx_folder(tmp_path):
 def test_small_images_are_read_by_one_thread_and_slow_ones_by_several(seconds, several):
     threads = set()
 
-    class Images:
-        image_size, channels = 1, 1
-
-        def __len__(self):
-            return 300
-
-        def __getitem__(self, index):
+    class Records:
+        def open(self, index):
             threads.add(threading.get_ident())
             time.sleep(seconds)
-            return np.full((1, 1, 1), index % 256, np.uint8)
+            return Image.fromarray(np.full((1, 1), index % 256, np.uint8))
 
-    images = datasets.read_all(Images())
+    source = Source(Records(), np.arange(300), np.zeros(300, np.int32), 1, 1)
+    images = datasets.read_all(source)
     np.testing.assert_array_equal(images.ravel(), np.arange(300) % 256)
     # The first few are tried by whoever asks.
     threads.discard(threading.get_ident())
     assert (len(threads) > 1) == several
-    assert source_lib.best_threads(Images()) == (source_lib.THREADS if several else 1)
+    assert source.threads == (source_lib.THREADS if several else 1)

@@ -40,20 +40,21 @@ def slow(name, *bounds):
         ("input", 1.18, 1.10),
         slow("layer, joint phase", 1.04, 1.10),
         slow("input, joint phase", 1.18, 1.10),
-        slow("layer, detached anchors", 1.02, 1.10),
-        slow("input, detached anchors", 1.02, 1.10),
-        slow("layer, cross-entropy", 1.02, 1.10),
-        slow("input, cross-entropy", 1.02, 1.10),
+        slow("layer, detached anchors", 1.02, 0.75),
+        slow("input, detached anchors", 1.02, 0.75),
+        slow("layer, cross-entropy", 1.02, 0.75),
+        slow("input, cross-entropy", 1.02, 0.75),
         *(slow(name, 1.04, 1.10) for name in step_cost.EVERY_FILL),
     ],
 )
 def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
     recipe, overrides, phase = (step_cost.VARIANTS | step_cost.EVERY_FILL)[name]
-    shared = {key: value for key, value in overrides.items() if key in step_cost.SHARED}
-    own, base = cost_of(recipe, overrides, phase), cost_of("cutmix", shared, phase)
+    own, base = cost_of(recipe, overrides, phase), cost_of("cutmix", step_cost.shared(overrides), phase)
     assert base.flops > 10e9, "the analysis saw the whole step"
     assert own.flops <= most_flops * base.flops
-    assert own.temporary_bytes <= most_memory * base.temporary_bytes
+    # A step whose mixed loss does not touch the clean features is held against the attached CutMix step: its clean
+    # residuals are freed early.
+    assert own.temporary_bytes <= most_memory * cost_of("cutmix").temporary_bytes
 
 
 # GFLOP, GB moved and MB of temporary memory of the step by XLA:CPU, the same of jax 0.10.2 and 0.11.2: a change that

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -117,6 +118,17 @@ class Source:
                 reason = type(error).__name__
             raise BadImage(f"{what} ({reason})") from error
 
+    @functools.cached_property
+    def threads(self) -> int:
+        """How many threads decode these images fastest: one, or two a core, by how long the first few take."""
+        times = []
+        for i in range(min(_TRIED, len(self))):
+            began = time.perf_counter()
+            with contextlib.suppress(BadImage):
+                self[i]
+            times.append(time.perf_counter() - began)
+        return 1 if min(times, default=0.0) < _QUICK else THREADS
+
     @property
     def class_ids(self) -> np.ndarray:
         """int32 [N]: classes as the data set counts them, for unknown images too."""
@@ -149,11 +161,11 @@ def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 
 def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progress: bool) -> dict[int, str]:
-    """Decode images start..stop-1, into `out` if there is one; returns {position: problem} of bad ones."""
+    """Decode images start..stop-1 in threads, into `out` if there is one; returns {position: problem} of bad ones."""
 
-    def decode_chunk(first: int, size: int = _CHUNK) -> dict[int, str]:
+    def decode_chunk(first: int) -> dict[int, str]:
         problems = {}
-        for i in range(first, min(first + size, stop)):
+        for i in range(first, min(first + _CHUNK, stop)):
             try:
                 image = source[i]
             except BadImage as error:
@@ -163,32 +175,13 @@ def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progr
                     out[i - start] = image
         return problems
 
-    times, bad = [], {}
-    for i in range(start, min(start + _TRIED, stop)):
-        began = time.perf_counter()
-        bad.update(decode_chunk(i, 1))
-        times.append(time.perf_counter() - began)
-    chunks = range(start + len(times), stop, _CHUNK)
-    with ThreadPoolExecutor(_threads(times)) as pool:
+    chunks = range(start, stop, _CHUNK)
+    bad = {}
+    with ThreadPoolExecutor(source.threads) as pool:
         done = pool.map(decode_chunk, chunks)
         for problems in tqdm(done, total=len(chunks), desc="reading images", disable=not progress, delay=_BAR_AFTER):
             bad.update(problems)
     return bad
-
-
-def _threads(times: list[float]) -> int:
-    return 1 if min(times, default=0.0) < _QUICK else THREADS
-
-
-def best_threads(source: Source) -> int:
-    """How many threads decode the images of a source fastest: one, or two a core, by how long the first few take."""
-    times = []
-    for i in range(min(_TRIED, len(source))):
-        began = time.perf_counter()
-        with contextlib.suppress(BadImage):
-            source[i]
-        times.append(time.perf_counter() - began)
-    return _threads(times)
 
 
 def _summary(bad: dict[int, str], total: int) -> str:

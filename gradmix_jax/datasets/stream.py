@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradmix_jax.datasets import order
-from gradmix_jax.datasets.source import Source, best_threads
+from gradmix_jax.datasets.source import Source
 
 _LAST_STEP = 2**31 - 1
 
@@ -64,7 +64,7 @@ def host_batches(
       process_index: of this process.
       process_count: number of processes; divides batch_size.
       workers: reading threads; each prepares one batch at a time, and as many batches again wait to be used. 0: as many
-        as suit the images, `best_threads`.
+        as suit the images, `Source.threads`.
       cache_bytes: host memory for decoded images, which are read once and then kept.
 
     Returns:
@@ -88,6 +88,6 @@ def host_batches(
         return decoded.batch(indices), source.labels[indices]
 
     order.host_batch_indices(seed, start_step, size=len(source), batch_size=batch_size)  # fail here, not in a thread
-    workers = workers or best_threads(source)
+    workers = workers or source.threads
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(read).to_iter_dataset(options))

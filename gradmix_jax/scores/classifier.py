@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradmix_jax.scores.distances import scatter
 from gradmix_jax.scores.neighbours import PRECISION
 
 
@@ -89,7 +90,7 @@ def fit_react(reference, *, percentile=90.0):
     """The percentile of all training activations at which features are clipped; 90 is the paper's."""
     limit = np.percentile(np.asarray(reference.train.features, np.float32), percentile)
     kernel_FxK, bias_K = (np.asarray(weights, np.float32) for weights in reference.head)
-    return Clipped(np.float32(limit), kernel_FxK, bias_K)
+    return jax.device_put(Clipped(np.float32(limit), kernel_FxK, bias_K))
 
 
 @jax.jit
@@ -115,8 +116,7 @@ def _residual_norm(features_NxF, origin_F, residual_FxR):
 
 @jax.jit
 def _scatter_around(features_NxF, origin_F):
-    centred_NxF = features_NxF - origin_F[None]
-    return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION)
+    return scatter(features_NxF - origin_F[None])
 
 
 @jax.jit
@@ -142,7 +142,7 @@ def fit_vim(reference, *, dimension=None):
     residual_FxR = np.linalg.eigh(scatter_FxF)[1][:, : channels - dimension].astype(np.float32)
     weights = kernel_FxK.astype(np.float32), bias_K.astype(np.float32)
     scale = _residual_scale(features_NxF, origin_F, residual_FxR, *weights)
-    return VirtualLogit(origin_F, residual_FxR, scale, *weights)
+    return jax.device_put(VirtualLogit(origin_F, residual_FxR, scale, *weights))
 
 
 @jax.jit

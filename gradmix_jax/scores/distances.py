@@ -67,7 +67,8 @@ def _features(reference):
     return np.asarray(reference.train.features, np.float32)
 
 
-def _scatter(centred_NxF):
+def scatter(centred_NxF):
+    """Sum of the outer products, not divided by N."""
     return jnp.einsum("nf,ng->fg", centred_NxF, centred_NxF, precision=PRECISION)
 
 
@@ -75,14 +76,14 @@ def _scatter(centred_NxF):
 def _shared_covariance(features_NxF, labels_N, num_classes):
     """Means of the classes, and the covariance around them."""
     mean_KxF = _class_means(features_NxF, labels_N, num_classes)
-    return mean_KxF, _scatter(features_NxF - mean_KxF[labels_N]) / len(features_NxF)
+    return mean_KxF, scatter(features_NxF - mean_KxF[labels_N]) / len(features_NxF)
 
 
 @jax.jit
 def _covariance_of_class(features_LxF, count, mean_F):
     """Of the first `count` rows."""
     centred_LxF = jnp.where(jnp.arange(len(features_LxF))[:, None] < count, features_LxF - mean_F[None], 0)
-    return _scatter(centred_LxF) / count
+    return scatter(centred_LxF) / count
 
 
 def _whitening(covariance_FxF):
@@ -96,10 +97,15 @@ def _whitening(covariance_FxF):
     return (vectors_FxF * scale_F).astype(np.float32)
 
 
+def _gaussians(mean_KxF, covariance_KxFxF):
+    # On the device for good: they are used for every array of images, of which corruptions have 150.
+    return jax.device_put(Gaussians(mean_KxF, np.stack([_whitening(each_FxF) for each_FxF in covariance_KxFxF])))
+
+
 def fit_mahalanobis(reference):
     """Class means and the covariance of the features around them, shared by all classes."""
     mean_KxF, covariance_FxF = _shared_covariance(_features(reference), reference.labels_N, reference.num_classes)
-    return Gaussians(mean_KxF, _whitening(covariance_FxF)[None])
+    return _gaussians(mean_KxF, covariance_FxF[None])
 
 
 def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
@@ -118,8 +124,7 @@ def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
         padded_LxF = np.pad(own_NxF, ((0, count_K.max() - len(own_NxF)), (0, 0)))
         own_KxFxF.append(np.asarray(_covariance_of_class(padded_LxF, len(own_NxF), mean_F), np.float64))
     shared_FxF = np.average(own_KxFxF, axis=0, weights=count_K)
-    whiten = [_whitening((1 - shrinkage) * own_FxF + shrinkage * shared_FxF) for own_FxF in own_KxFxF]
-    return Gaussians(mean_KxF, np.stack(whiten))
+    return _gaussians(mean_KxF, [(1 - shrinkage) * own_FxF + shrinkage * shared_FxF for own_FxF in own_KxFxF])
 
 
 def _distances(gaussians, feature_F):
@@ -149,7 +154,7 @@ def fit_relative_mahalanobis(reference):
         raise Unfit("relative_mahalanobis got 1 known class; allowed: 2 or more.")
     features_NxF = _features(reference)
     mean_1xF, covariance_FxF = _shared_covariance(features_NxF, np.zeros(len(features_NxF), np.int32), 1)
-    return fit_mahalanobis(reference), Gaussians(mean_1xF, _whitening(covariance_FxF)[None])
+    return fit_mahalanobis(reference), _gaussians(mean_1xF, covariance_FxF[None])
 
 
 @jax.jit

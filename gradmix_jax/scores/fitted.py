@@ -107,7 +107,7 @@ def fit_all(
         for name in own:
             options = {"k": k} if name.startswith(TOPK) else {}
             if name == "ensemble":  # its own k is not the config's
-                options["fitted"] = {name: of for name, of in states[feature].items() if not name.startswith(TOPK)}
+                options["fitted"] = {each: of for each, of in states[feature].items() if not each.startswith(TOPK)}
             try:
                 states[feature][name] = fit(name, reference, **options)
             except Unfit as reason:

@@ -80,7 +80,7 @@ def class_bank(features_MxD, labels_M, *, num_classes, k=3, normalized=False):
     part_Q = np.arange(num_parts_K.max())
     parts_KxQ = np.where(part_Q < num_parts_K[:, None], first_part_K[:, None] + part_Q, len(row_PxL))
     features_PxLxD = _gather_unit(np.asarray(features_MxD, np.float32), row_PxL)
-    return Bank(features_PxLxD, row_PxL >= 0, parts_KxQ.astype(np.int32), k, normalized)
+    return jax.device_put(Bank(features_PxLxD, row_PxL >= 0, parts_KxQ.astype(np.int32), k, normalized))
 
 
 @jax.jit
