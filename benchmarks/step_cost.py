@@ -68,7 +68,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=0, help="timed turns of each; 0 compiles only")
     parser.add_argument("--every_fill", action="store_true", help="masks x fills x stages")
-    parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU or TPU")
     arguments = parser.parse_args()
     size = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
@@ -77,8 +76,6 @@ def main() -> None:
     print("| variant | GFLOP | FLOPs | temporary memory | wall time, median (quartiles) |\n|---|---|---|---|---|")
     references: dict[str, tuple] = {}
     for name, (recipe, overrides, phase_of) in (VARIANTS | (EVERY_FILL if arguments.every_fill else {})).items():
-        if arguments.only not in name:
-            continue
         of_reference = f"{phase_of.name} {shared(overrides)}"
         if of_reference not in references:
             references[of_reference] = compiled("cutmix", shared(overrides), phase_of, **size)

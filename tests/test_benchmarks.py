@@ -21,7 +21,7 @@ COMMANDS = {
     "scoring": ["--images=500", "--bank=600", "--scores=1000", "--repeats=1"],
     "startup": ["--repeats=1", "--config.model.width=4"],
     "streaming": ["--workers=1", "--seconds=0.2"],
-    "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2", "--only=cross-entropy"],
+    "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2"],
     "trial": ["--config=configs/digits_osr.py", "--epochs=2", "--config.model.width=4"],
 }
 
