@@ -1,6 +1,7 @@
 """How every command of the package ends on a user's mistake or on Ctrl-C: one sentence, a status, no traceback."""
 
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -9,6 +10,9 @@ from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
+from ml_collections.config_flags import config_path
+
+from gradmix_jax import config as config_lib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -85,12 +89,31 @@ def _parse(argv, required):
             said = said.args[0]
         lines = [line.strip() for line in str(said).splitlines() if line.strip()]
         sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
-        # Of an unknown key it says the key alone, "'zz'", perhaps with a guess in a line of its own.
-        if isinstance(error, (AttributeError, KeyError)):
-            sentence = f"unknown config key {' '.join(lines)}; allowed: the keys of gradmix_jax/config.py."
-        elif isinstance(error, IndexError):
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, IndexError):
             sentence = f"a flag names a place that is not there ({sentence}); allowed: phases[0] to the last one."
+        elif any(frame.filename.endswith("config_path.py") for frame in frames):  # ml_collections looks up a flag
+            sentence = (
+                f"unknown config key {_unknown_key(' '.join(lines), argv)}; allowed: the keys of gradmix_jax/config.py."
+            )
+        elif isinstance(error, (AttributeError, KeyError)):
+            own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
+            sentence = f"{own.filename}, line {own.lineno}: {type(error).__name__}: {' '.join(lines)}"
         raise ValueError(sentence) from error
     if missing:
         raise ValueError(f"--{missing[0]} is missing; allowed: see --help.")
     return rest
+
+
+def _unknown_key(said: str, argv: list[str]) -> str:
+    """The whole name of the key, of which an error says the last part at most, "'fil'", and perhaps a guess."""
+    guess = re.search(r'Did you mean "(\w+)"', said)
+    names = [match[1] for match in (re.match(r"--?config\.([^=]+)", argument) for argument in argv) if match]
+    for name in names:
+        try:
+            config_path.get_value(name, config_lib.default_config())
+        except (AttributeError, KeyError, TypeError):
+            return f"{name} (did you mean {guess[1]!r}?)" if guess else name
+        except IndexError:
+            continue  # a phase that only this config has
+    return said

@@ -282,8 +282,13 @@ DIGITS = "--config=configs/digits_osr.py"
         (["--config=configs/nothing.py", "--workdir=W"], "nothing.py"),
         (
             [DIGITS, "--workdir=W", "--config.mix.fil=noise"],
-            "unknown config key 'fil' Did you mean \"fill\"",
+            "unknown config key mix.fil (did you mean 'fill'?); allowed: the keys of gradmix_jax/config.py.",
         ),
+        (
+            [DIGITS, "--workdir=W", "--config.mix.method=mixup", "--config.seed.y=2"],
+            "unknown config key seed.y; allowed",
+        ),
+        ([DIGITS, "--workdir=W", "--config.mix.fill.x=2"], "unknown config key mix.fill.x; allowed"),
         (
             [DIGITS, "--workdir=W", "--config.phases[1].epochs=2"],
             "names a place that is not there",
@@ -320,6 +325,13 @@ def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2, result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_a_config_file_names_its_line(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def get_config():\n    return {}['mix']\n")
+    result = run_command(f"--config={own}", f"--workdir={tmp_path / 'run'}", "--config.seed=1")
+    assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: KeyError: mix\n")
 
 
 def test_what_the_system_refuses_is_one_sentence():
