@@ -320,6 +320,15 @@ def test_scores_that_cannot_be_fitted_are_left_out_unless_required(num_classes, 
             fit(required=("features", name))
 
 
+def test_the_length_of_unit_features_is_no_score(caplog):
+    given = dict(num_classes=K, features=["features"], names=("topk_cosine", "feature_norm"), k=3)
+    train = {"features": unit(toy.train).astype(np.float32)}
+    # As it must be with a projection: no warning.
+    assert list(fitted.fit_all(train, LABELS, **given).states["features"]) == ["topk_cosine"] and not caplog.records
+    with pytest.raises(ValueError, match="feature_norm got features of one length, 1; allowed: of different lengths"):
+        fitted.fit_all(train, LABELS, **given, required=("features", "feature_norm"))
+
+
 def test_the_ensemble_uses_what_is_fitted_already_but_with_neighbours_of_its_own():
     outputs = toy.outputs(toy.test)
     given = dict(num_classes=K, features=["features"], names=NAMES, k=7, validation={"features": toy.validation})

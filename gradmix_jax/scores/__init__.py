@@ -16,10 +16,10 @@ import flax.struct
 import numpy as np
 
 from gradmix_jax.scores import classifier, distances, neighbours
-from gradmix_jax.scores.distances import Unfit
+from gradmix_jax.scores.distances import Meaningless, Unfit
 from gradmix_jax.scores.neighbours import class_bank, class_similarities, topk_cosine
 
-__all__ = ["SCORES", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
+__all__ = ["SCORES", "Meaningless", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
 __all__ += ["class_bank", "class_similarities", "topk_cosine"]
 
 

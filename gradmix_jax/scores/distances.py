@@ -17,6 +17,10 @@ class Unfit(ValueError):
     """These training and validation images cannot be scored this way."""
 
 
+class Meaningless(Unfit):
+    """A score that says nothing by the nature of a feature; nothing is wrong with the images."""
+
+
 # What is fitted is jitted too: operation by operation it would be some seventy programs for a first run to compile.
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _class_means(features_NxF, labels_N, num_classes):
@@ -111,8 +115,9 @@ def fit_mahalanobis(reference):
 def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
     """Class means and covariances, each mixed with the share `shrinkage` of the shared one.
 
-    Regularised discriminant analysis (Friedman 1989, eq. 16): a class with fewer images than feature channels
-    has a singular covariance of its own. `shrinkage=0` falls back on pseudo-inverses. Memory: K F^2 floats.
+    A class with fewer images than feature channels has a singular covariance of its own. As regularised discriminant
+    analysis (Friedman 1989), whose mixture also weighs by numbers of images, which is left out here. `shrinkage=0`
+    falls back on pseudo-inverses. Memory: K F^2 floats.
     """
     features_NxF, labels_N = _features(reference), reference.labels_N
     mean_KxF = np.asarray(_class_means(features_NxF, labels_N, reference.num_classes))
@@ -169,11 +174,20 @@ def score_relative_mahalanobis(state, outputs):
 
 
 def fit_feature_norm(reference):
-    """Nothing to fit."""
+    """Nothing to fit.
+
+    Raises:
+      Meaningless: features of one length, as a projection has them: what differs is rounding.
+    """
+    norm_N = np.linalg.norm(_features(reference), axis=1)
+    if np.ptp(norm_N) <= 1e-5 * norm_N.max():
+        raise Meaningless(
+            f"feature_norm got features of one length, {norm_N.max():.6g}; allowed: of different lengths."
+        )
     return ()
 
 
 @jax.jit
 def score_feature_norm(state, outputs):
-    """L2 norm of the feature (Tack et al. 2020, "CSI", section 2.2); constant on unit features."""
+    """L2 norm of the feature (Tack et al. 2020, "CSI", section 2.2)."""
     return jnp.linalg.norm(jnp.asarray(outputs.features, jnp.float32), axis=1)

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from gradmix_jax.scores import SCORES, Outputs, Reference, Unfit, class_bank, class_similarities, fit, score, usable
+from gradmix_jax.scores import (
+    SCORES,
+    Meaningless,
+    Outputs,
+    Reference,
+    Unfit,
+    class_bank,
+    class_similarities,
+    fit,
+    score,
+    usable,
+)
 
 LOGITS = "logits"
 # The scores that need the same similarities as the predictions.
@@ -113,7 +124,8 @@ def fit_all(
             except Unfit as reason:
                 if (feature, name) == required:
                     raise
-                logging.warning("The score %s of %s is left out: %s", name, feature, reason)
+                if not isinstance(reason, Meaningless):
+                    logging.warning("The score %s of %s is left out: %s", name, feature, reason)
     return Fitted(banks, {feature: of_feature for feature, of_feature in states.items() if of_feature})
 
 
