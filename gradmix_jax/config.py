@@ -100,7 +100,7 @@ def default_config() -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (AdamW with weight_decay), sgd (Nesterov), lars
     c.optimizer.learning_rate = 1e-3
-    c.optimizer.warmup_epochs = 0.0  # linear, in the first phase
+    c.optimizer.warmup_epochs = 0.0  # linear, in the first phase that has epochs, at most as long as that
     c.optimizer.final_fraction = 0.512  # a cosine leads to this share of learning_rate at the end of each phase
     c.optimizer.per_epoch = True  # after the warm-up, change the rate at the start of an epoch only
     c.optimizer.weight_decay = 0.0  # norms and biases are spared

@@ -87,17 +87,19 @@ def phase_weights(phases: tuple[Phase, ...], steps_per_epoch: int, step: jax.Arr
 
 
 def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps_per_epoch: int) -> optax.Schedule:
-    """Every phase: linear warm-up (first phase only), then a cosine from the peak to `final_fraction` of it.
+    """Every phase: linear warm-up (only the first that has epochs), a cosine from the peak to `final_fraction` of it.
 
+    A warm-up as long as its phase, or longer, ends one step before it.
     With `per_epoch` the rate changes at the start of an epoch only, as in the published runs. The warm-up starts at 0
     and changes it in every step all the same: otherwise the whole first epoch would be at rate 0.
     """
-    first_phase = max(phases[0].epochs * steps_per_epoch, 1)
+    first = next((index for index, phase in enumerate(phases) if phase.epochs), 0)
+    first_phase = max(phases[first].epochs * steps_per_epoch, 1)
     warmup_steps = min(round(spec.warmup_epochs * steps_per_epoch), first_phase - 1)
     schedules, boundaries, end = [], [], 0
     for index, phase in enumerate(phases):
         steps = max(phase.epochs * steps_per_epoch, 1)
-        warmup = 0 if index else warmup_steps
+        warmup = warmup_steps if index == first else 0
         # optax counts the warm-up into decay_steps.
         schedules.append(
             optax.warmup_cosine_decay_schedule(

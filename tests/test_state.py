@@ -101,6 +101,15 @@ def test_the_warm_up_rises_in_every_step_and_the_cosine_falls_in_every_epoch(war
     assert np.flatnonzero(rates == 0).tolist() == [0]
 
 
+def test_the_warm_up_is_of_the_first_phase_that_has_epochs():
+    nothing, whole = state.Phase("ssl", 0, 0.0, 1.0, 0.0), state.Phase("joint", 3, 1.0, 1.0, 0.0)
+    rates = [
+        [float(state.learning_rate_schedule(spec(warmup_epochs=1.0), phases, steps_per_epoch=10)(i)) for i in range(30)]
+        for phases in ((nothing, whole), (whole,), (whole, nothing))
+    ]
+    assert rates[0] == rates[1] == rates[2] and rates[0][0] == 0
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
 def test_weight_decay_spares_norms_and_the_biases_of_attention(name):
     params = {
