@@ -105,6 +105,18 @@ def test_ties_are_those_that_the_sign_flip_test_cannot_tell_apart():
     assert comparison.rank([best, {}], higher_is_better=True).best == [False, False]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_mean_of_fewer_trials_is_no_better_for_it(sign):
+    fewer = {(trial, 0): sign * 0.90 for trial in range(6)}
+    better_with_hard_ones = {(trial, 0): sign * (0.91 if trial < 6 else 0.7) for trial in range(8)}
+    ranking = comparison.rank([fewer, better_with_hard_ones], higher_is_better=sign > 0)
+    assert (ranking.best, ranking.tied) == ([True, False], [False, True])
+    said = "Not all rows have the same trials and seeds"
+    assert any(said in note for note in comparison.notes([ranking]))
+    same = comparison.rank([fewer, {key: 2 * sign for key in fewer}, {}], higher_is_better=True)
+    assert not any(said in note for note in comparison.notes([same]))
+
+
 def test_pairs_are_matched_by_trial_and_seed():
     first = {(0, 0): 0.9, (1, 0): 0.5, (2, 0): 0.9, (3, 0): 0.5, (4, 0): 0.9, (5, 0): 0.5}
     second = {key: first[key] - 0.01 for key in reversed(first)}  # the same order of keys would hide the difference

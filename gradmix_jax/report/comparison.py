@@ -68,25 +68,31 @@ def t_quantile(degrees: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Which of several series is best, which are tied with it, which could not be tested, and the tests (name, n)."""
+    """Which of several series is best, which are tied with it, which could not be tested, and the tests (name, n).
+
+    `same_runs`: whether all series are of the same trials and seeds.
+    """
 
     best: list[bool]
     tied: list[bool]
     untested: list[bool]
     tests: set[tuple[str, int]]
+    same_runs: bool
 
 
 def rank(all_numbers: list[dict[tuple[int, int], float]], *, higher_is_better: bool) -> Ranking:
     """Compare series, each {(trial, seed): number}, with the one whose mean is best.
 
-    A series is tied where the two-sided paired test over the trials and seeds that both have leaves p above LEVEL.
-    With fewer than two of them there is no test and no tie. Fewer than two series are not compared.
+    A series is tied where the two-sided paired test over the trials and seeds that both have leaves p above LEVEL, or
+    where it is the better one there: the best mean may owe its place to trials that the other lacks. With fewer than
+    two in common there is no test and no tie. Fewer than two series are not compared.
     """
     count = len(all_numbers)
     means = [statistics.fmean(numbers.values()) if numbers else None for numbers in all_numbers]
     present = [mean for mean in means if mean is not None]
+    same_runs = len({frozenset(numbers) for numbers in all_numbers if numbers}) <= 1
     if len(present) < 2:
-        return Ranking([False] * count, [False] * count, [False] * count, set())
+        return Ranking([False] * count, [False] * count, [False] * count, set(), same_runs)
     top = max(present) if higher_is_better else min(present)
     best = [mean == top for mean in means]
     reference = all_numbers[best.index(True)]
@@ -99,10 +105,12 @@ def rank(all_numbers: list[dict[tuple[int, int], float]], *, higher_is_better: b
             untested[index] = True
             continue
         test = SIGN_FLIP if len(common) <= MOST_PAIRS else "paired t"
-        outcome = significance.paired([numbers[key] for key in common], [reference[key] for key in common], test=test)
+        own, others = [numbers[key] for key in common], [reference[key] for key in common]
+        outcome = significance.paired(own, others, test=test)
         tests.add((outcome.test, outcome.n))
-        tied[index] = outcome.p_value > LEVEL
-    return Ranking(best, tied, untested, tests)
+        better = (sum(own) > sum(others)) == higher_is_better
+        tied[index] = outcome.p_value > LEVEL or better
+    return Ranking(best, tied, untested, tests, same_runs)
 
 
 def notes(rankings: list[Ranking]) -> list[str]:
@@ -115,9 +123,10 @@ def notes(rankings: list[Ranking]) -> list[str]:
     names = sorted({name for name, _ in tests})
     sizes = sorted({n for _, n in tests})
     lines = [
-        f"Bold: the best mean. Dagger: not significantly different from the best (p > {LEVEL:g}, two-sided "
+        f"Bold: the best mean. Dagger: not significantly worse than the best (p > {LEVEL:g}, two-sided "
         f"{' or '.join(names)} test, paired over the trials and seeds that both have, "
-        f"n = {', '.join(map(str, sizes))}; not corrected for the number of comparisons)."
+        f"n = {', '.join(map(str, sizes))}; seeds of one trial count as independent; not corrected for the number of "
+        "comparisons)."
     ]
     smallest = {n: 2 / 2**n for name, n in tests if name == SIGN_FLIP}
     lines += [
@@ -126,6 +135,8 @@ def notes(rankings: list[Ranking]) -> list[str]:
         for n, p in sorted(smallest.items())
         if n <= 6
     ]
+    if not all(ranking.same_runs for ranking in rankings):
+        lines.append("Not all rows have the same trials and seeds: means compare only where n and they are the same.")
     if any(any(ranking.untested) for ranking in rankings):
         lines.append("Not tested, and so without a dagger: rows with fewer than two runs in common with the best.")
     return lines
