@@ -36,6 +36,7 @@ def evaluate(config: Any, checkpoint_dir: str) -> dict[str, Any]:
     model = evaluator_lib.restore(config, checkpoint_dir)
     parts = evaluator_lib.compute_parts(model, config, checkpoint_dir)
     parts, dropped = _guarded(parts, model.spec.duplicates)
+    dropped["validation"] = len(model.data.validation) - len(parts.get("validation", ()))
     evaluator = evaluator_lib.fit(model, {name: parts[name] for name in ("train", "validation") if name in parts})
     scored = _score(evaluator, parts)
     places = tuple(parts[f"test_{side}"].places for side in _SIDES)
@@ -87,12 +88,15 @@ def _openness_of(data: datasets.OpenSet) -> tuple[int, int, int]:
 
 
 def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:
-    """The parts without test images that are in training or validation, and how many there were."""
+    """The parts without test images that are in training or validation, or on both sides, and how many there were."""
     guards.same_checkpoint(*parts.values())
     guards.disjoint_classes(parts["train"], parts["test_unknown"])
-    selection = guards.of_selection(parts)
-    left = {side: guards.without_duplicates(selection, parts[f"test_{side}"], policy) for side in _SIDES}
-    return parts | {f"test_{side}": left[side][0] for side in _SIDES}, {side: left[side][1] for side in _SIDES}
+    others, parts, dropped = guards.of_selection(parts), dict(parts), {}
+    for side in _SIDES:
+        name = f"test_{side}"
+        parts[name], dropped[side] = guards.without_duplicates(others, parts[name], policy)
+        others = *others, parts[name]
+    return parts, dropped
 
 
 _SIDES = ("known", "unknown")
@@ -254,7 +258,9 @@ def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
     data = datasets.labelled(model.data_spec, name)
     part = lambda kind: model.features(kind, getattr(data, kind))
     train, validation, test = part("train"), part("validation"), part("test")
-    test, dropped = guards.without_duplicates((train, validation), test, model.spec.duplicates)
+    validation = guards.not_learned(train, validation)
+    others = [part for part in (train, validation) if part]
+    test, dropped = guards.without_duplicates(others, test, model.spec.duplicates)
     linear = evaluator_lib.fit_probe(train, validation, data.num_classes)
     neighbours = _fit_neighbours(train, validation, data.num_classes)
     features, labels = evaluator_lib.probed(test)
@@ -262,7 +268,7 @@ def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
     return {
         "classes": data.num_classes,
         "n_train": len(train),
-        "n_validation": len(validation),
+        "n_validation": len(validation or ()),
         "n_test": len(test),
         "duplicates": dropped,
         "linear_probe": {"accuracy": share(linear.logits(features).argmax(axis=1)), "l2": linear.l2},

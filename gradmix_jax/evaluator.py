@@ -167,7 +167,10 @@ def restore(config: dict[str, Any], workdir: str) -> Model:
 def compute_parts(
     model: Model, config: dict[str, Any], workdir: str, names: tuple[str, ...] = PARTS
 ) -> dict[str, Features]:
-    """Features of the named PARTS: from the run's features.npz, or computed, and written there if they are all."""
+    """Features of the named PARTS: from the run's features.npz, or computed, and written there if they are all.
+
+    A part without images is left out, as are validation images that training has too.
+    """
     sources = {name: getattr(model.data, name) for name in PARTS}
     key = features.cache_key(model.checkpoint, config, sources)
     parts = features.load(workdir, key)
@@ -175,7 +178,9 @@ def compute_parts(
         parts = {name: model.features(name, sources[name]) for name in names if len(sources[name])}
         if names == PARTS:
             features.save(workdir, parts, key)
-    return {name: part for name, part in parts.items() if name in names}
+    if "validation" in parts:
+        parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
+    return {name: part for name, part in parts.items() if name in names and part}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,7 +246,8 @@ def choosing(train: Features, validation: Features | None) -> tuple[Features, Fe
     """(to fit on, to choose with): training and validation images, or a cut through the training images."""
     if validation is None:
         held_out = datasets.stratified(train.labels, CHOOSING_SHARE, seed=0)
-        train, validation = train.take(~held_out), train.take(held_out)
+        train, held_out = train.take(~held_out), train.take(held_out)
+        validation = guards.not_learned(train, held_out) or held_out
     guards.for_selection(train, validation)
     return train, validation
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from gradmix_jax import datasets
 from gradmix_jax.features import Features
@@ -46,32 +47,46 @@ def disjoint_names(known: str, known_N: np.ndarray, unknown: str, unknown_M: np.
         raise ValueError(f"{unknown} has classes of {known}: {said}; allowed: other classes only.")
 
 
-def duplicates(selection: Sequence[Features], test: Features) -> np.ndarray:
-    """bool [N] of the test images that are also in a part of `selection`, pixel by pixel."""
-    return np.isin(test.hashes, np.concatenate([part.hashes for part in selection]))
+def duplicates(others: Sequence[Features], part: Features) -> np.ndarray:
+    """bool [N] of the images of `part` that are also in one of `others`, pixel by pixel."""
+    return np.isin(part.hashes, np.concatenate([other.hashes for other in others]))
 
 
-def without_duplicates(selection: Sequence[Features], test: Features, policy: str) -> tuple[Features, int]:
-    """The test images that nothing was learned or chosen with, and how many were dropped.
+def without_duplicates(others: Sequence[Features], test: Features, policy: str) -> tuple[Features, int]:
+    """The test images that are in none of `others`, and how many were dropped.
 
     Args:
-      selection: features of the training images and, where there are such, of the validation images: thresholds and
-        settings of probes are chosen with these.
+      others: features of the training images and, where there are such, of the validation images: thresholds and
+        settings of probes are chosen with these; for unknown images those of the known test images as well, since none
+        can be known and unknown.
       test: features of the test images.
       policy: "error", or "drop".
 
     Raises:
       ValueError: there are some and `policy` is "error", or no image is left.
     """
-    twice_N = duplicates(selection, test)
+    twice_N = duplicates(others, test)
     count = int(twice_N.sum())
     if count and (policy == "error" or count == len(test)):
-        where = " and ".join(part.part for part in selection if duplicates([part], test).any())
+        where = " and ".join(part.part for part in others if duplicates([part], test).any())
         raise ValueError(
             f"{count} of the {len(test)} images of {test.part} are also in {where}; allowed: none, or "
             "evaluate.duplicates='drop' to leave them out of the test, where others remain."
         )
     return (test.take(~twice_N), count) if count else (test, 0)
+
+
+def not_learned(train: Features, validation: Features) -> Features | None:
+    """The validation images that are not training images too, with a warning where some are; None: all of them are.
+
+    What was learned scores better than what is new: a threshold chosen with it would be too high, a setting too fine.
+    """
+    twice_V = duplicates([train], validation)
+    if not twice_V.any():
+        return validation
+    count = int(twice_V.sum())
+    logging.warning("%d of %d validation images are left out: training has them too.", count, len(validation))
+    return None if twice_V.all() else validation.take(~twice_V)
 
 
 def for_selection(*parts: Features) -> None:

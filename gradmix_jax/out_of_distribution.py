@@ -20,7 +20,7 @@ def evaluate(evaluator: Evaluator, selection: tuple[Features, ...], known: Featu
       {"near": {data set: {"n", "by_score": {feature: {score: metrics}}}}, "far": likewise}.
 
     Raises:
-      ValueError: a data set is missing, shares a class with the known ones, or images with training or validation.
+      ValueError: a data set is missing, shares a class with the known ones, or images with training, validation or the known test.
     """
     spec = evaluator.model.spec
     known_scores = evaluator.fitted.scores(evaluator.complete(known.outputs)) if spec.near or spec.far else {}
@@ -35,7 +35,7 @@ def _one(evaluator: Evaluator, name: str, selection: tuple, known: Features, kno
     unknown = model.features(name, datasets.out_of_distribution(model.data_spec, name))
     guards.same_checkpoint(*selection, known, unknown)
     guards.disjoint_classes(selection[0], unknown)
-    unknown, dropped = guards.without_duplicates(selection, unknown, model.spec.duplicates)
+    unknown, dropped = guards.without_duplicates((*selection, known), unknown, model.spec.duplicates)
     unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs))
     by_score = {
         feature: {

@@ -25,8 +25,10 @@ from gradmix_jax import (
     experiment,
     features,
     guards,
+    metrics,
     probe,
     robustness,
+    scores,
     train,
 )
 from gradmix_jax.checkpoint import Checkpoints
@@ -388,7 +390,7 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
         evaluate.evaluate(plain, workdir)
     plain["evaluate"]["duplicates"] = "drop"
     results = evaluate.evaluate(plain, workdir)
-    assert results["duplicates"] == {"known": 1, "unknown": 2}
+    assert results["duplicates"] == {"known": 1, "unknown": 2, "validation": 0}
     assert (results["num_known"], results["num_unknown"]) == (9, 3)
     # Corrupted images are those that are left, whatever they come from.
     plain["evaluate"]["corruptions"] = "regenerated"
@@ -412,6 +414,50 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
     assert not np.isin(hashes, features.load(workdir)["train"].hashes).any()
 
 
+def test_no_image_is_known_and_unknown(tmp_path):
+    config = animals(tmp_path / "data")
+    data = datasets.open_set(datasets.Spec(**config_lib.to_plain(config)["dataset"]))
+    unknown = data.stored_names[data.split.unknown[0]]
+    # Numbers as names of classes say nothing, so that only the pixels tell.
+    other = write_folder(tmp_path / "other", train={"0": 1}, test={"0": 3, "1": 3})
+    for place, target in enumerate(
+        [tmp_path / "data" / "test" / unknown / "000.png", tmp_path / "other/test/1/002.png"]
+    ):
+        Image.fromarray(data.test_known[place][..., 0]).save(target)
+    config.evaluate.near = (other,)
+    plain, workdir = untrained(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of the 5 images of test_unknown are also in test_known; allowed: none, or"):
+        evaluate.evaluate(plain, workdir)
+    plain["evaluate"]["duplicates"] = "drop"
+    results = evaluate.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 0, "unknown": 1, "validation": 0}
+    assert (results["num_known"], results["num_unknown"]) == (10, 4)
+    assert (results["ood"]["near"][other]["duplicates"], results["ood"]["near"][other]["n"]) == (1, 5)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_training_images_do_not_set_the_threshold(tmp_path, share, caplog):
+    config = animals(tmp_path / "data")
+    data = datasets.open_set(datasets.Spec(**config_lib.to_plain(config)["dataset"]))
+    count = round(share * len(data.validation))
+    for place, index in enumerate(data.validation.indices[:count]):
+        Image.fromarray(data.train[place][..., 0]).save(data.validation.records.paths[index])
+    plain, workdir = untrained(config, tmp_path / "run")
+    results = evaluate.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 0, "unknown": 0, "validation": count}
+    assert f"{count} of {len(data.validation)} validation images are left out: training has them" in caplog.text
+    if share == 1:
+        assert results["threshold"] is None
+        return
+    with np.load(f"{workdir}/features.npz") as file:
+        left = ~np.isin(file["validation/hashes"], file["train/hashes"])
+        kept = {name: file[f"{part}/features"] for name, part in (("bank", "train"), ("query", "validation"))}
+        labels = file["train/labels"]
+    scored = scores.topk_cosine(kept["query"][left], kept["bank"], labels, k=3, num_classes=2).max(axis=1)
+    assert left.sum() == len(data.validation) - count
+    assert results["threshold"] == pytest.approx(metrics.known_threshold(scored), abs=1e-5)
+
+
 def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path):
     config = animals(tmp_path / "data")
     spec = datasets.Spec(**config_lib.to_plain(config)["dataset"])
@@ -428,7 +474,7 @@ def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path)
         evaluate.evaluate(plain, workdir)
     plain["evaluate"]["duplicates"] = "drop"
     results = evaluate.evaluate(plain, workdir)
-    assert results["duplicates"] == {"known": 1, "unknown": 0}
+    assert results["duplicates"] == {"known": 1, "unknown": 0, "validation": 0}
     assert (results["ood"]["near"][other]["duplicates"], results["ood"]["near"][other]["n"]) == (1, 5)
     assert (results["probes"][other]["duplicates"], results["probes"][other]["n_test"]) == (1, 5)
 

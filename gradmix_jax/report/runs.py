@@ -133,8 +133,12 @@ def details(methods: list[Method]) -> list[str]:
     lines = ["images: " + ", ".join(f"{count} {name}" for name, count in ranges.items())]
     duplicates = [result["duplicates"] for result in results if result.get("duplicates")]
     if duplicates:
-        known, unknown = (_range([each[side] for each in duplicates]) for side in ("known", "unknown"))
-        lines.append(f"test images left out, as training or validation has them too: {known} known, {unknown} unknown")
+        sides = ("known", "unknown", "validation")
+        known, unknown, validation = (_range([each.get(side, 0) for each in duplicates]) for side in sides)
+        lines.append(
+            f"images left out, as training or another part has them too: {known} known, {unknown} unknown, "
+            f"{validation} for validation"
+        )
     rules = dict.fromkeys(result["threshold_rule"] for result in results if result.get("threshold_rule"))
     lines += [f"threshold of macro-F1 and of the confusion matrix: {rule}" for rule in rules]
     classes = {run.key[0]: run.results["known_classes"] for method in methods for run in method.runs}
