@@ -246,8 +246,11 @@ def commit() -> tuple[str, bool]:
         head, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except OSError:
         head, changed = "", False
-    # A copy without .git (a pod, an image) is told its commit by whoever made it.
-    return head or os.environ.get("GRADMIX_JAX_COMMIT", ""), changed
+    if head:
+        return head, changed
+    # A copy without .git (a pod, an image) is told its commit by whoever made it, with a + where files had changed.
+    told = os.environ.get("GRADMIX_JAX_COMMIT", "")
+    return told.removesuffix("+"), told.endswith("+")
 
 
 def environment() -> dict[str, Any]:

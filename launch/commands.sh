@@ -43,6 +43,14 @@ need() {
   [ "$dry_run" = true ] || command -v "$1" >/dev/null || fail "$1 was not found on PATH: $2"
 }
 
+# Prints the commit of this checkout, with a + where files have changed since; nothing where git knows none.
+commit() {
+  local head
+  head=$(git rev-parse HEAD 2>/dev/null) || return 0
+  [ -z "$(git status --porcelain --untracked-files=no)" ] || head=$head+
+  printf '%s' "$head"
+}
+
 # Checks the two flags that every main job has.
 check_job() {
   [ -n "$config" ] || fail "--config is missing: name a file such as configs/digits_osr.py"

@@ -131,22 +131,26 @@ on_every_host() {
 }
 
 # Named folders only: neither environments nor data nor anything private that lies beside them travels. On the hosts
-# the old code goes first, lest a file deleted here lives on there. Where their Python is too old for setup.sh, uv
-# brings one.
+# the old code goes first, lest a file deleted here lives on there. There is no .git, so they are told the commit.
+# Where their Python is too old for setup.sh, uv brings one.
 install() {
   run mkdir -p runs
   run tar -czf "runs/$name.tar.gz" --exclude=__pycache__ gradmix_jax configs launch pyproject.toml requirements.txt
   run gcloud compute tpus tpu-vm scp "runs/$name.tar.gz" "$name:gradmix_jax.tar.gz" "${where[@]}" --worker=all
+  # In a shell of its own: of 'a; b' both are for hosts that were set up.
+  [ -z "$prepare" ] || prepare=" && $(quoted bash -c "$prepare")"
   # shellcheck disable=SC2016 # $HOME and $PATH are those of the hosts
   on_every_host 'mkdir -p gradmix_jax && cd gradmix_jax && rm -rf gradmix_jax configs launch && '\
-'tar -xzf ../gradmix_jax.tar.gz && export PATH="$HOME/.local/bin:$PATH" && '\
+'tar -xzf ../gradmix_jax.tar.gz && echo '"$(commit)"' >commit && export PATH="$HOME/.local/bin:$PATH" && '\
 '{ bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || '\
 '{ python3 -m pip install --quiet --user uv && python3 -m uv python install 3.12; }; } && '\
-'bash launch/setup.sh --jax=tpu'"${prepare:+ && $prepare}"
+'bash launch/setup.sh --jax=tpu'"$prepare"
 }
 
 run_job() {
-  on_every_host "cd gradmix_jax && $(quoted bash launch/local.sh --multihost "--config=$config" "--workdir=$workdir" "$@")"
+  local job
+  job=$(quoted bash launch/local.sh --multihost "--config=$config" "--workdir=$workdir" "$@")
+  on_every_host "cd gradmix_jax && GRADMIX_JAX_COMMIT=\$(cat commit) $job"
 }
 
 fetch() {

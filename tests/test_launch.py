@@ -376,7 +376,7 @@ JOB = ["--config=configs/tiny.py", "--workdir=runs/x"]
 ON_ALL = "gcloud compute tpus tpu-vm ssh pod --zone=us-west4-a --worker=all"
 INSTALL_ON_HOST = (
     "mkdir -p gradmix_jax && cd gradmix_jax && rm -rf gradmix_jax configs launch && tar -xzf ../gradmix_jax.tar.gz && "
-    'export PATH="$HOME/.local/bin:$PATH" && { bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || '
+    'echo  >commit && export PATH="$HOME/.local/bin:$PATH" && { bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || '
     "{ python3 -m pip install --quiet --user uv && python3 -m uv python install 3.12; }; } && "
     "bash launch/setup.sh --jax=tpu"
 )
@@ -386,7 +386,8 @@ COPY = [
     "gcloud compute tpus tpu-vm scp runs/pod.tar.gz pod:gradmix_jax.tar.gz --zone=us-west4-a --worker=all",
 ]
 RUN = (
-    f"{ON_ALL} '--command=cd gradmix_jax && bash launch/local.sh --multihost --config=configs/tiny.py --workdir=runs/x'"
+    f"{ON_ALL} '--command=cd gradmix_jax && GRADMIX_JAX_COMMIT=$(cat commit) "
+    "bash launch/local.sh --multihost --config=configs/tiny.py --workdir=runs/x'"
 )
 FETCH = [
     "mkdir -p runs",
@@ -416,8 +417,8 @@ TPU_STEPS = {
     ),
     "install": (["install", *SLICE], [*COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST}'"]),
     "install and prepare": (
-        ["install", *SLICE, "--prepare=sudo mount 10.0.0.2:/share 'my runs'"],
-        [*COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST} && sudo mount 10.0.0.2:/share '\\''my runs'\\'''"],
+        ["install", *SLICE, "--prepare=mount a:/share runs; ls runs"],
+        [*COPY, f"{ON_ALL} '--command={INSTALL_ON_HOST} && bash -c '\\''mount a:/share runs; ls runs'\\'''"],
     ),
     "run": (["run", *SLICE, *JOB], [RUN]),
     "run with arguments": (
@@ -483,7 +484,9 @@ def test_tpu_pod_sends_code_alone(checkout):
 def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
     """The text that goes over ssh, executed as a host would: first without a good Python, which uv then brings."""
     checkout.fake("gcloud")
-    checkout.run("bash", "launch/tpu_pod.sh", "install", *SLICE)
+    checkout.fake("git")
+    prepare = "--prepare=true; echo >'pre'pared"
+    checkout.run("bash", "launch/tpu_pod.sh", "install", *SLICE, prepare, FAKE_GIT_OUTPUT="1234abc|")
     command = checkout.calls()[-1][-1].removeprefix("--command=")
     host = Checkout(tmp_path / "host")
     host.fake_python("python3", "3, 10")
@@ -493,8 +496,8 @@ def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
     shutil.copy(checkout.root / "runs/pod.tar.gz", home / "gradmix_jax.tar.gz")
     environment = {"PATH": str(host.bin), "HOME": str(home), "CALLS": str(host.calls_file)}
     on_host = lambda: subprocess.run(["bash", "-c", command], cwd=home, env=environment, capture_output=True, text=True)
-    # Here uv brings nothing, being a fake: the command fails, as it must.
-    assert on_host().returncode == 2
+    # Here uv brings nothing, being a fake: the command fails, as it must, and prepares nothing.
+    assert on_host().returncode == 2 and not (home / "gradmix_jax/prepared").exists()
     assert host.calls() == [
         ["python3", "-m", "pip", "install", "--quiet", "--user", "uv"],
         ["python3", "-m", "uv", "python", "install", "3.12"],
@@ -503,6 +506,8 @@ def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
     assert on_host().returncode == 0
     assert host.calls()[-1] == [*INSTALL, installed("tpu")]
     assert not (home / "gradmix_jax/gradmix_jax/deleted.py").exists()
+    assert (home / "gradmix_jax/prepared").exists()
+    assert (home / "gradmix_jax/commit").read_text() == "1234abc\n"
 
 
 def test_tpu_pod_waits_for_a_queued_request(checkout):

@@ -363,6 +363,16 @@ def test_a_package_that_is_not_there_is_none(monkeypatch):
     assert train.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"), [("12ab", ("12ab", False)), ("12ab+", ("12ab", True)), ("", ("", False))]
+)
+def test_code_without_git_is_told_its_commit(told, expected, monkeypatch):
+    assert train.commit()[0] and train.commit()[0] != "12ab"
+    monkeypatch.setenv("GRADMIX_JAX_COMMIT", told)
+    monkeypatch.setattr(train.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("git")))
+    assert train.commit() == expected
+
+
 def test_other_processes_that_are_not_there(monkeypatch):
     def initialize():
         raise ValueError("coordinator_address should be defined.")
