@@ -22,7 +22,7 @@ demo: setup ## train and evaluate on the digits; a minute or two on a CPU
 	$(RUN) -m gradmix_jax.main --config=configs/digits_osr.py --workdir=runs/demo $(ARGS)
 
 test: setup ## run the tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist=loadfile $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
 	$(RUN) -m pytest -m slow --timeout=3600 $(ARGS)

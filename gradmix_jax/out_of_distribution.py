@@ -20,7 +20,8 @@ def evaluate(evaluator: Evaluator, selection: tuple[Features, ...], known: Featu
       {"near": {data set: {"n", "by_score": {feature: {score: metrics}}}}, "far": likewise}.
 
     Raises:
-      ValueError: a data set is missing, shares a class with the known ones, or images with training, validation or the known test.
+      ValueError: a data set is missing, shares a class with the known ones, or images with training, validation or the
+        known test.
     """
     spec = evaluator.model.spec
     known_scores = evaluator.fitted.scores(evaluator.complete(known.outputs)) if spec.near or spec.far else {}

@@ -328,7 +328,7 @@ def test_setup_says_in_one_sentence_what_is_wrong(checkout, pythons, arguments, 
 def test_ci_runs_the_tests_and_passes_their_end_on(checkout, status, failed):
     checkout.fake_python()
     result = checkout.run(".ci/run", CI="true", FAKE_PYTHON_STATUS=status, FAKE_PYTHON_OUTPUT="3 passed in 0.1s")
-    assert checkout.calls()[-1] == [".venv/bin/python", "-m", "pytest"]
+    assert checkout.calls()[-1] == [".venv/bin/python", "-m", "pytest", "-n", "2", "--dist=loadfile"]
     assert result.stdout.splitlines()[-1] == "3 passed in 0.1s"
     assert (result.returncode != 0) == failed
 
@@ -376,7 +376,8 @@ JOB = ["--config=configs/tiny.py", "--workdir=runs/x"]
 ON_ALL = "gcloud compute tpus tpu-vm ssh pod --zone=us-west4-a --worker=all"
 INSTALL_ON_HOST = (
     "mkdir -p gradmix_jax && cd gradmix_jax && rm -rf gradmix_jax configs launch && tar -xzf ../gradmix_jax.tar.gz && "
-    'echo  >commit && export PATH="$HOME/.local/bin:$PATH" && { bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || '
+    'echo  >commit && export PATH="$HOME/.local/bin:$PATH" && '
+    "{ bash launch/setup.sh --jax=tpu --dry_run >/dev/null 2>&1 || "
     "{ python3 -m pip install --quiet --user uv && python3 -m uv python install 3.12; }; } && "
     "bash launch/setup.sh --jax=tpu"
 )
