@@ -138,9 +138,11 @@ def get(name: str, trial: int) -> Split:
     if name not in BENCHMARKS:
         near = difflib.get_close_matches(name, BENCHMARKS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no published split {name!r}: choose one of {', '.join(BENCHMARKS)}{hint}")
+        raise ValueError(f"dataset.benchmark is {name!r}; allowed: {', '.join(BENCHMARKS)}{hint}.")
     if trial not in range(len(BENCHMARKS[name])):
-        raise ValueError(f"trial must be 0..{len(BENCHMARKS[name]) - 1} for benchmark {name!r}, got {trial!r}")
+        raise ValueError(
+            f"dataset.trial is {trial!r}; allowed for dataset.benchmark {name!r}: 0 .. {len(BENCHMARKS[name]) - 1}."
+        )
     return BENCHMARKS[name][trial]
 
 
@@ -151,13 +153,15 @@ def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
     number of known classes can be studied by itself.
 
     Raises:
-      ValueError: num_known is not in 1..num_classes-1, or trial is negative.
+      ValueError: fewer than two classes, num_known is not in 1..num_classes-1, or trial is negative.
     """
+    if num_classes < 2:
+        raise ValueError(f"a data set of {num_classes} class cannot be split; allowed: two classes or more.")
     if not 1 <= num_known < num_classes:
         raise ValueError(
-            f"num_known must be 1..{num_classes - 1} for a data set of {num_classes} classes, got {num_known}"
+            f"dataset.num_known is {num_known}; allowed: 1 .. {num_classes - 1} of the {num_classes} classes."
         )
     if trial < 0:
-        raise ValueError(f"trial must be 0 or more, got {trial}")
+        raise ValueError(f"dataset.trial is {trial}; allowed: 0 or more.")
     drawn = tuple(int(c) for c in np.random.default_rng(trial).permutation(num_classes))
     return Split(drawn[:num_known], tuple(sorted(drawn[num_known:])), "", "")

@@ -53,8 +53,8 @@ def test_data_sets_of_the_benchmarks():
     ("name", "trial", "message"),
     [
         ("cifar+1", 0, "'cifar\\+1'.*cifar\\+50.*did you mean 'cifar\\+10'"),
-        ("mnist", 5, "trial must be 0..4 for benchmark 'mnist', got 5"),
-        ("mnist", -1, "0..4"),
+        ("mnist", 5, "dataset.trial is 5; allowed for dataset.benchmark 'mnist': 0 .. 4"),
+        ("mnist", -1, "0 .. 4"),
     ],
 )
 def test_get_rejects(name, trial, message):
@@ -94,7 +94,9 @@ def test_random_split_keeps_its_classes_as_it_grows():
     assert all(splits.random_split(12, count, trial=1).known == known[:count] for count in range(1, 9))
 
 
-@pytest.mark.parametrize(("num_known", "trial", "message"), [(0, 0, "1..9"), (10, 0, "1..9"), (3, -1, "0 or more")])
+@pytest.mark.parametrize(
+    ("num_known", "trial", "message"), [(0, 0, "allowed: 1 .. 9"), (10, 0, "allowed: 1 .. 9"), (3, -1, "0 or more")]
+)
 def test_random_split_rejects(num_known, trial, message):
     with pytest.raises(ValueError, match=message):
         splits.random_split(10, num_known, trial=trial)
