@@ -166,7 +166,8 @@ def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds:
     heads, metrics = ("method", "config", "source", "FLOPs"), [contents.ACCURACY, contents.AUROC, contents.OSCR]
     section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, [row(method) for method in methods]))
     notes = [
-        f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}.",
+        f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}; the body of a loop (the operations of "
+        "RandAugment and AugMix) is counted once.",
         *runs.conditions(methods),
     ]
     return "\n".join([section, *(f"- {line}" for line in notes)])
