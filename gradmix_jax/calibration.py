@@ -23,8 +23,9 @@ def _checked(logits_NxK, labels_N):
     logits_NxK, labels_N = np.asarray(logits_NxK, np.float32), np.asarray(labels_N)
     if logits_NxK.ndim != 2 or logits_NxK.size == 0 or labels_N.shape != logits_NxK.shape[:1]:
         raise ValueError(f"logits must be [N, K] and labels [N], got {logits_NxK.shape} and {labels_N.shape}")
-    if np.isnan(logits_NxK).any():
-        raise ValueError(f"logits must be numbers, got NaN for {np.isnan(logits_NxK).sum()} of {logits_NxK.size}")
+    bad_NxK = np.isnan(logits_NxK) | (logits_NxK == np.inf)  # of two infinite ones none is more likely
+    if bad_NxK.any():
+        raise ValueError(f"logits must be below infinity, got inf or NaN for {bad_NxK.sum()} of {logits_NxK.size}")
     if labels_N.min() < 0 or labels_N.max() >= logits_NxK.shape[1]:
         spread = f"{labels_N.min()} .. {labels_N.max()}"
         raise ValueError(f"labels must be in 0 .. {logits_NxK.shape[1] - 1} (known classes), got {spread}")
@@ -35,7 +36,7 @@ def ece(logits_NxK, labels_N, *, num_bins=15):
     """Expected calibration error in [0, 1]: sum over equal-width bins of share * |accuracy - mean confidence|.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3, bins (m/M, (m+1)/M].
-    Raises ValueError for NaN logits, labels outside the known classes or num_bins < 1.
+    Raises ValueError for logits that are NaN or inf, labels outside the known classes or num_bins < 1.
     """
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")

@@ -89,9 +89,11 @@ def _parse(argv, required):
             said = said.args[0]
         lines = [line.strip() for line in str(said).splitlines() if line.strip()]
         sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
+        sentence = re.sub(r"^\[Errno \d+\] (.*): '(.*)'$", r"\1: \2.", sentence)  # of a config file that is not there
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, IndexError):
-            sentence = f"a flag names a place that is not there ({sentence}); allowed: phases[0] to the last one."
+            named = re.findall(r"--?config\.([^=\s]*\[[^=\s]*)", " ".join(argv))
+            sentence = f"there is no {' or no '.join(named)}; allowed: phases[0] to the last one."
         elif any(frame.filename.endswith("config_path.py") for frame in frames):  # ml_collections looks up a flag
             sentence = (
                 f"unknown config key {_unknown_key(' '.join(lines), argv)}; allowed: the keys of gradmix_jax/config.py."

@@ -42,7 +42,8 @@ def run(
       fetch: metrics -> scalars, waiting for them.
       start_step: number of steps done already.
       total_steps: number of steps at the end.
-      log_every: metrics are averaged over this many steps and handed to `on_metrics(steps done, averages)`.
+      log_every: metrics are averaged over this many steps, or those since `start_step`, and handed to
+        `on_metrics(steps done, averages)`; the `learning_rate` is that of the last of them.
       save_every: a snapshot of the state is saved after this many steps, and at the end.
       on_metrics: see `log_every`.
       on_step: called once for every step that has finished.
@@ -76,6 +77,7 @@ def run(
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:
                 averages = {name: sum(entry[name] for entry in window) / len(window) for name in scalars}
+                averages |= {name: value for name, value in scalars.items() if name == "learning_rate"}
                 now = time.perf_counter()
                 on_metrics(index + 1, averages | {"steps_per_second": len(window) / (now - clock)})
                 window, clock = [], now

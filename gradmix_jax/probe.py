@@ -54,7 +54,7 @@ def _loss(weights, features_NxF, labels_N, l2):
 
 @jax.jit
 def _minimize(weights, features_NxF, labels_N, l2):
-    """L-BFGS to the minimum: the loss is convex, so where it starts does not matter."""
+    """L-BFGS to the minimum of a convex loss, or as near as MAX_STEPS come."""
     loss = lambda weights: _loss(weights, features_NxF, labels_N, l2)
     solver = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(loss)
@@ -79,7 +79,7 @@ def fit_linear(features_NxF: np.ndarray, labels_N: np.ndarray, *, num_classes: i
 
     Features are standardised first (mean 0, standard deviation 1 over the training images; constant ones become 0),
     and the result is expressed for the features as they are. Equals scikit-learn's StandardScaler and
-    LogisticRegression with C = 1 / (l2 * N).
+    LogisticRegression with C = 1 / (l2 * N), but for penalties so small that MAX_STEPS end before the minimum.
 
     Args:
       features_NxF: of the training images, any scale.

@@ -47,11 +47,7 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
       ValueError: a config that cannot work, or a directory that holds a run of another one, finished or not; found
         before anything is run.
     """
-    planned = list(runs(config, workdir, trials, seeds))
-    for one, directory in planned:
-        plain = config_lib.to_plain(one)
-        experiment.from_config(plain, num_devices=jax.device_count())
-        train.check_same_run(plain, directory)
+    planned = check(config, workdir, trials, seeds, num_devices=jax.device_count())
     workdirs = [directory for _, directory in planned]
     for one, directory in planned:
         if not _finished(one, directory):
@@ -61,6 +57,19 @@ def run(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -
     with open(os.path.join(workdir, "summary.md"), "w") as file:
         file.write(table + "\n")
     return table
+
+
+def check(
+    config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
+) -> list[tuple[ConfigDict, str]]:
+    """What `runs` gives, where all of it can be run on so many devices; raises ValueError as `run`."""
+    planned = list(runs(config, workdir, trials, seeds))
+    for one, directory in planned:
+        config_lib.validate(one)
+        plain = config_lib.to_plain(one)
+        experiment.from_config(plain, num_devices=num_devices)
+        train.check_same_run(plain, directory)
+    return planned
 
 
 def _finished(config: ConfigDict, workdir: str) -> bool:
@@ -114,6 +123,7 @@ def _main(argv: list[str]) -> None:
     command.no_words(argv)
     trials, seeds, workdir = numbers("trials"), numbers("seeds"), main.WORKDIR.value
     if flags.FLAGS.print_commands:
+        check(main.CONFIG.value, workdir, trials, seeds, num_devices=1)  # those that they will run on are elsewhere
         print_commands(config_flags(), workdir, trials, seeds)
     else:
         print(run(main.CONFIG.value, workdir, trials, seeds))

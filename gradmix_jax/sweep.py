@@ -11,6 +11,7 @@ import copy
 import os
 from typing import NamedTuple
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
@@ -142,13 +143,30 @@ def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: l
 
     Returns:
       The Markdown table, also written to `<workdir>/<name>.md`.
+
+    Raises:
+      ValueError: as `protocol.run`, of any variant, before anything is run.
     """
-    for label, variant in SWEEPS[name].items():
-        protocol.run(config_of(config, label, variant), os.path.join(workdir, folder_of(label)), trials, seeds)
+    variants = check(name, config, workdir, trials, seeds, num_devices=jax.device_count())
+    for one, folder in variants:
+        protocol.run(one, folder, trials, seeds)
     text = table(name, config, workdir, trials, seeds)
     with open(os.path.join(workdir, f"{name}.md"), "w") as file:
         file.write(text + "\n")
     return text
+
+
+def check(
+    name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
+) -> list[tuple[ConfigDict, str]]:
+    """(config, directory) of every variant, where all of it can be run on so many devices; raises ValueError if not."""
+    variants = [
+        (config_of(config, label, variant), os.path.join(workdir, folder_of(label)))
+        for label, variant in SWEEPS[name].items()
+    ]
+    for one, folder in variants:
+        protocol.check(one, folder, trials, seeds, num_devices=num_devices)
+    return variants
 
 
 def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -188,6 +206,7 @@ def print_commands(
     name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
 ) -> None:
     """The commands that `run` would carry out for this config, which has these flags."""
+    check(name, config, workdir, trials, seeds, num_devices=1)  # those that they will run on are elsewhere
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
     for label, variant in SWEEPS[name].items():

@@ -47,6 +47,7 @@ def test_certain_images():
     "logits, labels, words",
     [
         ([[0.0, np.nan]], [0], "NaN for 1 of 2"),
+        ([[0.0, np.inf]], [1], "inf or NaN for 1 of 2"),
         ([[0.0, 1.0]], [2], "0 .. 1 .* got 2 .. 2"),
         ([[0.0, 1.0]], [-1], "got -1"),
         ([0.0, 1.0], [0, 1], r"\[N, K\]"),

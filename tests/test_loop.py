@@ -63,6 +63,13 @@ def test_averages_over_the_window_and_the_rest():
     assert all(scalars["steps_per_second"] > 0 for _, scalars in recorder.metrics)
 
 
+def test_the_learning_rate_is_that_of_the_last_step():
+    recorder = Recorder([1.0, 3.0, 5.0])
+    recorder.fetch = lambda metrics: metrics | {"learning_rate": 0.5 ** metrics["index"]}
+    recorder.run(3)
+    assert [scalars["learning_rate"] for _, scalars in recorder.metrics] == [0.5, 0.25]
+
+
 def test_saves_every_so_often_and_once_at_the_end():
     recorder = Recorder([1.0] * 7)
     recorder.run(7, save_every=3)

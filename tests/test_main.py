@@ -248,6 +248,8 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     broken.write_bytes(content[: start - 4] + chunk + struct.pack(">I", 9) + bytes(20))
     with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
         classifier.predict([broken])
+    with pytest.raises(ValueError, match=r"gone\.png cannot be read as an image: No such file or directory$"):
+        classifier.predict([tmp_path / "gone.png"])
     with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):
         classifier.predict([images[0].astype(np.float32)])
     with pytest.raises(ValueError, match="threshold is nan; allowed: a number"):
@@ -279,7 +281,7 @@ DIGITS = "--config=configs/digits_osr.py"
     "arguments, sentence",
     [
         ([DIGITS], "--workdir is missing"),
-        (["--config=configs/nothing.py", "--workdir=W"], "nothing.py"),
+        (["--config=configs/nothing.py", "--workdir=W"], "No such file or directory: configs/nothing.py."),
         (
             [DIGITS, "--workdir=W", "--config.mix.fil=noise"],
             "unknown config key mix.fil (did you mean 'fill'?); allowed: the keys of gradmix_jax/config.py.",
@@ -291,7 +293,7 @@ DIGITS = "--config=configs/digits_osr.py"
         ([DIGITS, "--workdir=W", "--config.mix.fill.x=2"], "unknown config key mix.fill.x; allowed"),
         (
             [DIGITS, "--workdir=W", "--config.phases[1].epochs=2"],
-            "names a place that is not there",
+            "there is no phases[",
         ),
         (
             [DIGITS, "--workdir=W", "--config.seed=2147483648"],

@@ -91,6 +91,10 @@ def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(preten
     "words, complaint",
     [
         (["--trials=0,0"], "--trials is '0,0'; allowed: every number once."),
+        (
+            ["--trials=0,9", "--print_commands"],
+            "dataset.trial (of benchmark 'mnist') is 9; allowed: a whole number from 0 to 4.",
+        ),
         (["seeds=1"], "'seeds=1' is no flag; allowed: flags alone, such as --seeds=1."),
     ],
 )

@@ -80,6 +80,18 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     assert again == text
 
 
+def test_a_variant_that_cannot_work_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(main, "run", lambda *_: pytest.fail("something was run"))
+    variants = {"none": sweep.Variant("none", {}, ""), "bad": sweep.Variant("input", {"mix.fill": "nois"}, "")}
+    monkeypatch.setitem(sweep.SWEEPS, "two", variants)
+    config, names = small_config(phases=PHASES), ([0], [0])
+    with pytest.raises(ValueError, match="mix.fill is 'nois'; allowed"):
+        sweep.run("two", config, str(tmp_path), *names)
+    with pytest.raises(ValueError, match="mix.fill is 'nois'; allowed"):
+        sweep.print_commands("two", config, ["--config=x.py"], str(tmp_path), *names)
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
 def test_printed_commands_make_the_same_configs():
     command = [sys.executable, "-m", "gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py", "--trials=1"]
     command += ["--config.train.batch_size=64", "--workdir=runs/a b", "--print_commands"]

@@ -8,9 +8,9 @@ from gradmix_jax import command, report
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
-    print(report.summary(argv[1:]))
-    if flags.FLAGS.out:
-        print("\n".join(["", *report.write(argv[1:], flags.FLAGS.out)]))
+    # Written first: where that fails, the sentence about it is all that is printed.
+    written = report.write(argv[1:], flags.FLAGS.out) if flags.FLAGS.out else []
+    print("\n\n".join([report.summary(argv[1:]), *(["\n".join(written)] if written else [])]))
 
 
 if __name__ == "__main__":
