@@ -9,7 +9,7 @@
 #   run      run the main job on every host; needs --config and --workdir
 #   fetch    copy the workdir from the first host, which wrote it, into runs/; needs --workdir
 #   delete   delete the slice
-#   all      create, install, run and fetch, one after the other
+#   all      create, install, run and fetch, one after the other; fetch also after a run that failed
 #
 # --name=NAME       what the slice is called, e.g. gradmix
 # --zone=ZONE       e.g. us-west4-a
@@ -176,8 +176,11 @@ case "$step" in
     [ "$delete_after" = false ] || trap delete EXIT
     create
     install
-    run_job "$@"
-    fetch
+    status=0
+    run_job "$@" || status=$?
+    # Also after a job that failed: what it saved may live no longer than the slice.
+    fetch || [ "$status" -ne 0 ]
+    exit "$status"
     ;;
   *) "$step" ;;
 esac

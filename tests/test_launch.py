@@ -19,7 +19,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = shlex.split("bash sh env cat sed tr cksum dirname mkdir rm ls tee tar gzip uname seq make")
-# Stands in for any program: records its call, then answers with $FAKE_<NAME>_OUTPUT and $FAKE_<NAME>_STATUS.
+# Stands in for any program: records its call, then answers with $FAKE_<NAME>_OUTPUT and $FAKE_<NAME>_STATUS:
+# one for each call, with | between them, the last for all that follow.
 RECORDER = """#!{python} -S
 import json, os, sys
 name = os.path.basename(sys.argv[0])
@@ -28,7 +29,8 @@ with open(os.environ["CALLS"], "a") as file:
 outputs = os.environ.get(f"FAKE_{{name.upper()}}_OUTPUT", "").split("|")
 number = sum(json.loads(line)[0] == name for line in open(os.environ["CALLS"]))
 print(outputs[min(number, len(outputs)) - 1])
-sys.exit(int(os.environ.get(f"FAKE_{{name.upper()}}_STATUS", "0")))
+statuses = os.environ.get(f"FAKE_{{name.upper()}}_STATUS", "0").split("|")
+sys.exit(int(statuses[min(number, len(statuses)) - 1]))
 """
 # A Python of version $1 ($2: without which module) that makes fake environments and records what it is asked to run.
 PYTHON = """#!{python} -S
@@ -531,6 +533,15 @@ def test_tpu_pod_deletes_after_a_failure_only_if_asked(checkout, delete):
     result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_STATUS="1")
     assert result.returncode == 1
     assert [call[4] for call in checkout.calls()] == (["create", "delete"] if delete else ["create"])
+
+
+@pytest.mark.parametrize("statuses, status", [("0|0|0|7|0", 7), ("0|0|0|7|1|0", 7), ("0|0|0|0|1|0", 1)])
+def test_tpu_pod_fetches_what_a_job_that_failed_has_saved(checkout, statuses, status):
+    checkout.fake("gcloud")
+    arguments = ["all", *SLICE, *JOB, "--type=v5litepod-16", "--delete_after"]
+    result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_STATUS=statuses)
+    assert result.returncode == status
+    assert [call[4] for call in checkout.calls()] == ["create", "scp", "ssh", "ssh", "scp", "delete"]
 
 
 @pytest.mark.parametrize(
