@@ -108,6 +108,8 @@ class Checkpoints:
             for name, tree in shapes.items():
                 jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
             return restored
+        except MemoryError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise whatever a missing or broken file leads them to
             said = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise ValueError(

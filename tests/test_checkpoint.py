@@ -95,7 +95,7 @@ def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monke
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_path, monkeypatch):
     state = jax.device_get(small_state(*small_program()))
     checkpoints = Checkpoints(str(tmp_path))
     for step in (1, 2):
@@ -110,6 +110,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_
         with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \(.+\); allowed: a checkpoint as this run"):
             getattr(reader, restore)(template)
         reader.close()
+
+    def no_memory(*_, **__):
+        raise MemoryError("1 GiB")
+
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    monkeypatch.setattr(reader._manager, "restore", no_memory)
+    with pytest.raises(MemoryError):  # nothing is wrong with the checkpoint
+        reader.restore(state)
+    reader.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     reader = Checkpoints(str(tmp_path), read_only=True)
     assert int(reader.restore(state).step) == 1
