@@ -1,5 +1,7 @@
 """The loop: order of work, averages, saving, stopping."""
 
+import itertools
+
 import pytest
 
 from gradmix_jax import loop
@@ -60,7 +62,16 @@ def test_averages_over_the_window_and_the_rest():
     state, done = recorder.run(5)
     assert (state, done) == (5, 5)
     assert [(step, scalars["loss"]) for step, scalars in recorder.metrics] == [(2, 2.0), (4, 6.0), (5, 11.0)]
-    assert all(scalars["steps_per_second"] > 0 for _, scalars in recorder.metrics)
+    recorder.metrics.clear()
+    recorder.run(5, log_every=3)
+    assert [(step, scalars["loss"]) for step, scalars in recorder.metrics] == [(3, 3.0), (5, 9.0)]
+
+
+def test_steps_per_second_are_those_of_the_window(monkeypatch):
+    recorder, clock = Recorder([1.0] * 5), itertools.count(1000, 10)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))  # ten seconds later whenever it is asked
+    recorder.run(5)
+    assert [scalars["steps_per_second"] for _, scalars in recorder.metrics] == [0.2, 0.2, 0.1]
 
 
 def test_the_learning_rate_is_that_of_the_last_step():

@@ -70,6 +70,8 @@ def test_golden_correct_classification_rate():
     correct = np.equal(predicted, labels)
     assert metrics.ccr_at_fpr(known, unknown, correct, fpr=0.1) == pytest.approx(0.6)
     assert metrics.ccr_at_fpr(known, unknown, correct, fpr=0.5) == pytest.approx(0.8)
+    # Of all known images, the one with the lowest score of all included.
+    assert metrics.ccr_at_fpr([0.9, 0.1], [0.5], [True, True], fpr=0.1) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -210,6 +212,7 @@ def test_mean_corruption_error():
         (lambda: metrics.oscr([0.1, 0.2], [0.2], [True]), "one entry per known"),
         (lambda: metrics.oscr([0.1, 0.2], [0.2], [True], compat=True), "one entry per known"),
         (lambda: metrics.fpr_at([0.1], [0.2], tpr=0), r"tpr must be in \(0, 1\]"),
+        (lambda: metrics.fpr_at([0.1], [0.2], tpr=1.5), r"tpr must be in \(0, 1\]"),
         (lambda: metrics.fpr_at([0.1], [0.2], positive="in"), "'known' or 'unknown', got 'in'"),
         (lambda: metrics.average_precision([0.1], [0.2], interpolation="x"), "'step' or 'trapezoid'"),
         (lambda: metrics.ccr_at_fpr([0.1], [0.2], [True], fpr=2), r"fpr must be in \[0, 1\]"),

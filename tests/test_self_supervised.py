@@ -51,6 +51,19 @@ def test_moco_equals_the_softmax_over_positive_and_queue(rows):
     assert float(loss) == pytest.approx(moco_reference(queries, keys, queue, np.ones(rows)), rel=1e-5)
 
 
+def test_moco_takes_the_mean_over_the_other_views():
+    views, (queries, keys, queue) = 3, (draw(seed, rows) for seed, rows in ((0, 3 * b), (1, 3 * b), (2, Q)))
+    momentum = self_supervised.Momentum(*cast(keys, queue))
+    batch = batch_of(draw(4, views * b), views)
+    losses = []
+    for row, query in enumerate(queries):
+        for other in range(1, views):
+            logits = np.r_[query @ keys[(row + other * b) % (views * b)], queue @ query] / SPEC.temperature
+            losses.append(np.log(np.exp(logits).sum()) - logits[0])
+    expected = SPEC.temperature / SPEC.base_temperature * np.mean(losses)
+    assert float(self_supervised.moco(batch, *cast(queries), momentum, SPEC)) == pytest.approx(expected, rel=1e-5)
+
+
 def barlow_reference(first, second, weights):
     share = weights / weights.sum()
 

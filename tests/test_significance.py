@@ -41,6 +41,12 @@ def test_bootstrap_matches_theory_and_is_seeded(key):
     for interval in intervals.values():
         assert interval.low < interval.estimate < interval.high
         assert (interval.confidence, interval.resamples) == (0.95, 800)
+    # The middle 95 % of the resamples of each metric by itself.
+    _, rank = np.unique(np.concatenate([known, unknown]), return_inverse=True)
+    ranks = np.split(rank.astype(np.int32), [len(known)])
+    samples = np.asarray(significance._resampled(key, *ranks, correct, num_ranks=rank.max() + 1, resamples=800))
+    for interval, sample in zip(intervals.values(), samples.T):
+        assert (interval.low, interval.high) == pytest.approx(np.quantile(sample, [0.025, 0.975]), abs=1e-6)
     accuracy = intervals["accuracy"]
     half_width = 1.96 * np.sqrt(accuracy.estimate * (1 - accuracy.estimate) / len(correct))
     assert (accuracy.high - accuracy.low) / 2 == pytest.approx(half_width, rel=0.12)
