@@ -168,6 +168,13 @@ def test_the_same_numbers_in_three_formats(six_trials):
         assert "n = 6" in text and "0.03125" in text and "fewer than two runs in common" in text
 
 
+def test_only_what_a_table_shows_is_explained(six_trials):
+    explained = lambda paths: formats.markdown(contents.overall(runs.load(paths)))
+    several, single = explained(six_trials[:-1]), explained(six_trials[-1:])
+    assert "sample standard deviation" in several and "Student's t" in several and "bootstrap" not in several
+    assert "sample standard deviation" not in single and "Student's t" not in single and "bootstrap" in single
+
+
 def test_every_table_is_there_and_holds_what_results_say(tmp_path):
     path = write_run(tmp_path / "a", "input")
     with open(f"{path}/results.json") as file:
