@@ -91,14 +91,15 @@ def _parse(argv, required):
         sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
         sentence = re.sub(r"^\[Errno \d+\] (.*): '(.*)'$", r"\1: \2.", sentence)  # of a config file that is not there
         frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, IndexError):
-            named = re.findall(r"--?config\.([^=\s]*\[[^=\s]*)", " ".join(argv))
-            sentence = f"there is no {' or no '.join(named)}; allowed: phases[0] to the last one."
-        elif any(frame.filename.endswith("config_path.py") for frame in frames):  # ml_collections looks up a flag
+        looked_up = any(frame.filename.endswith("config_path.py") for frame in frames)  # ml_collections, for a flag
+        if looked_up and isinstance(error, IndexError):
+            places = [name for name in _named_keys(argv) if "[" in name]
+            sentence = f"there is no {' or no '.join(places)}; allowed: phases[0] to the last one."
+        elif looked_up:
             sentence = (
                 f"unknown config key {_unknown_key(' '.join(lines), argv)}; allowed: the keys of gradmix_jax/config.py."
             )
-        elif isinstance(error, (AttributeError, KeyError)):
+        elif isinstance(error, (AttributeError, LookupError)):
             own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
             sentence = f"{own.filename}, line {own.lineno}: {type(error).__name__}: {' '.join(lines)}"
         raise ValueError(sentence) from error
@@ -107,11 +108,15 @@ def _parse(argv, required):
     return rest
 
 
+def _named_keys(argv: list[str]) -> list[str]:
+    """The keys of the --config.KEY flags."""
+    return [match[1] for match in (re.match(r"--?config\.([^=]+)", argument) for argument in argv) if match]
+
+
 def _unknown_key(said: str, argv: list[str]) -> str:
     """The whole name of the key, of which an error says the last part at most, "'fil'", and perhaps a guess."""
     guess = re.search(r'Did you mean "(\w+)"', said)
-    names = [match[1] for match in (re.match(r"--?config\.([^=]+)", argument) for argument in argv) if match]
-    for name in names:
+    for name in _named_keys(argv):
         try:
             config_path.get_value(name, config_lib.default_config())
         except (AttributeError, KeyError, TypeError):

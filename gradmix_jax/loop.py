@@ -77,7 +77,8 @@ def run(
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:
                 averages = {name: sum(entry[name] for entry in window) / len(window) for name in scalars}
-                averages |= {name: value for name, value in scalars.items() if name == "learning_rate"}
+                if "learning_rate" in scalars:
+                    averages["learning_rate"] = scalars["learning_rate"]
                 now = time.perf_counter()
                 on_metrics(index + 1, averages | {"steps_per_second": len(window) / (now - clock)})
                 window, clock = [], now

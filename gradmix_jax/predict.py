@@ -18,7 +18,7 @@ from gradmix_jax import command, metrics
 from gradmix_jax import config as config_lib
 from gradmix_jax import evaluator as evaluator_lib
 from gradmix_jax.config import check_number
-from gradmix_jax.datasets.source import to_array
+from gradmix_jax.datasets.source import reason_of, to_array
 
 UNKNOWN = -1
 
@@ -105,10 +105,7 @@ def _as_pillow(image) -> Image.Image:
                 opened.load()
                 return opened
         except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            if str(image) in reason:  # Pillow repeats the path
-                reason = type(error).__name__
-            raise ValueError(f"{image} cannot be read as an image: {reason}") from error
+            raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
         raise ValueError(f"predict got an array {array.dtype} {array.shape}; allowed: uint8 [H, W, C] with C = 1 or 3.")

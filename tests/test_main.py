@@ -293,7 +293,7 @@ DIGITS = "--config=configs/digits_osr.py"
         ([DIGITS, "--workdir=W", "--config.mix.fill.x=2"], "unknown config key mix.fill.x; allowed"),
         (
             [DIGITS, "--workdir=W", "--config.phases[1].epochs=2"],
-            "there is no phases[",
+            "there is no phases[1].epochs; allowed: phases[0] to the last one.",
         ),
         (
             [DIGITS, "--workdir=W", "--config.seed=2147483648"],
@@ -329,11 +329,14 @@ def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_in_a_config_file_names_its_line(tmp_path):
+@pytest.mark.parametrize(
+    "mistake, said", [("{}['mix']", "KeyError: mix"), ("[][0]", "IndexError: list index out of range")]
+)
+def test_a_mistake_in_a_config_file_names_its_line(tmp_path, mistake, said):
     own = tmp_path / "own.py"
-    own.write_text("def get_config():\n    return {}['mix']\n")
+    own.write_text(f"def get_config():\n    return {mistake}\n")
     result = run_command(f"--config={own}", f"--workdir={tmp_path / 'run'}", "--config.seed=1")
-    assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: KeyError: mix\n")
+    assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: {said}\n")
 
 
 def test_what_the_system_refuses_is_one_sentence():

@@ -113,10 +113,8 @@ class Source:
             with self.records.open(position) as image:
                 return to_array(image, self.image_size, self.channels)
         except Exception as error:
-            what, reason = self.records.describe(position), str(error)
-            if not reason or what in reason:  # Pillow often repeats the path
-                reason = type(error).__name__
-            raise BadImage(f"{what} ({reason})") from error
+            what = self.records.describe(position)
+            raise BadImage(f"{what} ({reason_of(error, what)})") from error
 
     @functools.cached_property
     def threads(self) -> int:
@@ -146,6 +144,13 @@ class Source:
     def take(self, places: Sequence[int] | np.ndarray) -> "Source":
         """The source of the images at `places` (indices or a mask), with their labels."""
         return dataclasses.replace(self, indices=self.indices[places], labels=self.labels[places])
+
+
+def reason_of(error: Exception, what: str) -> str:
+    """Why the image called `what` cannot be read, in one line without its name; public as `to_array` is."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    # Pillow often repeats the path.
+    return reason if reason and what not in reason else type(error).__name__
 
 
 def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:

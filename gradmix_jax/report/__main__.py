@@ -10,7 +10,9 @@ def main(argv: list[str]) -> None:
         raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
     # Written first: where that fails, the sentence about it is all that is printed.
     written = report.write(argv[1:], flags.FLAGS.out) if flags.FLAGS.out else []
-    print("\n\n".join([report.summary(argv[1:]), *(["\n".join(written)] if written else [])]))
+    print(report.summary(argv[1:]))
+    if written:
+        print("\n".join(["", *written]))
 
 
 if __name__ == "__main__":
