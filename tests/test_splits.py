@@ -100,3 +100,8 @@ def test_random_split_keeps_its_classes_as_it_grows():
 def test_random_split_rejects(num_known, trial, message):
     with pytest.raises(ValueError, match=message):
         splits.random_split(10, num_known, trial=trial)
+
+
+def test_a_single_class_cannot_be_split():
+    with pytest.raises(ValueError, match="a data set of 1 class cannot be split; allowed: two classes or more"):
+        splits.random_split(1, 1, trial=0)
