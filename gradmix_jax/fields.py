@@ -1,0 +1,188 @@
+"""Config keys: how a section declares them, and how their values are checked.
+
+    @dataclasses.dataclass(frozen=True)
+    class Spec(Section, section="mix"):
+        fill: str = key("partner", "what fills the hole", choices=FILLS)
+        keep_range: tuple[float, float] = key((0.5, 0.9), "share of pixels kept", least=0, most=1, length=2)
+
+A key is stated here and nowhere else: `config.default_config` and the configuration reference are made from the
+declarations. Table entries (mixing methods, scores) declare their options with `Key` directly.
+"""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A config key: its default, what it means, and which values it takes.
+
+    Attributes:
+      default: the default; its type is the type of the key. A tuple's elements all have one type, that of the first
+        (strings for an empty tuple).
+      comment: what the key means, one line.
+      choices: the values that a string may have: an iterable, a table, or a function that returns one.
+      least, above: inclusive or exclusive lower bound of a number (or of each element of a tuple).
+      most, below: inclusive or exclusive upper bound.
+      length: number of elements of a tuple; None: any.
+    """
+
+    default: Any
+    comment: str
+    choices: Iterable[str] | Callable[[], Iterable[str]] | None = None
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    length: int | None = None
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value, a list turned into a tuple. Raises ValueError, naming the key, for one it does not take."""
+        if not isinstance(self.default, tuple):
+            self._check_one(name, value, self.default)
+            return value
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{name} must be a tuple such as {self.default or ('name',)!r}, got {value!r}.")
+        if self.length is not None and len(value) != self.length:
+            raise ValueError(f"{name} must have {self.length} elements, got {value!r}.")
+        for element in value:
+            self._check_one(f"each element of {name}", element, self.default[0] if self.default else "")
+        return tuple(value)
+
+    def _check_one(self, name: str, value: Any, example: Any) -> None:
+        if isinstance(example, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}.")
+        elif isinstance(example, (int, float)):
+            bounds = dict(least=self.least, above=self.above, most=self.most, below=self.below)
+            check_number(name, value, whole=isinstance(example, int), **bounds)
+        elif not isinstance(value, str):
+            raise ValueError(f"{name} must be a string, got {value!r}.")
+        elif self.choices is not None:
+            check_choice(name, value, self.choices() if callable(self.choices) else self.choices)
+
+
+def key(default: Any, comment: str, **checks: Any) -> Any:
+    """A field of a section; the arguments are those of `Key`."""
+    return dataclasses.field(default=default, metadata={"key": Key(default, comment, **checks)})
+
+
+def options(table: Callable[[], Mapping[str, Any]], comment: str) -> Any:
+    """A field that holds the options of every entry of a table: {entry: {option: value}}.
+
+    Args:
+      table: returns {name: entry}; `entry.options` is {option: `Key`}. Asked at each use, so that entries added later
+        count.
+      comment: what the entries are.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"table": table, "comment": comment})
+
+
+def default_options(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{entry: {option: default}} of the entries that have options."""
+    return {
+        name: {option: each.default for option, each in entry.options.items()}
+        for name, entry in table.items()
+        if entry.options
+    }
+
+
+def check_options(name: str, table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`default_options` with the given values in their place. Raises ValueError for an unknown name or a bad value."""
+    complete = default_options(table)
+    for entry, values in given.items():
+        check_choice(f"the key {name}.{entry}", entry, complete)
+        for option, value in values.items():
+            check_choice(f"the key {name}.{entry}.{option}", option, complete[entry])
+            complete[entry][option] = table[entry].options[option].check(f"{name}.{entry}.{option}", value)
+    return complete
+
+
+class Section:
+    """Base of the frozen dataclasses of a config's sections: checks every key when it is made.
+
+    Subclasses say which section they are, `class Spec(Section, section="mix")`, and may define `check` for what
+    concerns several keys.
+
+    Raises:
+      ValueError: a value that its key does not take; one line with the key, what it takes, and the value.
+    """
+
+    section = ""
+
+    def __init_subclass__(cls, section: str, **rest: Any):
+        super().__init_subclass__(**rest)
+        cls.section = section
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            name, value = f"{self.section}.{field.name}", getattr(self, field.name)
+            if "key" in field.metadata:
+                object.__setattr__(self, field.name, field.metadata["key"].check(name, value))
+            elif "table" in field.metadata:
+                object.__setattr__(self, field.name, check_options(name, field.metadata["table"](), value))
+        self.check()
+
+    def check(self) -> None:
+        """Checks of several keys together."""
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """{key: default}, options as nested dicts."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            if "table" in field.metadata:
+                values[field.name] = default_options(field.metadata["table"]())
+            else:
+                values[field.name] = field.default
+        return values
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises ValueError unless `value` is one of `allowed`: one line with the name, the choices, the value, a guess."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raises ValueError unless `value` is a finite number within the bounds: one line with the name and the value.
+
+    Args:
+      name: what to call the value.
+      value: True and False are not numbers.
+      least, above: inclusive or exclusive lower bound; at most one of them.
+      most, below: inclusive or exclusive upper bound; at most one of them.
+      whole: whether it must be an integer.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    is_number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    within = is_number and (least is None or value >= least) and (above is None or value > above)
+    if within and (most is None or value <= most) and (below is None or value < below):
+        return
+    noun = "an integer" if whole else "a number"
+    positive = "a positive integer" if whole else "a positive number"
+    if (whole and least == 1) or (above == 0 and not whole):
+        least, above, noun = None, None, positive
+    lower = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
+    upper = f"at most {most:g}" if most is not None else f"below {below:g}" if below is not None else ""
+    if least is not None and most is not None:
+        bounds = f" from {least:g} to {most:g}"
+    else:
+        bounds = f" {' and '.join(filter(None, (lower, upper)))}" if lower or upper else ""
+    raise ValueError(f"{name} must be {noun}{bounds}, got {value!r}.")
