@@ -135,7 +135,7 @@ def compile_step(recipe: str, overrides: dict, phase_of, devices: list, **size):
 
 def estimate(executable, target: Target, dtype: str) -> Estimate:
     """By the models above."""
-    from gradmix_jax import hlo
+    import hlo
 
     text = executable.as_text()
     temporary = executable.memory_analysis().temp_size_in_bytes
@@ -161,7 +161,7 @@ def kernel_seconds(kernel, target: Target, dtype: str) -> float:
 
 def describe_overlap(text: str, target: Target, dtype: str) -> str:
     """Whether a GPU has something to compute while it communicates."""
-    from gradmix_jax import hlo
+    import hlo
 
     found = sorted(hlo.overlaps(text, lambda kernel: kernel_seconds(kernel, target, dtype)), reverse=True)
     large = [f"{size / 1e6:.1f} MB behind {1e3 * seconds:.2f} ms" for size, seconds in found if size > 4e6]

@@ -19,10 +19,9 @@ from typing import NamedTuple
 if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
+import hlo
 import jax
 import resnet18
-
-from gradmix_jax import hlo
 
 NUM_IMAGES = 8192
 

@@ -39,7 +39,8 @@ from evaluation_data import (
     score_names,
 )
 
-from gradmix_jax import diversity, open_set, probe
+from gradmix_jax.evaluation import open_set, probes
+from gradmix_jax.metrics import diversity
 from gradmix_jax.scores import fitted as fitted_lib
 
 TOLERANCE = 1e-4
@@ -100,13 +101,13 @@ def our_bootstrap(data, scored):
 
 
 def our_linear_probe(data, scored):
-    linear = probe.linear(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
+    linear = probes.linear(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
     features, labels = probed(data, "test_known")
     return open_set.classifier_metrics(linear.logits(features), labels)
 
 
 def our_knn_probe(data, scored):
-    neighbours = probe.neighbours(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
+    neighbours = probes.neighbours(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
     features, labels = probed(data, "test_known")
     return {"accuracy": np.mean(neighbours.predict(features) == labels), "k": neighbours.k}
 

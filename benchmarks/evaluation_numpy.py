@@ -24,7 +24,7 @@ from evaluation_data import (
 )
 from scipy.spatial.distance import cdist
 
-from gradmix_jax import open_set, probe
+from gradmix_jax.evaluation import open_set, probes
 
 BLOCK, RESAMPLES = 1000, 1000
 
@@ -238,11 +238,11 @@ def linear_probe(data, scored):
     scaler = sklearn.preprocessing.StandardScaler()
     (train, labels), (validation, truth) = probed(data, "train"), probed(data, "validation")
     train, validation = scaler.fit_transform(train), scaler.transform(validation)
-    model = sklearn.linear_model.LogisticRegression(tol=probe.TOLERANCE, max_iter=probe.MAX_STEPS, warm_start=True)
+    model = sklearn.linear_model.LogisticRegression(tol=probes.TOLERANCE, max_iter=probes.MAX_STEPS, warm_start=True)
     best, logits = -1.0, None
     features, test_labels = probed(data, "test_known")
     features = scaler.transform(features)
-    for l2 in sorted(probe.L2, reverse=True):
+    for l2 in sorted(probes.L2, reverse=True):
         model.set_params(C=1 / (l2 * len(labels))).fit(train, labels)
         accuracy = model.score(validation, truth)
         if accuracy > best:
@@ -253,7 +253,7 @@ def linear_probe(data, scored):
 def knn_probe(data, scored):
     (train, labels), (validation, truth) = probed(data, "train"), probed(data, "validation")
     unit_train = unit(train)
-    ks = [k for k in probe.NEIGHBOURS if k <= len(train)]
+    ks = [k for k in probes.NEIGHBOURS if k <= len(train)]
 
     def votes(images, ks):
         """Predicted classes of every k, [N, len(ks)]."""

@@ -20,7 +20,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from gradmix_jax import train
+from gradmix_jax import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -111,7 +111,7 @@ def run(name: str, command: list[str], environment: dict[str, str], folder: path
     shown = " ".join(filter(None, [environment["XLA_FLAGS"] and f"XLA_FLAGS={environment['XLA_FLAGS']!r}", "python"]))
     with open(part, "w") as output, open(log, "w") as errors:
         now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
-        commit, changed = train.commit()
+        commit, changed = workdir_lib.commit()
         commit = (commit or "unknown") + ", with changes" * changed
         output.write(f"{shown} {shlex.join(command[1:])}\n{now}, commit {commit}\n\n")
         output.flush()

@@ -24,8 +24,11 @@ import jax
 import numpy as np
 import resnet18
 
-from gradmix_jax import cost, datasets, experiment, loop, metrics_writer, parallel, train, train_step
-from gradmix_jax.datasets import order
+from gradmix_jax import data as data_lib
+from gradmix_jax import run as run_lib
+from gradmix_jax.data import order
+from gradmix_jax.training import cost, loop, mapping, metrics_writer, train
+from gradmix_jax.training import step as step_lib
 
 SIDE = 32
 SKIPPED = 3  # steps before the clock starts: compilation and the first transfers
@@ -59,16 +62,16 @@ def settings(folder: str, arguments, storage: str):
     }
     sizes = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
     plain = resnet18.config(arguments.recipe, resnet18.JOINT, **sizes, overrides=overrides)
-    return experiment.from_config(plain, num_devices=jax.device_count()), plain
+    return run_lib.from_config(plain, num_devices=jax.device_count()), plain
 
 
 def bare(specs, arguments) -> float:
     """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
-    data = datasets.open_set(specs.dataset)
-    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
-    compiled = parallel.pmap(train_step.make_train_step(program, axis_name=parallel.AXIS), donate=(0,))
-    inputs = next(train.resident_data(specs, program, data.train, 0))
-    state, metrics = parallel.replicate(train.initial_state(specs, program)), []
+    data = data_lib.open_set(specs.dataset)
+    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
+    compiled = mapping.pmap(step_lib.make_train_step(program, axis_name=mapping.AXIS), donate=(0,))
+    inputs = next(train.resident_data(program, specs.train, data.train, specs.seed, 0))
+    state, metrics = mapping.replicate(run_lib.initial_state(specs, program)), []
     for index in range(SKIPPED + arguments.steps):
         if index == SKIPPED:
             jax.block_until_ready(state)
@@ -112,7 +115,7 @@ def through_main(specs, plain, arguments, steps_per_epoch: int) -> Trained:
         mock.patch.object(train, "MetricsWriter", Writer),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        train.train(specs, plain, os.path.join(workdir, "run"))
+        run_lib.train(specs, plain, os.path.join(workdir, "run"))
     gaps = np.diff(times)
     timed = gaps[skipped - 1 :]
     first = float(np.mean(gaps[SKIPPED - 1 : decoding - 1])) if decoding else None
@@ -121,21 +124,21 @@ def through_main(specs, plain, arguments, steps_per_epoch: int) -> Trained:
 
 def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     """Microseconds of host work a step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
-    data = datasets.open_set(specs.dataset)
+    data = data_lib.open_set(specs.dataset)
     sizes = dict(num_classes=data.num_classes, num_images=len(data.train))
-    program = train.make_program(specs, axis_name=None, **sizes)
+    program = run_lib.make_program(specs, axis_name=None, **sizes)
     names = jax.eval_shape(
-        train_step.make_train_step(program, axis_name=None),
-        train.initial_state(specs, program),
+        step_lib.make_train_step(program, axis_name=None),
+        run_lib.initial_state(specs, program),
         *cost.resident_shapes(len(data.train), specs.image_shape),
     )[1]
 
     def nothing(state, *inputs):
         return state.replace(step=state.step + 1), {name: 1.0 * state.step for name in names}
 
-    compiled = parallel.pmap(nothing, donate=(0,))
-    inputs = next(train.resident_data(specs, program, data.train, 0))
-    state, _ = compiled(parallel.replicate(train.initial_state(specs, program)), *inputs)
+    compiled = mapping.pmap(nothing, donate=(0,))
+    inputs = next(train.resident_data(program, specs.train, data.train, specs.seed, 0))
+    state, _ = compiled(mapping.replicate(run_lib.initial_state(specs, program)), *inputs)
     dispatches = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -153,7 +156,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
         loop.run(
             state,
             step=lambda state: compiled(state, *inputs),
-            fetch=parallel.to_host,
+            fetch=mapping.to_host,
             start_step=0,
             total_steps=steps,
             log_every=specs.train.log_every_steps,
@@ -194,7 +197,7 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         specs, _ = settings(folder, arguments, "resident")
-        steps_per_epoch = order.steps_per_epoch(len(datasets.open_set(specs.dataset).train), arguments.batch)
+        steps_per_epoch = order.steps_per_epoch(len(data_lib.open_set(specs.dataset).train), arguments.batch)
         if steps_per_epoch <= SKIPPED + 1:
             parser.error(f"--images gives {steps_per_epoch} steps an epoch; allowed: more than {SKIPPED + 1}.")
         times: dict[str, list[float]] = {"bare": [], "resident": [], "stream, first epoch": [], "stream": []}

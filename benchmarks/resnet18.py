@@ -10,9 +10,12 @@ import jax
 import numpy as np
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import cost, experiment, models, parallel, train, train_step
+from gradmix_jax import models
+from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.models.resnet import BasicBlock, ResNet
+from gradmix_jax.training import cost, mapping
+from gradmix_jax.training import step as step_lib
 
 NUM_CLASSES = 6
 SSL = phase("ssl", epochs=1, ssl=1.0)
@@ -56,9 +59,9 @@ def recomputed():
     return mock.patch.dict(models.ENCODERS, resnet18=models.ENCODERS["resnet18"]._replace(build=build))
 
 
-def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) -> experiment.Experiment:
+def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) -> run_lib.Experiment:
     """The experiment of `config`, which has the options."""
-    return experiment.from_config(config(recipe, phase_of, **options), num_devices=devices)
+    return run_lib.from_config(config(recipe, phase_of, **options), num_devices=devices)
 
 
 def random_data(num_images: int, image_size: int = 32) -> tuple[np.ndarray, ...]:
@@ -80,10 +83,10 @@ def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num
       options: of `config`.
     """
     specs = settings(recipe, phase_of, devices=len(devices), **options)
-    program = train.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images)
-    state = jax.eval_shape(lambda: train.initial_state(specs, program))
+    program = run_lib.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images)
+    state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
     data = cost.resident_shapes(num_images, specs.image_shape)
     copy = lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype)
-    step = train_step.make_train_step(program, axis_name=parallel.AXIS)
-    mapped = parallel.pmap(step, devices=devices, donate=(0,))
+    step = step_lib.make_train_step(program, axis_name=mapping.AXIS)
+    mapped = mapping.pmap(step, devices=devices, donate=(0,))
     return mapped.lower(*jax.tree.map(copy, (state, *data))).compile(), program, state

@@ -19,6 +19,7 @@ import time
 from typing import NamedTuple
 from unittest import mock
 
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +27,11 @@ import resnet18
 import turns
 from jax import lax
 
-from gradmix_jax import augment, cost, train, train_step
-from gradmix_jax import state as state_lib
+from gradmix_jax import augment
+from gradmix_jax import run as run_lib
+from gradmix_jax.training import cost
+from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import step as step_lib
 
 NUM_IMAGES = 4096
 
@@ -107,8 +111,8 @@ def build(arguments, batch: int, variant: Variant):
         return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
 
     with network, mock.patch.object(augment, "normalize", padded):
-        program = train.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
-        step = train_step.make_train_step(program, axis_name=None)
+        program = run_lib.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
+        step = step_lib.make_train_step(program, axis_name=None)
 
         def several(state, *data):
             return lax.scan(lambda state, _: step(state, *data), state, length=variant.steps)
@@ -136,7 +140,7 @@ def measure(arguments, batch: int) -> None:
             continue
         built[name] = build(arguments, batch, variant)
     # The bound is that of the first, whose work all of them do.
-    flops, moved, _ = cost.of(next(iter(built.values()))[0])
+    flops, moved, _ = hlo.cost_of(next(iter(built.values()))[0])
     least = max(flops / product, moved / copy)
     bound = "product" if flops / product > moved / copy else "copy"
     print(f"bound of {next(iter(built))!r}: {1e3 * least:.2f} ms, by the {bound}\n")
@@ -149,7 +153,7 @@ def measure(arguments, batch: int) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
         # The body of a loop is counted once, so that a scan's numbers are those of one step already.
-        flops, moved, temporary = cost.of(executable)
+        flops, moved, temporary = hlo.cost_of(executable)
         middle, spread = 0.0, "–"
         if times[name]:
             middle = statistics.median(times[name])

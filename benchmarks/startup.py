@@ -17,13 +17,14 @@ import time
 
 # The child: `main` as a user runs it, with marks at every step, at the end of training and after the results.
 CHILD = """
-import json, sys, time
+import json, runpy, sys, time
 started, path = float(sys.argv.pop(1)), sys.argv.pop(1)
 marks = {"programs": [], "hits": 0, "steps": []}
 mark = lambda name: marks.setdefault(name, time.time() - started)
 mark("interpreter")
 import jax
-from gradmix_jax import main, metrics_writer, command, train, evaluate
+from gradmix_jax import run
+from gradmix_jax.training import metrics_writer
 mark("import")
 
 def on_duration(name, seconds, **_):
@@ -37,12 +38,12 @@ jax.monitoring.register_event_duration_secs_listener(on_duration)
 jax.monitoring.register_event_listener(on_event)
 advance = metrics_writer.MetricsWriter.advance
 metrics_writer.MetricsWriter.advance = lambda self: (marks["steps"].append(time.time() - started), advance(self))[1]
-run = evaluate.evaluate
-evaluate.evaluate = lambda *arguments: (mark("trained"), run(*arguments))[1]
-save = main.save_results
-main.save_results = lambda *arguments: (save(*arguments), mark("results"))[0]
+evaluate = run.evaluate
+run.evaluate = lambda *arguments: (mark("trained"), evaluate(*arguments))[1]
+save = run.save_results
+run.save_results = lambda *arguments: (save(*arguments), mark("results"))[0]
 try:
-    command.run(main.main, required=("config", "workdir"))
+    runpy.run_module("gradmix_jax.main", run_name="__main__")
 finally:
     json.dump(marks, open(path, "w"))
 """

@@ -10,11 +10,14 @@ The graph is that of ResNet-18 at 32 x 32 pixels; --width and --batch set its si
 import argparse
 import statistics
 
+import hlo
 import jax
 import resnet18
 import turns
 
-from gradmix_jax import cost, masks, mix, train
+from gradmix_jax import run as run_lib
+from gradmix_jax.method import masks, mix
+from gradmix_jax.training import cost
 
 NUM_IMAGES = 1024
 DETACHED = {"objective.detach_anchors": True, "attribution.loss": "training"}
@@ -57,8 +60,9 @@ def compiled(recipe: str, overrides: dict, phase_of, *, width: int, batch: int, 
     """(executable, function that makes its first state) of one variant on one device."""
     specs = resnet18.settings(recipe, phase_of, width=width, batch=batch, dtype=dtype, overrides=overrides)
     sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
-    program = train.make_program(specs, axis_name=None, **sizes)
-    return cost.compile_step(specs, **sizes), lambda: train.initial_state(specs, program)
+    program = run_lib.make_program(specs, axis_name=None, **sizes)
+    make_state = lambda: run_lib.initial_state(specs, program)
+    return cost.compile_step(program, jax.eval_shape(make_state)), make_state
 
 
 def main() -> None:
@@ -80,7 +84,7 @@ def main() -> None:
         if of_reference not in references:
             references[of_reference] = compiled("cutmix", shared(overrides), phase_of, **size)
         reference, candidate = references[of_reference], compiled(recipe, overrides, phase_of, **size)
-        base, own = cost.of(reference[0]), cost.of(candidate[0])
+        base, own = hlo.cost_of(reference[0]), hlo.cost_of(candidate[0])
         wall = "not timed"
         if arguments.repeats:
             data = jax.device_put(resnet18.random_data(NUM_IMAGES))

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import datasets
-from gradmix_jax.datasets.source import Source
+from gradmix_jax import data as data_lib
+from gradmix_jax.data.source import Source
 
 BATCH = 256
 
@@ -62,13 +62,13 @@ def open_source(name: str, image_size: int) -> Source:
     """The training images of a data set, all classes known."""
     section = config_lib.to_plain(config_lib.default_config())["dataset"]
     changes = dict(name=name, unknown_name="noise:uniform", benchmark="all", image_size=image_size, channels=3)
-    return datasets.open_set(datasets.Spec(**section | changes)).train
+    return data_lib.open_set(data_lib.Spec(**section | changes)).train
 
 
 def rate(source: Source, workers: int, seconds: float, *, kept: bool) -> tuple[float, float]:
     """(images a second, cores) of reading; with `kept` after every image was read once."""
     cache_bytes = 1e12 if kept else 0
-    batches = datasets.host_batches(
+    batches = data_lib.host_batches(
         source, seed=0, start_step=0, batch_size=BATCH, workers=workers, cache_bytes=cache_bytes
     )
     # What waits already when the clock starts was not read in its time: let it be used up first.

@@ -29,6 +29,7 @@ class Key:
       least, above: inclusive or exclusive lower bound of a number (or of each element of a tuple).
       most, below: inclusive or exclusive upper bound.
       length: number of elements of a tuple; None: any.
+      may_change: whether a resumed run may have another value, because the key does not change what is computed.
     """
 
     default: Any
@@ -39,6 +40,7 @@ class Key:
     most: float | None = None
     below: float | None = None
     length: int | None = None
+    may_change: bool = False
 
     def check(self, name: str, value: Any) -> Any:
         """The value, a list turned into a tuple. Raises ValueError, naming the key, for one it does not take."""
@@ -177,7 +179,7 @@ def check_number(
         return
     noun = "an integer" if whole else "a number"
     positive = "a positive integer" if whole else "a positive number"
-    if (whole and least == 1) or (above == 0 and not whole):
+    if most is None and below is None and ((whole and least == 1) or (above == 0 and not whole)):
         least, above, noun = None, None, positive
     lower = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
     upper = f"at most {most:g}" if most is not None else f"below {below:g}" if below is not None else ""

@@ -3,58 +3,21 @@
 python -m gradmix_jax.figure runs/digits_0 --out=grid.png
 """
 
-import dataclasses
 import os
-from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
-from gradmix_jax import command, datasets, experiment, files, train, train_step
+from gradmix_jax import cli, run
 from gradmix_jax import config as config_lib
-from gradmix_jax.checkpoint import Checkpoints
-from gradmix_jax.datasets import order
-from gradmix_jax.labels import short
-from gradmix_jax.program import Program
+from gradmix_jax.report.labels import short
+from gradmix_jax.training import step as step_lib
+from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.workdir import replacing
 
 FORMATS = ("png", "pdf", "svg")
 # As high as a row is.
 LONGEST_NAME = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What explaining the steps of a run takes: its specs, its data and its program for one device."""
-
-    specs: experiment.Experiment
-    data: datasets.OpenSet
-    program: Program
-
-    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
-        sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
-        chosen = order.host_batch_indices(seed, step, **sizes)
-        images = np.stack([self.data.train[int(index)] for index in chosen])
-        return images, np.asarray(self.data.train.labels)[chosen]
-
-
-def prepare(config: dict[str, Any], workdir: str) -> Prepared:
-    """Load the data of a run and make its program.
-
-    Args:
-      config: nested dict of all keys, as its config.json.
-      workdir: what to call the run in errors.
-
-    Raises:
-      ValueError: a run that does not mix, or data that is not there.
-    """
-    specs = experiment.from_config(config, num_devices=1)
-    if specs.mix.method == "none":
-        raise ValueError(f"the run in {workdir} has mix.method 'none'; allowed: a run that mixes.")
-    data = datasets.open_set(specs.dataset)
-    program = train.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
-    return Prepared(specs, data, program)
 
 
 def grid(workdir: str, out: str, *, rows: int = 8) -> None:
@@ -71,13 +34,13 @@ def grid(workdir: str, out: str, *, rows: int = 8) -> None:
     kind = os.path.splitext(out)[1].lower().removeprefix(".")
     if kind not in FORMATS or os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
         endings = ", ".join(f".{each}" for each in FORMATS)
-        raise ValueError(f"--out is {out!r}; allowed: a file in a folder that is there, ending in {endings}.")
-    prepared = prepare(config_lib.read(workdir), workdir)
+        raise ValueError(f"--out must be a file in an existing folder, ending in {endings}, got {out!r}.")
+    prepared = run.prepare(config_lib.read(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(prepared.specs, prepared.program)))
+    state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
     checkpoints.close()
     images, labels = prepared.batch(int(state.seed), int(state.step))
-    explanation = jax.jit(lambda *arrays: train_step.explain(prepared.program, *arrays))(state, images, labels)
+    explanation = jax.jit(lambda *arrays: step_lib.explain(prepared.program, *arrays))(state, images, labels)
     _draw(jax.device_get(explanation), [prepared.data.class_names[i] for i in labels], out, kind, rows)
 
 
@@ -107,14 +70,14 @@ def _draw(explanation, names_b, out, kind, rows):
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    with files.replacing(out, "wb") as file:
+    with replacing(out, "wb") as file:
         figure.savefig(file, dpi=150, format=kind)
     plt.close(figure)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ValueError(f"figure got {len(argv) - 1} directories; allowed: one, the workdir of a run.")
+        raise ValueError(f"figure takes one workdir of a run, got {len(argv) - 1}.")
     grid(argv[1], flags.FLAGS.out, rows=flags.FLAGS.rows)
     print(flags.FLAGS.out)
 
@@ -122,4 +85,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", "grid.png", "File to write.")
     flags.DEFINE_integer("rows", 8, "Number of images.", lower_bound=1)
-    command.run(main)
+    cli.run(main)

@@ -14,11 +14,11 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from gradmix_jax import command, metrics
+from gradmix_jax import cli, metrics
 from gradmix_jax import config as config_lib
-from gradmix_jax import evaluator as evaluator_lib
-from gradmix_jax.config import check_number
-from gradmix_jax.datasets.source import reason_of, to_array
+from gradmix_jax.data.source import reason_of, to_array
+from gradmix_jax.evaluation import fitting
+from gradmix_jax.fields import check_number
 
 UNKNOWN = -1
 
@@ -39,7 +39,7 @@ class OpenSetClassifier:
       threshold: lowest score that counts as known.
     """
 
-    def __init__(self, evaluator: evaluator_lib.Evaluator, threshold: float):
+    def __init__(self, evaluator: fitting.Evaluator, threshold: float):
         self.class_names = evaluator.model.data.class_names
         self.threshold = threshold
         self._evaluator = evaluator
@@ -61,9 +61,9 @@ class OpenSetClassifier:
         if threshold is not None:
             check_number("threshold", threshold)
         config = config_lib.read(workdir)
-        model = evaluator_lib.restore(config, workdir)
-        parts = evaluator_lib.compute_parts(model, config, workdir, ("train", "validation"))
-        evaluator = evaluator_lib.fit(model, parts, headline_only=True)
+        model = fitting.restore(config_lib.from_config(config, num_devices=1).setup, workdir)
+        parts = fitting.compute_parts(model, workdir, ("train", "validation"))
+        evaluator = fitting.fit(model, parts, headline_only=True)
         if threshold is None:
             if "validation" not in parts:
                 raise ValueError(
@@ -123,4 +123,4 @@ def _main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_float("threshold", None, "Lowest score that counts as known; else from the validation images.")
-    command.run(_main)
+    cli.run(_main)

@@ -16,10 +16,11 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from gradmix_jax import command, cost, experiment, main, protocol
+from gradmix_jax import cli, report, run
 from gradmix_jax import config as config_lib
 from gradmix_jax.report import contents, formats, runs
 from gradmix_jax.report.tables import Row, build
+from gradmix_jax.workdir import replacing
 
 
 class Variant(NamedTuple):
@@ -131,7 +132,7 @@ def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
     return one
 
 
-def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
+def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
     """Run what has no results yet of every variant, one after the other in this process.
 
     Args:
@@ -145,35 +146,34 @@ def run(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: l
       The Markdown table, also written to `<workdir>/<name>.md`.
 
     Raises:
-      ValueError: as `protocol.run`, of any variant, before anything is run.
+      ValueError: as `run.check_runs`, for any variant, before anything is run.
     """
-    variants = check(name, config, workdir, trials, seeds, num_devices=jax.device_count())
-    for one, folder in variants:
-        protocol.run(one, folder, trials, seeds)
+    for folder, planned in check(name, config, workdir, trials, seeds, num_devices=jax.device_count()):
+        run.run_all(planned)
+        report.write_summary([directory for _, directory in planned], folder)
     text = table(name, config, workdir, trials, seeds)
-    with open(os.path.join(workdir, f"{name}.md"), "w") as file:
+    with replacing(os.path.join(workdir, f"{name}.md")) as file:
         file.write(text + "\n")
     return text
 
 
 def check(
     name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
-) -> list[tuple[ConfigDict, str]]:
-    """(config, directory) of every variant, where all of it can be run on so many devices; raises ValueError if not."""
-    variants = [
-        (config_of(config, label, variant), os.path.join(workdir, folder_of(label)))
-        for label, variant in SWEEPS[name].items()
-    ]
-    for one, folder in variants:
-        protocol.check(one, folder, trials, seeds, num_devices=num_devices)
-    return variants
+) -> list[tuple[str, list[tuple[ConfigDict, str]]]]:
+    """(directory, its runs) of every variant; raises ValueError unless all of it can run on so many devices."""
+    checked = []
+    for label, variant in SWEEPS[name].items():
+        folder = os.path.join(workdir, folder_of(label))
+        one = config_of(config, label, variant)
+        checked.append((folder, run.check_runs(one, folder, trials, seeds, num_devices=num_devices)))
+    return checked
 
 
 def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
     """Markdown: every variant with its keys, source, cost and results, and the conditions of the runs."""
     variants = SWEEPS[name]
     folders = [os.path.join(workdir, folder_of(label)) for label in variants]
-    methods = runs.load([each for folder in folders for _, each in protocol.runs(config, folder, trials, seeds)])
+    methods = runs.load([each for folder in folders for _, each in run.runs(config, folder, trials, seeds)])
     costs = {method.label: _flops(method.example) for method in methods}
     first = next(iter(costs.values()))
 
@@ -197,9 +197,9 @@ def _words(variant: Variant) -> str:
 
 def _flops(one: runs.Run) -> float:
     """FLOPs of a step of a finished run, on one device."""
-    specs = experiment.from_config(one.config, num_devices=1)
+    experiment = config_lib.from_config(one.config, num_devices=1)
     sizes = dict(num_classes=len(one.results["known_classes"]), num_images=one.results["num_train"])
-    return cost.of(cost.compile_step(specs, **sizes)).flops
+    return run.step_cost(experiment, **sizes).flops
 
 
 def print_commands(
@@ -212,23 +212,24 @@ def print_commands(
     for label, variant in SWEEPS[name].items():
         changes = [f"--config.{key}={value}" for key, value in keys_of(config, variant).items()]
         words = [f"{path}:{variant.recipe}", *others, *changes, f"--config.name={label}"]
-        protocol.print_commands(words, os.path.join(workdir, folder_of(label)), trials, seeds)
+        cli.print_commands(words, os.path.join(workdir, folder_of(label)), trials, seeds)
 
 
 def _main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in SWEEPS:
-        raise ValueError(f"sweep got {' '.join(argv[1:]) or 'no name'!r}; allowed: one of {', '.join(SWEEPS)}.")
-    trials, seeds = protocol.numbers("trials"), protocol.numbers("seeds")
-    for word in protocol.config_flags():
+        raise ValueError(f"name one sweep, {' or '.join(SWEEPS)}, got {' '.join(argv[1:]) or 'none'!r}.")
+    trials, seeds = cli.numbers("trials"), cli.numbers("seeds")
+    for word in cli.config_words():
         # What a recipe sets beside the keys of the next one would stay in every row.
         if word.startswith("--config=") and ":" in word:
-            raise ValueError(f"sweep got {word!r}; allowed: a config without a recipe, every row has its own.")
+            raise ValueError(f"every row has its own recipe; give a config without one, got {word!r}.")
     if flags.FLAGS.print_commands:
-        print_commands(argv[1], main.CONFIG.value, protocol.config_flags(), main.WORKDIR.value, trials, seeds)
+        print_commands(argv[1], flags.FLAGS.config, cli.config_words(), flags.FLAGS.workdir, trials, seeds)
     else:
-        print(run(argv[1], main.CONFIG.value, main.WORKDIR.value, trials, seeds))
+        print(run_sweep(argv[1], flags.FLAGS.config, flags.FLAGS.workdir, trials, seeds))
 
 
 if __name__ == "__main__":
-    protocol.define_flags()
-    command.run(_main, required=("config", "workdir"))
+    cli.define_experiment_flags()
+    cli.define_protocol_flags()
+    cli.run(_main, required=("config", "workdir"))

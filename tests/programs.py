@@ -5,9 +5,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, state, train
+from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
-from gradmix_jax.datasets import order
+from gradmix_jax.data import order
+from gradmix_jax.training import state as state_lib
 
 NUM_IMAGES = 64
 SIZE = 8
@@ -39,12 +40,12 @@ def small_program(recipe="input", *, axis_name=None, phases=PHASES, **overrides)
     """(experiment, program) for NUM_IMAGES images of 4 classes."""
     config = small_config(recipe, phases, **overrides)
     num_devices = 1 if axis_name is None else jax.device_count()
-    specs = experiment.from_config(config_lib.to_plain(config), num_devices=num_devices)
-    return specs, train.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=axis_name)
+    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=num_devices)
+    return specs, run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=axis_name)
 
 
-def small_state(specs, program) -> state.TrainState:
-    return train.initial_state(specs, program)
+def small_state(specs, program) -> state_lib.TrainState:
+    return run_lib.initial_state(specs, program)
 
 
 def small_images(channels=3):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from gradmix_jax import datasets
+from gradmix_jax import data as data_lib
 
 SPEC = {
     "name": "digits",
@@ -26,8 +26,8 @@ SPEC = {
 }
 
 
-def make_spec(**changes) -> datasets.Spec:
-    return datasets.Spec(**{**SPEC, **changes})
+def make_spec(**changes) -> data_lib.Spec:
+    return data_lib.Spec(**{**SPEC, **changes})
 
 
 def flat(value, *, size=8) -> np.ndarray:

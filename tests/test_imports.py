@@ -12,38 +12,22 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "gradmix_jax"
 # Lower ranks know nothing of higher ones. Modules of the same rank do not import each other.
 RANKS = [
-    {"config", "splits", "hlo", "files", "labels", "padding"},
-    {"datasets"},
-    {"augment"},
-    {"models"},
-    {"attribution"},
-    {"masks"},
-    {"mix"},
+    {"fields", "workdir"},
+    {"data"},
+    {"augment", "models"},
+    {"method"},
     {"objectives"},
-    {"self_supervised"},
-    {"state"},
-    {"parallel"},
-    {"program"},
-    {"losses"},
-    {"train_step"},
-    {"checkpoint", "metrics_writer"},
-    {"loop"},
-    {"metrics", "scores", "calibration", "diversity", "corruptions"},
-    {"significance", "features", "probe"},
-    {"guards", "open_set"},
-    {"evaluator"},
-    {"out_of_distribution", "robustness"},
-    {"evaluate"},
-    {"experiment"},
-    {"train"},
-    {"command", "cost"},
-    {"predict", "figure"},
+    {"training"},
+    {"metrics", "scores", "corruptions"},
+    {"evaluation"},
+    {"config"},
+    {"run"},
     {"report"},
-    {"main"},
-    {"protocol"},
-    {"sweep"},
+    {"cli"},
+    {"main", "protocol", "sweep", "predict", "figure", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+COMMANDS = RANKS[-1]
 
 
 def modules():
@@ -51,8 +35,10 @@ def modules():
 
 
 def top(path):
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
+    """The room of a module: its folder, or itself on the top level. A folder's __main__ is a command."""
+    if path.name == "__main__.py":
+        return "__main__"
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path):
@@ -69,12 +55,40 @@ def test_imports_point_upwards(path):
     for name in imported(path):
         if name == "__version__":
             continue
+        assert name not in COMMANDS, f"{path.name} imports the command {name}"
         lower = RANK[name] < RANK[top(path)] or name == top(path)
         assert lower, f"{path.name} (rank {RANK[top(path)]}) imports {name} (rank {RANK[name]})"
 
 
 def test_every_module_has_a_rank():
     assert {top(path) for path in modules()} == set(RANK)
+    assert len(RANKS) <= 14
+
+
+def test_the_public_names():
+    from gradmix_jax import (
+        attribution,
+        corruptions,
+        evaluate,
+        masks,
+        metrics,
+        mix,
+        objectives,
+        predict,
+        probe,
+        report,
+        scores,
+        splits,
+    )
+
+    functions = [attribution.layer_cam, attribution.grad_cam, attribution.input_gradient, masks.box, masks.threshold]
+    functions += [mix.gradmix, objectives.contrastive, metrics.auroc, metrics.oscr, metrics.fpr_at, metrics.macro_f1]
+    functions += [metrics.average_precision, splits.get, evaluate.evaluate, scores.fit, scores.score, scores.usable]
+    functions += [scores.Reference, scores.Outputs, predict.OpenSetClassifier.load, probe.linear, report.summary]
+    functions += [corruptions.corrupt]
+    assert all(map(callable, functions))
+    with pytest.raises(ImportError, match="cannot import name 'mixing'"):
+        from gradmix_jax import mixing  # noqa: F401
 
 
 def test_the_package_imports_quickly_and_nothing_large(tmp_path):

@@ -18,11 +18,15 @@ import pytest
 from PIL import Image
 from programs import small_config
 
-from gradmix_jax import command, datasets, evaluate, experiment, figure, loop, main, parallel, predict, train
+from gradmix_jax import cli, figure, predict
 from gradmix_jax import config as config_lib
-from gradmix_jax.checkpoint import Checkpoints
+from gradmix_jax import data as data_lib
+from gradmix_jax import run as run_lib
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
-from gradmix_jax.datasets import order
+from gradmix_jax.data import order
+from gradmix_jax.training import loop, mapping, train
+from gradmix_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 PHASES = (phase("ssl", epochs=2, ssl=1.0), phase("joint", epochs=2, supcon=1.0, ssl=1.2))
@@ -41,15 +45,15 @@ def digits(recipe="input", **overrides):
 
 def fit(config, workdir):
     config = config_lib.to_plain(config)
-    specs = experiment.from_config(config, num_devices=jax.device_count())
-    return train.train(specs, config, str(workdir))
+    specs = run_lib.from_config(config, num_devices=jax.device_count())
+    return run_lib.train(specs, config, str(workdir))
 
 
 def final_state(config, workdir):
-    specs = experiment.from_config(config_lib.to_plain(config), num_devices=8)
-    program = train.make_program(specs, num_classes=6, num_images=256)
+    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
+    program = run_lib.make_program(specs, num_classes=6, num_images=256)
     checkpoints = Checkpoints(str(workdir), read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: train.initial_state(specs, program)))
+    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
     checkpoints.close()
     return state
 
@@ -98,9 +102,9 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch, program
 def test_an_evaluation_compiles_nothing_that_an_earlier_one_did(whole_run, programs):
     config, workdir = whole_run
     plain = config_lib.to_plain(config)
-    first = evaluate.evaluate(plain, str(workdir))
+    first = run_lib.evaluate(plain, str(workdir))
     seen = len(programs)
-    assert evaluate.evaluate(plain, str(workdir))["auroc"] == first["auroc"]
+    assert run_lib.evaluate(plain, str(workdir))["auroc"] == first["auroc"]
     assert len(programs) - seen <= 0, programs[seen:]
 
 
@@ -131,26 +135,26 @@ def test_streamed_training_equals_resident_training(whole_run, tmp_path):
 
 
 def test_a_step_takes_the_memory_of_the_state_it_is_given():
-    specs = experiment.from_config(config_lib.to_plain(digits()), num_devices=8)
-    source = datasets.open_set(specs.dataset).train
-    program = train.make_program(specs, num_classes=6, num_images=len(source))
-    before = parallel.replicate(train.initial_state(specs, program))
-    after, _ = train._make_step(specs, program, source, 0)(before)
+    specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
+    source = data_lib.open_set(specs.dataset).train
+    program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
+    before = mapping.replicate(run_lib.initial_state(specs, program))
+    after, _ = train.make_step(program, specs.train, source, storage="resident", seed=specs.seed, start_step=0)(before)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
 
 
 def test_training_images_lie_on_every_device_as_rows_of_pixels():
     # Of four dimensions a TPU would copy all of them in every step (benchmarks/README.md).
-    specs = experiment.from_config(config_lib.to_plain(digits()), num_devices=8)
-    source = datasets.open_set(specs.dataset).train
-    program = train.make_program(specs, num_classes=6, num_images=len(source))
+    specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
+    source = data_lib.open_set(specs.dataset).train
+    program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
     start = program.steps_per_epoch - 1  # the last step of an epoch, then the first of the next one
     (images, labels, last), (same_images, same_labels, first) = itertools.islice(
-        train.resident_data(specs, program, source, start), 2
+        train.resident_data(program, specs.train, source, specs.seed, start), 2
     )
     assert same_images is images and same_labels is labels
-    expected, expected_labels = datasets.resident(source)
+    expected, expected_labels = data_lib.resident(source)
     assert images.shape == (8, len(source), np.prod(program.image_shape)) and images.dtype == np.uint8
     for copy, classes in zip(np.asarray(images), np.asarray(labels), strict=True):
         np.testing.assert_array_equal(copy, expected.reshape(len(source), -1))
@@ -173,7 +177,7 @@ def test_workdir_tells_what_was_run(whole_run):
 def test_evaluation_works_from_a_checkpoint_alone(whole_run):
     _, workdir = whole_run
     config = json.loads((workdir / "config.json").read_text())
-    results = evaluate.evaluate(config, str(workdir))
+    results = run_lib.evaluate(config, str(workdir))
     arrays = results["arrays"]
     assert results["step"] == int(final_state(*whole_run).step)
     assert len(arrays["known_scores"]) == results["num_known"] == len(arrays["labels"])
@@ -187,7 +191,7 @@ def test_evaluation_works_from_a_checkpoint_alone(whole_run):
     # Any batch size scores every image once, and gives the same scores.
     config["evaluate"]["batch_size"] = 17
     (workdir / "features.npz").unlink()
-    again = evaluate.evaluate(config, str(workdir))
+    again = run_lib.evaluate(config, str(workdir))
     np.testing.assert_allclose(again["arrays"]["known_scores"], arrays["known_scores"], rtol=1e-4)
     np.testing.assert_allclose(again["arrays"]["unknown_scores"], arrays["unknown_scores"], rtol=1e-4)
 
@@ -219,10 +223,10 @@ def test_parameters_that_explode_end_the_run(tmp_path):
 
 def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     _, workdir = whole_run
-    arrays = evaluate.evaluate(json.loads((workdir / "config.json").read_text()), str(workdir))["arrays"]
+    arrays = run_lib.evaluate(json.loads((workdir / "config.json").read_text()), str(workdir))["arrays"]
     classifier = predict.OpenSetClassifier.load(str(workdir), keep=0.8)
     data = classifier._evaluator.model.data
-    images = datasets.read_all(data.test_known)
+    images = data_lib.read_all(data.test_known)
     prediction = classifier.predict(images)
     np.testing.assert_allclose(prediction.score_N, arrays["known_scores"], rtol=1e-4)
     accepted = arrays["known_scores"] >= classifier.threshold
@@ -230,7 +234,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     np.testing.assert_array_equal(prediction.label_N, np.where(accepted, arrays["predicted"], -1))
     assert prediction.name_N[0] == (*classifier.class_names, "unknown")[prediction.label_N[0]]
     # The threshold keeps four fifths of the validation images, as far as their number allows.
-    kept = classifier.predict(datasets.read_all(data.validation)).label_N >= 0
+    kept = classifier.predict(data_lib.read_all(data.validation)).label_N >= 0
     assert abs(kept.mean() - 0.8) < 0.02
     # A file of another size and mode is converted as in training.
     file = tmp_path / "digit.png"
@@ -340,7 +344,7 @@ def test_a_mistake_in_a_config_file_names_its_line(tmp_path, mistake, said):
 
 
 def test_what_the_system_refuses_is_one_sentence():
-    code = "from gradmix_jax import command; command.run(lambda argv: open('/nowhere/grid.png', 'w'))"
+    code = "from gradmix_jax import command; cli.run(lambda argv: open('/nowhere/grid.png', 'w'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (result.returncode, result.stderr) == (2, "error: No such file or directory: /nowhere/grid.png.\n")
 
@@ -354,9 +358,9 @@ def test_what_the_system_refuses_is_one_sentence():
     ],
 )
 def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
-    monkeypatch.setattr(command.app, "run", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(cli.app, "run", lambda *_, **__: (_ for _ in ()).throw(error))
     with pytest.raises(SystemExit if status else type(error)) as raised:
-        command.run(lambda argv: None)
+        cli.run(lambda argv: None)
     if status:
         said = capsys.readouterr().err
         assert raised.value.code == status and said.count("\n") == 1
@@ -365,17 +369,17 @@ def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
 
 def test_a_package_that_is_not_there_is_none(monkeypatch):
     monkeypatch.setattr(train, "PACKAGES", ("jax", "no-such-package"))
-    assert train.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
+    assert workdir_lib.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
 
 
 @pytest.mark.parametrize(
     ("told", "expected"), [("12ab", ("12ab", False)), ("12ab+", ("12ab", True)), ("", ("", False))]
 )
 def test_code_without_git_is_told_its_commit(told, expected, monkeypatch):
-    assert train.commit()[0] and train.commit()[0] != "12ab"
+    assert workdir_lib.commit()[0] and workdir_lib.commit()[0] != "12ab"
     monkeypatch.setenv("GRADMIX_JAX_COMMIT", told)
-    monkeypatch.setattr(train.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("git")))
-    assert train.commit() == expected
+    monkeypatch.setattr(workdir_lib.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("git")))
+    assert workdir_lib.commit() == expected
 
 
 def test_other_processes_that_are_not_there(monkeypatch):
@@ -384,17 +388,17 @@ def test_other_processes_that_are_not_there(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ValueError, match=r"--multihost finds no other processes \(coordinator_address should be"):
-        parallel.initialize()
+        mapping.initialize()
 
 
 def test_a_run_goes_on_with_its_data_elsewhere(whole_run):
     config, workdir = whole_run
     moved = config_lib.to_plain(config)
     moved["dataset"] |= {"data_dir": "/mnt/tfds", "download": not moved["dataset"]["download"]}
-    train.check_same_run(moved, str(workdir))
+    run_lib.check_same_run(moved, str(workdir))
     moved["dataset"]["trial"] = 3
     with pytest.raises(ValueError, match=r"holds a run with dataset\.trial"):
-        train.check_same_run(moved, str(workdir))
+        run_lib.check_same_run(moved, str(workdir))
 
 
 def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_path):
@@ -402,10 +406,10 @@ def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_pat
     shutil.copy(workdir / "config.json", tmp_path)
     other = config_lib.to_plain(digits(**{"augment.flip_prob": 0.25}))
     (tmp_path / "checkpoints").mkdir()
-    train.check_same_run(other, str(tmp_path))
+    run_lib.check_same_run(other, str(tmp_path))
     (tmp_path / "checkpoints" / "2").mkdir()
     with pytest.raises(ValueError, match=r"holds a run with augment\.flip_prob=0\.5, not 0\.25"):
-        train.check_same_run(other, str(tmp_path))
+        run_lib.check_same_run(other, str(tmp_path))
 
 
 def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path):
@@ -455,7 +459,7 @@ def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path
 )
 def test_data_of_the_evaluation_are_missed_before_training(changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        main.run(digits(**changes), str(tmp_path / "run"), "train_and_eval")
+        run_lib.run(digits(**changes), str(tmp_path / "run"), "train_and_eval")
     assert not (tmp_path / "run").exists()
 
 
@@ -471,11 +475,11 @@ def test_evaluation_belongs_to_the_config_that_was_trained(whole_run, tmp_path):
     shutil.copytree(workdir, tmp_path / "copy")
     other = digits(**{"augment.flip_prob": 0.25})
     with pytest.raises(ValueError, match=r"holds a run with augment\.flip_prob=0\.5, not 0\.25"):
-        main.run(other, str(tmp_path / "copy"), "eval")
+        run_lib.run(other, str(tmp_path / "copy"), "eval")
     assert not (tmp_path / "copy" / "results.json").exists()
     judged = digits(**{"evaluate.k": 5})
     judged.name = "renamed"
-    main.run(judged, str(tmp_path / "copy"), "eval")
+    run_lib.run(judged, str(tmp_path / "copy"), "eval")
     kept = json.loads((tmp_path / "copy" / "config.json").read_text())
     assert kept["name"] == "renamed" and kept["evaluate"]["k"] == 5
     assert "5 largest" in json.loads((tmp_path / "copy" / "results.json").read_text())["score"]

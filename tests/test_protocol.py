@@ -41,49 +41,49 @@ def pretended(monkeypatch):
 
 def test_runs_everything_once_and_skips_what_is_finished(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
-    table = protocol.run(config, str(tmp_path), [0, 2], [0, 1])
+    table = protocol.run_protocol(config, str(tmp_path), [0, 2], [0, 1])
     assert pretended == [(0, 0), (0, 1), (2, 0), (2, 1)]
     # Mean of .5, .5, .7, .7 and its sample standard deviation.
     assert "| 0.6000 ± 0.1155 |" in table and "| 4 |" in table
     assert (tmp_path / "summary.md").read_text() == table + "\n"
     (tmp_path / "trial2_seed0" / "results.json").unlink()
     os.rename(tmp_path / "trial2_seed0", tmp_path / "gone")
-    protocol.run(config, str(tmp_path), [0, 2], [0, 1])
+    protocol.run_protocol(config, str(tmp_path), [0, 2], [0, 1])
     assert pretended[4:] == [(2, 0)]
     assert (config.dataset.trial, config.seed) == (0, 0), "the caller's config is left alone"
 
 
 def test_results_of_another_config_are_refused_before_anything_is_run(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
-    protocol.run(config, str(tmp_path), [1], [0])
+    protocol.run_protocol(config, str(tmp_path), [1], [0])
     config.optimizer.learning_rate = 0.5
     with pytest.raises(ValueError, match="trial1_seed0 holds a run with optimizer.learning_rate=0.001, not 0.5"):
-        protocol.run(config, str(tmp_path), [0, 1], [0])
+        protocol.run_protocol(config, str(tmp_path), [0, 1], [0])
     assert pretended == [(1, 0)]
     # What does not change the model may differ, as for a run that goes on.
     config.optimizer.learning_rate, config.train.keep_checkpoints = 1e-3, 7
-    protocol.run(config, str(tmp_path), [1], [0])
+    protocol.run_protocol(config, str(tmp_path), [1], [0])
     assert pretended == [(1, 0)]
 
 
 def test_a_run_that_was_stopped_goes_on_and_one_evaluated_otherwise_is_evaluated_again(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
-    protocol.run(config, str(tmp_path), [0], [0])
-    protocol.run(config, str(tmp_path), [0], [0])
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
     assert len(pretended) == 1
     path = tmp_path / "trial0_seed0" / "results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))  # of 2: somebody had a look
-    protocol.run(config, str(tmp_path), [0], [0])
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
     assert len(pretended) == 2
     config.evaluate.score = "knn"
-    protocol.run(config, str(tmp_path), [0], [0])
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
     assert len(pretended) == 3
 
 
 def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
     with pytest.raises(ValueError, match=r"dataset\.trial .*is 9; allowed: a whole number from 0 to 4"):
-        protocol.run(config, str(tmp_path), [0, 9], [0])
+        protocol.run_protocol(config, str(tmp_path), [0, 9], [0])
     assert pretended == [] and not list(tmp_path.iterdir())
 
 

@@ -18,8 +18,10 @@ from ml_collections.config_flags import config_path
 from programs import NUM_IMAGES, SIZE, small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import experiment, main, sweep, train, train_step
+from gradmix_jax import main, sweep
+from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
+from gradmix_jax.training import step as step_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 PHASES = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
@@ -31,7 +33,7 @@ def test_every_variant_is_a_valid_experiment_of_its_own(name):
     configs = {}
     for label, variant in sweep.SWEEPS[name].items():
         config = sweep.config_of(base, label, variant)
-        experiment.from_config(config_lib.to_plain(config), num_devices=jax.device_count())
+        run_lib.from_config(config_lib.to_plain(config), num_devices=jax.device_count())
         configs[label] = json.dumps(config_lib.to_plain(config) | {"name": ""}, sort_keys=True)
     assert len(set(configs.values())) == len(configs)
     assert len({sweep.folder_of(label) for label in configs}) == len(configs)
@@ -44,7 +46,7 @@ def test_every_phase_trains_the_method_of_the_row():
     weights = {}
     for label, variant in sweep.OVERVIEW.items():
         config = sweep.config_of(base, label, variant)
-        experiment.from_config(config_lib.to_plain(config), num_devices=1)
+        run_lib.from_config(config_lib.to_plain(config), num_devices=1)
         weights[label] = [(each.supcon, each.ssl, each.cross_entropy) for each in config.phases]
     assert weights["none"] == weights["GradMix, input"] == [(0, 1.0, 0), (1.0, 1.2, 0)]
     assert weights["SupCon"] == [(1.0, 0, 0)] * 2
@@ -68,7 +70,7 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
         "input": sweep.Variant("input", {"mix.fill": "noise"}, ""),
     }
     monkeypatch.setitem(sweep.SWEEPS, "two", variants)
-    text = sweep.run("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
+    text = sweep.run_sweep("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
     assert (tmp_path / "two.md").read_text() == text + "\n"
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert "| none | none | a paper | 1.000 x |" in lines[2] and "0.6500 ± 0.0707" in lines[2]
@@ -76,7 +78,7 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     # A third forward and backward pass, of the mixed images.
     cost = float(lines[3].split("|")[4].strip().removesuffix(" x"))
     assert 1.5 < cost < 3
-    again = sweep.run("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
+    again = sweep.run_sweep("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
     assert again == text
 
 
@@ -86,7 +88,7 @@ def test_a_variant_that_cannot_work_is_found_before_anything_is_run_or_printed(m
     monkeypatch.setitem(sweep.SWEEPS, "two", variants)
     config, names = small_config(phases=PHASES), ([0], [0])
     with pytest.raises(ValueError, match="mix.fill is 'nois'; allowed"):
-        sweep.run("two", config, str(tmp_path), *names)
+        sweep.run_sweep("two", config, str(tmp_path), *names)
     with pytest.raises(ValueError, match="mix.fill is 'nois'; allowed"):
         sweep.print_commands("two", config, ["--config=x.py"], str(tmp_path), *names)
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
@@ -142,11 +144,11 @@ def test_extreme_images_leave_every_method_finite(label):
     """Constant images of a single class: flat maps, equal features, no negative of another class."""
     base = small_config(phases=PHASES, **{"objective.queue_size": 64})
     config = sweep.config_of(base, label, sweep.OVERVIEW[label])
-    specs = experiment.from_config(config_lib.to_plain(config), num_devices=1)
-    program = train.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=None)
-    step = jax.jit(train_step.make_train_step(program, axis_name=None))
+    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=1)
+    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=None)
+    step = jax.jit(step_lib.make_train_step(program, axis_name=None))
     for value in (0, 255):
-        state = train.initial_state(specs, program)
+        state = run_lib.initial_state(specs, program)
         images = jnp.full((NUM_IMAGES, SIZE * SIZE * 3), value, jnp.uint8)
         for _ in range(2):
             state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32), jnp.arange(NUM_IMAGES))
@@ -162,7 +164,7 @@ def test_every_method_learns(label, tmp_path):
     config.evaluate.scores, config.evaluate.stages = ("topk_cosine",), ()
     # Seed 0 of LARS is an outlier: an AUROC of 0.78, where seeds 1 to 7 give 0.93 to 0.96.
     config.seed = 1 if label == "LARS" else 0
-    main.run(config, str(tmp_path), "train_and_eval")
+    run_lib.run(config, str(tmp_path), "train_and_eval")
     results = json.loads((tmp_path / "results.json").read_text())
     # Chance is 1/6 and 1/2.
     assert results["accuracy"] > 0.8 and results["auroc"] > 0.8

@@ -37,10 +37,21 @@ from gradmix_jax.augment.steps import (
     rotate,
     rotate_by,
 )
-from gradmix_jax.config import check_choice, check_number
+from gradmix_jax.fields import Section, key
 
-__all__ = ["BLUR_SIGMA", "CROP_ATTEMPTS", "JITTER", "Spec", "augmix", "color_jitter", "crop_box", "gaussian_blur"]
+__all__ = [
+    "BLUR_SIGMA",
+    "CROP_ATTEMPTS",
+    "JITTER",
+    "Normalization",
+    "Spec",
+    "augmix",
+    "color_jitter",
+    "crop_box",
+    "gaussian_blur",
+]
 __all__ += [
+    "gaussian_blur",
     "grey",
     "horizontal_flip",
     "jitter_in_order",
@@ -56,61 +67,45 @@ POLICIES = ("standard", "randaugment", "augmix")
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """What `views` does. Hashable, so it can be a static argument of `jax.jit`.
+class Spec(Section, section="augment"):
+    """What `views` does: the `augment` section. Hashable, so it can be a static argument of `jax.jit`."""
 
-    crop_scale (low, high): share of the area that a crop keeps, 0 < low <= high <= 1; (1, 1) = no crop.
-    crop_ratio (low, high): width / height of the crop, drawn log-uniformly, 0 < low <= high.
-    jitter (brightness, contrast, saturation, hue): half-widths of the draws around 1, 1, 1 and 0; hue <= 0.5.
-    jitter_prob, flip_prob, grey_prob, blur_prob: share of the images that each applies to, in [0, 1].
-    rotation_degrees: the angle is uniform in +- this, in [0, 180].
-    policy: "standard", or "randaugment" or "augmix" in place of jitter, grey and blur, whose keys are then not used.
-    num_ops: number of operations that randaugment applies, one after the other, at least 1. Not of augmix.
-    magnitude: strength of the operations, in [0, 30]: of all of randaugment's, and the upper end of what augmix
-      draws. 9 are RandAugment's 9 of 30 as well as AugMix's severity 3 of 10.
+    jitter: tuple[float, float, float, float] = key(
+        (0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue (at most 0.5)", least=0, length=4
+    )
+    jitter_prob: float = key(0.8, "share of the images that are jittered", least=0, most=1)
+    crop_scale: tuple[float, float] = key(
+        (0.2, 1.0), "share of the image's area that a crop keeps; (1, 1): no crop", above=0, most=1, length=2
+    )
+    crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), "width / height, drawn log-uniformly", above=0, length=2)
+    flip_prob: float = key(0.5, "of a horizontal flip; 0 for digits and letters", least=0, most=1)
+    grey_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
+    rotation_degrees: float = key(0.0, "uniform in +- this", least=0, most=180)
+    blur_prob: float = key(0.0, "of a Gaussian blur, for large images", least=0, most=1)
+    policy: str = key("standard", 'or, in place of jitter, gray and blur: "randaugment", "augmix"', choices=POLICIES)
+    num_ops: int = key(2, "operations of randaugment, one after the other", least=1)
+    magnitude: int = key(
+        9,
+        "of randaugment's operations, 0 to 30; the upper end of what augmix draws, where 9 is its severity 3",
+        least=0,
+        most=MAX_MAGNITUDE,
+    )
 
-    Raises ValueError, naming augment.<key>, for a value outside of these.
-    """
-
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    jitter: tuple[float, float, float, float]
-    jitter_prob: float
-    flip_prob: float
-    grey_prob: float
-    rotation_degrees: float
-    blur_prob: float
-    policy: str
-    num_ops: int
-    magnitude: int
-
-    def __post_init__(self):
-        for name, length in (("crop_scale", 2), ("crop_ratio", 2), ("jitter", 4)):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name), length))
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"augment.crop_scale is {self.crop_scale}; allowed: (low, high) with 0 < low <= high <= 1."
-            )
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ValueError(f"augment.crop_ratio is {self.crop_ratio}; allowed: (low, high) with 0 < low <= high.")
-        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise ValueError(f"augment.jitter is {self.jitter}; allowed: 0 or more each, the last (hue) at most 0.5.")
-        for name in ("jitter_prob", "flip_prob", "grey_prob", "blur_prob"):
-            check_number(f"augment.{name}", getattr(self, name), least=0, most=1)
-        check_number("augment.rotation_degrees", self.rotation_degrees, least=0, most=180)
-        check_choice("augment.policy", self.policy, POLICIES)
-        check_number("augment.num_ops", self.num_ops, least=1, whole=True)
-        check_number("augment.magnitude", self.magnitude, least=0, most=MAX_MAGNITUDE)
+    def check(self):
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"augment.{name} must be (low, high) with low <= high, got {(low, high)}.")
+        if self.jitter[3] > 0.5:
+            raise ValueError(f"augment.jitter must have a hue of at most 0.5, got {self.jitter}.")
 
 
-def _numbers(name, values, length):
-    if not isinstance(values, (tuple, list)) or len(values) != length:
-        raise ValueError(f"augment.{name} is {values!r}; allowed: {length} numbers.")
-    for value in values:
-        check_number(f"an element of augment.{name}", value)
-    return tuple(float(value) for value in values)
+@dataclasses.dataclass(frozen=True)
+class Normalization(Section, section="normalization"):
+    """The `normalization` section: mean and standard deviation of each channel, images in [0, 1]."""
+
+    mean: tuple[float, ...] = key((0.5,), "one number per channel, images in [0, 1]")
+    std: tuple[float, ...] = key((0.25,), "one number per channel", above=0)
 
 
 def views(keys_B, images_BxHxWxC, spec, *, num_views=2):

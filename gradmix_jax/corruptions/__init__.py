@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax.config import check_choice, check_number
 from gradmix_jax.corruptions import blur, digital, filters, noise, weather
+from gradmix_jax.fields import check_choice, check_number
 
 __all__ = ["NAMES", "SEVERITIES", "Corruption", "corrupt"]
 

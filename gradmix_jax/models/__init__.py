@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradmix_jax.config import check_choice, check_number
+from gradmix_jax.fields import Section, check_choice, key
 from gradmix_jax.models.classifier32 import Classifier32
 from gradmix_jax.models.heads import CosineClassifier, LinearClassifier
 from gradmix_jax.models.layers import Encoder
@@ -61,38 +61,28 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclass(frozen=True)
-class Spec:
-    """The config section `model`.
+class Spec(Section, section="model"):
+    """The encoder and its heads: the `model` section."""
 
-    Attributes:
-      name: encoder, a key of ENCODERS.
-      stem: "cifar" (3x3 convolution, no pooling; patches of 4 pixels) or "imagenet" (7x7 with stride 2 and
-        pooling; patches of 16 pixels), the latter for ResNets and transformers only.
-      width: feature channels of stage 1; 0 for the published width of the encoder.
-      hidden: width of the projection head's hidden layer.
-      projection: D, the size of z.
-      classifier: "none", or the head on the features that gives out["logits"]: "linear" or "cosine".
-      dtype: of the encoder's compute, "float32" or "bfloat16"; parameters and the heads stay float32.
+    name: str = key("small_cnn", "encoder", choices=lambda: ENCODERS)
+    stem: str = key(
+        "cifar",
+        '"cifar": 3x3, stride 1, no pool (patches of 4 pixels); "imagenet": 7x7, stride 2, max pool (of 16)',
+    )
+    width: int = key(0, "channels of the first stage; 0: the published width", least=0)
+    hidden: int = key(512, "hidden units of the projection head", least=1)
+    projection: int = key(128, "D, size of the projection", least=1)
+    classifier: str = key(
+        "none", 'head that gives the logits: "none", "linear" or "cosine"', choices=lambda: CLASSIFIERS
+    )
+    dtype: str = key(
+        "float32",
+        'of the encoder\'s compute, or "bfloat16"; parameters and losses stay float32',
+        choices=lambda: DTYPES,
+    )
 
-    Raises:
-      ValueError: naming the key, its value and what is allowed.
-    """
-
-    name: str
-    stem: str
-    width: int
-    hidden: int
-    projection: int
-    classifier: str
-    dtype: str
-
-    def __post_init__(self):
-        check_choice("model.name", self.name, ENCODERS)
+    def check(self):
         check_choice(f"model.stem of {self.name}", self.stem, ENCODERS[self.name].stems)
-        check_choice("model.classifier", self.classifier, CLASSIFIERS)
-        check_choice("model.dtype", self.dtype, DTYPES)
-        for key, smallest in (("width", 0), ("hidden", 1), ("projection", 1)):
-            check_number(f"model.{key}", getattr(self, key), least=smallest, whole=True)
 
 
 def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Network:

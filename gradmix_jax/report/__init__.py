@@ -3,7 +3,7 @@
 python -m gradmix_jax.report runs/digits/*/trial* --out=report
 """
 
-from gradmix_jax.report.text import ROWS, summary, table
+from gradmix_jax.report.text import ROWS, summary, table, write_summary
 
 
 def write(workdirs: list[str], out_dir: str) -> list[str]:
@@ -14,4 +14,4 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     return files.write(workdirs, out_dir)
 
 
-__all__ = ["ROWS", "summary", "table", "write"]
+__all__ = ["ROWS", "summary", "table", "write", "write_summary"]

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from gradmix_jax import command, report
+from gradmix_jax import cli, report
 
 
 def main(argv: list[str]) -> None:
@@ -17,4 +17,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory for report.html, results.md and results.tex, besides printing.")
-    command.run(main)
+    cli.run(main)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gradmix_jax.labels import short
 from gradmix_jax.report.drawing import BLUE, ORANGE, framed, subplots, svg
+from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Run
 
 MOST_BARS = 30

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 
-from gradmix_jax import significance
+from gradmix_jax.metrics import significance
 from gradmix_jax.report.runs import Method
 
 CONFIDENCE = 0.95

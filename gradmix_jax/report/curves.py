@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
-from gradmix_jax import metrics, metrics_writer
-from gradmix_jax.labels import plain
+from gradmix_jax import metrics
 from gradmix_jax.report.drawing import BLUE, INK, ORANGE, color_and_line, framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
+from gradmix_jax.report.labels import plain
 from gradmix_jax.report.runs import Method, Run
+from gradmix_jax.training import metrics_writer
 
 RATES_F = np.linspace(0, 1, 201)
 MOST_SCORES = 8

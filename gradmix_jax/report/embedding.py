@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from gradmix_jax.labels import short
 from gradmix_jax.report.curves import missing
 from gradmix_jax.report.drawing import PALETTE, framed, subplots, svg
+from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Run
 
 MOST_POINTS = 2000

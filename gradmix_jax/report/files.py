@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from gradmix_jax import files
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats, page
 from gradmix_jax.report.runs import Method, conditions, details, load
 from gradmix_jax.report.tables import Table
@@ -35,7 +35,7 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     paths = {os.path.join(out_dir, name): text for name, text in texts.items()}
     with contextlib.ExitStack() as written:
         for path, text in paths.items():
-            written.enter_context(files.replacing(path)).write(text)
+            written.enter_context(workdir_lib.replacing(path)).write(text)
     return list(paths)
 
 

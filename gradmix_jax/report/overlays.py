@@ -5,15 +5,15 @@ import copy
 import jax
 import numpy as np
 from matplotlib.collections import LineCollection
-from ml_collections import ConfigDict
 
-from gradmix_jax import figure, train, train_step
-from gradmix_jax.checkpoint import Checkpoints
-from gradmix_jax.config import default_config, to_plain, validate
-from gradmix_jax.labels import short
+from gradmix_jax import run as run_lib
+from gradmix_jax.config import default_config, to_plain
 from gradmix_jax.report.drawing import framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
+from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Run
+from gradmix_jax.training import step as step_lib
+from gradmix_jax.training.checkpoint import Checkpoints
 
 ROWS = 6
 MOST_STEPS = 6
@@ -31,8 +31,7 @@ def overlays(run: Run) -> str:
     if config["mix"]["method"] in ("none", "mixup"):
         return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
     try:
-        validate(ConfigDict(config))  # a run of other code may have keys that this one does not know
-        prepared = figure.prepare(config, run.workdir)
+        prepared = run_lib.prepare(config, run.workdir)
         checkpoints = Checkpoints(run.workdir, read_only=True)
     except (ValueError, OSError) as error:
         return f"<p>Maps and masks over training cannot be shown: {escape_html(error)}</p>"
@@ -44,18 +43,18 @@ def overlays(run: Run) -> str:
 
 
 def _names(prepared) -> list[str]:
-    _, labels = prepared.batch(prepared.specs.seed, 0)
+    _, labels = prepared.batch(prepared.experiment.seed, 0)
     return [prepared.data.class_names[label] for label in labels[:ROWS]]
 
 
-def _explanations(prepared, checkpoints) -> dict[int, train_step.Explanation]:
+def _explanations(prepared, checkpoints) -> dict[int, step_lib.Explanation]:
     """{step: what the step would do to the first batch, its first ROWS rows}; one compilation serves all steps.
 
     Batch, views, partners and kept shares are those of step 0 throughout, so that only the parameters change.
     """
-    start = train.initial_state(prepared.specs, prepared.program)
-    images, labels = prepared.batch(prepared.specs.seed, 0)
-    explain = jax.jit(lambda *arrays: train_step.explain(prepared.program, *arrays))
+    start = run_lib.initial_state(prepared.experiment, prepared.program)
+    images, labels = prepared.batch(prepared.experiment.seed, 0)
+    explain = jax.jit(lambda *arrays: step_lib.explain(prepared.program, *arrays))
     found = {}
     for step in [0, *_evenly([step for step in checkpoints.steps() if step > 0], MOST_STEPS - 1)]:
         # On the device, or else jit takes the restored arrays for arguments of another kind and compiles again.

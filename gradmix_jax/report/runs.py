@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gradmix_jax.config import RECIPES, flatten, read
+from gradmix_jax import config as config_lib
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.config import RECIPES, flatten
 
 # What may differ between runs that are averaged.
 AVERAGED_OVER = ("dataset.trial", "seed")
@@ -33,7 +35,7 @@ class Run:
 
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of an .npz file of the workdir; None where there is none."""
-        path = os.path.join(self.workdir, name)
+        path = workdir_lib.path(self.workdir, name)
         if not os.path.exists(path):
             return None
         with np.load(path, allow_pickle=False) as file:
@@ -66,7 +68,7 @@ def load(workdirs: list[str]) -> list[Method]:
         raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
     groups: dict[str, list[Run]] = {}
     for workdir in workdirs:
-        run = Run(workdir, *(read(workdir, name) for name in ("config.json", "results.json")))
+        run = Run(workdir, config_lib.read(workdir), workdir_lib.read_json(workdir, workdir_lib.RESULTS))
         groups.setdefault(_method(run), []).append(run)
     for label, runs in groups.items():
         _check_distinct(label, runs)

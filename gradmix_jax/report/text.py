@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats
 from gradmix_jax.report.runs import conditions, load
 from gradmix_jax.report.tables import Metric
@@ -32,7 +33,7 @@ def table(results: dict[str, Any], workdir: str) -> str:
     arrow = lambda metric: "↑" if metric.higher_is_better else "↓"
     lines += [f"{label:<{width}}  {number:7.4f} {arrow(metric)}" for label, metric, number in rows]
     lines += ["-" * (width + 9), "↑ higher is better, ↓ lower is better", f"score: {results['score']}"]
-    lines += [f"results: {workdir}/results.json, scores.npz"]
+    lines += [f"results: {workdir}/{workdir_lib.RESULTS}, {workdir_lib.SCORES}"]
     return "\n".join(lines)
 
 
@@ -74,3 +75,11 @@ def summary(workdirs: list[str]) -> str:
     methods = load(workdirs)
     table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)
     return "\n".join([*formats.markdown_rows(table), "", *(f"- {line}" for line in conditions(methods))])
+
+
+def write_summary(workdirs: list[str], directory: str) -> str:
+    """Write `summary` of the runs to `<directory>/summary.md` and return it."""
+    text = summary(workdirs)
+    with workdir_lib.replacing(workdir_lib.path(directory, workdir_lib.SUMMARY)) as file:
+        file.write(text + "\n")
+    return text

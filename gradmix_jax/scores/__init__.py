@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import numpy as np
 
+from gradmix_jax.fields import Key
 from gradmix_jax.scores import classifier, distances, neighbours
 from gradmix_jax.scores.distances import Meaningless, Unfit
 from gradmix_jax.scores.neighbours import class_bank, class_similarities, topk_cosine
@@ -57,11 +58,12 @@ class Reference:
 
 
 class Score(NamedTuple):
-    """fit(reference, **options) -> state, score(state, outputs) -> score_N; `needs` of `PARTS`."""
+    """fit(reference, **options) -> state, score(state, outputs) -> score_N; `needs` of `PARTS`; {option: Key}."""
 
     fit: Callable
     score: Callable
     needs: tuple[str, ...]
+    options: dict[str, Key] = {}
 
 
 # What a score may need -> how to find it in a `Reference`.

@@ -1,0 +1,214 @@
+"""Reading the text of a compiled program (`executable.as_text()`): its collectives, its kernels, a TPU's cycles."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+
+from gradmix_jax.training import cost
+
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+# What starts nothing on a device: names, views and the ends of what was started elsewhere.
+NOTHING = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "optimization-barrier")
+# What reads a part of its first operand.
+PARTS = ("slice", "dynamic-slice", "gather")
+
+
+class Collective(NamedTuple):
+    """One collective operation of a program: its kind, and the dtypes and shapes that it gives on a device."""
+
+    kind: str
+    results: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(size_of(*result) for result in self.results)
+
+
+class Instruction(NamedTuple):
+    """One instruction: name, results (dtype and shape of each), operation, operands' names, and its whole line."""
+
+    name: str
+    results: tuple[tuple[str, tuple[int, ...]], ...]
+    operation: str
+    operands: tuple[str, ...]
+    line: str
+
+
+class Kernel(NamedTuple):
+    """What one instruction starts on a device: bytes of operands and results, FLOPs of a library's call, how often."""
+
+    name: str
+    bytes: int
+    flops: int
+    times: int
+
+
+def size_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of an array."""
+    return SIZES[dtype] * math.prod(shape)
+
+
+def _arrays(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    found = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", text)
+    return tuple((dtype, tuple(int(side) for side in sides.split(",") if side)) for dtype, sides in found)
+
+
+def collectives(text: str) -> list[Collective]:
+    """The collectives of a program, asynchronous ones counted once."""
+    found = []
+    for line in text.splitlines():
+        match = re.match(rf"\s*(?:ROOT )?\S+ = (.*?) ({COLLECTIVES})(-start)?\(", line)
+        if match:
+            results = _arrays(match[1])
+            if match[3] and match[2] == "all-gather":
+                results = results[len(results) // 2 :]  # an asynchronous gather names its operands first
+            found.append(Collective(match[2], results))
+    return found
+
+
+def computations(text: str) -> dict[str, list[Instruction]]:
+    """The instructions of every computation of a program; the main one is called "ENTRY"."""
+    found: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?(\S+) \(.*\) -> .* \{$", line)
+        if head:
+            current = found.setdefault("ENTRY" if head[1] else head[2], [])
+            continue
+        match = re.match(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)", line)
+        if match:
+            name, results, operation, rest = match.groups()
+            operands = rest[: _closing(rest)]
+            current.append(
+                Instruction(name, _arrays(results), operation, tuple(re.findall(r"%([\w.-]+)", operands)), line)
+            )
+    return found
+
+
+def _closing(text: str) -> int:
+    """Index of the parenthesis that closes one opened before `text`."""
+    depth = 1
+    for index, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return index
+    return len(text)
+
+
+def _executed(programs: dict, name: str, times: int) -> Iterator[tuple[Instruction, int, dict]]:
+    """(instruction, how often it is executed, results by name) of a computation and of the loops in it."""
+    results = {instruction.name: instruction.results for instruction in programs[name]}
+    for instruction in programs[name]:
+        if instruction.operation == "while":
+            body = re.search(r"body=%?([\w.-]+)", instruction.line)
+            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.line)
+            yield from _executed(programs, body[1], times * int(trips[1] if trips else 1))
+        elif instruction.operation == "call":
+            yield from _executed(programs, re.search(r"to_apply=%?([\w.-]+)", instruction.line)[1], times)
+        else:
+            yield instruction, times, results
+
+
+def kernels(text: str) -> list[Kernel]:
+    """What a GPU program starts, collectives left out: fusions, convolutions, products, copies."""
+    found = []
+    programs = computations(text)
+    for instruction, times, results in _executed(programs, "ENTRY", 1):
+        operation = instruction.operation
+        if operation in NOTHING or operation.endswith("-done") or re.match(COLLECTIVES, operation):
+            continue
+        read = _bytes_read(instruction, results, programs)
+        written = sum(size_of(*array) for array in instruction.results)
+        flops = _convolution_flops(instruction, results) or _product_flops(instruction, results)
+        found.append(Kernel(instruction.name, read + written, flops, times))
+    return found
+
+
+def calls_libraries(text: str) -> bool:
+    """Whether cuDNN or cuBLAS do the convolutions or the products, which XLA's own analysis then leaves out."""
+    return 'custom_call_target="__cu' in text
+
+
+def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, float]]:
+    """Of every asynchronous collective of a GPU program: (bytes, seconds of the kernels between its start and its end).
+
+    Args:
+      text: of the program, whose order is the one of execution.
+      seconds: how long a kernel takes.
+    """
+    lasting = {kernel.name: kernel.times * seconds(kernel) for kernel in kernels(text)}
+    clock, started, found = 0.0, {}, []
+    for instruction, _, _ in _executed(computations(text), "ENTRY", 1):
+        clock += lasting.get(instruction.name, 0.0)
+        if re.match(COLLECTIVES, instruction.operation) and instruction.operation.endswith("-start"):
+            started[instruction.name] = clock, collectives(instruction.line)[0].bytes
+        elif instruction.operation.endswith("-done") and instruction.operands[0] in started:
+            start, size = started[instruction.operands[0]]
+            found.append((size, clock - start))
+    return found
+
+
+def _bytes_read(instruction: Instruction, results: dict, programs: dict) -> int:
+    """Of each operand once, and only the parts that are taken out of it where nothing else is read of it."""
+    whole = {name: sum(size_of(*array) for array in results.get(name, ())) for name in instruction.operands}
+    called = re.search(r"calls=%?([\w.-]+)", instruction.line)
+    inside = programs.get(called[1], []) if called else []
+    for parameter in inside:
+        if parameter.operation != "parameter":
+            continue
+        users = [user for user in inside if parameter.name in user.operands]
+        if users and all(user.operation in PARTS and user.operands[0] == parameter.name for user in users):
+            name = instruction.operands[int(re.search(r"parameter\((\d+)\)", parameter.line)[1])]
+            parts = sum(size_of(*array) for user in users for array in user.results)
+            whole[name] = min(whole[name], parts)
+    return sum(whole.values())
+
+
+def _convolution_flops(instruction: Instruction, results: dict) -> int:
+    """2 x positions x channels out x (kernel x channels in) of one of cuDNN's convolutions; 0 of everything else."""
+    target = re.search(r'custom_call_target="__cudnn\$conv(\w+)"', instruction.line)
+    if target is None:
+        return 0
+    first, second = (results[operand][0][1] for operand in instruction.operands[:2])
+    own = instruction.results[0][1]
+    # Forward: (x, kernel) -> y. For the input: (dy, kernel) -> dx. For the kernel: (x, dy) -> dkernel.
+    output, kernel = {"Forward": (own, second), "BackwardInput": (first, second), "BackwardFilter": (second, own)}[
+        re.match("Forward|BackwardInput|BackwardFilter", target[1])[0]
+    ]
+    channels = output[re.search(r"dim_labels=\w+->(\w+)", instruction.line)[1].index("f")]
+    return 2 * math.prod(output) * math.prod(kernel) // channels
+
+
+def _product_flops(instruction: Instruction, results: dict) -> int:
+    """2 x values x length of the sums of one of cuBLAS's matrix products; 0 of everything else."""
+    if not re.search(r'custom_call_target="__cublas\$', instruction.line):
+        return 0
+    summed = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.line)[1]
+    left = results[instruction.operands[0]][0][1]
+    length = math.prod(left[int(axis)] for axis in re.findall(r"\d+", summed))
+    return 2 * math.prod(instruction.results[0][1]) * length
+
+
+def estimated_cycles(text: str) -> int:
+    """The sum of what the TPU's compiler takes its instructions to last, one after the other."""
+    cycles = 0
+    for instruction, times, _ in _executed(computations(text), "ENTRY", 1):
+        match = re.search(r'"estimated_cycles":"(\d+)"', instruction.line)
+        # "Unknown" is the largest integer.
+        if match and int(match[1]) < 1 << 50:
+            cycles += times * int(match[1])
+    return cycles
+
+
+def cost_of(compiled: jax.stages.Compiled) -> cost.Cost:
+    """`cost.of` with our own count of what XLA's analyses leave out on a GPU: the calls of cuDNN and cuBLAS."""
+    known, text = cost.of(compiled), compiled.as_text()
+    if not calls_libraries(text):
+        return known
+    found = kernels(text)
+    flops = known.flops + sum(kernel.flops for kernel in found)
+    return known._replace(flops=flops, bytes=sum(kernel.bytes for kernel in found))

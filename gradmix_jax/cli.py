@@ -1,0 +1,169 @@
+"""What the commands share: flags, and errors and Ctrl-C that become one line and an exit status."""
+
+import os
+import re
+import shlex
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+from ml_collections.config_flags import config_path
+
+from gradmix_jax import config as config_lib
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
+    """Parse the flags and call `main(rest of the command line)`.
+
+    A ValueError raised by this package is a user's mistake: its sentence is printed. One raised inside a library is
+    a bug of ours and keeps its traceback.
+
+    Args:
+      main: takes the program name and the positional arguments.
+      required: flags that must be given.
+    """
+    logging.set_verbosity(logging.WARNING)
+    _keep_compiled_programs()
+    try:
+        app.run(main, flags_parser=lambda argv: _parse(argv, required))
+    except ValueError as error:
+        raised_in = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
+        full = "No space left on device"
+        if full in str(error):  # as TensorStore says it, in many words
+            error = ValueError(f"{full.lower()}; what was saved before is kept.")
+        elif not raised_in.startswith(HERE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = textwrap.shorten(str(error), 120, placeholder=" ...")
+        print(
+            f"error: out of memory ({said}); lower train.batch_size or evaluate.batch_size, or "
+            "set dataset.storage to 'stream'.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except OSError as error:  # no room, no right, not there
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def no_words(argv: list[str]) -> None:
+    """Raises ValueError for a word that is not a flag: one without its dashes, say."""
+    if argv[1:]:
+        raise ValueError(f"unexpected argument {argv[1]!r}; did you mean --{argv[1].lstrip('-')}?")
+
+
+def define_experiment_flags() -> None:
+    """--config and --workdir."""
+    config_flags.DEFINE_config_file("config", None, "Experiment file; override a key with --config.KEY=VALUE.")
+    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+
+
+def define_protocol_flags() -> None:
+    """The flags of a command that goes through trials and seeds."""
+    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
+    flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
+    flags.DEFINE_bool("print_commands", False, "Print one command per run and run nothing.")
+
+
+def numbers(name: str) -> list[int]:
+    """The value of the flag `trials` or `seeds`. Raises ValueError unless it is a list of different numbers."""
+    words = getattr(flags.FLAGS, name)
+    if not words or not all(word.isdigit() for word in words):
+        raise ValueError(f"--{name} must be numbers separated by commas, got {','.join(words)!r}.")
+    if len(set(map(int, words))) < len(words):
+        raise ValueError(f"--{name} must name every number once, got {','.join(words)!r}.")
+    return [int(word) for word in words]
+
+
+def config_words() -> list[str]:
+    """The --config flags of this command line, each in one word."""
+    words = iter(sys.argv[1:])
+    return [word if "=" in word else f"{word}={next(words, '')}" for word in words if word.startswith("--config")]
+
+
+def print_commands(config_words: list[str], workdir: str, trials: list[int], seeds: list[int]) -> None:
+    """Print one `gradmix_jax.main` command for every trial and seed, with these --config flags."""
+    for trial in trials:
+        for seed in seeds:
+            words = [
+                *("python", "-m", "gradmix_jax.main"),
+                *config_words,
+                f"--config.dataset.trial={trial}",
+                f"--config.seed={seed}",
+                f"--workdir={workdir}/trial{trial}_seed{seed}",
+            ]
+            print(shlex.join(words))
+
+
+def _keep_compiled_programs():
+    """Compile a program once per user and not once per run, unless JAX was told where to keep it, or not to."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gradmix_jax", "xla"))
+    # An evaluation is some hundred small programs, none of them worth keeping by JAX's own measure of a second.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _parse(argv, required):
+    try:
+        rest = flags.FLAGS(argv)
+        missing = [name for name in required if flags.FLAGS[name].value is None]
+        # A config file that could not be read raises only when something is asked of it.
+        for name in flags.FLAGS:
+            getattr(flags.FLAGS[name].value, "lock", None)
+    except Exception as error:  # whatever a flag or the config file raises
+        # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
+        said = error
+        while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \n
+            said = said.args[0]
+        lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+        sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
+        sentence = re.sub(r"^\[Errno \d+\] (.*): '(.*)'$", r"\1: \2.", sentence)  # of a config file that is not there
+        frames = traceback.extract_tb(error.__traceback__)
+        looked_up = any(frame.filename.endswith("config_path.py") for frame in frames)  # ml_collections, for a flag
+        if looked_up and isinstance(error, IndexError):
+            places = [name for name in _named_keys(argv) if "[" in name]
+            sentence = f"no such phase: {', '.join(places)}."
+        elif looked_up:
+            sentence = f"unknown config key {_unknown_key(' '.join(lines), argv)}."
+        elif isinstance(error, (AttributeError, LookupError)):
+            own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
+            sentence = f"{own.filename}, line {own.lineno}: {type(error).__name__}: {' '.join(lines)}"
+        raise ValueError(sentence) from error
+    if missing:
+        raise ValueError(f"--{missing[0]} is required; see --help.")
+    return rest
+
+
+def _named_keys(argv: list[str]) -> list[str]:
+    """The keys of the --config.KEY flags."""
+    return [match[1] for match in (re.match(r"--?config\.([^=]+)", argument) for argument in argv) if match]
+
+
+def _unknown_key(said: str, argv: list[str]) -> str:
+    """The whole name of the key, of which an error says the last part at most, "'fil'", and perhaps a guess."""
+    guess = re.search(r'Did you mean "(\w+)"', said)
+    for name in _named_keys(argv):
+        try:
+            config_path.get_value(name, config_lib.default_config())
+        except (AttributeError, KeyError, TypeError):
+            return f"{name} (did you mean {guess[1]!r}?)" if guess else name
+        except IndexError:
+            continue  # a phase that only this config has
+    return said

@@ -1,0 +1,133 @@
+"""Data sets to test on that were not trained on: out-of-distribution images, corrupted ones, labelled ones to probe."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gradmix_jax.data.build import OpenSet, load_stored, pick, stratified
+from gradmix_jax.data.source import ArrayRecords, DataSet, Records, Source
+from gradmix_jax.data.spec import Spec
+
+VALIDATION_SHARE = 0.1
+
+
+def out_of_distribution(spec: Spec, name: str) -> Source:
+    """The test images of another data set, at the size and channels of `spec`, labelled -1.
+
+    Raises:
+      ValueError: the data set is missing.
+    """
+    data = load_stored(spec, name, with_train=False)
+    return pick(spec, data, "test", sorted(set(data.test.labels.tolist()))).as_unknown()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled:
+    """A data set to probe: all its classes, labels as it counts them; validation is cut from its training images."""
+
+    train: Source
+    validation: Source
+    test: Source
+    num_classes: int
+
+
+def labelled(spec: Spec, name: str) -> Labelled:
+    """All classes of a data set, at the size and channels of `spec`.
+
+    Raises:
+      ValueError: the data set is missing, or a class lacks training or test images.
+    """
+    data = load_stored(spec, name, with_train=True)
+    # A folder may have test images of more classes than training images; only what can be learned is probed.
+    classes = sorted(set(data.train.labels.tolist()))
+    train = pick(spec, data, "train", classes)
+    held_out = stratified(train.labels, VALIDATION_SHARE, seed=0)
+    return Labelled(train.take(~held_out), train.take(held_out), pick(spec, data, "test", classes), len(classes))
+
+
+def corrupted(
+    spec: Spec,
+    data: OpenSet,
+    source: str,
+    corruption: str,
+    severity: int,
+    places: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Source, Source]:
+    """The test images of the known and of the unknown classes from a published set of corrupted images.
+
+    Args:
+      spec, data: of the run; known and unknown classes are of one data set.
+      source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
+        CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
+      corruption, severity: name, and 1 to 5.
+      places: which images of `data.test_known` and of `data.test_unknown` to take; None: all of the classes.
+
+    Returns:
+      Sources with the labels of `data`.
+
+    Raises:
+      ValueError: the files are missing, their classes are not those of the run's data set, or some images are to be
+        left out and nothing says which ones those are here.
+    """
+    if data.split.known_dataset != data.split.unknown_dataset:
+        raise ValueError(
+            f"evaluate.corruptions is {source!r}, which has no images of {data.split.unknown_dataset!r}; allowed where "
+            "known and unknown classes are of different data sets: regenerated."
+        )
+    kind, _, path = source.partition(":")
+    if kind != "folder":
+        stored = load_stored(spec, f"{source}/{corruption}_{severity}", with_train=False)
+    else:
+        stored = _release(Path(path).expanduser(), source, corruption, severity, data.stored_names)
+    if stored.class_names != data.stored_names:
+        raise ValueError(
+            f"evaluate.corruptions is {source!r}, whose {len(stored.class_names)} classes are not the "
+            f"{len(data.stored_names)} of {data.split.known_dataset!r}; allowed: corrupted images of the same data set."
+        )
+    known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
+    if places is not None:
+        known, unknown = map(_those_at, (known, unknown), (data.test_known, data.test_unknown), places, 2 * [source])
+    return known, unknown.as_unknown()
+
+
+def _those_at(images: Source, clean: Source, places: np.ndarray, name: str) -> Source:
+    """The corrupted images of the clean ones at `places`, by their position in the data set."""
+    wanted, records = clean.indices[places], clean.records
+    left_out = np.isin(records.labels, images.class_ids).sum() - len(wanted)
+    if not left_out:
+        return images
+    if not _same_order(images.records, records):
+        raise ValueError(
+            f"evaluate.corruptions is {name!r}, whose images are not in the order of the run's test images, so that "
+            f"{left_out} of these cannot be left out there as they are here; allowed: regenerated, or test images "
+            "without duplicates."
+        )
+    return images.take(np.isin(images.indices, wanted))
+
+
+def _same_order(records: Records, others: Records) -> bool:
+    if not np.array_equal(records.labels, others.labels):
+        return False
+    files = [getattr(each, "paths", None) for each in (records, others)]
+    if None in files:
+        return True
+    return all(Path(one).stem == Path(other).stem for one, other in zip(*files))
+
+
+def _release(root: Path, source: str, corruption: str, severity: int, names: tuple[str, ...]) -> DataSet:
+    from gradmix_jax.data import folder
+
+    arrays, classes = root / f"{corruption}.npy", root / corruption / str(severity)
+    if arrays.is_file() and (root / "labels.npy").is_file():
+        images, labels = np.load(arrays, mmap_mode="r"), np.load(root / "labels.npy")
+        count = len(images) // 5
+        rows = slice((severity - 1) * count, severity * count)
+        return DataSet(names, None, ArrayRecords(images[rows], labels[rows].astype(np.int32), str(arrays)), source)
+    if classes.is_dir():
+        found = tuple(sorted(entry.name for entry in os.scandir(classes) if entry.is_dir()))
+        return DataSet(found, None, folder.read_part(classes, found), source)
+    raise ValueError(
+        f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; allowed: a release."
+    )

@@ -1,0 +1,186 @@
+"""TFDS data sets, read without TensorFlow once they are prepared as array_record files."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from gradmix_jax.data.source import DataSet
+
+# The part that plays the test set: imagenet2012's test labels are not public.
+TEST_PARTS = {
+    "digits": "test",
+    "mnist": "test",
+    "fashion_mnist": "test",
+    "svhn_cropped": "test",
+    "cifar10": "test",
+    "cifar100": "test",
+    "cifar10_corrupted": "test",  # no train part; a corruption is named like cifar10_corrupted/fog_3
+    "imagenet2012": "validation",
+}
+# What TFDS 4.9.10 needs to prepare its own data sets and does not install by itself.
+_NEEDED_TO_PREPARE = {"tensorflow": "tensorflow-cpu", "importlib_resources": "importlib_resources"}
+_CHUNK = 1024
+# Parts smaller than this stay in memory as they are encoded: reading records one by one takes longer than decoding.
+_KEEP_BYTES = 2**30
+_REASON_LENGTH = 300
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedRecords:
+    """One part of a prepared data set.
+
+    Attributes:
+      encoded: sequence of encoded images: a list of bytes, or one that reads array_record files.
+      labels: class ids, int32 [N].
+      name: what to call it in errors.
+    """
+
+    encoded: Sequence[bytes]
+    labels: np.ndarray
+    name: str
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.encoded[index]))
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        # What has been prepared is not changed: other images have another version.
+        return self.name
+
+
+def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataSet:
+    """A TFDS data set by name, or `digits`; prepared first if it is not there.
+
+    The labels of all examples are read here, which means reading all files once: seconds, but minutes for ImageNet.
+
+    Args:
+      name: a key of `TEST_PARTS`, with a TFDS config after a slash where the data set has any.
+      data_dir: TFDS directory; "" for its default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+      download: whether to download and prepare what is not there. Needs TensorFlow, except for `digits`, which is
+        always prepared when it is not there.
+      with_train: whether to load the train part.
+
+    Raises:
+      ValueError: the data set is not there and cannot be prepared, or is prepared in another format.
+    """
+    if name == "digits":
+        from gradmix_jax.data import digits  # noqa: F401  registers the name
+    data_dir = os.path.expanduser(data_dir)
+    builder = _find(name, data_dir) or _prepare(name, data_dir, download)
+    names = builder.info.features["label"].names
+    test = TEST_PARTS[name.split("/")[0]]
+    parts = {part: _records(builder, part) for part in [test, "train"][: 1 + with_train]}
+    return DataSet(tuple(names), parts.get("train"), parts[test])
+
+
+def _find(name: str, data_dir: str):
+    """The builder of a prepared data set of any version, or None."""
+    from tensorflow_datasets.core import read_only_builder, registered
+
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+    except registered.DatasetNotFoundError:
+        return None
+
+
+def _prepare(name: str, data_dir: str, download: bool):
+    """Download and prepare a data set; safe to run in several processes at once."""
+    import tensorflow_datasets as tfds
+
+    if name != "digits":
+        _check_can_prepare(name, data_dir, download)
+    failure = None
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+        if name == "digits":
+            _prepare_quietly(builder)
+        else:
+            builder.download_and_prepare()
+    except Exception as error:
+        # TFDS writes to a directory of its own and renames it at the end: of several processes all but one fail there,
+        # and then find what the first has left.
+        failure = error
+    builder = _find(name, data_dir)
+    if builder is None:
+        reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:_REASON_LENGTH]}"
+        raise ValueError(f"preparing data set {name!r} in {_where(data_dir)} failed: {reason}") from failure
+    return builder
+
+
+def _prepare_quietly(builder) -> None:
+    """TFDS announces every step, which is more output than the digits are worth."""
+    import tensorflow_datasets as tfds
+
+    logging.info("Preparing %s in %s.", builder.name, builder.data_dir)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    finally:
+        tfds.enable_progress_bar()
+
+
+def _check_can_prepare(name: str, data_dir: str, download: bool) -> None:
+    if not download:
+        raise ValueError(
+            f"data set {name!r} is not prepared in {_where(data_dir)}; allowed: set dataset.data_dir to where it is, "
+            "or dataset.download to True."
+        )
+    missing = [package for module, package in _NEEDED_TO_PREPARE.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ValueError(
+            f"data set {name!r} is not prepared in {_where(data_dir)}, and TFDS needs {' and '.join(missing)} to "
+            f"prepare it: run `pip install {' '.join(missing)}` (reading prepared data does not need it)."
+        )
+
+
+def _records(builder, part: str) -> PreparedRecords:
+    import tensorflow_datasets as tfds
+
+    name = f"{builder.info.full_name}:{part}"
+    if part not in builder.info.splits:
+        raise ValueError(f"{name} does not exist; allowed: {', '.join(builder.info.splits)}.")
+    # Images stay encoded: labels are then cheap to read, and decoding is the same for every kind of data set.
+    encoded = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    try:
+        examples = builder.as_data_source(part, decoders=encoded)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{name} is prepared as {builder.info.file_format.value} in {builder.data_dir}; allowed: array_record, "
+            "which dataset.download = True prepares in another dataset.data_dir (needs TensorFlow)."
+        ) from error
+    keep = builder.info.splits[part].num_bytes <= _KEEP_BYTES
+    labels, images = [], []
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples.__getitems__(range(start, min(start + _CHUNK, len(examples))))
+        labels += [example["label"] for example in chunk]
+        images += [example["image"] for example in chunk] if keep else []
+    return PreparedRecords(images if keep else _OnDisk(examples), np.array(labels, np.int32), name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnDisk:
+    """The images of examples, read when asked for."""
+
+    examples: Any
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.examples[index]["image"]
+
+
+def _where(data_dir: str) -> str:
+    return data_dir or "the default directory of TFDS"

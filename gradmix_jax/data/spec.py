@@ -1,0 +1,99 @@
+"""The `dataset` section of a config, and what its names mean."""
+
+import dataclasses
+import os
+
+from gradmix_jax.data import folder, idx, noise, prepared, splits
+from gradmix_jax.fields import Section, check_choice, check_number, key
+
+PATH_KINDS = {"folder": folder.load, "idx": idx.load}
+STORAGE = ("resident", "stream")
+BAD_IMAGES = ("error", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(Section, section="dataset"):
+    """What to train and test on: the `dataset` section.
+
+    The unknown classes come from `unknown_name`, by default the benchmark's own data set (CIFAR-100 for cifar+10 and
+    cifar+50), else that of the known classes. Where the benchmark does not say which classes of `unknown_name` are
+    unknown, all of them are.
+    """
+
+    name: str = key("digits", "digits, a TFDS name, folder:PATH or idx:PATH")
+    unknown_name: str = key("", "data set of the unknown classes; empty: the benchmark's, or the same one")
+    benchmark: str = key(
+        "mnist",
+        'whose published class splits; "random": a seeded one; "all": every class is known',
+        choices=lambda: (*splits.BENCHMARKS, "random", "all"),
+    )
+    trial: int = key(0, 'which of the splits, 0 to 4 (any number for "random")', least=0)
+    num_known: int = key(6, 'number of known classes, for benchmark "random" only', least=1)
+    image_size: int = key(16, "pixels; images of another size are resized", least=1)
+    channels: int = key(1, "1 (gray) or 3 (color); images are converted")
+    validation_fraction: float = key(
+        0.1, "share of the training images of each known class kept out of training", least=0, below=1
+    )
+    storage: str = key(
+        "resident", '"resident": uint8 on the device; "stream": read from disk during training', choices=STORAGE
+    )
+    data_dir: str = key("", "of TFDS; empty: its default", may_change=True)
+    download: bool = key(True, "let TFDS download and prepare what is not there", may_change=True)
+    bad_images: str = key(
+        "error",
+        'unreadable images: "error", or "skip" with a warning that names them (reads every image once more)',
+        choices=BAD_IMAGES,
+        may_change=True,
+    )
+
+    def check(self):
+        check_name("dataset.name", self.name)
+        if self.unknown_name:
+            check_unknown_name("dataset.unknown_name", self.unknown_name)
+        if self.channels not in (1, 3):
+            raise ValueError(f"dataset.channels must be 1 or 3, got {self.channels}.")
+        self._check_split()
+
+    def _check_split(self):
+        trials = len(splits.BENCHMARKS.get(self.benchmark, ()))
+        name = f"dataset.trial (of benchmark {self.benchmark!r})"
+        check_number(name, self.trial, least=0, most=trials - 1 if trials else None, whole=True)
+        if self.benchmark == "all" and same_data(self.name, self.unknown_data):
+            raise ValueError(
+                f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another data set as "
+                "dataset.unknown_name."
+            )
+
+    @property
+    def unknown_data(self) -> str:
+        """Name of the data set of the unknown classes."""
+        published = splits.BENCHMARKS.get(self.benchmark)
+        if self.unknown_name or not published or published[0].known_dataset == published[0].unknown_dataset:
+            return self.unknown_name or self.name
+        return published[0].unknown_dataset
+
+
+def same_data(name: str, other: str) -> bool:
+    """Whether two names mean the same data set."""
+    return _canonical(name) == _canonical(other)
+
+
+def _canonical(name: str) -> str:
+    kind, _, path = name.partition(":")
+    return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if path else name
+
+
+def check_name(label: str, name: str) -> None:
+    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set."""
+    kind, _, path = name.partition(":")
+    if (kind in PATH_KINDS and path) or name.split("/")[0] in prepared.TEST_PARTS:
+        return
+    check_choice(label, name, (*prepared.TEST_PARTS, *(f"{kind}:PATH" for kind in PATH_KINDS)))
+
+
+def check_unknown_name(label: str, name: str) -> None:
+    """Raises ValueError if `name`, the value of the key `label`, names neither a data set nor a kind of noise."""
+    if not name.startswith("noise:"):
+        check_name(label, name)
+    else:
+        check_choice(label, name, noise.KINDS)

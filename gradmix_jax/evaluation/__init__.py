@@ -1,0 +1,1 @@
+"""From a checkpoint to metrics: features, scores, leak guards, results."""

@@ -1,0 +1,204 @@
+"""A checkpoint and all that is learned from training images to judge others by.
+
+Letters: N images, K known classes, F feature.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradmix_jax import data as data_lib
+from gradmix_jax import models
+from gradmix_jax.evaluation import features, guards, probes
+from gradmix_jax.evaluation.features import Features
+from gradmix_jax.evaluation.spec import Setup, Spec, check_fits
+from gradmix_jax.scores import fitted as fitted_lib
+from gradmix_jax.scores.fitted import LOGITS, Fitted
+from gradmix_jax.training.checkpoint import Checkpoints
+
+PARTS = ("train", "validation", "test_known", "test_unknown")
+# Where no image is held out from training, this share of the training images chooses the settings of the probes.
+CHOOSING_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A checkpoint that turns images into features.
+
+    Attributes:
+      setup: the sections of the run's config.
+      data: the open set data of the run.
+      step: of the checkpoint.
+      checkpoint: its fingerprint.
+      function, variables: of `features.make_feature_function` and the model.
+    """
+
+    setup: Setup
+    data: data_lib.OpenSet
+    step: int
+    checkpoint: str
+    function: Any
+    variables: Any
+
+    @property
+    def spec(self) -> Spec:
+        return self.setup.evaluate
+
+    @property
+    def data_spec(self) -> data_lib.Spec:
+        return self.setup.dataset
+
+    def outputs(self, images: data_lib.Source | np.ndarray) -> dict[str, np.ndarray]:
+        """{name of an output: x_NxD} of a source, or of an array uint8 [N, H, W, C]."""
+        return features.extract(self.function, self.variables, images, batch_size=self.spec.batch_size)[0]
+
+    def features(self, part: str, source: data_lib.Source) -> Features:
+        """The outputs of a source's images, with what else is known about them."""
+        options = dict(batch_size=self.spec.batch_size, progress=f"features, {part}")
+        outputs, hashes = features.extract(self.function, self.variables, source, **options)
+        rows = dict(labels=source.labels, classes=source.classes, hashes=hashes, places=np.arange(len(source)))
+        return Features(part, self.checkpoint, outputs, **rows)
+
+
+def restore(setup: Setup, workdir: str) -> Model:
+    """Restore the newest checkpoint of a run.
+
+    Raises:
+      ValueError: there is none, or the config does not fit the data or the checkpoint.
+    """
+    spec, data_spec = setup.evaluate, setup.dataset
+    check_fits(spec, data_spec, setup.model)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    data = data_lib.open_set(data_spec)
+    model = models.create(setup.model, num_classes=data.num_classes)
+    variables = checkpoints.restore_model(_template(model, data_spec))
+    step = checkpoints.latest_step()
+    checkpoints.close()
+    normalization = setup.normalization
+    function = features.make_feature_function(model, mean=normalization.mean, std=normalization.std, stages=spec.stages)
+    return Model(setup, data, step, features.fingerprint(variables), function, variables)
+
+
+def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) -> dict[str, Features]:
+    """Features of the named PARTS: from the run's features.npz, or computed, and written there if they are all.
+
+    A part without images is left out, as are validation images that training has too.
+    """
+    sources = {name: getattr(model.data, name) for name in PARTS}
+    key = features.cache_key(model.checkpoint, model.setup, sources)
+    parts = features.load(workdir, key)
+    if parts is None:
+        parts = {name: model.features(name, sources[name]) for name in names if len(sources[name])}
+        if names == PARTS:
+            features.save(workdir, parts, key)
+    if "validation" in parts:
+        parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
+    return {name: part for name, part in parts.items() if name in names and part}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """What was learned from training and validation images.
+
+    Attributes:
+      model: the checkpoint.
+      fitted: the scores.
+      linear: the linear probe on the encoder's features; None where it was not asked for.
+    """
+
+    model: Model
+    fitted: Fitted
+    linear: probes.Linear | None
+
+    def complete(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs and, where the model has no classifier head, the logits of the linear probe."""
+        return _complete(outputs, self.linear)
+
+    def score(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """score_N by feature and score of the spec; higher means known."""
+        spec = self.model.spec
+        return self.fitted.score(spec.feature, spec.score, self.complete(outputs))
+
+    def predict(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """class_N by the feature of the spec."""
+        return self.fitted.predict(self.model.spec.feature, self.complete(outputs))
+
+
+def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = False) -> Evaluator:
+    """Learn from the training and validation images.
+
+    Args:
+      model: the checkpoint.
+      parts: "train" and, where there are such images, "validation".
+      headline_only: fit the score and the feature that the spec names and nothing else.
+
+    Raises:
+      ValueError: the parts are of different checkpoints.
+    """
+    spec, train, validation = model.spec, parts["train"], parts.get("validation")
+    guards.same_checkpoint(*parts.values())
+    linear = None
+    if not headline_only or spec.feature == LOGITS:
+        linear = fit_probe(train, validation, model.data.num_classes)
+    scored = spec.features if not headline_only else tuple({spec.feature} - {LOGITS})
+    fitted = fitted_lib.fit_all(
+        _complete(train.outputs, linear),
+        train.labels,
+        num_classes=model.data.num_classes,
+        features=scored,
+        names=(spec.score,) if headline_only else spec.all_scores,
+        k=spec.k,
+        head=_head(model, train, linear),
+        validation=_complete(validation.outputs, linear) if validation else None,
+        required=(spec.feature, spec.score),
+    )
+    return Evaluator(model, fitted, linear)
+
+
+def choosing(train: Features, validation: Features | None) -> tuple[Features, Features]:
+    """(to fit on, to choose with): training and validation images, or a cut through the training images."""
+    if validation is None:
+        held_out = data_lib.stratified(train.labels, CHOOSING_SHARE, seed=0)
+        train, held_out = train.take(~held_out), train.take(held_out)
+        validation = guards.not_learned(train, held_out) or held_out
+    guards.for_selection(train, validation)
+    return train, validation
+
+
+def fit_probe(train: Features, validation: Features | None, num_classes: int) -> probes.Linear:
+    """The linear probe of the encoder's features, fitted on all of `train`."""
+    fit_on, choose_with = choosing(train, validation)
+    linear = probes.linear(probed(fit_on), probed(choose_with), num_classes=num_classes)
+    if validation is None:
+        linear = probes.fit_linear(*probed(train), num_classes=num_classes, l2=linear.l2)
+    return linear
+
+
+def probed(part: Features) -> tuple[np.ndarray, np.ndarray]:
+    """What probes look at: features_NxF of the encoder and labels_N."""
+    return part.outputs["features"], part.labels
+
+
+def _complete(outputs, linear):
+    if LOGITS in outputs or linear is None:
+        return dict(outputs)
+    return {**outputs, LOGITS: linear.logits(outputs["features"])}
+
+
+def _head(model, train, linear):
+    """(kernel_FxK, bias_K) from features to logits, or None: a cosine head has no such weights."""
+    if LOGITS not in train.outputs:
+        return linear and (linear.kernel_FxK, linear.bias_K)
+    dense = model.variables["params"]["classifier"].get("dense")
+    return dense and (np.asarray(dense["kernel"]), np.asarray(dense["bias"]))
+
+
+def _template(model, data_spec):
+    """Shapes of the variables to restore; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, data_spec.image_size, data_spec.image_size, data_spec.channels), jnp.float32)
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

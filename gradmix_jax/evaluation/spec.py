@@ -1,0 +1,109 @@
+"""The `evaluate` section of a config, and which evaluations fit which data and models."""
+
+import dataclasses
+from typing import Any
+
+from gradmix_jax import augment, corruptions, models, scores
+from gradmix_jax import data as data_lib
+from gradmix_jax.evaluation.features import FEATURES
+from gradmix_jax.fields import Section, check_choice, key, options
+from gradmix_jax.scores import fitted as fitted_lib
+from gradmix_jax.scores.fitted import LOGITS
+
+DUPLICATES = ("error", "drop")
+CORRUPTIONS = ("none", "regenerated", "cifar10_corrupted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(Section, section="evaluate"):
+    """What to evaluate and how: the `evaluate` section."""
+
+    batch_size: int = key(500, "images at a time", least=1)
+    feature: str = key("features", 'of the headline: "features" of the encoder, their "projection", "logits", a stage')
+    score: str = key("topk_cosine", "of the headline: a key of gradmix_jax.scores.SCORES")
+    k: int = key(3, "topk_cosine: a class's score is the sum of the k largest cosine similarities", least=1)
+    scores: tuple[str, ...] = key(
+        ("all",), 'scores to compare, on every feature; "all", or names', choices=lambda: ("all", *scores.SCORES)
+    )
+    options: dict[str, Any] = options(lambda: scores.SCORES, "options of the scores")
+    stages: tuple[str, ...] = key(("stage3",), "stages whose activations, averaged over positions, are scored as well")
+    near: tuple[str, ...] = key(
+        (), "near out-of-distribution data sets: TFDS names, folder:PATH, idx:PATH, noise:uniform or noise:gaussian"
+    )
+    far: tuple[str, ...] = key((), "far out-of-distribution data sets, likewise")
+    corruptions: str = key("none", 'of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release')
+    corruption_reference: str = key("", "workdir of the run whose errors divide ours in the mean corruption error")
+    probes: tuple[str, ...] = key((), "other labeled data sets to probe the frozen encoder on")
+    duplicates: str = key(
+        "error", 'test images that are in training or validation: "error", or "drop" them', choices=DUPLICATES
+    )
+
+    def check(self):
+        check_choice("evaluate.feature", self.feature, (*self.features, LOGITS))
+        check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, self.headline_scores)
+        for name in (*self.near, *self.far):
+            data_lib.check_unknown_name("each element of evaluate.near and evaluate.far", name)
+        for name in self.probes:
+            data_lib.check_name("each element of evaluate.probes", name)
+        if not self.corruptions.startswith("folder:"):
+            check_choice("evaluate.corruptions", self.corruptions, (*CORRUPTIONS, "folder:PATH"))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that images are scored by."""
+        return (*FEATURES, *self.stages)
+
+    @property
+    def headline_scores(self) -> tuple[str, ...]:
+        """Names of the scores that work on the headline's feature."""
+        return tuple(name for name in scores.SCORES if fitted_lib.works_on_logits(name) == (self.feature == LOGITS))
+
+    @property
+    def all_scores(self) -> tuple[str, ...]:
+        """Names of the scores to compare, the headline's among them."""
+        return tuple(scores.SCORES) if "all" in self.scores else tuple(dict.fromkeys((self.score, *self.scores)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The sections of a config that an evaluation depends on."""
+
+    dataset: data_lib.Spec
+    normalization: augment.Normalization
+    model: models.Spec
+    evaluate: Spec
+
+
+def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) -> None:
+    """Whether an evaluation can be of such data and such a model: what it cannot, it would say after the training.
+
+    Args:
+      spec, data_spec, model_spec: the sections `evaluate`, `dataset` and `model` of a config.
+
+    Raises:
+      ValueError: one sentence with the key of `evaluate`, its value and what is allowed.
+    """
+    for name in spec.stages:
+        check_choice("each element of evaluate.stages", name, models.available_stages(model_spec))
+    for part, lacking, why in (
+        ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
+        ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),
+    ):
+        if lacking and part in scores.SCORES[spec.score].needs:
+            fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]
+            raise ValueError(f"evaluate.score {spec.score!r} does not work: {why}; use one of {', '.join(fitting)}.")
+    for kind in ("near", "far"):
+        for name in getattr(spec, kind):
+            if data_lib.same_data(name, data_spec.name):
+                raise ValueError(f"evaluate.{kind} must be other data than the known classes' {data_spec.name!r}.")
+    if spec.corruptions == "regenerated" and data_spec.image_size < corruptions.SMALLEST:
+        raise ValueError(
+            f"evaluate.corruptions 'regenerated' needs dataset.image_size of at least {corruptions.SMALLEST}, got "
+            f"{data_spec.image_size}."
+        )
+    across = not data_lib.same_data(data_spec.name, data_spec.unknown_data)
+    if across and spec.corruptions not in ("none", "regenerated"):
+        raise ValueError(
+            f"evaluate.corruptions must be none or regenerated where known classes are of {data_spec.name!r} and "
+            f"unknown ones of {data_spec.unknown_data!r}, got {spec.corruptions!r}."
+        )

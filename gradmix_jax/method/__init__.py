@@ -1,0 +1,1 @@
+"""GradMix in three files: attribution maps, masks, mixing."""

@@ -1,0 +1,375 @@
+"""Mixing: each image loses a region and gets another's pixels in its place (or a blend, for mixup).
+
+One signature for all methods: `(mixed, weight_B, partner_B)`, where `weight_B` is the share of the image that is still
+its own and `partner_B` the index of the image that the rest came from (its own index where the fill has no partner,
+so that area-weighted labels come out right without a special case). Images are float in [0, 1], not normalised.
+
+With V views the B rows are view-major (all of view 0, then all of view 1), and the partner of view v of image i is
+view V-1-v of image pi(i), with pi a random permutation without fixed points.
+
+Letters: B batch (views included), H W image, C image channels, G groups, g images of a group.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax.fields import Section, check_choice, key
+from gradmix_jax.method import attribution, masks
+
+FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
+KEEP_DRAWS = ("image", "batch")
+MIXED_VIEWS = ("all", "first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(Section, section="mix"):
+    """How images are mixed: the `mix` section."""
+
+    method: str = key("gradmix", "mixing method", choices=lambda: METHODS)
+    mask: str = key("threshold", '"threshold" or "box"', choices=lambda: masks.MASKS)
+    fill: str = key("partner", "partner, partner_resized, noise, mean, zeros", choices=FILLS)
+    keep_range: tuple[float, float] = key(
+        (0.5, 0.9), "share of pixels kept, drawn uniformly", least=0, most=1, length=2
+    )
+    keep_draw: str = key("image", 'one draw per "image", or per "batch"', choices=KEEP_DRAWS)
+    mixed_views: str = key("all", 'mix "all" views, or the "first" only', choices=MIXED_VIEWS)
+    group_size: int = key(16, "partners are drawn within groups of this many images; divides a device's batch", least=2)
+    mixup_alpha: float = key(1.0, "of mixup's Beta(alpha, alpha)", above=0)
+    fmix_decay: float = key(
+        3.0, "of the power of fmix's noise with frequency; the larger, the larger the patches", least=0, most=10
+    )
+
+    def check(self):
+        low, high = self.keep_range
+        if low > high:
+            raise ValueError(f"mix.keep_range must be (low, high) with low <= high, got {self.keep_range}.")
+
+    @property
+    def uses_map(self) -> bool:
+        return self.method == "gradmix"
+
+
+def kept_share(mask_BxHxW: jax.Array) -> jax.Array:
+    """Share of pixels that stay, weight_B float32 in [0, 1], counted from the mask itself."""
+    return 1.0 - jnp.mean(mask_BxHxW.astype(jnp.float32), axis=(1, 2))
+
+
+def partners(key: jax.Array, batch: int, *, views: int = 1) -> jax.Array:
+    """Partner of every row: a uniformly random cycle through the images, crossed over views; partner_B int32."""
+    images = batch // views
+    cycle = jax.random.permutation(key, images)
+    # i -> the image after i in a random cycle: a permutation in which nobody is its own partner.
+    partner_g = jnp.zeros(images, jnp.int32).at[cycle].set(jnp.roll(cycle, -1).astype(jnp.int32))
+    crossed_V = jnp.arange(views - 1, -1, -1, dtype=jnp.int32) * images
+    return (crossed_V[:, None] + partner_g[None, :]).reshape(batch)
+
+
+def draw_keep(key: jax.Array, shape: tuple[int, ...], keep_range: tuple[float, float]) -> jax.Array:
+    """Keep shares low + (high - low) * u with u ~ Beta(1, 1), which is the uniform distribution."""
+    low, high = keep_range
+    return jax.random.uniform(key, shape, minval=low, maxval=high)
+
+
+def gradmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array,
+    *,
+    keep_range: tuple[float, float] = (0.5, 0.9),
+    mask: str = "threshold",
+    fill: str = "partner",
+    views: int = 1,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mask out where the map is largest and fill the hole.
+
+    Source: Xu, Kao, Keuper 2025, "Informed Mixing", arXiv 2505.12803 (`box` with `partner_resized` is the paper's;
+    `threshold` with `partner` goes with input-gradient maps).
+
+    Args:
+      key: randomness of partners, keep shares and noise.
+      images_BxHxWxC: images in [0, 1]; B = views * images, view-major. A single image is its own partner.
+      maps_BxHxW: attribution maps.
+      keep_range: lowest and highest share of pixels to keep, each in [0, 1]; drawn once per row.
+      mask: `threshold` or `box`, see `masks`.
+      fill: `partner` (its pixels at the same place), `partner_resized` (the whole partner, resized to the mask's
+        bounding box), `noise` (uniform in [0, 1]), `mean` (the image's own mean colour) or `zeros`.
+      views: number of views V in B.
+      keep_B: keep shares, to use in place of a draw.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: B is not a multiple of `views`, or an unknown mask or fill.
+    """
+    batch = images_BxHxWxC.shape[0]
+    if batch % views:
+        raise ValueError(f"gradmix got {batch} images and views={views}; allowed: a multiple of the number of views.")
+    check_choice("mask", mask, masks.MASKS)
+    partner_key, keep_key, noise_key = jax.random.split(key, 3)
+    mask_BxHxW = masks.MASKS[mask](maps_BxHxW, _given_or_drawn(keep_B, keep_key, batch, keep_range))
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def _given_or_drawn(keep_B, key, batch, keep_range):
+    return draw_keep(key, (batch,), keep_range) if keep_B is None else keep_B
+
+
+def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views):
+    check_choice("fill", fill, FILLS)
+    batch = images_BxHxWxC.shape[0]
+    partner_B = jnp.arange(batch, dtype=jnp.int32)
+    if fill.startswith("partner"):
+        partner_B = partners(partner_key, batch, views=views)
+        content = images_BxHxWxC[partner_B]
+        if fill == "partner_resized":
+            content = jax.vmap(_resize_into_box)(content, mask_BxHxW)
+    elif fill == "noise":
+        content = jax.random.uniform(noise_key, images_BxHxWxC.shape, images_BxHxWxC.dtype)
+    elif fill == "mean":
+        content = jnp.mean(images_BxHxWxC, axis=(1, 2), keepdims=True)
+    else:
+        content = jnp.zeros_like(images_BxHxWxC)
+    mixed = jnp.where(mask_BxHxW[..., None], content, images_BxHxWxC)
+    return mixed, kept_share(mask_BxHxW), partner_B
+
+
+def _resize_into_box(image_HxWxC, mask_HxW):
+    """The whole image, shrunk (bilinear, antialiased) onto the bounding box of the mask; zeros elsewhere."""
+
+    def extent(occupied):
+        # Not the number of occupied rows: a thresholded mask has gaps.
+        first, after_last = jnp.argmax(occupied), occupied.shape[0] - jnp.argmax(occupied[::-1])
+        return first.astype(jnp.float32), (after_last - first).astype(jnp.float32)
+
+    top, box_height = extent(jnp.any(mask_HxW, axis=1))
+    left, box_width = extent(jnp.any(mask_HxW, axis=0))
+    height, width, _ = image_HxWxC.shape
+    resized = jax.image.scale_and_translate(
+        image_HxWxC,
+        image_HxWxC.shape,
+        (0, 1),
+        scale=jnp.stack([box_height / height, box_width / width]),
+        translation=jnp.stack([top, left]),
+        method="linear",
+    )
+    return jnp.clip(resized, 0, 1)  # the weights of the resizing add up to 1 but for rounding
+
+
+def cutmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A box at a uniformly random place, filled as in `gradmix`.
+
+    Source: CutMix, Yun et al. 2019, arXiv 1905.04899, section 3.1. With a fill that has no partner it is Cutout
+    (DeVries and Taylor 2017, arXiv 1708.04552).
+
+    Args:
+      key: randomness of places, partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
+    del maps_BxHxW
+    batch, height, width, _ = images_BxHxWxC.shape
+    partner_key, keep_key, noise_key, row_key, column_key = jax.random.split(key, 5)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
+    row_B = jax.random.randint(row_key, (batch,), 0, height)
+    column_B = jax.random.randint(column_key, (batch,), 0, width)
+    mask_BxHxW = masks.box_at(row_B, column_B, keep_B, image_size=(height, width))
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def saliencymix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A box around the most salient point of the partner, filled as in `gradmix`.
+
+    Source: SaliencyMix, Uddin et al. 2021, arXiv 2006.01791, section 3.2, with `attribution.spectral_residual` as the
+    saliency.
+
+    Args:
+      key: randomness of partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
+    del maps_BxHxW
+    batch = images_BxHxWxC.shape[0]
+    partner_key, keep_key, noise_key = jax.random.split(key, 3)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
+    saliency_BxHxW = attribution.spectral_residual(images_BxHxWxC)
+    partner_B = partners(partner_key, batch, views=views)
+    mask_BxHxW = masks.box(saliency_BxHxW[partner_B], keep_B)
+    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def fmix(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    keep_range: tuple[float, float],
+    fill: str,
+    views: int,
+    decay: float,
+    keep_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Patches of any shape, where smooth noise is largest, filled as in `gradmix`.
+
+    Source: FMix, Harris et al. 2020, arXiv 2002.12047, section 4.1.
+
+    Args:
+      key: randomness of patches, partners, keep shares and noise.
+      maps_BxHxW: not looked at.
+      images_BxHxWxC, keep_range, fill, views, keep_B: as in `gradmix`.
+      decay: of the noise's amplitude with frequency, see `masks.fourier_noise`; 0 or more.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+
+    Raises:
+      ValueError: an unknown fill.
+    """
+    del maps_BxHxW
+    batch, height, width, _ = images_BxHxWxC.shape
+    partner_key, keep_key, fill_key, mask_key = jax.random.split(key, 4)
+    keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
+    noise_BxHxW = masks.fourier_noise(mask_key, batch, image_size=(height, width), decay=decay)
+    mask_BxHxW = masks.threshold(noise_BxHxW, keep_B)
+    return _fill(partner_key, fill_key, images_BxHxWxC, mask_BxHxW, fill, views)
+
+
+def mixup(
+    key: jax.Array,
+    images_BxHxWxC: jax.Array,
+    maps_BxHxW: jax.Array | None,
+    *,
+    alpha: float,
+    views: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """weight * image + (1 - weight) * partner, weight ~ Beta(alpha, alpha).
+
+    Source: mixup, Zhang et al. 2018, arXiv 1710.09412, section 2.
+
+    Args:
+      key: randomness of partners and weights.
+      images_BxHxWxC: images in [0, 1]; B = views * images, view-major.
+      maps_BxHxW: not looked at.
+      alpha: of the Beta distribution, above 0; 1 is uniform.
+      views: number of views V in B.
+
+    Returns:
+      mixed images (shape and dtype of the input), weight_B and partner_B.
+    """
+    del maps_BxHxW
+    batch = images_BxHxWxC.shape[0]
+    partner_key, weight_key = jax.random.split(key)
+    partner_B = partners(partner_key, batch, views=views)
+    weight_B = jax.random.beta(weight_key, alpha, alpha, (batch,))
+    weight_Bx1x1x1 = weight_B[:, None, None, None]
+    mixed = weight_Bx1x1x1 * images_BxHxWxC + (1.0 - weight_Bx1x1x1) * images_BxHxWxC[partner_B]
+    return mixed.astype(images_BxHxWxC.dtype), weight_B, partner_B
+
+
+METHODS = ("none", "gradmix", "cutmix", "saliencymix", "fmix", "mixup")
+
+
+def apply(
+    key: jax.Array, images_BxHxWxC: jax.Array, maps_BxHxW: jax.Array | None, spec: Spec, *, views: int, first_group: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mix this device's images as the config says, group by group.
+
+    Partners are drawn inside groups of `spec.group_size` images, and every group has a key made from its number in
+    the global batch: the result is the same however the batch is spread over devices, and no image has to travel.
+    (Batches are shuffled, so a random partner of the group is a random partner of the batch.)
+
+    Args:
+      key: the key of this step, the same on every device.
+      images_BxHxWxC: this device's images in [0, 1], view-major.
+      maps_BxHxW: their maps; None where `spec.uses_map` is false.
+      spec: the mix section; its keep range, mask and fill do not concern mixup.
+      views: number of views V in B.
+      first_group: number of this device's first group in the global batch.
+
+    Returns:
+      mixed images, weight_B, partner_B (rows of this device). With `spec.mixed_views == "first"` only the rows of
+      view 0 are returned, B / V of them.
+
+    Raises:
+      ValueError: `spec.method` is "none", or the images of a view do not fill whole groups.
+    """
+    batch = images_BxHxWxC.shape[0]
+    size = spec.group_size
+    if spec.method == "none":
+        raise ValueError(f"mix.method is 'none', which mixes nothing; allowed: {', '.join(METHODS[1:])}.")
+    if batch % (views * size):
+        raise ValueError(f"mix.group_size is {size}; allowed: a divisor of the {batch / views:g} images of one device.")
+    groups = batch // views // size
+    group_key, keep_key = jax.random.split(key)
+    keys_G = jax.vmap(lambda index: jax.random.fold_in(group_key, index))(first_group + jnp.arange(groups))
+    keep_Gxg = None
+    if spec.keep_draw == "batch":
+        keep_Gxg = jnp.broadcast_to(draw_keep(keep_key, (), spec.keep_range), (groups, views * size))
+
+    def one_group(key, images, maps, keep):
+        common = dict(views=views, keep_B=keep, keep_range=spec.keep_range, fill=spec.fill)
+        if spec.method == "gradmix":
+            return gradmix(key, images, maps, mask=spec.mask, **common)
+        if spec.method == "cutmix":
+            return cutmix(key, images, maps, **common)
+        if spec.method == "saliencymix":
+            return saliencymix(key, images, maps, **common)
+        if spec.method == "fmix":
+            return fmix(key, images, maps, decay=spec.fmix_decay, **common)
+        return mixup(key, images, maps, alpha=spec.mixup_alpha, views=views)
+
+    mixed, weight, partner = jax.vmap(one_group)(
+        keys_G, _to_groups(images_BxHxWxC, views, size), _to_groups(maps_BxHxW, views, size), keep_Gxg
+    )
+    # A row of group k is v * size + i; its place on the device is v * (groups * size) + k * size + i.
+    view, image = partner // size, partner % size
+    partner = view * (groups * size) + jnp.arange(groups, dtype=jnp.int32)[:, None] * size + image
+    mixed, weight_B, partner_B = (_from_groups(x, views, size) for x in (mixed, weight, partner))
+    if spec.mixed_views == "first":
+        mixed, weight_B, partner_B = (x[: batch // views] for x in (mixed, weight_B, partner_B))
+    return mixed, weight_B, partner_B
+
+
+def _to_groups(array, views, size):
+    if array is None:
+        return None
+    rest = array.shape[1:]
+    return jnp.moveaxis(array.reshape(views, -1, size, *rest), 0, 1).reshape(-1, views * size, *rest)
+
+
+def _from_groups(array, views, size):
+    rest = array.shape[2:]
+    return jnp.moveaxis(array.reshape(-1, views, size, *rest), 1, 0).reshape(-1, *rest)

@@ -1,0 +1,23 @@
+"""Open set recognition metrics; see `ranking` for the conventions."""
+
+from gradmix_jax.metrics.ranking import (
+    ORIENTATION,
+    Points,
+    auroc,
+    average_precision,
+    ccr_at_fpr,
+    fpr_at,
+    known_threshold,
+    macro_f1,
+    mean_corruption_error,
+    openness,
+    oscr,
+    oscr_curve,
+    points,
+    points_and_oscr_compat,
+    roc_curve,
+)
+
+__all__ = ["ORIENTATION", "Points", "auroc", "average_precision", "ccr_at_fpr", "fpr_at", "known_threshold"]
+__all__ += ["macro_f1", "mean_corruption_error", "openness", "oscr", "oscr_curve", "points", "points_and_oscr_compat"]
+__all__ += ["roc_curve"]

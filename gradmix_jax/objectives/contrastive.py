@@ -1,0 +1,270 @@
+"""Losses on projections and logits, in float32, over the global batch.
+
+Letters: B rows of this device (views included), N anchors, M contrast features, P positive features, D embedding,
+K classes. Contrast is global: with `axis_name`, features of all devices are gathered, and since the transpose of a
+gather adds up what every device's loss says about a feature, the mean over devices of the parameter gradients is the
+gradient of the global loss.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gradmix_jax.fields import Section, key
+
+# Self-supervised losses, of which a run has one.
+SSL = ("simclr", "moco", "barlow_twins")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(Section, section="objective"):
+    """What is minimized: the `objective` section."""
+
+    temperature: float = key(0.05, "of contrastive losses", above=0)
+    base_temperature: float = key(0.07, "contrastive losses are multiplied by temperature / base_temperature", above=0)
+    mixed_supcon: bool = key(False, "add the supervised loss with mixed positives")
+    detach_anchors: bool = key(False, "no gradient of the mixed loss through the clean features")
+    label_smoothing: float = key(0.0, "of cross-entropy", least=0, below=1)
+    block_size: int = key(
+        4096, "anchors at a time of a contrastive loss on a device: bounds the memory of large batches", least=1
+    )
+    ssl: str = key("simclr", "what a phase's weight `ssl` is of: simclr, moco or barlow_twins", choices=SSL)
+    queue_size: int = key(8192, "of moco: a multiple of batch_size * num_views", least=1)
+    momentum: float = key(0.999, "of moco's key encoder", least=0, below=1)
+    off_diagonal_weight: float = key(0.005, "of barlow_twins", above=0)
+
+
+def contrastive(
+    anchors_NxD: jax.Array,
+    contrast_NxD: jax.Array,
+    positives_NxN: jax.Array,
+    *,
+    temperature: float,
+    base_temperature: float = 1.0,
+    positive_features_NxD: jax.Array | None = None,
+    positive_weights_N: jax.Array | None = None,
+    first_anchor: jax.Array | int = 0,
+) -> jax.Array:
+    """Contrastive loss of every anchor.
+
+    l_a = -(T / T0) * mean over p in P(a) of w_p * [ a.p / T - log sum over n != a of exp(a.n / T) ]
+
+    Sources: Khosla et al. 2020, "Supervised contrastive learning", equation 2 (the sum outside the logarithm); with one
+    positive it is NT-Xent of Chen et al. 2020 (SimCLR), equation 1. The denominator is always over the contrast
+    features but the anchor itself; with `positive_features_NxD` (mixed images) only the numerator changes.
+
+    Args:
+      anchors_NxD: L2-normalised anchors; anchor i is row `first_anchor + i` of the contrast features.
+      contrast_NxD: L2-normalised features of the whole batch; M rows, more than anchors where those are one device's.
+      positives_NxN: bool, row: anchor, column: one of the P positive features. The anchor itself must not be marked
+        where the positives are the contrast features.
+      temperature: T.
+      base_temperature: T0. The loss is multiplied by T / T0: with T0 = T it is the plain loss, with the default 1.0
+        it is T times that.
+      positive_features_NxD: features of the positives, P rows; the contrast features where not given (P = M).
+      positive_weights_N: a weight in [0, 1] for every positive feature, P of them; 1 where not given.
+      first_anchor: row of anchor 0 in the contrast features (may be traced).
+
+    Returns:
+      loss_N, float32. An anchor without a positive has loss 0, and is to be left out of a mean.
+    """
+    dot = lambda a, b: jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32).T, precision=lax.Precision.HIGHEST)
+    logits_NxM = dot(anchors_NxD, contrast_NxD) / temperature
+    anchor_N = first_anchor + jnp.arange(anchors_NxD.shape[0])
+    is_self_NxM = anchor_N[:, None] == jnp.arange(contrast_NxD.shape[0])[None, :]
+    denominator_N = jax.nn.logsumexp(jnp.where(is_self_NxM, -jnp.inf, logits_NxM), axis=1)
+    if positive_features_NxD is None:
+        similarity_NxP = logits_NxM
+    else:
+        similarity_NxP = dot(anchors_NxD, positive_features_NxD) / temperature
+    share_NxP = positives_NxN.astype(jnp.float32)
+    share_NxP = share_NxP / jnp.maximum(jnp.sum(share_NxP, axis=1, keepdims=True), 1.0)
+    if positive_weights_N is not None:
+        share_NxP = share_NxP * positive_weights_N[None, :]
+    log_probability_NxP = similarity_NxP - denominator_N[:, None]
+    return -(temperature / base_temperature) * jnp.sum(share_NxP * log_probability_NxP, axis=1)
+
+
+def _mean_where(loss_N, has_positive_N, axis_name):
+    """Mean of the losses of the anchors that have a positive; 0 where none has.
+
+    With `axis_name` this device's part of it, scaled so that the mean over devices is the mean over all anchors
+    however unevenly those with a positive are spread (SupCon of a single view).
+    """
+    has_positive_N = has_positive_N.astype(jnp.float32)
+    count, devices = jnp.sum(has_positive_N), 1
+    if axis_name is not None:
+        count, devices = lax.psum(count, axis_name), lax.axis_size(axis_name)
+    return jnp.sum(loss_N * has_positive_N) * devices / jnp.maximum(count, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What every contrastive loss of one device's step shares.
+
+    Attributes:
+      anchors_NxD: this device's features, view-major.
+      contrast_MxD: the features of all devices.
+      image_N, image_M: number of the image that each row came from, in the global batch.
+      label_N, label_M: its class.
+      first_anchor: row of anchor 0 in the contrast features.
+      views: number of views.
+      axis_name: the mapped axis over which the batch is spread, if any.
+    """
+
+    anchors_NxD: jax.Array
+    contrast_MxD: jax.Array
+    image_N: jax.Array
+    image_M: jax.Array
+    label_N: jax.Array
+    label_M: jax.Array
+    first_anchor: jax.Array | int
+    views: int
+    axis_name: str | None
+
+
+def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Rows of all devices, in the order of devices; the identity without an axis."""
+    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+
+
+def make_batch(
+    z_BxD: jax.Array, contrast_MxD: jax.Array, labels_b: jax.Array, *, views: int, axis_name: str | None = None
+) -> Batch:
+    """Say which image and class every row belongs to.
+
+    Args:
+      z_BxD: this device's features, B = views * b rows, view-major.
+      contrast_MxD: `gather(z_BxD, axis_name)`, taken once by the caller for all losses.
+      labels_b: the classes of this device's images.
+      views: number of views.
+      axis_name: the mapped axis, if any.
+
+    Returns:
+      The batch that the losses below take.
+    """
+    images, rows = labels_b.shape[0], z_BxD.shape[0]
+    device = 0 if axis_name is None else lax.axis_index(axis_name)
+    # Which image a row came from follows from its number: only classes have to be gathered, and those once per image.
+    row_M = jnp.arange(contrast_MxD.shape[0])
+    image_M = row_M // rows * images + row_M % images
+    return Batch(
+        anchors_NxD=z_BxD,
+        contrast_MxD=contrast_MxD,
+        image_N=device * images + jnp.tile(jnp.arange(images), views),
+        image_M=image_M,
+        label_N=jnp.tile(labels_b, views),
+        label_M=gather(labels_b, axis_name)[image_M],
+        first_anchor=device * rows,
+        views=views,
+        axis_name=axis_name,
+    )
+
+
+def _of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.image_N[row_n][:, None] == batch.image_M[None, :]) & _not_self(batch, row_n)
+
+
+def _of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.label_N[row_n][:, None] == batch.label_M[None, :]) & _not_self(batch, row_n)
+
+
+def _not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
+    return (batch.first_anchor + row_n)[:, None] != jnp.arange(batch.contrast_MxD.shape[0])[None, :]
+
+
+def simclr(batch: Batch, spec: Spec) -> jax.Array:
+    """NT-Xent: the positive of a view is the other view of the same image. Scalar, this device's part of the mean."""
+    return _mean_loss(batch, lambda row_n: _of_same_image(batch, row_n), spec)
+
+
+def supcon(batch: Batch, spec: Spec) -> jax.Array:
+    """SupCon: all rows of the same class are positives. Scalar, this device's part of the mean."""
+    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec)
+
+
+def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
+    """SimCLR with mixed images as positives: clean anchors, clean denominators, weighted by what was kept.
+
+    The positive of view v of an image is the mixed version of its *other* view, which lives on the same device: the
+    mixed features need no gather.
+
+    Args:
+      batch: the clean features.
+      mixed_PxD: projections of this device's mixed images, of all views or of view 0 only, view-major.
+      weight_P: kept share of each mixed image.
+      spec: the objective section.
+
+    Returns:
+      Scalar, this device's part of the mean.
+    """
+    images = batch.anchors_NxD.shape[0] // batch.views
+    mixed_P = jnp.arange(mixed_PxD.shape[0])
+
+    def positives_of(row_n):
+        same_image_nxP = (row_n % images)[:, None] == (mixed_P % images)[None, :]
+        return same_image_nxP & (row_n[:, None] != mixed_P[None, :])
+
+    return _mean_loss(batch, positives_of, spec, mixed_PxD, weight_P)
+
+
+def mixed_supcon(batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec) -> jax.Array:
+    """SupCon with the mixed versions of all rows of the same class (but the anchor's own) as positives. Scalar."""
+    mixed, weight = gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name)
+    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec, mixed, weight)
+
+
+def _mean_loss(batch, positives_of, spec, positive_features=None, positive_weights=None):
+    """Mean over the anchors that have a positive, `spec.block_size` anchors at a time.
+
+    Blocks are computed again in the backward pass, so that memory grows with the number of contrast features and not
+    with its square.
+    """
+    anchors, contrast = batch.anchors_NxD, batch.contrast_MxD
+    if positive_features is not None and spec.detach_anchors:
+        # The mixed loss then leaves the clean features alone, and one backward pass serves map and training.
+        anchors, contrast = lax.stop_gradient(anchors), lax.stop_gradient(contrast)
+    size = _largest_divisor(anchors.shape[0], spec.block_size)
+
+    def block(start, anchors_nxD, contrast, positive_features):
+        positives_nxP = positives_of(start + jnp.arange(size))
+        loss_n = contrastive(
+            anchors_nxD,
+            contrast,
+            positives_nxP,
+            temperature=spec.temperature,
+            base_temperature=spec.base_temperature,
+            positive_features_NxD=positive_features,
+            positive_weights_N=positive_weights,
+            first_anchor=batch.first_anchor + start,
+        )
+        return loss_n, jnp.any(positives_nxP, axis=1)
+
+    if size == anchors.shape[0]:
+        loss_N, has_positive_N = block(0, anchors, contrast, positive_features)
+    else:
+        starts = jnp.arange(0, anchors.shape[0], size)
+        again = jax.checkpoint(block, prevent_cse=False)
+        blocks = starts, anchors.reshape(-1, size, anchors.shape[1])
+        loss_N, has_positive_N = lax.map(lambda each: again(*each, contrast, positive_features), blocks)
+    return _mean_where(loss_N.ravel(), has_positive_N.ravel(), batch.axis_name)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)
+
+
+def cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, spec: Spec) -> jax.Array:
+    """Mean softmax cross-entropy against probabilities, label smoothing included. Scalar, this device's mean."""
+    targets_BxK = optax.smooth_labels(targets_BxK, spec.label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits_BxK.astype(jnp.float32), targets_BxK))
+
+
+def mixed_targets(labels_B: jax.Array, weight_B: jax.Array, partner_B: jax.Array, *, num_classes: int) -> jax.Array:
+    """Area-weighted labels: weight * own + (1 - weight) * partner's; targets_BxK."""
+    own_BxK = jax.nn.one_hot(labels_B, num_classes)
+    weight_Bx1 = weight_B[:, None]
+    return weight_Bx1 * own_BxK + (1.0 - weight_Bx1) * own_BxK[partner_B]

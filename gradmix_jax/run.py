@@ -1,0 +1,274 @@
+"""One experiment from config to results: specs, training, evaluation, and the files of the run."""
+
+import copy
+import dataclasses
+import glob
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
+from gradmix_jax import models
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.config import Experiment, from_config
+from gradmix_jax.data import order
+from gradmix_jax.evaluation import evaluate as evaluation
+from gradmix_jax.training import cost, mapping
+from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import train as train_lib
+from gradmix_jax.training.program import Program
+
+MODES = ("train", "eval", "train_and_eval")
+
+
+def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[str, Any] | None:
+    """Train in `workdir`, or resume the run in it, and evaluate.
+
+    Args:
+      config: the experiment.
+      workdir: directory of the run; made if need be.
+      mode: one of MODES.
+
+    Returns:
+      The results, which are written to the workdir too; None without an evaluation, and on all processes but the main.
+
+    Raises:
+      ValueError: a user's mistake, in one line.
+      SystemExit: status 143 after SIGTERM, with the state saved.
+    """
+    _check_workdir(workdir)
+    plain = config_lib.to_plain(config)
+    experiment = from_config(plain, num_devices=jax.device_count())
+    workdir = os.path.abspath(workdir)
+    if mode == "train_and_eval" and mapping.is_main_process():
+        evaluation.check_data(experiment.dataset, experiment.evaluate)
+    if mode != "eval":
+        done, total = train(experiment, plain, workdir)
+        if done < total:
+            print(f"stopped at step {done} of {total} and saved; rerun the command to resume", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
+    results = None
+    if mode != "train" and mapping.is_main_process():
+        check_same_run(plain, workdir)
+        results = save_results(evaluate(plain, workdir), plain, workdir)
+    mapping.barrier("results are written")
+    return results
+
+
+def _check_workdir(workdir: str) -> None:
+    if not workdir or "://" in workdir:
+        raise ValueError(f"--workdir must be a directory of this machine, got {workdir!r}.")
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise ValueError(f"--workdir must be a directory, got the file {workdir!r}.")
+
+
+def make_program(
+    experiment: Experiment, *, num_classes: int, num_images: int, axis_name: str | None = mapping.AXIS
+) -> Program:
+    """The static part of the train step for a training set of `num_images` images."""
+    batch_size = experiment.train.batch_size
+    steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
+    schedule = state_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
+    return Program(
+        model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
+        transform=state_lib.optimizer(experiment.optimizer, schedule),
+        schedule=schedule,
+        phases=experiment.phases,
+        augment=experiment.augment,
+        attribution=experiment.attribution,
+        mix=experiment.mix,
+        objective=experiment.objective,
+        mean=experiment.normalization.mean,
+        std=experiment.normalization.std,
+        num_views=experiment.train.num_views,
+        num_classes=num_classes,
+        num_images=num_images,
+        image_shape=experiment.image_shape,
+        batch_size=batch_size,
+        average_decay=experiment.optimizer.ema,
+    )
+
+
+def initial_state(experiment: Experiment, program: Program) -> state_lib.TrainState:
+    """The state before the first step, a function of the config's seed."""
+    return state_lib.create(
+        program.model,
+        program.transform,
+        experiment.seed,
+        experiment.image_shape,
+        averaged=bool(program.average_decay),
+        queue_size=program.objective.queue_size if program.uses_momentum else 0,
+    )
+
+
+def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> cost.Cost:
+    """What one train step costs on one device, by XLA's count.
+
+    Args:
+      experiment: the specs.
+      num_classes: K, known classes.
+      num_images: size of the training set, at least a batch.
+    """
+    program = make_program(experiment, num_classes=num_classes, num_images=num_images, axis_name=None)
+    return cost.of(cost.compile_step(program, jax.eval_shape(lambda: initial_state(experiment, program))))
+
+
+def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple[int, int]:
+    """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      experiment: the specs.
+      config: what they were made from, recorded in the workdir.
+      workdir: directory of the run; made if need be.
+
+    Returns:
+      The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
+
+    Raises:
+      KeyboardInterrupt, ValueError: see `training.train.train`; ValueError too where the workdir holds another run.
+    """
+    check_same_run(config, workdir)
+    data = data_lib.open_set(experiment.dataset)
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
+    initial = initial_state(experiment, program)
+    if mapping.is_main_process():
+        _record(config, workdir, initial.params)
+    options = dict(storage=experiment.dataset.storage, workdir=workdir)
+    return train_lib.train(program, initial, data.train, experiment.train, **options)
+
+
+def check_same_run(config: dict[str, Any], workdir: str) -> None:
+    """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model.
+
+    A directory with neither a checkpoint nor results counts as empty.
+    """
+    saved = glob.glob(os.path.join(glob.escape(workdir_lib.path(workdir, workdir_lib.CHECKPOINTS)), "[0-9]*"))
+    has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
+    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)) or not (saved or has_results):
+        return
+    before = config_lib.fixed(config_lib.read(workdir))
+    for name, value in config_lib.fixed(config).items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{workdir} holds a run with {name}={before.get(name)!r}, not {value!r}; use the same config to resume "
+                "it, or another --workdir."
+            )
+
+
+def _record(config: dict[str, Any], workdir: str, params: Any) -> None:
+    """Write config.json, env.json and the table of parameters."""
+    os.makedirs(workdir, exist_ok=True)
+    workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
+    workdir_lib.write_json(workdir, workdir_lib.ENVIRONMENT, workdir_lib.environment())
+    with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.PARAMETERS)) as file:
+        file.write(parameter_overview.get_parameter_overview(params) + "\n")
+
+
+def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any]:
+    """Evaluate the newest checkpoint of a run; writes nothing but the cache of features into its workdir.
+
+    Args:
+      config: the run's config: a ConfigDict, or the dict of its config.json.
+      workdir: the run's directory.
+
+    Returns:
+      The metrics of the headline feature and score, everything that the report shows, and two entries that are not
+      for JSON: "arrays" (scores, predictions and labels) and "gallery" (images).
+
+    Raises:
+      ValueError: no checkpoint, a config that does not fit the data or the checkpoint, or a leak guard's reason.
+    """
+    return evaluation.evaluate(from_config(config, num_devices=1).setup, workdir)
+
+
+def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) -> dict[str, Any]:
+    """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; return what results.json holds."""
+    for name, entry in ((workdir_lib.SCORES, "arrays"), (workdir_lib.GALLERY, "gallery")):
+        with workdir_lib.replacing(workdir_lib.path(workdir, name), "wb") as file:
+            np.savez_compressed(file, **results.pop(entry))
+    # The keys that a run may be evaluated with other values of belong to its results.
+    workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
+    results = results | {"environment": workdir_lib.environment()}
+    workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
+    return results
+
+
+def is_finished(config: ConfigDict, workdir: str) -> bool:
+    """Whether there are results of the last step, evaluated as the config says."""
+    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
+        return False
+    results, wanted = workdir_lib.read_json(workdir, workdir_lib.RESULTS), config_lib.to_plain(config)
+    steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
+    whole = results["step"] == state_lib.total_steps(config.phases, steps_per_epoch)
+    return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
+
+
+def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
+    """(config, workdir) of every trial and seed: `<workdir>/trial<trial>_seed<seed>`."""
+    for trial in trials:
+        for seed in seeds:
+            one = copy.deepcopy(config)
+            one.dataset.trial, one.seed = trial, seed
+            yield one, os.path.join(workdir, f"trial{trial}_seed{seed}")
+
+
+def check_runs(
+    config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
+) -> list[tuple[ConfigDict, str]]:
+    """What `runs` gives, checked: raises ValueError unless all of it can run on so many devices."""
+    planned = list(runs(config, workdir, trials, seeds))
+    for one, directory in planned:
+        plain = config_lib.to_plain(one)
+        from_config(plain, num_devices=num_devices)
+        check_same_run(plain, directory)
+    return planned
+
+
+def run_all(planned: list[tuple[ConfigDict, str]]) -> None:
+    """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process."""
+    for one, directory in planned:
+        if not is_finished(one, directory):
+            print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
+            run(one, directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What explaining the steps of a run takes: its specs, its data and its program for one device."""
+
+    experiment: Experiment
+    data: data_lib.OpenSet
+    program: Program
+
+    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
+        sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
+        chosen = order.host_batch_indices(seed, step, **sizes)
+        images = np.stack([self.data.train[int(index)] for index in chosen])
+        return images, np.asarray(self.data.train.labels)[chosen]
+
+
+def prepare(config: dict[str, Any], workdir: str) -> Prepared:
+    """Load the data of a run and make its program.
+
+    Args:
+      config: nested dict of all keys, as its config.json.
+      workdir: what to call the run in errors.
+
+    Raises:
+      ValueError: a run that does not mix, or data that is not there.
+    """
+    experiment = from_config(config, num_devices=1)
+    if experiment.mix.method == "none":
+        raise ValueError(f"the run in {workdir} does not mix (mix.method 'none'): there is nothing to show.")
+    data = data_lib.open_set(experiment.dataset)
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
+    return Prepared(experiment, data, program)

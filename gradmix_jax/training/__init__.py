@@ -1,0 +1,1 @@
+"""The train step and everything that runs it."""

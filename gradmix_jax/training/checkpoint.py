@@ -1,0 +1,147 @@
+"""Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`).
+
+Where the run is judged by a moving average, that is the `model`, and the weights it follows belong to `training`.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import textwrap
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
+
+    What is still being saved counts only after `close`.
+
+    For the main process alone: the others get their state from it (`parallel.broadcast`).
+
+    Args:
+      workdir: directory of the run.
+      keep: how many of the newest checkpoints to keep.
+      read_only: raise where there are none, and create nothing.
+
+    Raises:
+      ValueError: `read_only` and there is no checkpoint.
+    """
+
+    def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+        self.directory = workdir_lib.path(os.path.abspath(workdir), workdir_lib.CHECKPOINTS)
+        missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
+        if read_only and not os.path.isdir(self.directory):
+            raise missing
+        # One process writes and reads: the hosts of a pod need no disk in common.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="main"
+        )
+        alone = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
+        if not read_only:
+            os.makedirs(self.directory, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Orbax writes in the background, but copies to the host and makes folders first, during which training waits.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: concurrent.futures.Future | None = None
+        if read_only and self.latest_step() is None:
+            raise missing
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, the oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state to the host and write it, both in the background; a step that is already there is left alone.
+
+        Args:
+          state: nothing may be donated of it.
+
+        Raises:
+          Exception: what became of the save before this one, which is waited for.
+        """
+        self._finish()
+        self._saving = self._thread.submit(self._save, state)
+
+    def _save(self, state: TrainState) -> None:
+        state = jax.device_get(state)
+        step = int(state.step)
+        if step == self.latest_step():
+            return
+        save = ocp.args.StandardSave
+        self._manager.save(step, args=ocp.args.Composite(model=save(state.evaluated), training=save(_training(state))))
+
+    def _finish(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def restore(self, template: TrainState, step: int | None = None) -> TrainState:
+        """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves.
+
+        Raises:
+          ValueError: the checkpoint is damaged, or of another shape.
+        """
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
+        restored = self._restore(step, model=shapes.evaluated, training=_training(shapes))
+        model, training = restored["model"], restored["training"]
+        followed = training.pop("followed", model)
+        extra = dict(training.pop("extra", {})) | ({"average": model} if "average" in template.extra else {})
+        return TrainState(**followed, **training, extra=extra)
+
+    def restore_model(self, template: dict[str, Any]) -> dict[str, Any]:
+        """The newest {"params", "batch_stats"} alone, shaped like `template`; raises as `restore`."""
+        return self._restore(None, model=template)["model"]
+
+    def _restore(self, step: int | None, **shapes: Any) -> Any:
+        step = self.latest_step() if step is None else step
+        try:
+            wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            for name, tree in shapes.items():
+                jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
+            return restored
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise whatever a missing or broken file leads them to
+            said = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise ValueError(
+                f"{os.path.join(self.directory, str(step))} cannot be read ({said}); allowed: a checkpoint as this "
+                "run saved it. Without that folder the one before it is used, if there is one."
+            ) from error
+
+    def close(self) -> None:
+        """Wait for what is being written; raises what became of it."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._manager.close)
+            closing.callback(self._manager.wait_until_finished)
+            closing.callback(self._thread.shutdown)
+            self._finish()
+
+
+def _check_shape(path: tuple, wanted: Any, found: Any) -> None:
+    """Orbax does not: it gives what it has."""
+    if wanted.shape != found.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(f"{name} has the shape {found.shape} there and {wanted.shape} in the config's model")
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What `model` does not hold; keys that a run has no use for are left out."""
+    extra = {name: value for name, value in state.extra.items() if name != "average"}
+    followed = {"params": state.params, "batch_stats": state.batch_stats} if "average" in state.extra else {}
+    return {
+        "step": state.step,
+        "seed": state.seed,
+        "opt_state": state.opt_state,
+        **({"extra": extra} if extra else {}),
+        **({"followed": followed} if followed else {}),
+    }

@@ -1,0 +1,44 @@
+"""What one train step costs by XLA's own count: for regressions and tables, where wall times are too noisy."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax.training import step as step_lib
+from gradmix_jax.training.program import Program
+
+
+class Cost(NamedTuple):
+    """Of a step on one device: FLOPs, bytes read and written by its kernels, bytes of temporary memory.
+
+    The body of a loop is counted once.
+    """
+
+    flops: float
+    bytes: float
+    temporary_bytes: int
+
+
+def compile_step(program: Program, state: Any) -> jax.stages.Compiled:
+    """The train step of a program for one device, compiled and not run.
+
+    Args:
+      program: made without an axis name.
+      state: a TrainState, or its shapes.
+    """
+    step = jax.jit(step_lib.make_train_step(program, axis_name=None), donate_argnums=0)
+    return step.lower(state, *resident_shapes(program.num_images, program.image_shape)).compile()
+
+
+def resident_shapes(num_images: int, image_shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Of what a step is given with its state: the pixels of all images, their labels, the order of the epoch."""
+    numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32)
+    return jax.ShapeDtypeStruct((num_images, math.prod(image_shape)), jnp.uint8), numbers, numbers
+
+
+def of(compiled: jax.stages.Compiled) -> Cost:
+    """What XLA's analyses say. On a GPU they leave out the calls of cuDNN and cuBLAS."""
+    analysis = compiled.cost_analysis()
+    return Cost(analysis["flops"], analysis["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes)

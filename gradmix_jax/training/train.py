@@ -1,0 +1,164 @@
+"""Training a program, or resuming it, with checkpoints and metrics in a workdir."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from gradmix_jax import data as data_lib
+from gradmix_jax.data import order
+from gradmix_jax.fields import Section, key
+from gradmix_jax.training import loop, mapping
+from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import step as step_lib
+from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.metrics_writer import MetricsWriter
+from gradmix_jax.training.program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(Section, section="train"):
+    """How training runs: the `train` section."""
+
+    batch_size: int = key(128, "images per step, over all devices; each gives num_views views", least=1)
+    num_views: int = key(2, "augmented views of each image", least=1)
+    log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
+    checkpoint_every_epochs: int = key(50, "epochs between checkpoints", least=1, may_change=True)
+    keep_checkpoints: int = key(2, "how many of the newest checkpoints to keep", least=1, may_change=True)
+    workers: int = key(
+        0,
+        'reading threads, storage "stream" only; 0: one for small images, two per core for others',
+        least=0,
+        may_change=True,
+    )
+    cache_gigabytes: float = key(
+        8.0, 'host memory for decoded images, storage "stream" only: read once, then kept', least=0, may_change=True
+    )
+
+
+def train(
+    program: Program, initial: state_lib.TrainState, source: data_lib.Source, spec: Spec, *, storage: str, workdir: str
+) -> tuple[int, int]:
+    """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      program: the static part of the step.
+      initial: the state before the first step; its shapes are those of the checkpoints.
+      source: the training images.
+      spec: the `train` section.
+      storage: "resident" or "stream", see `dataset.storage`.
+      workdir: directory of the run, which exists.
+
+    Returns:
+      The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
+
+    Raises:
+      KeyboardInterrupt: after Ctrl-C, with a checkpoint saved; a second one interrupts at once.
+      ValueError: the images cannot be read, or the loss is not finite.
+    """
+    checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints) if mapping.is_main_process() else None
+    if checkpoints and checkpoints.latest_step():
+        initial = checkpoints.restore(initial)
+    initial = mapping.broadcast(initial)
+    start_step, seed = int(initial.step), int(initial.seed)
+    total_steps = state_lib.total_steps(program.phases, program.steps_per_epoch)
+    writer = MetricsWriter(
+        workdir,
+        start_step=start_step,
+        total_steps=total_steps,
+        images_per_step=program.batch_size,
+        enabled=checkpoints is not None,
+    )
+    # Around all of it: a second SIGTERM must not end the process while the checkpoint is written.
+    with _signals() as received, contextlib.ExitStack() as closing:
+        closing.callback(writer.close)
+        if checkpoints:
+            closing.callback(checkpoints.close)
+        replicated = mapping.replicate(initial)
+        nothing = lambda state: None
+        _, done = loop.run(
+            replicated,
+            step=make_step(program, spec, source, storage=storage, seed=seed, start_step=start_step),
+            fetch=mapping.to_host,
+            start_step=start_step,
+            total_steps=total_steps,
+            log_every=spec.log_every_steps,
+            save_every=spec.checkpoint_every_epochs * program.steps_per_epoch,
+            on_metrics=writer.write,
+            on_step=writer.advance,
+            snapshot=mapping.make_snapshot(replicated) if checkpoints else nothing,
+            save=checkpoints.save if checkpoints else nothing,
+            should_stop=mapping.preempted if jax.process_count() > 1 else lambda step: bool(received),
+        )
+    if signal.SIGINT in received and done < total_steps:
+        raise KeyboardInterrupt(f"stopped at step {done} of {total_steps} and saved; rerun the command to resume")
+    return done, total_steps
+
+
+def make_step(
+    program: Program, spec: Spec, source: data_lib.Source, *, storage: str, seed: int, start_step: int
+) -> Callable:
+    """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
+    compiled = mapping.pmap(step_lib.make_train_step(program, axis_name=mapping.AXIS), donate=(0,))
+    batches = {"resident": resident_data, "stream": _streamed}[storage](program, spec, source, seed, start_step)
+    return lambda state: compiled(state, *next(batches))
+
+
+def resident_data(program: Program, spec: Spec, source: data_lib.Source, seed: int, start_step: int) -> Iterator:
+    """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
+    images, labels = data_lib.resident(source, progress=mapping.is_main_process())
+    images, labels = mapping.replicate((images.reshape(len(images), -1), labels))
+    epoch_order = mapping.pmap(functools.partial(order.epoch_order, size=program.num_images))
+    for step in itertools.count(start_step):
+        if step == start_step or step % program.steps_per_epoch == 0:
+            # Not on the host, which would have to wait for it.
+            numbers = np.int32(seed), np.int32(step // program.steps_per_epoch)
+            order_N = epoch_order(*mapping.replicate(numbers))
+        yield images, labels, order_N
+
+
+def _streamed(program: Program, spec: Spec, source: data_lib.Source, seed: int, start_step: int) -> Iterator:
+    """(images, labels) for every step, read from disk."""
+    batches = data_lib.host_batches(
+        source,
+        seed=seed,
+        start_step=start_step,
+        batch_size=program.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=spec.workers,
+        cache_bytes=1e9 * spec.cache_gigabytes,
+    )
+    # One batch ahead: its copy to the device runs while the step before it computes.
+    ahead = mapping.shard(next(batches))
+    for batch in batches:
+        yield ahead
+        ahead = mapping.shard(batch)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals received: SIGTERM, with which schedulers announce the end, and Ctrl-C. The step under way is finished."""
+    received: list[int] = []
+    if jax.process_count() > 1:  # JAX listens there: all processes have to stop at the same step
+        yield received
+        return
+
+    def note(number, frame):
+        received.append(number)
+        if number == signal.SIGINT:
+            print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,215 @@
+"""Which images an open set experiment gets, and with which labels."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from stored_data import SPEC, make_spec, write_folder, write_idx
+
+from gradmix_jax import data as data_lib
+from gradmix_jax.data import build, splits
+
+ANIMALS = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    return write_folder(
+        tmp_path_factory.mktemp("animals") / "set", train=dict.fromkeys(ANIMALS, 8), test=dict.fromkeys(ANIMALS, 3)
+    )
+
+
+def values(source):
+    """The value of each (flat) image."""
+    return data_lib.read_all(source)[:, 0, 0, 0].tolist()
+
+
+def test_known_and_unknown_images_and_their_labels(animals):
+    data = data_lib.open_set(make_spec(name=animals, trial=1, num_known=3))
+    known, unknown = data.split.known, data.split.unknown
+    assert sorted(known + unknown) == list(range(5)) and len(known) == 3
+    assert list(known) != sorted(known), "this trial is to show that labels follow the order of the split"
+    assert data.class_names == tuple(ANIMALS[c] for c in known) and data.num_classes == 3
+    for source, count in ((data.train, 8), (data.test_known, 3)):
+        assert sorted(values(source)) == sorted(10 * c + place for c in known for place in range(count))
+        assert [known[label] for label in source.labels] == [value // 10 for value in values(source)]
+        assert source.labels.dtype == np.int32
+    assert sorted(values(data.test_unknown)) == sorted(10 * c + place for c in unknown for place in range(3))
+    assert data.test_unknown.labels.tolist() == [-1] * 6
+    assert data.test_unknown.class_ids.tolist() == [value // 10 for value in values(data.test_unknown)]
+
+
+def test_validation_is_a_stratified_seeded_part_of_the_training_images(animals):
+    of = lambda fraction, trial=0: data_lib.open_set(
+        make_spec(name=animals, num_known=4, trial=trial, validation_fraction=fraction)
+    )
+    data = of(0.25)
+    assert np.bincount(data.train.labels).tolist() == [6] * 4
+    assert np.bincount(data.validation.labels).tolist() == [2] * 4
+    assert sorted(values(data.train) + values(data.validation)) == sorted(values(of(0.0).train))
+    assert values(of(0.25).validation) == values(data.validation)
+    assert len(of(0.0).validation) == 0
+    assert len(of(0.01).validation) == 4 and len(of(0.99).train) == 4, "neither side may lose a class"
+
+
+def test_validation_depends_on_the_seed():
+    labels = np.repeat([0, 1], 50)
+    chosen = [build.stratified(labels, 0.3, seed=seed) for seed in (0, 0, 1)]
+    assert np.array_equal(chosen[0], chosen[1]) and not np.array_equal(chosen[0], chosen[2])
+    assert chosen[0][:50].sum() == chosen[0][50:].sum() == 15
+    assert build.stratified(np.array([0, 1, 1]), 0.5, seed=0).tolist()[0] is False, "a single image stays"
+
+
+def test_all_classes_known_and_another_data_set_unknown(animals, tmp_path):
+    other = write_folder(tmp_path / "other", train={"fly": 1}, test={"fly": 2, "gnu": 1})
+    data = data_lib.open_set(make_spec(name=animals, unknown_name=other, benchmark="all"))
+    assert data.class_names == ANIMALS and values(data.test_unknown) == [0, 1, 10]
+    assert data.split == splits.Split(tuple(range(5)), (0, 1), animals, other)
+
+
+def test_a_split_of_one_data_set_with_unknowns_of_another_takes_all_its_classes(animals, tmp_path):
+    other = write_idx(tmp_path / "other", train_labels=[0], test_labels=[2, 0, 1, 0])
+    data = data_lib.open_set(make_spec(name=animals, unknown_name=other, num_known=3))
+    assert data.split.unknown == (0, 1, 2) and values(data.test_unknown) == [2, 0, 1, 0]
+
+
+def test_a_benchmark_across_data_sets(tmp_path):
+    ten = write_idx(tmp_path / "ten", train_labels=range(10), test_labels=range(10))
+    hundred = write_idx(tmp_path / "hundred", train_labels=[0], test_labels=range(100))
+    data = data_lib.open_set(make_spec(name=ten, unknown_name=hundred, benchmark="cifar+10", trial=2))
+    published = splits.get("cifar+10", 2)
+    assert (data.split.known, data.split.unknown) == (published.known, published.unknown)
+    assert sorted(values(data.train)) == sorted(published.known)
+    assert sorted(values(data.test_unknown)) == sorted(published.unknown)
+    with pytest.raises(ValueError, match="10 classes; allowed for dataset.benchmark 'cifar[+]10': 72 or more[.]"):
+        data_lib.open_set(make_spec(name=ten, unknown_name=ten, benchmark="cifar+10"))
+
+
+def test_unknown_data_of_a_benchmark_across_data_sets():
+    assert make_spec(name="cifar10", benchmark="cifar+50").unknown_data == "cifar100"
+    assert make_spec(name="cifar10", benchmark="cifar+50", unknown_name="mnist").unknown_data == "mnist"
+    assert make_spec(name="cifar10", benchmark="cifar10").unknown_data == "cifar10"
+
+
+def test_classes_are_counted_over_train_and_test_together(tmp_path):
+    """As with TinyImageNet, where the training images of the unknown classes are not needed."""
+    names = [f"n{i:03d}" for i in range(200)]
+    published = splits.get("tiny_imagenet", 0)
+    name = write_folder(
+        tmp_path / "tiny",
+        train={names[c]: 1 for c in published.known},
+        test=dict.fromkeys(names, 1),
+        test_name="val",
+        size=4,
+    )
+    data = data_lib.open_set(make_spec(name=name, benchmark="tiny_imagenet", image_size=4))
+    assert data.class_names == tuple(names[c] for c in published.known)
+    assert [published.known[label] * 10 % 256 for label in data.train.labels] == values(data.train)
+    assert len(data.test_unknown) == 180
+    with pytest.raises(ValueError, match="18 of the 20 classes of this split have no images in the train part"):
+        data_lib.open_set(make_spec(name=name, benchmark="tiny_imagenet", trial=1))
+
+
+def test_a_class_more_or_less_than_the_benchmark_has(tmp_path):
+    for count in (9, 11):
+        name = write_idx(tmp_path / str(count), train_labels=range(count), test_labels=range(count))
+        with pytest.raises(ValueError, match=f"{count} classes; allowed for dataset.benchmark 'mnist': 10[.]"):
+            data_lib.open_set(make_spec(name=name, benchmark="mnist"))
+
+
+def test_classes_without_images(tmp_path):
+    one_sided = write_folder(tmp_path / "a", train={"ant": 1, "bee": 1}, test={"bee": 1, "cat": 1})
+    messages = {}
+    for trial in range(8):
+        with pytest.raises(ValueError) as caught:
+            data_lib.open_set(make_spec(name=one_sided, num_known=1, trial=trial))
+        known = splits.random_split(3, 1, trial=trial).known[0]
+        messages[known] = str(caught.value)
+    assert "test part of their data set: ant" in messages[0], "a known class without test images"
+    assert "test part of their data set: ant" in messages[1], "an unknown class without test images"
+    assert "train part of their data set: cat" in messages[2], "a known class without training images"
+
+
+def test_one_class_on_both_sides(animals, tmp_path):
+    other = write_folder(tmp_path / "other", train={"cow": 1}, test={"cow": 1, "dog": 1})
+    with pytest.raises(ValueError, match="classes dog are known in .* and unknown in"):
+        data_lib.open_set(make_spec(name=animals, unknown_name=other, benchmark="all"))
+
+
+def test_one_data_set_under_two_names_is_one_data_set(animals):
+    other = animals.replace("/set", "/../" + animals.split("/")[-2] + "/set/")
+    with pytest.raises(ValueError, match="'all', which leaves no class"):
+        make_spec(name=animals, unknown_name=other, benchmark="all")
+    data = data_lib.open_set(make_spec(name=animals, unknown_name=other))
+    assert not set(data.split.known) & set(data.split.unknown)
+
+
+def test_unknown_classes_in_training_data_are_found(animals, monkeypatch):
+    spec = make_spec(name=animals, num_known=3, validation_fraction=0.25)
+    honest = build.pick
+
+    def leaky(spec, data, part, classes):
+        source = honest(spec, data, part, classes)
+        if part == "train":
+            source.indices[-1] = np.flatnonzero(~np.isin(source.records.labels, classes))[0]
+        return source
+
+    monkeypatch.setattr(build, "pick", leaky)
+    with pytest.raises(AssertionError, match="not known, are in training data"):
+        data_lib.open_set(spec)
+
+
+def test_wrong_labels_and_shared_validation_images_are_found(animals):
+    data = data_lib.open_set(make_spec(name=animals, num_known=3, validation_fraction=0.25))
+    swap = lambda **parts: build.dataclasses.replace(data, **parts)
+    wrong = build.dataclasses.replace(data.train, labels=np.roll(data.train.labels, 1))
+    with pytest.raises(AssertionError, match="labels"):
+        build._assert_no_leak(swap(train=wrong))
+    with pytest.raises(AssertionError, match="overlap"):
+        build._assert_no_leak(swap(validation=data.train.take([0, 3])))
+    with pytest.raises(AssertionError, match="not known"):
+        build._assert_no_leak(swap(validation=data.test_unknown))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "cifar11"}, "dataset.name is 'cifar11'; allowed: .*folder:PATH.* \\(did you mean 'cifar100?'\\?\\)"),
+        ({"name": ""}, "dataset.name is ''; allowed"),
+        ({"name": "folder:"}, "dataset.name is 'folder:'"),
+        ({"unknown_name": "mnits"}, "dataset.unknown_name is 'mnits'; .*'mnist'"),
+        ({"benchmark": "cifar"}, "dataset.benchmark is 'cifar'; allowed: mnist.*random, all .*'cifar10'"),
+        ({"benchmark": "all"}, "another data set as dataset.unknown_name"),
+        (
+            {"benchmark": "mnist", "trial": 5},
+            "dataset.trial .of benchmark 'mnist'. is 5; allowed: a whole number from 0 to 4",
+        ),
+        ({"trial": -1}, "dataset.trial .* is -1; allowed: a whole number"),
+        ({"trial": "0"}, "dataset.trial .* is '0'"),
+        ({"num_known": 0}, "dataset.num_known is 0"),
+        ({"image_size": 0}, "dataset.image_size is 0"),
+        ({"channels": 2}, "dataset.channels is 2; allowed: 1 or 3"),
+        ({"validation_fraction": 1.0}, "dataset.validation_fraction is 1.0"),
+        ({"storage": "disk"}, "dataset.storage is 'disk'; allowed: resident, stream"),
+        ({"download": "False"}, "dataset.download is 'False'"),
+        ({"bad_images": "ignore"}, "dataset.bad_images is 'ignore'; allowed: error, skip"),
+    ],
+)
+def test_spec_rejects(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_spec(**change)
+
+
+def test_spec_has_no_other_keys():
+    with pytest.raises(TypeError, match="colour"):
+        data_lib.Spec(**SPEC, colour=True)
+
+
+def test_slow_packages_are_not_imported_before_they_are_needed():
+    code = (
+        "import sys, gradmix_jax.datasets; "
+        "print([m for m in ('tensorflow', 'tensorflow_datasets', 'grain', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,556 @@
+"""Evaluation from a checkpoint to results, against scikit-learn, and everything that it refuses."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from programs import small_config
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from stored_data import write_folder
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import corruptions, metrics, scores
+from gradmix_jax import data as data_lib
+from gradmix_jax import run as run_lib
+from gradmix_jax.evaluation import corrupted, evaluate, features, fitting, guards, probes
+from gradmix_jax.training.checkpoint import Checkpoints
+
+SCORES = ("topk_cosine", "class_mean_l1", "msp", "vim", "ensemble")
+
+
+def digits(**overrides):
+    config = small_config(**{"evaluate.scores": SCORES, "evaluate.stages": ("stage2",)} | overrides)
+    config.dataset.channels = 1
+    config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
+    return config
+
+
+def untrained(config, workdir):
+    """A run's workdir with a checkpoint of its first state."""
+    plain = config_lib.to_plain(config)
+    specs = run_lib.from_config(plain, num_devices=jax.device_count())
+    data = data_lib.open_set(specs.dataset)
+    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
+    checkpoints = Checkpoints(str(workdir))
+    checkpoints.save(run_lib.initial_state(specs, program))
+    checkpoints.close()
+    return plain, str(workdir)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config, workdir = untrained(digits(), tmp_path_factory.mktemp("run"))
+    return config, workdir, run_lib.evaluate(config, workdir)
+
+
+def parts_of(run):
+    return features.load(run[1])
+
+
+def test_the_headline_equals_scikit_learn(run):
+    _, _, results = run
+    arrays = results["arrays"]
+    truth = np.r_[np.ones(results["num_known"]), np.zeros(results["num_unknown"])]
+    score = np.r_[arrays["known_scores"], arrays["unknown_scores"]]
+    assert results["auroc"] == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
+    assert results["average_precision_unknown"] == pytest.approx(average_precision_score(1 - truth, -score), abs=1e-9)
+    assert results["accuracy"] == pytest.approx(np.mean(arrays["predicted"] == arrays["labels"]))
+    assert results["openness"] == pytest.approx(0.1340, abs=1e-4)  # 6 of 10 classes are known
+    low, high = results["intervals"]["auroc"]
+    assert low < results["auroc"] < high
+
+
+def test_every_score_on_every_feature_is_reported(run):
+    _, _, results = run
+    on_features = {"topk_cosine", "class_mean_l1", "ensemble"}
+    assert {feature: set(by_score) for feature, by_score in results["by_score"].items()} == {
+        "projection": on_features,
+        "features": on_features,
+        "stage2": on_features,
+        "logits": {"msp", "vim"},
+    }
+    truth = np.r_[np.ones(results["num_known"]), np.zeros(results["num_unknown"])]
+    for feature, by_score in results["by_score"].items():
+        for score, values in by_score.items():
+            both = [results["arrays"][f"{feature}/{score}/{side}"] for side in ("known", "unknown")]
+            assert values["auroc"] == pytest.approx(roc_auc_score(truth, np.concatenate(both)), abs=1e-9)
+    assert results["by_score"]["features"]["topk_cosine"]["auroc"] == results["auroc"]
+    assert results["by_feature"]["projection"] == results["by_score"]["projection"]["topk_cosine"]
+    assert set(results["by_feature"]) == {"projection", "features", "stage2"}
+
+
+def test_class_means_by_hand(run):
+    """One score from features.npz alone: parts, features and labels are those of the data."""
+    parts, arrays = parts_of(run), run[2]["arrays"]
+    train_features, labels = parts["train"].outputs["stage2"].astype(np.float64), parts["train"].labels
+    means = np.stack([train_features[labels == label].mean(axis=0) for label in range(6)])
+    test = parts["test_unknown"].outputs["stage2"].astype(np.float64)
+    expected = -np.abs(test[:, None] - means).sum(axis=2).min(axis=1)
+    np.testing.assert_allclose(arrays["stage2/class_mean_l1/unknown"], expected, rtol=1e-4)
+
+
+def test_the_threshold_is_of_validation_images(run):
+    config, workdir, results = run
+    parts, arrays = parts_of(run), run[2]["arrays"]
+    model = fitting.restore(config, workdir)
+    judge = fitting.fit(model, {name: parts[name] for name in ("train", "validation")}, headline_only=True)
+    validation = judge.score(parts["validation"].outputs)
+    # Sums of cosines of another batch shape differ in the last bits.
+    kept = [np.mean(validation >= results["threshold"] + shift) for shift in (-1e-5, 1e-5)]
+    assert kept[0] >= 0.95 > kept[1]
+    unknown = judge.predict(parts["test_unknown"].outputs)
+    decide = lambda scores, predicted: np.where(scores >= results["threshold"], predicted, 6)
+    decided = np.r_[decide(arrays["known_scores"], arrays["predicted"]), decide(arrays["unknown_scores"], unknown)]
+    truth = np.r_[arrays["labels"], np.full(len(unknown), 6)]
+    assert results["macro_f1"] == pytest.approx(f1_score(truth, decided, average="macro"))
+    counts = np.array(results["confusion"]["counts"])
+    assert counts.sum() == len(truth) and results["confusion"]["columns"][-1] == "unknown"
+    assert np.trace(counts[:6, :6]) == np.sum((truth == decided)[: results["num_known"]])
+    assert counts[6:, 6].sum() == np.sum((truth == decided)[results["num_known"] :])
+    assert results["confusion"]["rows"][:6] == results["known_classes"]
+
+
+def test_classes_one_by_one(run):
+    _, _, results = run
+    arrays, parts = results["arrays"], parts_of(run)
+    for label, name in enumerate(results["known_classes"]):
+        of_class = arrays["labels"] == label
+        truth = np.r_[np.ones(of_class.sum()), np.zeros(results["num_unknown"])]
+        score = np.r_[arrays["known_scores"][of_class], arrays["unknown_scores"]]
+        assert results["per_class"][name]["auroc"] == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
+        assert results["per_class"][name]["accuracy"] == pytest.approx(np.mean(arrays["predicted"][of_class] == label))
+    assert sum(value["n"] for value in results["per_unknown_class"].values()) == len(parts["test_unknown"])
+
+
+def test_closed_set_equals_scikit_learn(run):
+    parts, found = parts_of(run), run[2]["closed_set"]
+    train_part, test = parts["train"], parts["test_known"]
+    x, l2 = train_part.outputs["features"].astype(np.float64), found["linear_probe"]["l2"]
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=10**5))
+    linear.fit(x, train_part.labels)
+    # A handful of images lie on the border between two classes.
+    assert found["linear_probe"]["accuracy"] == pytest.approx(
+        linear.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.02
+    )
+    neighbours = KNeighborsClassifier(found["knn"]["k"], metric="cosine").fit(x, train_part.labels)
+    assert found["knn"]["accuracy"] == pytest.approx(
+        neighbours.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.01
+    )
+    assert found["topk_cosine"]["accuracy"] == run[2]["accuracy"] and found["head"] is None
+    assert run[2]["logits_from"] == "linear probe"
+
+
+def test_the_gallery_shows_the_images_of_the_highest_scores(run):
+    config, workdir, results = run
+    gallery, arrays = results["gallery"], results["arrays"]
+    data = data_lib.open_set(data_lib.Spec(**config["dataset"]))
+    worst = int(arrays["unknown_scores"].argmax())
+    np.testing.assert_array_equal(gallery["accepted_unknown/images"][0], data.test_unknown[worst])
+    assert gallery["accepted_unknown/scores"][0] == arrays["unknown_scores"].max()
+    assert gallery["rejected_known/scores"][0] == arrays["known_scores"].min()
+    assert not np.any(gallery["misclassified/truth"] == gallery["misclassified/predicted"])
+    assert len(gallery["misclassified/images"]) == min(16, np.sum(arrays["predicted"] != arrays["labels"]))
+
+
+def test_features_are_computed_once(run, monkeypatch):
+    config, workdir, results = run
+
+    def fail(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(features, "extract", fail)
+    again = run_lib.evaluate(config, workdir)
+    assert again["auroc"] == results["auroc"]
+    other = config | {"normalization": {"mean": [0.4], "std": [0.25]}}
+    with pytest.raises(AssertionError, match="computed again"):
+        run_lib.evaluate(other, workdir)
+
+
+def test_features_of_images_that_changed_are_not_used_again(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for name in ("0.png", "1.png"):
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / part / "a" / name)
+    data = data_lib.folder.load(str(tmp_path), with_train=False)
+    fingerprint = lambda records, *indices: records.fingerprint(np.array(indices))
+    before = [fingerprint(data.test, 0), fingerprint(data.test, 0, 1)]
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(data.test.paths[1])
+    assert fingerprint(data.test, 0) == before[0] and fingerprint(data.test, 0, 1) != before[1]
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    stored = lambda images: data_lib.source.ArrayRecords(images, np.zeros(3, np.int32), "name")
+    before = fingerprint(stored(images), 0, 1)
+    images = images.copy()
+    images[2] += 1
+    assert fingerprint(stored(images), 0, 1) == before != fingerprint(stored(images), 0, 2)
+    source = data_lib.Source(stored(images), np.arange(2), np.zeros(2, np.int32), 4, 1)
+    config = {"dataset": {}, "normalization": {}, "evaluate": {"stages": ()}}
+    keys = {features.cache_key("c", config, {"test": source}) for images[0, 0, 0] in (7, 8)}
+    assert len(keys) == 2
+
+
+def test_a_damaged_cache_is_named(run, tmp_path):
+    shutil.copytree(run[1], tmp_path / "copy")
+    (tmp_path / "copy" / "features.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="features.npz is damaged"):
+        run_lib.evaluate(run[0], str(tmp_path / "copy"))
+
+
+def test_a_classifier_head_gives_the_logits(tmp_path):
+    config = digits(**{"model.classifier": "linear", "evaluate.stages": (), "evaluate.scores": ("msp", "vim")})
+    config, workdir = untrained(config, tmp_path)
+    results = run_lib.evaluate(config, workdir)
+    assert results["logits_from"] == "classifier head" and set(results["by_score"]["logits"]) == {"msp", "vim"}
+    logits, labels = (lambda part: (part.outputs["logits"], part.labels))(features.load(workdir)["test_known"])
+    assert results["closed_set"]["head"]["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    expected = -np.log(np.exp(shifted).sum(axis=1))
+    np.testing.assert_allclose(results["arrays"]["logits/msp/known"], expected, atol=1e-5)
+    # The head, and not the probe, may be the headline.
+    config["evaluate"] |= {"feature": "logits", "score": "msp"}
+    assert run_lib.evaluate(config, workdir)["auroc"] == results["by_score"]["logits"]["msp"]["auroc"]
+    # Neighbours look at features all the same.
+    config["evaluate"]["scores"] = ["topk_cosine", "msp"]
+    again = run_lib.evaluate(config, workdir)
+    nearest = again["closed_set"]["topk_cosine"]["accuracy"]
+    assert nearest == again["by_score"]["features"]["topk_cosine"]["accuracy"] != again["accuracy"]
+
+
+def write_noise(folder, brightness=None):
+    """Make every image of a folder data set noise of its own; `brightness`: {class: 0 to 128}, on top of 0 to 127."""
+    for path in sorted(folder.glob("*/*/*.png")):
+        least = (brightness or {}).get(path.parent.name, 0)
+        random = np.random.default_rng(list(str(path.relative_to(folder)).encode()))
+        Image.fromarray(random.integers(least, least + 128, (8, 8), dtype=np.uint8)).save(path)
+
+
+def test_other_data_sets(run, tmp_path):
+    config, workdir, _ = run
+    other = write_folder(tmp_path / "other", train={"cat": 40, "dog": 40}, test={"cat": 9, "dog": 9})
+    write_noise(tmp_path / "other", brightness={"cat": 0, "dog": 128})
+    changes = {"near": [other], "far": ["noise:uniform"], "probes": [other], "scores": ["topk_cosine"], "stages": []}
+    results = run_lib.evaluate(config | {"evaluate": config["evaluate"] | changes}, workdir)
+    near, far = results["ood"]["near"][other], results["ood"]["far"]["noise:uniform"]
+    assert (near["n"], far["n"]) == (18, 1000)
+    assert far["by_score"]["features"]["topk_cosine"]["auroc"] > 0.9
+    found = results["probes"][other]
+    assert (found["classes"], found["n_train"], found["n_validation"], found["n_test"]) == (2, 72, 8, 18)
+    # Noise, darker for cats: any encoder tells them apart.
+    assert found["linear_probe"]["accuracy"] == found["knn"]["accuracy"] == 1.0
+
+
+def corrupted_release(folder, config, names, change):
+    """A release like that of CIFAR-10-C with `change`d test images of digits, and its config."""
+    spec = data_lib.Spec(**config["dataset"])
+    data = data_lib.open_set(spec)
+    parts = (data.test_known, data.test_unknown)
+    images = np.concatenate([data_lib.read_all(part)[..., 0] for part in parts])
+    labels = np.concatenate([part.class_ids for part in parts])
+    folder.mkdir()
+    for name in names:
+        np.save(folder / f"{name}.npy", np.concatenate([change(images, severity) for severity in range(1, 6)]))
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    return config | {"evaluate": config["evaluate"] | {"corruptions": f"folder:{folder}", "scores": ["topk_cosine"]}}
+
+
+def test_corrupted_images(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(corruptions, "NAMES", ("contrast", "brightness"))
+    config, workdir, results = run
+    darker = lambda images, severity: images if severity == 1 else images // severity
+    config = corrupted_release(tmp_path / "release", config, corruptions.NAMES, darker)
+    found = run_lib.evaluate(config, workdir)["corruptions"]
+    assert found["n"] == results["num_known"] + results["num_unknown"]
+    clean = {name: results[name] for name in corrupted.METRICS}
+    assert found["results"]["contrast"]["1"] == found["clean"] == pytest.approx(clean, abs=1e-6)
+    errors = [1 - values["accuracy"] for of in found["results"].values() for values in of.values()]
+    assert found["mce"] == pytest.approx(np.mean(errors))
+    aurocs = [values["auroc"] for of in found["results"].values() for values in of.values()]
+    assert found["mean"]["auroc"] == pytest.approx(np.mean(aurocs)) and len(set(aurocs)) > 2
+
+    monkeypatch.setattr(corruptions, "NAMES", ("contrast", "brightness", "fog"))
+    with pytest.raises(ValueError, match="neither fog.npy with labels.npy nor fog/1; allowed"):
+        run_lib.evaluate(config, workdir)
+
+
+def test_corrupted_images_in_folders_of_classes(tmp_path):
+    """The layout of TinyImageNet-C: <corruption>/<severity>/<class>/*; classes are those of the run's data set."""
+    config = animals(tmp_path / "data")
+    spec = data_lib.Spec(**config_lib.to_plain(config)["dataset"])
+    data = data_lib.open_set(spec)
+    for severity in (1, 2):
+        for part, count in (("cat", 3), ("dog", 2), ("owl", 1)):
+            folder = tmp_path / "release" / "fog" / str(severity) / part
+            folder.mkdir(parents=True)
+            for place in range(count):
+                Image.fromarray(np.full((8, 8), 10 * severity + place, np.uint8)).save(folder / f"{place}.png")
+    known, unknown = data_lib.corrupted(spec, data, f"folder:{tmp_path}/release", "fog", 2)
+    counts = {"cat": 3, "dog": 2, "owl": 1}
+    assert len(known) == sum(counts[name] for name in data.class_names)
+    assert len(unknown) == 6 - len(known) and set(unknown.labels.tolist()) == {-1}
+    assert set(np.unique(data_lib.read_all(known))) <= {20, 21, 22}
+    assert [data.stored_names[i] for i in known.class_ids] == [data.class_names[label] for label in known.labels]
+    shutil.rmtree(tmp_path / "release" / "fog" / "2" / "owl")
+    with pytest.raises(ValueError, match="whose 2 classes are not the 3 of"):
+        data_lib.corrupted(spec, data, f"folder:{tmp_path}/release", "fog", 2)
+
+
+def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
+    config, workdir, results = run
+    config = config | {"evaluate": config["evaluate"] | {"corruptions": "regenerated", "scores": ["topk_cosine"]}}
+    found = run_lib.evaluate(config, workdir)["corruptions"]
+    data = data_lib.open_set(data_lib.Spec(**config["dataset"]))
+    images = data_lib.read_all(data.test_known)
+    worst = np.asarray(corruptions.corrupt(jax.random.key(0), images, name="contrast", severity=5))
+    model = fitting.restore(config, workdir)
+    judge = fitting.fit(model, {name: parts_of(run)[name] for name in ("train", "validation")}, headline_only=True)
+    accuracy = np.mean(judge.predict(model.outputs(worst)) == data.test_known.labels)
+    assert found["results"]["contrast"]["5"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+    assert found["source"] == "regenerated" and found["mce_reference"].startswith("none")
+
+    (tmp_path / "results.json").write_text(json.dumps({"corruptions": found}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    config["evaluate"]["corruption_reference"] = str(tmp_path)
+    assert run_lib.evaluate(config, workdir)["corruptions"]["mce"] == pytest.approx(1.0)
+    other = config | {"dataset": config["dataset"] | {"trial": config["dataset"]["trial"] + 1}}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"a run with dataset\.trial 1; allowed: one with 0, as here"):
+        run_lib.evaluate(config, workdir)
+    (tmp_path / "results.json").write_text('{"corruptions": null}')
+    with pytest.raises(ValueError, match="a run evaluated with corruptions 'none'; allowed"):
+        run_lib.evaluate(config, workdir)
+
+
+def test_blocks_of_images_are_corrupted_as_the_whole_would_be():
+    random = np.random.default_rng(0)
+    known, unknown = (random.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8) for size in (400, 203))
+    found = corrupted._corrupt([known, unknown], "gaussian_noise", 3)
+    key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index("gaussian_noise"))
+    whole = corruptions.corrupt(key, np.concatenate([known, unknown]), name="gaussian_noise", severity=3)
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+    assert [len(part) for part in found] == [400, 203]
+
+
+# The guards.
+
+
+def test_features_of_two_checkpoints_are_refused(run, tmp_path):
+    config, workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "copy")
+    parts = parts_of(run)
+    with np.load(f"{workdir}/features.npz") as file:
+        key = str(file["key"])
+    parts["test_unknown"] = dataclasses.replace(parts["test_unknown"], checkpoint="of another run")
+    features.save(str(tmp_path / "copy"), parts, key)
+    with pytest.raises(ValueError, match="different checkpoints .*test_unknown of of another run"):
+        run_lib.evaluate(config, str(tmp_path / "copy"))
+
+
+def test_fingerprints_tell_checkpoints_apart():
+    variables = {"params": {"kernel": np.ones((2, 3), np.float32)}}
+    other = {"params": {"kernel": np.ones((2, 3), np.float32) + np.eye(2, 3, dtype=np.float32) * 1e-6}}
+    assert features.fingerprint(variables) == features.fingerprint(jax.device_put(variables))
+    assert features.fingerprint(variables) != features.fingerprint(other)
+
+
+def animals(folder, **overrides):
+    write_folder(folder, train={"cat": 20, "dog": 20, "owl": 20}, test={"cat": 5, "dog": 5, "owl": 5})
+    write_noise(folder)
+    plain = {"evaluate.scores": ("topk_cosine",), "evaluate.stages": (), "dataset.name": f"folder:{folder}"}
+    return digits(**plain | {"dataset.benchmark": "random", "dataset.num_known": 2} | overrides)
+
+
+def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
+    config = animals(tmp_path / "data")
+    data = data_lib.open_set(data_lib.Spec(**config_lib.to_plain(config)["dataset"]))
+    known, unknown = data.class_names[0], data.stored_names[data.split.unknown[0]]
+    first = lambda part, name: sorted((tmp_path / "data" / part / name).iterdir())
+    for place, (part, name) in enumerate([("test", known), ("test", unknown), ("test", unknown)]):
+        source = data_lib.Source(data.train.records, data.train.indices, data.train.labels, 8, 1)[place]
+        Image.fromarray(source[..., 0]).save(first(part, name)[place])
+    plain, workdir = untrained(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in train; allowed: none, or"):
+        run_lib.evaluate(plain, workdir)
+    plain["evaluate"]["duplicates"] = "drop"
+    results = run_lib.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 1, "unknown": 2, "validation": 0}
+    assert (results["num_known"], results["num_unknown"]) == (9, 3)
+    # Corrupted images are those that are left, whatever they come from.
+    plain["evaluate"]["corruptions"] = "regenerated"
+    monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
+    assert run_lib.evaluate(plain, workdir)["corruptions"]["n"] == 9 + 3
+    fog = tmp_path / "release" / "fog"
+    for severity in range(1, 6):
+        shutil.copytree(tmp_path / "data" / "test", fog / str(severity))
+    monkeypatch.setattr(corruptions, "NAMES", ("fog",))
+    plain["evaluate"]["corruptions"] = f"folder:{tmp_path}/release"
+    found = run_lib.evaluate(plain, workdir)["corruptions"]
+    clean = {name: results[name] for name in corrupted.METRICS}
+    assert found["n"] == 9 + 3 and found["results"]["fog"]["3"] == pytest.approx(clean, abs=1e-6)
+    # A release in another order does not say which images to leave out.
+    (fog / "2" / known / "000.png").rename(fog / "2" / known / "first.png")
+    with pytest.raises(ValueError, match="1 of these cannot be left out there as they are here; allowed: regenerated"):
+        run_lib.evaluate(plain, workdir)
+    # Without its first image, the gallery still shows what the scores are of.
+    shown = results["gallery"]["rejected_known/images"]
+    hashes = features.image_hashes(shown)
+    assert not np.isin(hashes, features.load(workdir)["train"].hashes).any()
+
+
+def test_no_image_is_known_and_unknown(tmp_path):
+    config = animals(tmp_path / "data")
+    data = data_lib.open_set(data_lib.Spec(**config_lib.to_plain(config)["dataset"]))
+    unknown = data.stored_names[data.split.unknown[0]]
+    # Numbers as names of classes say nothing, so that only the pixels tell.
+    other = write_folder(tmp_path / "other", train={"0": 1}, test={"0": 3, "1": 3})
+    for place, target in enumerate(
+        [tmp_path / "data" / "test" / unknown / "000.png", tmp_path / "other/test/1/002.png"]
+    ):
+        Image.fromarray(data.test_known[place][..., 0]).save(target)
+    config.evaluate.near = (other,)
+    plain, workdir = untrained(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of the 5 images of test_unknown are also in test_known; allowed: none, or"):
+        run_lib.evaluate(plain, workdir)
+    plain["evaluate"]["duplicates"] = "drop"
+    results = run_lib.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 0, "unknown": 1, "validation": 0}
+    assert (results["num_known"], results["num_unknown"]) == (10, 4)
+    assert (results["ood"]["near"][other]["duplicates"], results["ood"]["near"][other]["n"]) == (1, 5)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_training_images_do_not_set_the_threshold(tmp_path, share, caplog):
+    config = animals(tmp_path / "data")
+    data = data_lib.open_set(data_lib.Spec(**config_lib.to_plain(config)["dataset"]))
+    count = round(share * len(data.validation))
+    for place, index in enumerate(data.validation.indices[:count]):
+        Image.fromarray(data.train[place][..., 0]).save(data.validation.records.paths[index])
+    plain, workdir = untrained(config, tmp_path / "run")
+    results = run_lib.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 0, "unknown": 0, "validation": count}
+    assert f"{count} of {len(data.validation)} validation images are left out: training has them" in caplog.text
+    if share == 1:
+        assert results["threshold"] is None
+        return
+    with np.load(f"{workdir}/features.npz") as file:
+        left = ~np.isin(file["validation/hashes"], file["train/hashes"])
+        kept = {name: file[f"{part}/features"] for name, part in (("bank", "train"), ("query", "validation"))}
+        labels = file["train/labels"]
+    scored = scores.topk_cosine(kept["query"][left], kept["bank"], labels, k=3, num_classes=2).max(axis=1)
+    assert left.sum() == len(data.validation) - count
+    assert results["threshold"] == pytest.approx(metrics.known_threshold(scored), abs=1e-5)
+
+
+def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path):
+    config = animals(tmp_path / "data")
+    spec = data_lib.Spec(**config_lib.to_plain(config)["dataset"])
+    data = data_lib.open_set(spec)
+    other = write_folder(tmp_path / "other", train={"ape": 20, "fox": 20}, test={"ape": 3, "fox": 3})
+    write_noise(tmp_path / "other", brightness={"ape": 128})
+    held_out, its_own = data.validation[0][..., 0], data_lib.labelled(spec, other).validation[0][..., 0]
+    Image.fromarray(held_out).save(tmp_path / "data" / "test" / data.class_names[0] / "000.png")
+    Image.fromarray(held_out).save(tmp_path / "other" / "test" / "ape" / "000.png")
+    Image.fromarray(its_own).save(tmp_path / "other" / "test" / "fox" / "001.png")
+    config.evaluate.near, config.evaluate.probes = (other,), (other,)
+    plain, workdir = untrained(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in validation; allowed: none, or"):
+        run_lib.evaluate(plain, workdir)
+    plain["evaluate"]["duplicates"] = "drop"
+    results = run_lib.evaluate(plain, workdir)
+    assert results["duplicates"] == {"known": 1, "unknown": 0, "validation": 0}
+    assert (results["ood"]["near"][other]["duplicates"], results["ood"]["near"][other]["n"]) == (1, 5)
+    assert (results["probes"][other]["duplicates"], results["probes"][other]["n_test"]) == (1, 5)
+
+
+def test_no_validation_images_no_threshold(tmp_path):
+    plain, workdir = untrained(animals(tmp_path / "data", **{"dataset.validation_fraction": 0.0}), tmp_path / "run")
+    results = run_lib.evaluate(plain, workdir)
+    assert results["macro_f1"] is None and results["confusion"] is None and "none" in results["threshold_rule"]
+    assert 0 <= results["closed_set"]["linear_probe"]["accuracy"] <= 1
+
+
+def test_classes_that_overlap_are_refused(tmp_path):
+    config = animals(tmp_path / "data")
+    other = write_folder(tmp_path / "other", train={}, test={config_names(config)[0]: 3, "fox": 3})
+    config.evaluate.near = (other,)
+    plain, workdir = untrained(config, tmp_path / "run")
+    message = rf"other has classes of train: {config_names(config)[0]}; allowed: other classes"
+    with pytest.raises(ValueError, match=message):
+        run_lib.evaluate(plain, workdir)
+    specs = run_lib.from_config(plain, num_devices=1)
+    with pytest.raises(ValueError, match=message):
+        evaluate.check_data(specs.dataset, specs.evaluate)
+
+
+def config_names(config):
+    return data_lib.open_set(data_lib.Spec(**config_lib.to_plain(config)["dataset"])).class_names
+
+
+def test_test_images_choose_nothing(run):
+    parts = parts_of(run)
+    with pytest.raises(ValueError, match="'test_known' is used to choose something; allowed for that: train, val"):
+        fitting.fit_probe(parts["train"], parts["test_known"], 6)
+    with pytest.raises(ValueError, match="'test_unknown' is used to choose"):
+        fitting.choosing(parts["test_unknown"], parts["validation"])
+    with pytest.raises(ValueError, match="'test_known' is used to choose"):
+        evaluate._fit_neighbours(parts["train"], parts["test_known"], 6)
+    guards.for_selection(parts["train"], parts["validation"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature": "stage9"}, "evaluate.feature is 'stage9'; allowed: projection, features, stage2, logits"),
+        ({"score": "msp"}, r"evaluate.score \(of evaluate.feature 'features'\) is 'msp'; allowed: topk_cosine"),
+        ({"scores": ["cosine"]}, "an element of evaluate.scores is 'cosine'; allowed: all, topk_cosine"),
+        ({"near": ["noise:pink"]}, "is 'noise:pink'.*; allowed: noise:uniform, noise:gaussian"),
+        ({"probes": ["cifar11"]}, "an element of evaluate.probes is 'cifar11'"),
+        ({"corruptions": "fog"}, "evaluate.corruptions is 'fog'; allowed: none, regenerated"),
+        ({"duplicates": "keep"}, "evaluate.duplicates is 'keep'; allowed: error, drop"),
+    ],
+)
+def test_mistakes_in_the_section(change, message):
+    section = config_lib.to_plain(digits())["evaluate"]
+    with pytest.raises(ValueError, match=message):
+        fitting.Spec(**section | change)
+
+
+def test_a_stage_that_the_model_lacks(run):
+    config, workdir, _ = run
+    with pytest.raises(ValueError, match="an element of evaluate.stages is 'stage9'; allowed: stage1, stage2"):
+        run_lib.evaluate(config | {"evaluate": config["evaluate"] | {"stages": ["stage9"]}}, workdir)
+
+
+def test_the_probe_is_refitted_on_all_images_where_none_is_held_out(run):
+    train_part = parts_of(run)["train"]
+    linear = fitting.fit_probe(train_part, None, 6)
+    expected = probes.fit_linear(*fitting.probed(train_part), num_classes=6, l2=linear.l2)
+    np.testing.assert_allclose(linear.kernel_FxK, expected.kernel_FxK)
+
+
+def test_few_batches_are_on_the_device_at_once():
+    # Images read faster than the device works would fill its memory.
+    computing = []
+
+    class Output:
+        def __init__(self, rows):
+            self.rows = rows
+            computing.append(self)
+            assert len(computing) <= features.AHEAD + 1
+
+        def __array__(self, dtype=None, copy=None):
+            computing.remove(self)
+            return self.rows
+
+    images = np.arange(90, dtype=np.uint8).reshape(90, 1, 1, 1)
+    function = lambda variables, batch: {"x": Output(np.asarray(batch)[:, 0, 0].astype(np.float32))}
+    outputs, hashes = features.extract(function, {}, images, batch_size=8)
+    np.testing.assert_array_equal(outputs["x"], images[:, 0, 0])
+    assert not computing and len(set(hashes.tolist())) == 90

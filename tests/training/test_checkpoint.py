@@ -1,0 +1,128 @@
+"""Checkpoints: what goes in comes out, to the bit."""
+
+import shutil
+import threading
+
+import jax
+import numpy as np
+import pytest
+from programs import small_program, small_state
+
+from gradmix_jax.training import mapping
+from gradmix_jax.training.checkpoint import Checkpoints
+
+
+def same(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_round_trip_and_what_is_kept(tmp_path):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path), keep=2)
+    at = lambda step: state.replace(step=np.int32(step), params=jax.tree.map(lambda x: x + step, state.params))
+    for step in (1, 2, 3):
+        checkpoints.save(at(step))
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert reader.latest_step() == 3
+    expected = at(3)
+    same(reader.restore(state), expected)
+    same(
+        reader.restore_model({"params": state.params, "batch_stats": state.batch_stats}),
+        {"params": expected.params, "batch_stats": expected.batch_stats},
+    )
+    reader.close()
+    steps = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert steps == ["2", "3"]
+
+
+def test_the_average_is_the_model_and_momentum_comes_back(tmp_path):
+    overrides = {"objective.ssl": "moco", "objective.queue_size": 64, "optimizer.ema": 0.9}
+    state = jax.device_get(small_state(*small_program("input", **overrides)))
+    shifted = lambda tree, by: jax.tree.map(lambda x: x + by, tree)
+    extra = {name: shifted(state.extra[name], by) for by, name in enumerate(("average", "momentum", "queue"), 1)}
+    state = state.replace(step=np.int32(7), extra=extra)
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state)
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    same(reader.restore(state), state)
+    same(reader.restore_model({"params": state.params, "batch_stats": state.batch_stats}), extra["average"])
+    reader.close()
+
+
+def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        Checkpoints(str(tmp_path / "nowhere"), read_only=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_saving_goes_on_behind_training_and_keeps_what_is_donated(tmp_path, monkeypatch):
+    state = small_state(*small_program())
+    replicated = mapping.replicate(state)
+    snapshot = mapping.make_snapshot(replicated)
+    step = mapping.pmap(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate=(0,))
+    checkpoints = Checkpoints(str(tmp_path))
+    write, may_write = checkpoints._manager.save, threading.Event()
+    monkeypatch.setattr(checkpoints._manager, "save", lambda *a, **k: (may_write.wait(60), write(*a, **k)))
+    replicated = step(replicated)
+    checkpoints.save(snapshot(replicated))  # returns, although nothing can be written yet
+    for _ in range(3):
+        replicated = step(replicated)
+    assert int(mapping.to_host(replicated).step) == 4 and checkpoints.latest_step() is None
+    may_write.set()
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert reader.latest_step() == 1
+    same(reader.restore(state), jax.tree.map(lambda leaf: leaf + 1, jax.device_get(state)))
+    reader.close()
+
+
+def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monkeypatch):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path))
+
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    checkpoints.save(state)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(state)
+    checkpoints.save(state)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.close()
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_path, monkeypatch):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (1, 2):
+        checkpoints.save(state.replace(step=np.int32(step)))
+    checkpoints.close()
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    for path in (tmp_path / "checkpoints" / "2" / "model").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    for restore, template in (("restore", state), ("restore_model", model)):
+        reader = Checkpoints(str(tmp_path), read_only=True)
+        with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \(.+\); allowed: a checkpoint as this run"):
+            getattr(reader, restore)(template)
+        reader.close()
+
+    def no_memory(*_, **__):
+        raise MemoryError("1 GiB")
+
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    monkeypatch.setattr(reader._manager, "restore", no_memory)
+    with pytest.raises(MemoryError):  # nothing is wrong with the checkpoint
+        reader.restore(state)
+    reader.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert int(reader.restore(state).step) == 1
+    wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), model)
+    with pytest.raises(ValueError, match=r"1 cannot be read \(\S+ has the shape \(\d+,\) there and \(2, \d+\) in"):
+        reader.restore_model(wider)
+    reader.close()

@@ -1,0 +1,75 @@
+"""metrics.jsonl and TensorBoard files."""
+
+import glob
+import json
+
+from tensorboardX.proto import event_pb2
+
+from gradmix_jax.training import metrics_writer
+from gradmix_jax.training.metrics_writer import MetricsWriter
+
+
+def read_lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def make(tmp_path, start=0):
+    return MetricsWriter(str(tmp_path), start_step=start, total_steps=9, images_per_step=4)
+
+
+def read_events(tmp_path):
+    """{(tag, step): value} of all event files, parsed from the TFRecord framing: length, crc, payload, crc."""
+    values = {}
+    for path in glob.glob(str(tmp_path / "tensorboard" / "*")):
+        with open(path, "rb") as file:
+            data = file.read()
+        place = 0
+        while place < len(data):
+            length = int.from_bytes(data[place : place + 8], "little")
+            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            place += 16 + length
+            for value in event.summary.value:
+                values[value.tag, event.step] = value.simple_value
+    return values
+
+
+def test_writes_both_files(tmp_path):
+    writer = make(tmp_path)
+    writer.write(3, {"loss": 1.5, "steps_per_second": 2.0})
+    writer.advance()
+    writer.close()
+    assert read_lines(tmp_path) == [{"step": 3, "loss": 1.5, "steps_per_second": 2.0}]
+    assert read_events(tmp_path) == {("loss", 3): 1.5, ("steps_per_second", 3): 2.0}
+
+
+def test_resume_drops_what_lies_past_the_checkpoint_and_half_a_line(tmp_path):
+    writer = make(tmp_path)
+    for step in (2, 4, 6):
+        writer.write(step, {"loss": float(step)})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('\0\0{"broken}\n7\n{"step": 8, "lo')
+    assert [line["step"] for line in metrics_writer.read(str(tmp_path))] == [2, 4, 6]
+    writer = make(tmp_path, start=4)
+    writer.write(6, {"loss": 60.0})
+    writer.close()
+    assert [(line["step"], line["loss"]) for line in read_lines(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+
+
+def test_not_finite_is_null(tmp_path):
+    writer = make(tmp_path)
+    writer.write(1, {"loss": float("nan")})
+    writer.close()
+    assert read_lines(tmp_path) == [{"step": 1, "loss": None}]
+
+
+def test_disabled_writes_nothing(tmp_path):
+    writer = MetricsWriter(str(tmp_path), start_step=0, total_steps=9, images_per_step=4, enabled=False)
+    writer.write(1, {"loss": 1.0})
+    writer.advance()
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_read(tmp_path):
+    assert metrics_writer.read(str(tmp_path)) == []
