@@ -22,16 +22,15 @@ def main() -> None:
     """Run the subcommand named by the first argument as `python -m` would."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "help", "-h", "--help"):
-        print(
-            f"usage: gradmix COMMAND [arguments]\n\ncommands: {', '.join(COMMANDS)}\n\ngradmix COMMAND --help lists its flags."
-        )
+        print(f"usage: gradmix COMMAND [arguments]\n\ncommands: {', '.join(COMMANDS)}\n")
+        print("gradmix COMMAND --help lists the flags of a command.")
         return
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
     module, implied = COMMANDS[name]
     sys.argv[:2] = [f"gradmix {name}", *implied]
-    runpy.run_module(module, run_name="__main__", alter_sys=False)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
