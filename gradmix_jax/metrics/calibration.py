@@ -1,6 +1,7 @@
-"""How honest the confidence of a classifier is: expected calibration error, log-likelihood, Brier score.
+"""Calibration of a classifier: expected calibration error, negative log-likelihood, Brier score.
 
-All take logits of known test images [N, K] and their labels [N].
+All take logits [N, K] of known test images and their labels [N]. The softmax is jitted and runs on the device in
+float32; the host averages over images in float64.
 """
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 @jax.jit
 def _per_image(logits_NxK, labels_N):
-    """(confidence_N, correct_N, log-likelihood_N, Brier term_N); the host sums them in float64."""
+    """(confidence_N, correct_N, log-likelihood_N, Brier term_N)."""
     log_p_NxK = jax.nn.log_softmax(logits_NxK, axis=1)
     truth_NxK = jax.nn.one_hot(labels_N, logits_NxK.shape[1])
     p_NxK = jnp.exp(log_p_NxK)
@@ -23,9 +24,9 @@ def _checked(logits_NxK, labels_N):
     logits_NxK, labels_N = np.asarray(logits_NxK, np.float32), np.asarray(labels_N)
     if logits_NxK.ndim != 2 or logits_NxK.size == 0 or labels_N.shape != logits_NxK.shape[:1]:
         raise ValueError(f"logits must be [N, K] and labels [N], got {logits_NxK.shape} and {labels_N.shape}")
-    bad_NxK = np.isnan(logits_NxK) | (logits_NxK == np.inf)  # of two infinite ones none is more likely
+    bad_NxK = np.isnan(logits_NxK) | (logits_NxK == np.inf)  # softmax of +inf is undefined; -inf is probability 0
     if bad_NxK.any():
-        raise ValueError(f"logits must be below infinity, got inf or NaN for {bad_NxK.sum()} of {logits_NxK.size}")
+        raise ValueError(f"logits must be less than infinity, got inf or NaN for {bad_NxK.sum()} of {logits_NxK.size}")
     if labels_N.min() < 0 or labels_N.max() >= logits_NxK.shape[1]:
         spread = f"{labels_N.min()} .. {labels_N.max()}"
         raise ValueError(f"labels must be in 0 .. {logits_NxK.shape[1] - 1} (known classes), got {spread}")
@@ -52,5 +53,5 @@ def nll(logits_NxK, labels_N):
 
 
 def brier(logits_NxK, labels_N):
-    """Mean squared distance of the softmax to the one-hot label, in [0, 2] (Brier 1950). Raises as `ece`."""
+    """Mean squared distance from the softmax to the one-hot label, in [0, 2] (Brier 1950). Raises as `ece`."""
     return float(_checked(logits_NxK, labels_N)[3].mean())

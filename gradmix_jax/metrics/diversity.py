@@ -1,6 +1,8 @@
-"""How much room features use: effective rank, intrinsic dimension. Pure; the sums are jitted.
+"""Diversity of features: effective rank and intrinsic dimension.
 
-Letters: N images, D features, B rows of a block, k neighbours, c candidates.
+The rank is computed by NumPy in float64 on the host, the search for neighbors by a jitted function on the device.
+
+Letters: N images, D features, B rows of a block, k neighbors, c candidates.
 """
 
 import functools
@@ -9,15 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax.metrics import padding
-
 _BLOCK = 128
 
 
 def effective_rank(features_NxD: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred features (Roy & Vetterli 2007, section 2).
+    """exp of the entropy of the normalized singular values of the centered features (Roy & Vetterli 2007, section 2).
 
-    Singular values below the rounding error of float32 count as zero, as in `numpy.linalg.matrix_rank`.
+    Singular values below float32 rounding error count as zero, as in `numpy.linalg.matrix_rank`.
 
     Args:
       features_NxD: float features of N images.
@@ -29,12 +29,12 @@ def effective_rank(features_NxD: np.ndarray) -> float:
     Raises:
       ValueError: another shape, fewer than two images, or a value that is not finite.
     """
-    centred_NxD = _centred(features_NxD).astype(np.float64)
-    # From the smaller product of the matrix with itself, which in float64 resolves more than `rounding` and takes a
-    # fraction of the time of a decomposition of the matrix.
-    tall = centred_NxD if centred_NxD.shape[0] >= centred_NxD.shape[1] else centred_NxD.T
+    centered_NxD = _centered(features_NxD).astype(np.float64)
+    # Eigenvalues of the smaller Gram matrix, which in float64 resolve more than `rounding` and take a fraction of the
+    # time of an SVD.
+    tall = centered_NxD if centered_NxD.shape[0] >= centered_NxD.shape[1] else centered_NxD.T
     singular_R = np.sqrt(np.maximum(np.linalg.eigvalsh(tall.T @ tall)[::-1], 0))
-    rounding = singular_R[0] * max(centred_NxD.shape) * np.finfo(np.float32).eps
+    rounding = singular_R[0] * max(centered_NxD.shape) * np.finfo(np.float32).eps
     singular_R = singular_R[singular_R > rounding]
     if singular_R.size == 0:
         return 0.0
@@ -47,46 +47,52 @@ def intrinsic_dimension(features_NxD: np.ndarray, *, k: int = 10) -> float:
 
     The inverses of the estimates at each image are averaged (MacKay & Ghahramani 2005, "Comments on 'Maximum
     likelihood estimation of intrinsic dimension'"), which is the maximum of the joint likelihood. With T_j the
-    distance to the j-th neighbour: 1 / mean over images and j < k of log(T_k / T_j). High dimensions are
+    distance to the j-th neighbor: 1 / mean over images and j < k of log(T_k / T_j). High dimensions are
     underestimated when N is small.
 
     Images with the same features count once: a distance of zero says nothing about a continuous density.
 
     Args:
       features_NxD: float features of N images, usually of one class.
-      k: number of neighbours.
+      k: number of neighbors.
 
     Returns:
-      The dimension; NaN where it is not defined: k or fewer distinct features, or all neighbours equally far.
+      The dimension; NaN where it is not defined: k or fewer distinct features, or all neighbors equally far.
 
     Raises:
       ValueError: another shape, fewer than two images, a value that is not finite, or k below 2.
     """
     if k < 2:
-        raise ValueError(f"intrinsic_dimension got k={k}; allowed: 2 or more.")
-    distinct_NxD = np.unique(_centred(features_NxD), axis=0)
+        raise ValueError(f"intrinsic_dimension needs k of 2 or more, got k={k}.")
+    distinct_NxD = np.unique(_centered(features_NxD), axis=0)
     size = len(distinct_NxD)
     if size <= k:
         return float("nan")
-    padded = padding.padded_size(size, multiple=_BLOCK)
+    padded = _padded_size(size)
     padded_NxD = np.pad(distinct_NxD, ((0, padded - size), (0, 0)))
     sums_N = np.asarray(_sums_of_logs(padded_NxD, size, k=k), np.float64)[:size]
     mean = sums_N.sum() / (size * (k - 1))
     return float(1 / mean) if mean > 0 else float("nan")
 
 
-def _centred(features_NxD):
-    """Float32, centred, and scaled to a largest value of 1, which changes neither measure."""
+def _centered(features_NxD):
+    """Float32, centered, and scaled to a largest value of 1, which changes neither measure."""
     features_NxD = np.asarray(features_NxD, np.float64)
     if features_NxD.ndim != 2 or len(features_NxD) < 2 or features_NxD.shape[1] < 1:
         raise ValueError(f"features must have shape [N, D] with two images or more, got {features_NxD.shape}")
     if not np.isfinite(features_NxD).all():
         raise ValueError(f"features must be finite, got {(~np.isfinite(features_NxD)).sum()} values that are not")
     # Equal columns stay exactly zero: the mean of equal numbers may be rounded.
-    centred_NxD = features_NxD - features_NxD[0]
-    centred_NxD -= centred_NxD.mean(axis=0)
-    largest = np.abs(centred_NxD).max()
-    return (centred_NxD / (largest or 1.0)).astype(np.float32)
+    centered_NxD = features_NxD - features_NxD[0]
+    centered_NxD -= centered_NxD.mean(axis=0)
+    largest = np.abs(centered_NxD).max()
+    return (centered_NxD / (largest or 1.0)).astype(np.float32)
+
+
+def _padded_size(size):
+    """The next of a short list of sizes, at most a quarter more or one block, so that few programs are compiled."""
+    step = max(1 << max(size.bit_length() - 3, 0), _BLOCK)
+    return -(-size // step) * step
 
 
 @functools.partial(jax.jit, static_argnames="k")

@@ -1,13 +1,23 @@
-"""How sure a number is: bootstrap intervals over test images, paired tests between methods over trials."""
+"""Bootstrap intervals over test images, and paired tests between methods over trials. NumPy on the host.
 
-import functools
+Images are ranked once and a resample is drawn as counts of them, so no resample is sorted. Large sets use all cores.
+Letters: N known images, M unknown images, S resamples.
+"""
+
+import concurrent.futures
+import os
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmix_jax import metrics
+from gradmix_jax.metrics import ranking
+
+# Resamples per random stream: results depend on it, and not on the number of threads.
+_STREAM = 25
+# Images from which threads pay: below, the interpreter's lock is held for most of a resample.
+_THREADED = 50_000
 
 
 class Interval(NamedTuple):
@@ -18,58 +28,92 @@ class Interval(NamedTuple):
     resamples: int
 
 
-@functools.partial(jax.jit, static_argnames=("num_ranks", "resamples"))
-def _resampled(key, known_rank_N, unknown_rank_M, correct_N, *, num_ranks, resamples):
-    """Accuracy, AUROC and OSCR of bootstrap samples, [resamples, 3]; ranks are sorted once, never the samples."""
+class _Ranked(NamedTuple):
+    """Known images in two ascending runs, correct ones first, as numbers of unknown images below and up to each."""
 
-    def one_sample(key):
-        known_key, unknown_key = jax.random.split(key)
-        known_N = jax.random.randint(known_key, known_rank_N.shape, 0, known_rank_N.size)
-        unknown_M = jax.random.randint(unknown_key, unknown_rank_M.shape, 0, unknown_rank_M.size)
-        drawn_N, right_N = known_rank_N[known_N], correct_N[known_N]
-        unknown_T = jnp.bincount(unknown_rank_M[unknown_M], length=num_ranks)
+    below_N: np.ndarray
+    up_to_N: np.ndarray
+    num_correct: int
+    num_unknown: int
 
-        def pairs_won(weights_N):
-            # Share of drawn known images above each rank, ties one half; shares keep float32 exact enough.
-            won_T = jnp.zeros(num_ranks, jnp.int32).at[drawn_N].add(weights_N)
-            doubled_T = 2 * jnp.cumsum(won_T[::-1])[::-1] - won_T
-            return (unknown_T / unknown_rank_M.size * (doubled_T / (2 * known_rank_N.size))).sum()
 
-        everyone_N = jnp.ones_like(drawn_N)
-        return jnp.stack([right_N.mean(), pairs_won(everyone_N), pairs_won(right_N.astype(jnp.int32))])
+def _ranked(known, unknown, correct):
+    runs = np.concatenate([np.sort(known[correct]), np.sort(known[~correct])])
+    return _Ranked(*ranking.unknown_below(runs, unknown), np.count_nonzero(correct), unknown.size)
 
-    return jax.lax.map(one_sample, jax.random.split(key, resamples))
+
+def _resample(random, ranked):
+    """Accuracy, AUROC and OSCR of one bootstrap sample: as many known and unknown images as there are, drawn apart."""
+    num_known, num_unknown, right = ranked.below_N.size, ranked.num_unknown, ranked.num_correct
+    drawn = lambda size: np.bincount(random.integers(0, size, size), minlength=size)
+    known_N, unknown_M = drawn(num_known), drawn(num_unknown)
+    before_M = np.zeros(num_unknown + 1, np.int64)
+    np.cumsum(unknown_M, out=before_M[1:])
+    doubled_N = before_M[ranked.below_N]
+    doubled_N += before_M[ranked.up_to_N]
+    won_right, won_wrong = known_N[:right] @ doubled_N[:right], known_N[right:] @ doubled_N[right:]
+    pairs = 2 * num_known * num_unknown
+    return known_N[:right].sum() / num_known, (won_right + won_wrong) / pairs, won_right / pairs
+
+
+def _resampled(key, ranked, resamples):
+    """`_resample` of each of [S, 3]."""
+    seeds = np.random.SeedSequence(_words(key)).spawn(-(-resamples // _STREAM))
+    sizes = [min(_STREAM, resamples - start) for start in range(0, resamples, _STREAM)]
+
+    def stream(seed, size):
+        random = np.random.default_rng(seed)
+        return [_resample(random, ranked) for _ in range(size)]
+
+    if ranked.below_N.size + ranked.num_unknown < _THREADED:
+        found = map(stream, seeds, sizes)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(stream, seeds, sizes))
+    return np.array([sample for samples in found for sample in samples])
+
+
+def _words(key):
+    """32-bit words that seed the resamples: a key's data; of an integer, those of `jax.random.key` (threefry)."""
+    if isinstance(key, (int, np.integer)):
+        return [int(key) >> 32 & 0xFFFFFFFF, int(key) & 0xFFFFFFFF]
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    words = np.asarray(key)
+    if words.ndim != 1 or words.dtype != np.uint32:
+        raise ValueError(f"key must be one jax random key or an integer, got {words.dtype} of shape {words.shape}")
+    return words.tolist()
 
 
 def bootstrap(key, known, unknown, correct, *, resamples=1000, confidence=0.95):
     """Percentile bootstrap intervals of accuracy, AUROC and OSCR over test images (Efron & Tibshirani 1993, ch. 13).
 
-    Known and unknown images are drawn apart, with replacement, as many as there are. The interval covers the
-    choice of test images only: not the training seed, not the class split.
+    Each resample draws known and unknown images separately, with replacement, as many as there are. The interval covers
+    the choice of test images only: not the training seed, not the class split.
 
     Args:
-      key: jax random key; equal keys give equal intervals.
+      key: jax random key, or an integer seed; equal keys give equal intervals, on any number of CPU cores.
       known, unknown, correct: as for `metrics.oscr`.
+      resamples: number of resamples, 1 or more; memory does not grow with it.
+      confidence: share of the resamples inside the interval, in (0, 1).
 
-    Returns {"accuracy", "auroc", "oscr"} -> `Interval`. Raises ValueError as `metrics.oscr` and for a confidence
-    outside (0, 1) or fewer than one resample.
+    Returns:
+      {"accuracy", "auroc", "oscr"} -> `Interval`.
+
+    Raises:
+      ValueError: as `metrics.oscr`; a confidence outside (0, 1), fewer than one resample, or a key that is neither
+        one jax random key nor an integer.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    correct = np.asarray(correct, bool)
-    estimates = {
-        "accuracy": float(correct.mean()),
-        "auroc": metrics.auroc(known, unknown),
-        "oscr": metrics.oscr(known, unknown, correct),
-    }
-    known, unknown = np.asarray(known), np.asarray(unknown)
-    distinct, rank_N = np.unique(np.concatenate([known, unknown]), return_inverse=True)
-    ranks = np.split(rank_N.astype(np.int32), [len(known)])
-    samples_Sx3 = _resampled(key, *ranks, correct, num_ranks=len(distinct), resamples=resamples)
+    known, unknown, correct = np.asarray(known), np.asarray(unknown), np.asarray(correct, bool)
+    curve = ranking.points(known, unknown, correct)
+    estimates = {"accuracy": float(correct.mean()), "auroc": curve.auroc(), "oscr": curve.oscr()}
+    samples_Sx3 = _resampled(key, _ranked(known, unknown, correct), resamples)
     tail = (1 - confidence) / 2
-    low_3, high_3 = np.quantile(np.asarray(samples_Sx3, np.float64), [tail, 1 - tail], axis=0)
+    low_3, high_3 = np.quantile(samples_Sx3, [tail, 1 - tail], axis=0)
     return {
         name: Interval(estimate, float(low), float(high), confidence, resamples)
         for (name, estimate), low, high in zip(estimates.items(), low_3, high_3)
@@ -91,7 +135,7 @@ def _paired_t(difference_N):
 def _sign_flip(difference_N):
     """Share of all 2^n sign patterns whose |sum| is at least the observed one."""
     if difference_N.size > 20:
-        raise ValueError(f"the sign-flip test goes through all 2^n signs, n <= 20, got n = {difference_N.size}")
+        raise ValueError(f"the sign-flip test enumerates 2^n signs and needs n <= 20, got n = {difference_N.size}")
     sums = np.zeros(1)
     for difference in difference_N:
         sums = np.concatenate([sums + difference, sums - difference])
@@ -99,7 +143,7 @@ def _sign_flip(difference_N):
     return np.mean(np.abs(sums) >= abs(difference_N.sum()) - rounding)
 
 
-# Name as printed -> two-sided p-value of "no difference" from the paired differences.
+# Name as printed -> two-sided p-value of the null hypothesis of no difference, from the paired differences.
 TESTS = {
     "paired t": _paired_t,
     "exact sign-flip permutation": _sign_flip,
@@ -107,10 +151,10 @@ TESTS = {
 
 
 def paired(first, second, *, test="exact sign-flip permutation"):
-    """Two-sided paired test of one metric of two methods over the same trials (splits or seeds), first - second.
+    """Two-sided paired test of one metric of two methods over the same trials (splits or seeds).
 
-    The sign-flip test cannot go below p = 2 / 2^n: 0.0625 with the usual five splits. The t-test can, at the price of
-    assuming normal differences. Report the name and n with p.
+    The sign-flip test cannot go below p = 2 / 2^n: 0.0625 with the usual five splits. The t-test can, but assumes
+    normal differences. Report the test and n with p.
 
     Returns a `PairedTest`. Raises ValueError for fewer than two trials, lengths that differ, NaN, an unknown test, or
     more than 20 trials for the sign-flip test.
@@ -120,7 +164,7 @@ def paired(first, second, *, test="exact sign-flip permutation"):
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size < 2:
         shapes = f"{first.shape} and {second.shape}"
-        raise ValueError(f"a paired test needs the same two or more trials of both methods, got {shapes}")
+        raise ValueError(f"a paired test needs the same two or more trials of both methods, got shapes {shapes}")
     difference_N = first - second
     if np.isnan(difference_N).any():
         raise ValueError(f"trial results must be numbers, got NaN for {np.isnan(difference_N).sum()} trials")

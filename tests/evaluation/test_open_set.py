@@ -1,5 +1,7 @@
 """What an evaluation reports of one score."""
 
+import json
+
 import numpy as np
 
 from gradmix_jax import metrics
@@ -25,10 +27,26 @@ def test_every_metric_without_a_threshold_comes_from_one_sort(monkeypatch):
         "ccr_at_fpr_01": metrics.ccr_at_fpr(known, unknown, correct, fpr=0.01),
         "ccr_at_fpr_10": metrics.ccr_at_fpr(known, unknown, correct, fpr=0.1),
     }
-    sorts, sort = [], metrics._sort_and_count
-    monkeypatch.setattr(metrics, "_sort_and_count", lambda *arrays: sorts.append(1) or sort(*arrays))
+    sorts, sort = [], metrics.ranking._points
+    monkeypatch.setattr(metrics.ranking, "_points", lambda *arrays: sorts.append(1) or sort(*arrays))
     assert open_set.threshold_free_metrics(known, unknown, predicted, labels) == expected
     assert len(sorts) == 1
+
+
+def test_every_class_by_name():
+    random = np.random.default_rng(0)
+    known, unknown = random.normal(1, 1, 300).round(1), random.normal(0, 1, 200).round(1)
+    correct = random.random(300) < 0.8
+    of_known, of_unknown = random.choice(["dog", "cat", "10", "9", "bee", "ant"], 300), random.choice(["cat", "2"], 200)
+    found_known, found_unknown = open_set.per_class(known, unknown, correct, classes_N=of_known, classes_M=of_unknown)
+    assert list(found_known) == ["10", "9", "ant", "bee", "cat", "dog"] and list(found_unknown) == ["2", "cat"]
+    for name, found in found_known.items():
+        at = of_known == name
+        assert found == {"accuracy": correct[at].mean(), "auroc": metrics.auroc(known[at], unknown)}
+    for name, found in found_unknown.items():
+        at = of_unknown == name
+        assert found == {"auroc": metrics.auroc(known, unknown[at]), "n": at.sum()}
+    json.dumps([found_known, found_unknown])  # written to results
 
 
 def test_the_gallery_compares_with_images_in_the_right_class():

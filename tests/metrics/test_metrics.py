@@ -216,6 +216,10 @@ def test_mean_corruption_error():
         (lambda: metrics.fpr_at([0.1], [0.2], positive="in"), "'known' or 'unknown', got 'in'"),
         (lambda: metrics.average_precision([0.1], [0.2], interpolation="x"), "'step' or 'trapezoid'"),
         (lambda: metrics.ccr_at_fpr([0.1], [0.2], [True], fpr=2), r"fpr must be in \[0, 1\]"),
+        (lambda: metrics.auroc_per_class([0.1], [0.2], [0, 0], [0]), "known classes .* got 2 from 0 up, for 1 scores"),
+        (lambda: metrics.auroc_per_class([0.1], [0.2], [0], [-1]), "unknown classes .* got 1 from -1 up"),
+        (lambda: metrics.auroc_per_class([0.1], [0.2], [0.5], [0]), "known classes must be a non-empty integer"),
+        (lambda: metrics.auroc_per_class([0.1], [np.nan], [0], [0]), "unknown scores .* NaN"),
         (lambda: metrics.known_threshold([0.1], keep=0), "keep must be in"),
         (lambda: metrics.known_threshold([np.nan]), "NaN"),
         (lambda: metrics.macro_f1([0, 1], [0], num_classes=2), "one length"),
@@ -240,12 +244,78 @@ def test_the_smallest_numbers_are_told_apart(dtype):
     assert metrics.auroc(np.array([0.0], dtype), np.array([-0.0], dtype)) == 0.5
 
 
-def test_classes_of_almost_any_size_share_programs(programs):
-    rng = np.random.default_rng(0)
-    for size in range(200, 260, 4):
-        known, unknown = rng.normal(1, 1, size), rng.normal(0, 1, 3000 - size // 2)
-        labels = np.repeat([1, 0], [len(known), len(unknown)])
-        assert metrics.auroc(known, unknown) == pytest.approx(
-            sk.roc_auc_score(labels, np.concatenate([known, unknown]))
-        )
-    assert len(programs) <= 1, programs
+def test_nothing_is_compiled(programs):
+    known, unknown, correct = tied(3)
+    metrics.points_and_oscr_compat(known, unknown, correct)
+    metrics.auroc_per_class(known, unknown, np.zeros(len(known), int), np.zeros(len(unknown), int))
+    assert not programs
+
+
+def random_scores(random, dtype):
+    """Scores of both sides and flags, of any size and of many, some or no ties, now and then with infinities."""
+    sizes, grid = random.integers(1, 40, 2), random.choice([1, 3, 1000])
+    known, unknown = ((np.round(random.normal(size=size) * grid) / grid).astype(dtype) for size in sizes)
+    if random.random() < 0.2:
+        known[0], unknown[0] = np.inf, -np.inf
+    return known, unknown, random.random(len(known)) < random.choice([0.0, 0.5, 0.9, 1.0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_counts_by_trying_every_threshold(dtype):
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        known, unknown, correct = random_scores(random, dtype)
+        curve, compat = metrics.points_and_oscr_compat(known, unknown, correct)
+        thresholds = np.unique(np.concatenate([known, unknown]))[::-1]
+        np.testing.assert_array_equal(curve.thresholds_T, thresholds)
+        accepted = [known >= threshold for threshold in thresholds]
+        assert [counts.dtype for counts in curve[1:]] == [np.int64] * 3
+        assert curve.known_T.tolist() == [at.sum() for at in accepted]
+        assert curve.correct_T.tolist() == [(at & correct).sum() for at in accepted]
+        assert curve.unknown_T.tolist() == [(unknown >= threshold).sum() for threshold in thresholds]
+        assert curve.auroc() == pairwise_oscr(known, unknown, np.ones(len(known), bool))
+        assert compat == pytest.approx(published_oscr(known, unknown, correct), abs=1e-12)
+
+
+def test_compat_oscr_takes_equal_known_scores_in_the_order_given():
+    # Of the two known images at 1 the first is directly above the unknown one: it alone counts one half.
+    assert metrics.oscr([1.0, 1.0], [0.0], [True, False], compat=True) == 0.25
+    assert metrics.oscr([1.0, 1.0], [0.0], [False, True], compat=True) == 0.5
+
+
+@pytest.mark.parametrize("shape", [np.exp, np.cbrt, lambda scores: 3 * scores - 7, np.arctan])
+def test_only_the_order_of_scores_counts(shape):
+    known, unknown, correct = tied(8)
+    plain, other = metrics.points(known, unknown, correct), metrics.points(shape(known), shape(unknown), correct)
+    for counts, expected in zip(other[1:], plain[1:]):
+        np.testing.assert_array_equal(counts, expected)
+
+
+def test_swapping_the_sides_mirrors_every_metric():
+    known, unknown, _ = tied(9)
+    for positive, other in (("known", "unknown"), ("unknown", "known")):
+        assert metrics.fpr_at(-unknown, -known, positive=other) == metrics.fpr_at(known, unknown, positive=positive)
+        swapped = metrics.average_precision(-unknown, -known, positive=other)
+        assert swapped == pytest.approx(metrics.average_precision(known, unknown, positive=positive), abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_auroc_of_every_class_equals_that_of_its_images_alone(dtype):
+    random = np.random.default_rng(0)
+    known, unknown = (np.round(random.normal(size=size), 1).astype(dtype) for size in (500, 300))
+    known_class, unknown_class = random.integers(0, 40, 500), random.integers(0, 30, 300)
+    known_class[known_class == 7] = 8  # a number without images
+    of_known, of_unknown = metrics.auroc_per_class(known, unknown, known_class, unknown_class)
+    assert len(of_known) == 40 and len(of_unknown) == 30
+    for label in np.unique(known_class):
+        assert of_known[label] == metrics.auroc(known[known_class == label], unknown)
+    for label in np.unique(unknown_class):
+        assert of_unknown[label] == metrics.auroc(known, unknown[unknown_class == label])
+        pair = np.concatenate([known, unknown[unknown_class == label]])
+        assert of_unknown[label] == pytest.approx(sk.roc_auc_score(np.arange(len(pair)) < 500, pair), abs=1e-12)
+    assert np.flatnonzero(np.isnan(of_known)).tolist() == [7] and not np.isnan(of_unknown).any()
+
+
+def test_unknown_images_below_each_known_one():
+    below, up_to = metrics.unknown_below([2.0, 0.0, 1.0], [1.0, 0.5, 1.0, -0.0])
+    assert below.tolist() == [4, 0, 2] and up_to.tolist() == [4, 1, 4]

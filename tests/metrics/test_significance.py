@@ -17,19 +17,58 @@ def toy(size=150):
     return known, unknown, rng.random(size) < 0.8
 
 
-def test_resamples_are_metrics_of_drawn_images(key):
-    """Replays the draws of two resamples and gives them to the plain metrics."""
+def samples(key, known, unknown, correct, resamples):
+    return significance._resampled(key, significance._ranked(known, unknown, correct), resamples)
+
+
+def test_resamples_are_metrics_of_drawn_images():
+    """Replays the draws of some resamples and gives them to the plain metrics."""
     known, unknown, correct = toy(40)
-    _, rank = np.unique(np.concatenate([known, unknown]), return_inverse=True)
-    ranks = rank[:40].astype(np.int32), rank[40:].astype(np.int32)
-    samples = significance._resampled(key, *ranks, correct, num_ranks=rank.max() + 1, resamples=2)
-    for sample_key, sample in zip(jax.random.split(key, 2), np.asarray(samples)):
-        known_key, unknown_key = jax.random.split(sample_key)
-        drawn = np.asarray(jax.random.randint(known_key, known.shape, 0, len(known)))
-        drawn_unknown = np.asarray(jax.random.randint(unknown_key, unknown.shape, 0, len(unknown)))
-        known_s, unknown_s, correct_s = known[drawn], unknown[drawn_unknown], correct[drawn]
-        expected = correct_s.mean(), metrics.auroc(known_s, unknown_s), metrics.oscr(known_s, unknown_s, correct_s)
-        np.testing.assert_allclose(sample, expected, atol=1e-6)
+    ranked = significance._ranked(known, unknown, correct)
+    order = np.lexsort([known, ~correct])  # correct ones first, each ascending
+    random, replayed = np.random.default_rng(1), np.random.default_rng(1)
+    for _ in range(20):
+        drawn = order[replayed.integers(0, len(known), len(known))]
+        foreign = np.sort(unknown)[replayed.integers(0, len(unknown), len(unknown))]
+        sides = known[drawn], foreign
+        expected = correct[drawn].mean(), metrics.auroc(*sides), metrics.oscr(*sides, correct[drawn])
+        assert significance._resample(random, ranked) == pytest.approx(expected, abs=1e-15)
+
+
+def test_images_are_drawn_with_equal_chances():
+    """Distributions of resampled metrics, against resampling images and sorting each sample."""
+    known, unknown, correct = toy(60)
+    random, expected = np.random.default_rng(5), []
+    for _ in range(1000):
+        drawn = random.choice(len(known), len(known))
+        sides = known[drawn], random.choice(unknown, len(unknown))
+        expected.append([correct[drawn].mean(), metrics.auroc(*sides), metrics.oscr(*sides, correct[drawn])])
+    found = samples(2, known, unknown, correct, 1000)
+    assert found.shape == (1000, 3)
+    for ours, theirs in zip(found.T, np.transpose(expected)):
+        assert scipy.stats.ks_2samp(ours, theirs).pvalue > 0.01
+    np.testing.assert_allclose(np.corrcoef(found.T), np.corrcoef(np.transpose(expected)), atol=0.1)
+
+
+def test_resamples_depend_on_the_seed_and_not_on_threads(monkeypatch):
+    given = toy()
+    serial = samples(0, *given, 130)
+    assert len(np.unique(serial, axis=0)) > 120  # streams differ
+    np.testing.assert_array_equal(samples(0, *given, 60), serial[:60])
+    monkeypatch.setattr(significance, "_THREADED", 0)
+    for workers in (1, 3):
+        monkeypatch.setattr(significance.os, "cpu_count", lambda workers=workers: workers)
+        np.testing.assert_array_equal(samples(0, *given, 130), serial)
+    assert not np.array_equal(samples(1, *given, 130), serial)
+
+
+def test_an_integer_seed_is_the_key_of_that_seed():
+    given = toy(40)
+    for seed in (0, 7, np.int64(8)):
+        expected = samples(jax.random.key(int(seed)), *given, 30)
+        np.testing.assert_array_equal(samples(seed, *given, 30), expected)
+        np.testing.assert_array_equal(samples(jax.random.PRNGKey(int(seed)), *given, 30), expected)
+    assert not np.array_equal(samples(7 << 32, *given, 30), samples(0, *given, 30))
 
 
 def test_bootstrap_matches_theory_and_is_seeded(key):
@@ -43,11 +82,8 @@ def test_bootstrap_matches_theory_and_is_seeded(key):
         assert interval.low < interval.estimate < interval.high
         assert (interval.confidence, interval.resamples) == (0.95, 800)
     # The middle 95 % of the resamples of each metric by itself.
-    _, rank = np.unique(np.concatenate([known, unknown]), return_inverse=True)
-    ranks = np.split(rank.astype(np.int32), [len(known)])
-    samples = np.asarray(significance._resampled(key, *ranks, correct, num_ranks=rank.max() + 1, resamples=800))
-    for interval, sample in zip(intervals.values(), samples.T):
-        assert (interval.low, interval.high) == pytest.approx(np.quantile(sample, [0.025, 0.975]), abs=1e-6)
+    for interval, sample in zip(intervals.values(), samples(key, known, unknown, correct, 800).T):
+        assert (interval.low, interval.high) == pytest.approx(np.quantile(sample, [0.025, 0.975]), abs=1e-12)
     accuracy = intervals["accuracy"]
     half_width = 1.96 * np.sqrt(accuracy.estimate * (1 - accuracy.estimate) / len(correct))
     assert (accuracy.high - accuracy.low) / 2 == pytest.approx(half_width, rel=0.12)
@@ -93,6 +129,9 @@ def test_equal_methods_do_not_differ(test):
         (lambda: significance.bootstrap(None, *toy(), confidence=1), r"confidence must be in \(0, 1\)"),
         (lambda: significance.bootstrap(None, *toy(), resamples=0), "resamples must be at least 1"),
         (lambda: significance.bootstrap(None, [np.nan], [0.1], [True]), "NaN"),
+        (lambda: significance.bootstrap(None, *toy()), r"key must be one jax random key .* got object of shape \(\)"),
+        (lambda: significance.bootstrap(jax.random.split(jax.random.key(0)), *toy()), r"shape \(2, 2\)"),
+        (lambda: significance.bootstrap([0.5, 1.0], *toy()), r"got float64 of shape \(2,\)"),
     ],
 )
 def test_bad_input_raises_one_sentence(call, words):

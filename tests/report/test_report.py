@@ -164,7 +164,7 @@ def test_the_same_numbers_in_three_formats(six_trials):
     assert f"[{interval[0]:.4f}, {interval[1]:.4f}]" in markdown.splitlines()[6]
     for text in (markdown, html, latex.replace(r"\%", "%")):
         assert "percentile bootstrap over test images (1000 resamples)" in text
-        assert "lower is better; unknown accepted when 95 % of known are kept (ARPL)" in text
+        assert "lower is better; unknown accepted when at least 95 % of known are accepted (standard)" in text
         assert "n = 6" in text and "0.03125" in text and "fewer than two runs in common" in text
 
 
