@@ -1,5 +1,6 @@
 """Open set recognition metrics; see `ranking` for the conventions."""
 
+from gradmix_jax.metrics.decisions import known_threshold, macro_f1, mean_corruption_error, openness
 from gradmix_jax.metrics.ranking import (
     ORIENTATION,
     Points,
@@ -8,10 +9,6 @@ from gradmix_jax.metrics.ranking import (
     average_precision,
     ccr_at_fpr,
     fpr_at,
-    known_threshold,
-    macro_f1,
-    mean_corruption_error,
-    openness,
     oscr,
     oscr_curve,
     points,

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradmix_jax.metrics import checks
+
 ORIENTATION = {
     "accuracy": "higher is better; top-1 share of known test images, no rejection",
     "auroc": "higher is better; P(known scores above unknown), ties one half",
@@ -96,20 +98,9 @@ class Points(NamedTuple):
         return int(self.known_T[-1]) * int(self.unknown_T[-1])
 
 
-def _as_scores(name, values):
-    """1-D float32 or float64: float16 and float32 become float32, everything else float64."""
-    array = np.asarray(values)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} scores must be a non-empty vector, got shape {array.shape}")
-    array = array.astype(np.float32 if array.dtype in (np.float16, np.float32) else np.float64, copy=False)
-    if np.isnan(array).any():
-        raise ValueError(f"{name} scores must be numbers, got NaN for {np.isnan(array).sum()} of {array.size}")
-    return array
-
-
 def _checked(known, unknown, correct):
     """Scores and flags as arrays; `correct` None counts every known image as correct."""
-    known, unknown = _as_scores("known", known), _as_scores("unknown", unknown)
+    known, unknown = checks.as_scores("known", known), checks.as_scores("unknown", unknown)
     correct = np.ones(known.size, bool) if correct is None else np.asarray(correct).astype(bool, copy=False)
     if correct.shape != known.shape:
         raise ValueError(f"correct must have one entry per known score, got {correct.shape} for {known.shape}")
@@ -235,7 +226,7 @@ def auroc_per_class(known, unknown, known_class_N, unknown_class_M):
 
 def _mean_per_class(name, doubled_N, class_N, opponents):
     """Pairs won in each class over pairs there are, from twice the number that each image wins (or loses)."""
-    class_N = _as_classes(f"{name} classes", class_N)
+    class_N = checks.as_classes(f"{name} classes", class_N)
     if class_N.shape != doubled_N.shape or class_N.min() < 0:
         given = f"{class_N.size} from {class_N.min()} up, for {doubled_N.size} scores"
         raise ValueError(f"{name} classes must be one number >= 0 per score, got {given}")
@@ -300,68 +291,3 @@ def oscr_curve(known, unknown, correct):
 def _rates(curve, accepted):
     rates = curve.unknown_T / curve.unknown_T[-1], getattr(curve, accepted) / curve.known_T[-1]
     return *(np.concatenate([[0.0], rate_T]) for rate_T in rates), np.concatenate([[np.inf], curve.thresholds_T])
-
-
-def known_threshold(validation_known, *, keep=0.95):
-    """Largest threshold t such that at least the share `keep` of validation known images has score >= t.
-
-    The rejection rule of the open macro-F1: chosen on known validation images only, never on test images.
-    """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must be in (0, 1], got {keep}")
-    descending_N = np.sort(_as_scores("validation known", validation_known))[::-1]
-    kept_N = np.arange(1, descending_N.size + 1) / descending_N.size
-    return float(descending_N[np.argmax(kept_N >= keep)])
-
-
-def _as_classes(name, values):
-    array = np.asarray(values)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be a non-empty integer vector, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-def macro_f1(predicted, labels, *, num_classes):
-    """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
-
-    Args:
-      predicted, labels: integers [N]; 0 .. num_classes - 1 are the known classes, `num_classes` (or -1, as
-        data sources label it) is "unknown", the last class of the mean.
-      num_classes: number of known classes.
-    Classes that neither occur nor are predicted are left out of the mean, as scikit-learn's `f1_score` does.
-    Raises ValueError for a class outside -1 .. num_classes.
-    """
-    predicted, labels = _as_classes("predicted", predicted), _as_classes("labels", labels)
-    if predicted.shape != labels.shape:
-        raise ValueError(f"predicted and labels must have one length, got {predicted.shape} and {labels.shape}")
-    for name, classes_N in (("predicted", predicted), ("labels", labels)):
-        if classes_N.min() < -1 or classes_N.max() > num_classes:
-            raise ValueError(f"{name} must be in -1 .. {num_classes}, got {classes_N.min()} .. {classes_N.max()}")
-    predicted, labels = (np.where(classes == -1, num_classes, classes) for classes in (predicted, labels))
-    count = lambda classes: np.bincount(classes, minlength=num_classes + 1)
-    hits_K, occurrences_K = count(labels[predicted == labels]), count(predicted) + count(labels)
-    seen_K = occurrences_K > 0
-    return float(np.mean(2 * hits_K[seen_K] / occurrences_K[seen_K]))
-
-
-def openness(num_train, num_test, num_target):
-    """1 - sqrt(2 n_train / (n_test + n_target)), numbers of classes (Scheirer et al. 2013); 0 = closed."""
-    return float(1 - np.sqrt(2 * num_train / (num_test + num_target)))
-
-
-def mean_corruption_error(errors_CxS, reference_CxS=None):
-    """Mean over C corruptions of sum over S severities of the error, divided by the reference model's sum.
-
-    Hendrycks & Dietterich 2019. Without a reference the divisor is that of a model that is always wrong, S,
-    which leaves the plain mean error that CIFAR-10-C results quote as "mCE" (AugMix, 2020).
-
-    Args: errors_CxS, reference_CxS: error rates in [0, 1]. Raises ValueError if the shapes differ.
-    """
-    errors_CxS = np.asarray(errors_CxS, np.float64)
-    if reference_CxS is None:
-        reference_CxS = np.ones_like(errors_CxS)
-    reference_CxS = np.asarray(reference_CxS, np.float64)
-    if errors_CxS.ndim != 2 or errors_CxS.shape != reference_CxS.shape:
-        shapes = f"{errors_CxS.shape} and {reference_CxS.shape}"
-        raise ValueError(f"errors and reference must share one shape [C, S], got {shapes}")
-    return float(np.mean(errors_CxS.sum(axis=1) / reference_CxS.sum(axis=1)))
