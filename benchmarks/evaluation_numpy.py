@@ -216,20 +216,26 @@ def metrics(data, scored):
     return found | named("head", head_metrics(known.outputs[LOGITS], known.labels))
 
 
-def bootstrap(data, scored):
-    judged, random = headline(data, scored[HEADLINE[0]]), np.random.default_rng(0)
-    correct = judged.predicted_known == data.parts["test_known"].labels
-    distinct, rank = np.unique(np.concatenate(judged[:2]), return_inverse=True)
-    known, unknown = np.split(rank, [len(judged.known)])
+def bootstrap_samples(random, known, unknown, correct, resamples):
+    """Accuracy, AUROC and OSCR of each bootstrap sample, from ranks of all images."""
+    distinct, rank = np.unique(np.concatenate([known, unknown]), return_inverse=True)
+    known, unknown = np.split(rank, [len(known)])
     count = lambda ranks: np.bincount(ranks, minlength=len(distinct))
     samples = []
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         at = random.integers(0, len(known), len(known))
         drawn, right = known[at], correct[at]
         of_unknown = count(unknown[random.integers(0, len(unknown), len(unknown))])
         won = np.cumsum(of_unknown) - of_unknown / 2  # unknown images below each rank, ties one half
         pairs = len(known) * len(unknown)
         samples.append([right.mean(), won[drawn].sum() / pairs, won[drawn[right]].sum() / pairs])
+    return samples
+
+
+def bootstrap(data, scored):
+    judged = headline(data, scored[HEADLINE[0]])
+    correct = judged.predicted_known == data.parts["test_known"].labels
+    samples = bootstrap_samples(np.random.default_rng(0), *judged[:2], correct, RESAMPLES)
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
     return {name: [low[i], high[i]] for i, name in enumerate(("accuracy", "auroc", "oscr"))}
 
