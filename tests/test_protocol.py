@@ -10,7 +10,8 @@ import pytest
 from evaluated_runs import ENVIRONMENT
 from programs import small_config
 
-from gradmix_jax import main, protocol
+from gradmix_jax import protocol
+from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """`main.run` that leaves results behind without training; returns the list of its calls."""
+    """`run.run` that leaves results behind without training; returns the list of its calls."""
     calls = []
 
-    def run(config, workdir, mode):
+    def run(config, workdir):
         calls.append((config.dataset.trial, config.seed))
         os.makedirs(workdir, exist_ok=True)
         values = {"accuracy": 0.9, "oscr": 0.8, "auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
@@ -35,7 +36,7 @@ def pretended(monkeypatch):
         for name, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
             pathlib.Path(workdir, name).write_text(json.dumps(content))
 
-    monkeypatch.setattr(main, "run", run)
+    monkeypatch.setattr(run_lib, "run", run)
     return calls
 
 
@@ -82,7 +83,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_evaluated_otherwise_is_evaluated
 
 def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
-    with pytest.raises(ValueError, match=r"dataset\.trial .*is 9; allowed: a whole number from 0 to 4"):
+    with pytest.raises(ValueError, match=r"dataset\.trial .*must be an integer from 0 to 4, got 9"):
         protocol.run_protocol(config, str(tmp_path), [0, 9], [0])
     assert pretended == [] and not list(tmp_path.iterdir())
 
@@ -90,12 +91,12 @@ def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(preten
 @pytest.mark.parametrize(
     "words, complaint",
     [
-        (["--trials=0,0"], "--trials is '0,0'; allowed: every number once."),
+        (["--trials=0,0"], "--trials must name every number once, got '0,0'."),
         (
             ["--trials=0,9", "--print_commands"],
-            "dataset.trial (of benchmark 'mnist') is 9; allowed: a whole number from 0 to 4.",
+            "dataset.trial (of benchmark 'mnist') must be an integer from 0 to 4, got 9.",
         ),
-        (["seeds=1"], "'seeds=1' is no flag; allowed: flags alone, such as --seeds=1."),
+        (["seeds=1"], "unexpected argument 'seeds=1'; did you mean --seeds=1?"),
     ],
 )
 def test_a_command_line_that_is_not_meant_so(words, complaint):
@@ -121,6 +122,5 @@ def test_numbers_are_checked():
     command = [sys.executable, "-m", "gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w"]
     result = subprocess.run([*command, "--trials=0,x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (
-        result.returncode == 2
-        and result.stderr == "error: --trials is '0,x'; allowed: numbers with commas between them.\n"
+        result.returncode == 2 and result.stderr == "error: --trials must be numbers separated by commas, got '0,x'.\n"
     )
