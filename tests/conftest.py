@@ -16,9 +16,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Nothing of a test run stays in the user's home: neither compiled programs nor prepared data.
 _SCRATCH = tempfile.mkdtemp(prefix="gradmix_jax_tests_")
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_SCRATCH, "xla"))
+# Compiled programs outlive the run, in the system's temporary directory: the next run starts from them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "gradmix_jax_tests_xla"))
 os.environ.setdefault("TFDS_DATA_DIR", os.path.join(_SCRATCH, "tensorflow_datasets"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
