@@ -29,7 +29,7 @@ from gradmix_jax.models.network import Network
 from gradmix_jax.models.preact_resnet import PreActResNet
 from gradmix_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from gradmix_jax.models.small_cnn import SmallCNN
-from gradmix_jax.models.vit import ViT
+from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
 
 
 class Choice(NamedTuple):
@@ -43,6 +43,9 @@ class Choice(NamedTuple):
 
 SMALL = ("cifar",)
 BOTH = ("cifar", "imagenet")
+LARGE = ("imagenet",)
+PUBLISHED_VIT = partial(ClassTokenViT, blocks_per_stage=3, patches=PATCHES)
+DINOV2 = partial(ClassTokenViT, blocks_per_stage=3, patches={"imagenet": 14}, layer_scale=1e-5)
 ENCODERS = {
     "small_cnn": Choice(SmallCNN, 32, 4, SMALL),
     "resnet18": Choice(partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)), 64, 4, BOTH),
@@ -55,8 +58,22 @@ ENCODERS = {
     "classifier32": Choice(Classifier32, 64, 3, SMALL),
     # ViT-Ti: 12 blocks of 3 heads; stem "cifar" has patches of 4 pixels, "imagenet" of 16.
     "vit_tiny": Choice(partial(ViT, blocks_per_stage=3), 192, 4, BOTH),
+    # With class token and learned positions, as published; the same patches.
+    "vit_tiny_token": Choice(PUBLISHED_VIT, 192, 4, BOTH),
+    "vit_small": Choice(PUBLISHED_VIT, 384, 4, BOTH),
+    "vit_base": Choice(PUBLISHED_VIT, 768, 4, BOTH),
+    # Patches of 14 pixels.
+    "dinov2_small": Choice(DINOV2, 384, 4, LARGE),
+    "dinov2_base": Choice(DINOV2, 768, 4, LARGE),
+    "dinov2_small_registers": Choice(partial(DINOV2, registers=4), 384, 4, LARGE),
+    "dinov2_base_registers": Choice(partial(DINOV2, registers=4), 768, 4, LARGE),
 }
-CLASSIFIERS = {"none": None, "linear": LinearClassifier, "cosine": CosineClassifier}
+CLASSIFIERS = {
+    "none": None,
+    "linear": LinearClassifier,
+    "cosine": CosineClassifier,
+    "linear_without_bias": partial(LinearClassifier, bias=False),
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

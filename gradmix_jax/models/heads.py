@@ -32,10 +32,11 @@ class LinearClassifier(nn.Module):
     """features_BxF -> logits_BxK."""
 
     num_classes: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, features_BxF: jax.Array) -> jax.Array:
-        return nn.Dense(self.num_classes, kernel_init=dense_init, name="dense")(features_BxF)
+        return nn.Dense(self.num_classes, self.bias, kernel_init=dense_init, name="dense")(features_BxF)
 
 
 class CosineClassifier(nn.Module):

@@ -1,9 +1,12 @@
-"""A small vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) as simplified by Beyer et al. 2022
-(arXiv 2205.01580): fixed sine and cosine positions and the mean over the tokens instead of a class token.
+"""Vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
-Without learned positions one set of parameters takes images of any size that the patches divide.
+`ViT` is the one simplified by Beyer et al. 2022 (arXiv 2205.01580): fixed sine and cosine positions and the mean over
+the tokens instead of a class token. Without learned positions one set of parameters takes images of any size that the
+patches divide. `ClassTokenViT` is the published one, with a class token and learned positions, whose weights PyTorch's
+users exchange: ViT and DeiT (arXiv 2012.12877), and DINOv2 (arXiv 2304.07193) with layer scale and registers.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,21 +21,37 @@ PATCHES = {"cifar": 4, "imagenet": 16}
 
 
 class TransformerBlock(nn.Module):
-    """tokens_BxNxF -> tokens_BxNxF: attention and a 4x wider perceptron, both residual and pre-normalised."""
+    """tokens_BxNxF -> tokens_BxNxF: attention and a 4x wider perceptron, both residual and pre-normalized.
+
+    Attributes:
+      heads: number of attention heads.
+      dtype: of the compute.
+      exact_gelu: GELU by the error function, and not by its approximation with a hyperbolic tangent.
+      layer_scale: initial value of a learned factor for each channel of both residual branches (Touvron et al. 2021,
+        arXiv 2103.17239); None: no such factors.
+    """
 
     heads: int
     dtype: Any
+    exact_gelu: bool = False
+    layer_scale: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
+        options = dict(dtype=self.dtype, kernel_init=dense_init)
         y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, kernel_init=dense_init, name="attention")(
-            y
-        )
+        y = nn.MultiHeadDotProductAttention(self.heads, name="attention", **options)(y)
+        x = x + self._scaled("scale1", y)
         y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
-        y = nn.Dense(4 * width, dtype=self.dtype, kernel_init=dense_init, name="dense1")(y)
-        return x + nn.Dense(width, dtype=self.dtype, kernel_init=dense_init, name="dense2")(nn.gelu(y))
+        y = nn.gelu(nn.Dense(4 * width, name="dense1", **options)(y), approximate=not self.exact_gelu)
+        return x + self._scaled("scale2", nn.Dense(width, name="dense2", **options)(y))
+
+    def _scaled(self, name: str, x: jax.Array) -> jax.Array:
+        if self.layer_scale is None:
+            return x
+        scale_F = self.param(name, nn.initializers.constant(self.layer_scale), x.shape[-1:])
+        return x * scale_F[None, None].astype(x.dtype)
 
 
 class ViT(Encoder):
@@ -48,28 +67,81 @@ class ViT(Encoder):
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, tap: Tap) -> jax.Array:
-        patch, heads = PATCHES[self.stem], max(1, self.width // 64)
-        height, width = images_BxHxWxC.shape[1:3]
-        if height % patch or width % patch:
-            raise ValueError(
-                f"images of {height}x{width} pixels do not fit the transformer with model.stem "
-                f"{self.stem!r}: both sides must be multiples of its patch size {patch}."
-            )
-        if self.width % 4 or self.width % heads:
-            raise ValueError(
-                f"model.width is {self.width}: for the transformer it must be a multiple of 4 and of its "
-                f"{heads} attention head(s), one for each 64 channels."
-            )
-        strides = (patch, patch)
-        options = dict(padding="VALID", dtype=self.dtype, kernel_init=dense_init, name="stem_conv")
-        x = nn.Conv(self.width, strides, strides, **options)(images_BxHxWxC)
-        grid = x.shape
+        x = _embed(self, images_BxHxWxC, PATCHES[self.stem])
+        grid, heads = x.shape, max(1, self.width // 64)
         x = (x + positions(*grid[1:]).astype(x.dtype)).reshape(grid[0], -1, self.width)
         for stage in range(1, 5):
             for index in range(1, self.blocks_per_stage + 1):
                 x = TransformerBlock(heads, self.dtype, name=f"stage{stage}_block{index}")(x)
             x = tap(f"stage{stage}", x.reshape(grid)).reshape(x.shape)
         return jnp.mean(nn.LayerNorm(name="norm")(x.astype(jnp.float32)), axis=1)
+
+
+class ClassTokenViT(Encoder):
+    """Four stages of `blocks_per_stage` blocks, one attention head for each 64 channels; features: the class token.
+
+    A stage's activations are the patch tokens of the residual stream as a grid, h x w of `width` channels, of either
+    sign. Those of the last stage are what enters its last block: behind it only the class token is read, so that a
+    patch token would have no gradient.
+
+    Attributes:
+      blocks_per_stage: number of blocks of each stage.
+      patches: patch size in pixels by stem.
+      registers: number of tokens beside the class token that nothing is read from (arXiv 2309.16588).
+      layer_scale: as in `TransformerBlock`.
+
+    Raises:
+      ValueError: if the patches do not divide the image, or the heads the width.
+    """
+
+    blocks_per_stage: int
+    patches: Mapping[str, int]
+    registers: int = 0
+    layer_scale: float | None = None
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, *, train: bool, tap: Tap) -> jax.Array:
+        x = _embed(self, images_BxHxWxC, self.patches[self.stem])
+        grid, heads = x.shape, max(1, self.width // 64)
+        small = nn.initializers.normal(0.02)
+        x = x + self.param("positions", small, grid[1:])[None].astype(x.dtype)
+        first = [self.param("class_token", small, (1, self.width))]
+        if self.registers:
+            first.append(self.param("registers", small, (self.registers, self.width)))
+        number = 1 + self.registers
+        first = jnp.broadcast_to(jnp.concatenate(first).astype(x.dtype)[None], (grid[0], number, self.width))
+        x = jnp.concatenate([first, x.reshape(grid[0], -1, self.width)], axis=1)
+
+        def tapped(name: str, x: jax.Array) -> jax.Array:
+            patches = tap(name, x[:, number:].reshape(grid)).reshape(grid[0], -1, self.width)
+            return jnp.concatenate([x[:, :number], patches], axis=1)
+
+        for stage in range(1, 5):
+            for index in range(1, self.blocks_per_stage + 1):
+                if stage == 4 and index == self.blocks_per_stage:
+                    x = tapped("stage4", x)
+                name = f"stage{stage}_block{index}"
+                x = TransformerBlock(heads, self.dtype, True, self.layer_scale, name=name)(x)
+            x = x if stage == 4 else tapped(f"stage{stage}", x)
+        return nn.LayerNorm(name="norm")(x[:, 0].astype(jnp.float32))
+
+
+def _embed(encoder: Encoder, images_BxHxWxC: jax.Array, patch: int) -> jax.Array:
+    """tokens_BxhxwxF, one for each patch, after the checks of the sizes; to be called inside the encoder."""
+    height, width = images_BxHxWxC.shape[1:3]
+    heads = max(1, encoder.width // 64)
+    if height % patch or width % patch:
+        raise ValueError(
+            f"images of {height}x{width} pixels do not fit the transformer with model.stem {encoder.stem!r}: "
+            f"both sides must be multiples of its patch size {patch}."
+        )
+    if encoder.width % 4 or encoder.width % heads:
+        raise ValueError(
+            f"model.width is {encoder.width}: for the transformer it must be a multiple of 4 and of its "
+            f"{heads} attention head(s), one for each 64 channels."
+        )
+    options = dict(padding="VALID", dtype=encoder.dtype, kernel_init=dense_init, name="stem_conv")
+    return nn.Conv(encoder.width, (patch, patch), (patch, patch), **options)(images_BxHxWxC)
 
 
 def positions(h: int, w: int, channels: int) -> jax.Array:

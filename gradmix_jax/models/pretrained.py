@@ -1,0 +1,258 @@
+"""Weights from elsewhere: from the files of PyTorch's users into our variables, and back.
+
+    variables, report = load_variables("checkpoint.pth", module.init(key, images, train=False))
+    print(report)
+    safetensors_file.write("ours.safetensors", to_state_dict(variables))
+
+Read are torchvision's and timm's ResNets (either stem), timm's vision transformers, DINOv2 and classifier32, and
+checkpoints of SimCLR, MoCo and SupCon that wrap one of them. Which it is follows from the names of the tensors.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gradmix_jax.models import safetensors_file, torch_file
+from gradmix_jax.models.layouts import Entry, layout_of_state, layout_of_variables
+
+# Under which keys training code files the state dict; the first one that holds tensors counts.
+CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "teacher", "student")
+# What wrappers put before the names: DataParallel, and the models of SimCLR, MoCo and SupCon around their encoder.
+PREFIXES = ("module.", "encoder_q.", "encoder.", "backbone.", "model.")
+# The two dense layers of a projection head: SupCon's, and that of SimCLR and MoCo v2 in the classifier's place.
+PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
+HEADS = r"(.*\.)?(fc|head|heads|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
+# MoCo's queue and key encoder.
+UNUSED = r"(module\.)*(encoder_k\..*|queue(_ptr)?)"
+LISTED = 8  # names in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of a file's tensors and of our arrays.
+
+    Attributes:
+      source: path of the file.
+      loaded: paths of our arrays that the file gave.
+      kept: paths of our arrays that keep their initialization; all of heads.
+      ignored: names of the file's tensors that were not used; all of heads, or without a meaning here.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kept = f"; initialized anew: {_listed(self.kept)}" if self.kept else ""
+        ignored = f"; not used: {_listed(self.ignored)}" if self.ignored else ""
+        return f"{len(self.loaded)} arrays loaded from {self.source}{kept}{ignored}."
+
+
+def load_variables(path: str, template: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
+    """Our variables with the weights of a file in their place.
+
+    Args:
+      path: .pth or .pt of `torch.save`, or .safetensors.
+      template: initialized {"params", "batch_stats"}. Its shapes must be met, except in the heads: a classifier of
+        another number of classes and a projection head that the file lacks stay as they are. Positions of a
+        transformer are resized to the template's.
+
+    Returns:
+      The variables (float32 NumPy arrays where loaded) and a `Report`.
+
+    Raises:
+      ValueError: the file cannot be read, is of another architecture, or its tensors do not fit. One line that lists
+        what is missing, what is unexpected and what has the wrong shape.
+    """
+    return merge(read_state_dict(path), template, source=path)
+
+
+def read_state_dict(path: str) -> dict[str, np.ndarray]:
+    """{name: array} of a file, wrapper prefixes included; of a nested checkpoint, its state dict."""
+    if not os.path.exists(path):
+        raise ValueError(f"{path} does not exist.")
+    if path.endswith(".safetensors"):
+        return safetensors_file.read(path)
+    found = _state_dict(torch_file.read(path), depth=4)
+    if found is None:
+        raise ValueError(f"{path} holds no state dict: no dict of tensors, at its top or under {_listed(CONTAINERS)}.")
+    return found
+
+
+def _state_dict(value: Any, depth: int) -> dict[str, np.ndarray] | None:
+    if not isinstance(value, Mapping) or not depth:
+        return None
+    for name in CONTAINERS:
+        found = _state_dict(value.get(name), depth - 1)
+        if found is not None:
+            return found
+    return {name: array for name, array in value.items() if isinstance(array, np.ndarray)} or None
+
+
+def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, source: str) -> tuple[dict, Report]:
+    """As `load_variables`, of a state dict that has been read. `source` is what messages call it."""
+    ours = flatten_dict(dict(template), sep="/")
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in ours.items()}
+    layout, given = layout_of_variables(shapes), without_prefixes(state, source)
+    theirs = layout_of_state(given)
+    if layout is None:
+        raise ValueError(f"{source} cannot be loaded: this model.name has no counterpart in PyTorch's libraries.")
+    if theirs is not layout:
+        what = theirs.title if theirs else f"of an unknown architecture ({_listed(given)})"
+        raise ValueError(f"{source} is {what}, but model.name is {layout.title}.")
+    # Batch norm's counters of steps say nothing here.
+    counted = {name: tensor for name, (_, tensor) in given.items() if not name.endswith("num_batches_tracked")}
+    tensors = layout.canonical(counted, shapes)
+    heads, body = _split(layout.entries(shapes))
+    loaded, problems = {}, _Problems()
+    for entry in body:
+        _read(entry, tensors, shapes, loaded, problems)
+    for group in _heads(heads, shapes, tensors):
+        _read_head(group, tensors, shapes, loaded, problems)
+    kept = [path for path in shapes if path not in loaded and path.split("/")[1] in ("projection", "classifier")]
+    problems.missing += [p for p in shapes if p not in loaded and p not in kept and p not in problems.named]
+    used = {entry.name for entry in body} | problems.used
+    unused = [name for name in tensors if name not in used]
+    harmless = re.compile(f"{UNUSED}|{layout.ignored}|{HEADS}")
+    problems.unexpected += [name for name in unused if not harmless.fullmatch(name)]
+    problems.raise_any(source)
+    names = {short: full for short, (full, _) in given.items()}
+    report = Report(source, tuple(sorted(loaded)), tuple(sorted(kept)), tuple(names.get(n, n) for n in unused))
+    return unflatten_dict(ours | loaded, sep="/"), report
+
+
+def without_prefixes(state: Mapping[str, np.ndarray], source: str) -> dict[str, tuple[str, np.ndarray]]:
+    """{name without wrapper prefixes: (name, tensor)}.
+
+    Raises:
+      ValueError: two tensors have the same name then.
+    """
+    short: dict[str, tuple[str, np.ndarray]] = {}
+    for full, tensor in state.items():
+        name, query = full, False
+        while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+            name, query = name.removeprefix(prefix), query or prefix == "encoder_q."
+        # What stands in the classifier's place in MoCo v1 is its projection.
+        if query and name in ("fc.weight", "fc.bias"):
+            name = f"encoder_q.{name}"
+        if name in short:
+            raise ValueError(f"{source} holds both {short[name][0]} and {full}; keep the state dict of one model.")
+        short[name] = full, tensor
+    return short
+
+
+def to_state_dict(variables: Mapping[str, Any], *, projection: bool = False) -> dict[str, np.ndarray]:
+    """Our variables as a state dict with the names of torchvision (ResNet), timm (transformers) or classifier32.
+
+    Args:
+      variables: {"params", "batch_stats"} of an encoder that has a layout.
+      projection: include the projection head, with the names of SupCon (head.0, head.2).
+
+    Raises:
+      ValueError: the encoder has no layout.
+    """
+    ours = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
+    shapes = {path: leaf.shape for path, leaf in ours.items()}
+    layout = layout_of_variables(shapes)
+    if layout is None:
+        raise ValueError("this model.name has no counterpart in PyTorch's libraries to be exported as.")
+    entries = list(layout.entries(shapes)) + (_projection_entries(PROJECTIONS[0], shapes) if projection else [])
+    state = {}
+    for entry in entries:
+        state[entry.name] = np.ascontiguousarray(entry.write(*(ours[path] for path in entry.paths)))
+        if entry.name.endswith("running_var"):
+            state[entry.name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return layout.exported(state, shapes)
+
+
+# --- inside
+
+
+class _Problems:
+    def __init__(self):
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.shapes: list[str] = []
+        self.named: set[str] = set()  # paths of ours that a line above is about
+        self.used: set[str] = set()  # names of the file's tensors in heads that were read
+
+    def raise_any(self, source: str) -> None:
+        parts = (("missing", self.missing), ("unexpected", self.unexpected), ("wrong shapes", self.shapes))
+        said = "; ".join(f"{what}: {_listed(names)}" for what, names in parts if names)
+        if said:
+            raise ValueError(f"{source} does not fit the model: {said}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [name if len(name) <= 80 else f"{name[:77]}..." for name in names]
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest
+
+
+def _read(entry: Entry, tensors: Mapping, shapes: Mapping, loaded: dict, problems: _Problems) -> None:
+    problems.named.update(entry.paths)
+    if entry.name not in tensors:
+        problems.missing.append(entry.name)
+        return
+    tensor, wanted = tensors[entry.name], _tensor_shape(entry, shapes)
+    if tensor.shape != wanted:
+        problems.shapes.append(f"{entry.name} {_shape(tensor.shape)} instead of {_shape(wanted)}")
+        return
+    for path, array in zip(entry.paths, entry.read(tensor.astype(np.float32)), strict=True):
+        loaded[path] = np.ascontiguousarray(array)
+
+
+def _tensor_shape(entry: Entry, shapes: Mapping) -> tuple[int, ...]:
+    # Without memory: zeros that are broadcast.
+    return entry.write(*(np.broadcast_to(np.float32(0), shapes[path]) for path in entry.paths)).shape
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _split(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    heads = [entry for entry in entries if entry.paths[0].startswith("params/classifier/")]
+    return heads, [entry for entry in entries if entry not in heads]
+
+
+def _projection_entries(names: tuple[str, str], shapes: Mapping) -> list[Entry]:
+    entries = []
+    for ours, name in zip(("hidden", "projection"), names, strict=True):
+        path = f"params/projection/{ours}"
+        if f"{path}/kernel" in shapes:
+            entries.append(Entry(f"{name}.weight", (f"{path}/kernel",), lambda w: (w.T,), lambda k: k.T))
+            entries.append(Entry(f"{name}.bias", (f"{path}/bias",), lambda b: (b,), lambda b: b))
+    return entries
+
+
+def _heads(classifier: list[Entry], shapes: Mapping, tensors: Mapping) -> list[list[Entry]]:
+    """The groups of entries to be read together or not at all."""
+    projections = [_projection_entries(names, shapes) for names in PROJECTIONS]
+    found = [group for group in projections if group and all(entry.name in tensors for entry in group)]
+    return [group for group in (classifier, *found[:1]) if group]
+
+
+def _read_head(group: list[Entry], tensors: Mapping, shapes: Mapping, loaded: dict, problems: _Problems) -> None:
+    weights = [entry for entry in group if entry.name.endswith(".weight")]
+    if any(e.name not in tensors or tensors[e.name].shape != _tensor_shape(e, shapes) for e in weights):
+        return
+    for entry in group:
+        _read(entry, tensors, shapes, loaded, problems)
+        problems.used.add(entry.name)
+    # The same layer with a bias that we have no place for would give other logits.
+    for entry in weights:
+        bias = entry.name.replace(".weight", ".bias")
+        if bias in tensors and bias not in problems.used:
+            problems.unexpected.append(f"{bias} (model.classifier='linear' has one)")
+    if any(entry.name in problems.missing for entry in group):
+        problems.missing[:] = [
+            f"{name} (model.classifier='linear_without_bias' has none)" if name in ("fc.bias", "head.bias") else name
+            for name in problems.missing
+        ]
