@@ -560,14 +560,14 @@ def test_transformer_says_what_does_not_fit(width, image_size, message):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"name": "resnet19"}, "model.name is 'resnet19'.*resnet18"),
-        ({"stem": "imagenet"}, "model.stem of small_cnn is 'imagenet'.*cifar"),
-        ({"classifier": "mlp"}, "model.classifier is 'mlp'.*none, linear, cosine"),
-        ({"dtype": "float16"}, "model.dtype is 'float16'.*float32, bfloat16"),
-        ({"width": -1}, "model.width is -1; allowed: a whole number, 0 or more"),
-        ({"width": 4.5}, "model.width is 4.5; allowed: a whole number"),
-        ({"hidden": 0}, "model.hidden is 0; allowed: .* 1 or more"),
-        ({"projection": 0}, "model.projection is 0; allowed: .* 1 or more"),
+        ({"name": "resnet19"}, "model.name must be one of small_cnn, .*, got 'resnet19'; did you mean 'resnet18'"),
+        ({"stem": "imagenet"}, "model.stem of small_cnn must be one of cifar, got 'imagenet'"),
+        ({"classifier": "mlp"}, "model.classifier must be one of none, linear, cosine, .*, got 'mlp'"),
+        ({"dtype": "float16"}, "model.dtype must be one of float32, bfloat16, got 'float16'"),
+        ({"width": -1}, "model.width must be an integer at least 0, got -1"),
+        ({"width": 4.5}, "model.width must be an integer at least 0, got 4.5"),
+        ({"hidden": 0}, "model.hidden must be a positive integer, got 0"),
+        ({"projection": 0}, "model.projection must be a positive integer, got 0"),
     ],
 )
 def test_spec_errors_name_key_value_and_choices(fields, message):
