@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradmix_jax.scores.neighbours import BLOCK_SIZE, PRECISION, checked_labels, unit
+from gradmix_jax.scores.base import checked_labels
+from gradmix_jax.scores.neighbors import BLOCK_SIZE, PRECISION, unit
 
 # Strengths of the penalty that the validation images choose from, strongest first.
 L2 = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)

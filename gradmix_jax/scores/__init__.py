@@ -1,169 +1,183 @@
-"""Known-or-unknown scores on the features or logits of a trained model; **higher = known**, always.
+"""Known-or-unknown scores on the features or logits of a trained model; **higher means known**, always.
 
-    state = scores.fit("knn", scores.Reference(train=Outputs(features), labels_N=labels, num_classes=6))
+    state = scores.fit("knn", scores.Reference(Outputs(features), labels_N, num_classes=6), k=50)
     score_N = scores.score("knn", state, Outputs(test_features))
 
-A score learns from known classes only (`Reference`) and sees test images one by one: nothing of the test set
-enters its statistics. A new score is one pair of functions and one entry of `SCORES`.
+A score learns from known classes only (`Reference`) and sees test images one by one: nothing of the test set enters
+its statistics. A new score is one pair of functions and one entry of `SCORES`, with its options.
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import flax.struct
-import numpy as np
-
-from gradmix_jax.fields import Key
-from gradmix_jax.scores import classifier, distances, neighbours
-from gradmix_jax.scores.distances import Meaningless, Unfit
-from gradmix_jax.scores.neighbours import class_bank, class_similarities, topk_cosine
+from gradmix_jax.fields import Key, check_choice
+from gradmix_jax.scores import ensemble, gaussians, head, logits, means, neighbors, odin, vim
+from gradmix_jax.scores.base import Meaningless, Missing, Outputs, Reference, Score, Unfit, missing_parts
+from gradmix_jax.scores.neighbors import class_bank, class_similarities, topk_cosine
 
 __all__ = ["SCORES", "Meaningless", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
-__all__ += ["class_bank", "class_similarities", "topk_cosine"]
+__all__ += ["Missing", "class_bank", "class_similarities", "state_of", "topk_cosine"]
 
 
-class Outputs(NamedTuple):
-    """What a model gives for N images: features [N, F] (or projections [N, D]), and logits [N, K] or None.
+def usable(reference: Reference) -> tuple[str, ...]:
+    """Names of the scores for which the reference has all that they need."""
+    return tuple(name for name, entry in SCORES.items() if not missing_parts(entry, reference))
 
-    similarities: {k: sums_NxK} of `class_similarities` to the training features where they are known already.
+
+def fit(name: str, reference: Reference, **options: Any) -> Any:
+    """State of a score, learned from known classes only.
+
+    Args:
+      name: of `SCORES`.
+      reference: what it is learned from.
+      **options: those of the score's entry; the defaults where not given.
+
+    Raises:
+      ValueError: an unknown name or option, a value that an option does not take, or a part that is missing.
+      Unfit: (a ValueError) the images do not allow this score.
     """
-
-    features: Any
-    logits: Any = None
-    similarities: Any = None
-
-
-@dataclass(frozen=True)
-class Reference:
-    """All that a score may learn from: known classes only.
-
-    Attributes:
-      train: outputs of the clean training images.    labels_N: their classes, 0 .. num_classes - 1.
-      head: (kernel_FxK, bias_K) of the linear layer from `train.features` to the logits, or None.
-      validation: outputs of held-out images of the known classes, or None.
-    """
-
-    train: Outputs
-    labels_N: Any
-    num_classes: int
-    head: tuple[Any, Any] | None = None
-    validation: Outputs | None = None
-
-    def __post_init__(self):
-        size = len(self.train.features)
-        labels_N = neighbours.checked_labels(self.labels_N, num_features=size, num_classes=self.num_classes)
-        object.__setattr__(self, "labels_N", labels_N)
+    entry = _look_up(name)
+    options = _checked(name, entry, options)
+    missing = missing_parts(entry, reference)
+    if missing:
+        raise Missing(f"The score {name} needs {' and '.join(missing)}, which this model does not give.")
+    return entry.fit(reference, **options)
 
 
-class Score(NamedTuple):
-    """fit(reference, **options) -> state, score(state, outputs) -> score_N; `needs` of `PARTS`; {option: Key}."""
-
-    fit: Callable
-    score: Callable
-    needs: tuple[str, ...]
-    options: dict[str, Key] = {}
+def state_of(name: str, reference: Reference) -> Any:
+    """State of a score with the reference's options for it; fitted once per reference."""
+    return reference.shared(("state", name), lambda: fit(name, reference, **reference.options.get(name, {})))
 
 
-# What a score may need -> how to find it in a `Reference`.
-PARTS = {
-    "features": lambda reference: reference.train.features,
-    "logits": lambda reference: reference.train.logits,
-    "head": lambda reference: reference.head,
-    "validation": lambda reference: reference.validation,
-}
-
-
-MEMBERS = ("topk_cosine", "relative_mahalanobis")
-
-
-@flax.struct.dataclass
-class Ensemble:
-    """Of MEMBERS: their states, and mean and spread of each over the validation images."""
-
-    states: tuple
-    mean_S: np.ndarray
-    std_S: np.ndarray
-
-
-def fit_ensemble(reference, *, fitted=None):
-    """Fits the members and, on the validation images of the known classes, the mean and spread of each.
-
-    fitted: {name: state} of scores that were fitted to the same reference before, to be used again.
-
-    Validation and not training images, because a training image is its own nearest neighbour.
-    """
-    fitted = fitted or {}
-    states = tuple(fitted[name] if name in fitted else fit(name, reference) for name in MEMBERS)
-    scores_SxV = np.stack(
-        [score(name, state, reference.validation) for name, state in zip(MEMBERS, states)], dtype=np.float64
-    )
-    std_S = scores_SxV.std(axis=1)
-    if not np.all(std_S > 0):
-        constant = [name for name, std in zip(MEMBERS, std_S) if not std > 0]
-        raise Unfit(
-            f"ensemble members must vary over the validation images, {constant} do not; allowed: more of these images, "
-            "or another score."
-        )
-    return Ensemble(states, scores_SxV.mean(axis=1), std_S)
-
-
-def score_ensemble(ensemble, outputs):
-    """Mean of the members' scores after subtracting their validation mean and dividing by their spread."""
-    scores_SxN = np.stack(
-        [score(name, state, outputs) for name, state in zip(MEMBERS, ensemble.states)],
-        dtype=np.float64,
-    )
-    return np.mean((scores_SxN - ensemble.mean_S[:, None]) / ensemble.std_S[:, None], axis=0)
-
-
-_FEATURES, _LOGITS, _HEAD = ("features",), ("logits",), ("features", "head")
-SCORES = {
-    "topk_cosine": Score(neighbours.fit_topk, neighbours.score_topk, _FEATURES),
-    "topk_cosine_normalized": Score(
-        functools.partial(neighbours.fit_topk, normalized=True), neighbours.score_topk, _FEATURES
-    ),
-    "knn": Score(neighbours.fit_knn, neighbours.score_knn, _FEATURES),
-    "class_mean_cosine": Score(distances.fit_class_mean_cosine, distances.score_class_mean_cosine, _FEATURES),
-    "class_mean_l1": Score(distances.fit_class_mean_l1, distances.score_class_mean_l1, _FEATURES),
-    "mahalanobis": Score(distances.fit_mahalanobis, distances.score_mahalanobis, _FEATURES),
-    "mahalanobis_per_class": Score(distances.fit_mahalanobis_per_class, distances.score_mahalanobis, _FEATURES),
-    "relative_mahalanobis": Score(distances.fit_relative_mahalanobis, distances.score_relative_mahalanobis, _FEATURES),
-    "feature_norm": Score(distances.fit_feature_norm, distances.score_feature_norm, _FEATURES),
-    "msp": Score(classifier.fit_nothing, classifier.score_msp, _LOGITS),
-    "max_logit": Score(classifier.fit_nothing, classifier.score_max_logit, _LOGITS),
-    "energy": Score(classifier.fit_nothing, classifier.score_energy, _LOGITS),
-    "entropy": Score(classifier.fit_nothing, classifier.score_entropy, _LOGITS),
-    "kl_matching": Score(classifier.fit_kl_matching, classifier.score_kl_matching, _LOGITS),
-    "react": Score(classifier.fit_react, classifier.score_react, _HEAD),
-    "vim": Score(classifier.fit_vim, classifier.score_vim, _HEAD),
-    "ensemble": Score(fit_ensemble, score_ensemble, ("features", "validation")),
-}
+def score(name: str, state: Any, outputs: Outputs) -> Any:
+    """score_N of the images, higher means known. Computed once per state and outputs."""
+    entry = _look_up(name)
+    # The state is kept with its score, so that no other object can get its identity.
+    return outputs.shared(("score", name, id(state)), lambda: (state, entry.score(state, outputs)))[1]
 
 
 def _look_up(name):
-    if name not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {name!r}")
+    check_choice("The score", name, SCORES)
     return SCORES[name]
 
 
-def usable(reference):
-    """Names of the scores for which the model gives all that they need."""
-    return tuple(
-        name for name, rule in SCORES.items() if all(PARTS[part](reference) is not None for part in rule.needs)
-    )
+def _checked(name: str, entry: Score, options: Mapping[str, Any]) -> dict[str, Any]:
+    for option in options:
+        check_choice(f"The option of the score {name}", option, entry.options)
+    return {
+        option: key.check(f"{name}'s {option}", options.get(option, key.default))
+        for option, key in entry.options.items()
+    }
 
 
-def fit(name, reference, **options):
-    """State of the score `name`, from known classes only. Raises ValueError for a missing name or part."""
-    rule = _look_up(name)
-    missing = [part for part in rule.needs if PARTS[part](reference) is None]
-    if missing:
-        raise ValueError(f"score {name!r} needs {' and '.join(missing)}, which this model does not give")
-    return rule.fit(reference, **options)
+def _simple():
+    """Names of the scores that are not made of others."""
+    return [name for name, entry in SCORES.items() if "members" not in entry.options]
 
 
-def score(name, state, outputs):
-    """score_N of the images, higher = known."""
-    return _look_up(name).score(state, outputs)
+_FEATURES, _LOGITS, _BOTH, _HEAD = ("features",), ("logits",), ("features", "logits"), ("features", "head")
+_TOPK = {
+    "k": Key(0, "neighbors per class whose cosines are summed; 0: as many as for predictions (evaluate.k)", least=0)
+}
+
+SCORES = {
+    "topk_cosine": Score(neighbors.fit_topk, neighbors.score_topk, _FEATURES, _TOPK),
+    "topk_cosine_normalized": Score(
+        functools.partial(neighbors.fit_topk, normalized=True), neighbors.score_topk, _FEATURES, _TOPK
+    ),
+    "knn": Score(
+        neighbors.fit_knn,
+        neighbors.score_knn,
+        _FEATURES,
+        {"k": Key(50, "the distance is that to the k-th nearest training image", least=1)},
+    ),
+    "class_mean_cosine": Score(means.fit_class_mean_cosine, means.score_class_mean_cosine, _FEATURES),
+    "class_mean_l1": Score(means.fit_class_mean_l1, means.score_class_mean_l1, _FEATURES),
+    "feature_norm": Score(means.fit_feature_norm, means.score_feature_norm, _FEATURES),
+    "mahalanobis": Score(gaussians.within, gaussians.score_mahalanobis, _FEATURES),
+    "mahalanobis_plus_plus": Score(
+        gaussians.fit_mahalanobis_plus_plus, gaussians.score_mahalanobis_plus_plus, _FEATURES
+    ),
+    "mahalanobis_per_class": Score(
+        gaussians.fit_mahalanobis_per_class,
+        gaussians.score_mahalanobis_per_class,
+        _FEATURES,
+        {"shrinkage": Key(0.1, "weight of the shared covariance in that of each class", least=0, most=1)},
+    ),
+    "relative_mahalanobis": Score(gaussians.fit_relative_mahalanobis, gaussians.score_relative_mahalanobis, _FEATURES),
+    "msp": Score(logits.fit_nothing, logits.score_msp, _LOGITS),
+    "max_logit": Score(logits.fit_nothing, logits.score_max_logit, _LOGITS),
+    "energy": Score(
+        logits.fit_energy, logits.score_energy, _LOGITS, {"temperature": Key(1.0, "divides the logits", above=0)}
+    ),
+    "entropy": Score(logits.fit_nothing, logits.score_entropy, _LOGITS),
+    "gen": Score(
+        logits.fit_gen,
+        logits.score_gen,
+        _LOGITS,
+        {
+            "gamma": Key(0.1, "exponent of p (1 - p)", above=0),
+            "largest": Key(100, "how many of the largest probabilities are summed", least=1),
+        },
+    ),
+    "kl_matching": Score(logits.fit_kl_matching, logits.score_kl_matching, _LOGITS),
+    "gradnorm": Score(logits.fit_nothing, head.score_gradnorm, _BOTH),
+    "postmax": Score(logits.fit_nothing, head.score_postmax, _BOTH),
+    "she": Score(head.fit_she, head.score_she, _BOTH),
+    "nnguide": Score(
+        neighbors.fit_nnguide,
+        neighbors.score_nnguide,
+        _BOTH,
+        {
+            "k": Key(10, "nearest training images that guide", least=1),
+            "share": Key(1.0, "share of the training images that are kept", above=0, most=1),
+        },
+    ),
+    "react": Score(
+        head.fit_react,
+        head.score_react,
+        _HEAD,
+        {"percentile": Key(90.0, "percentile of all training activations to clip at", above=0, most=100)},
+    ),
+    "ash": Score(
+        head.fit_ash,
+        head.score_ash,
+        _HEAD,
+        {
+            "variant": Key("s", "kept activations: b sets them equal, p keeps, s scales", choices=head.VARIANTS),
+            "percentile": Key(90.0, "percentile of an image's activations below which they are 0", least=0, below=100),
+        },
+    ),
+    "dice": Score(
+        head.fit_dice,
+        head.score_dice,
+        _HEAD,
+        {
+            "percentile": Key(
+                90.0, "percentile of mean contributions to logits that keep their weight", least=0, below=100
+            )
+        },
+    ),
+    "vim": Score(
+        vim.fit_vim,
+        vim.score_vim,
+        _HEAD,
+        {"dimension": Key(0, "dimension of the principal space; 0: the paper's rule", least=0)},
+    ),
+    "odin": Score(
+        odin.fit_odin,
+        odin.score_odin,
+        ("model",),
+        {
+            "temperature": Key(1000.0, "divides the logits", above=0),
+            "noise": Key(0.0014, "step along the sign of the gradient, in the scale of the model's images", least=0),
+        },
+    ),
+    "ensemble": Score(
+        functools.partial(ensemble.fit, state_of=state_of, score=score),
+        functools.partial(ensemble.score, score=score),
+        ("features", "validation"),
+        {"members": Key(("topk_cosine", "relative_mahalanobis"), "scores that are averaged", choices=_simple)},
+    ),
+}

@@ -1,19 +1,25 @@
-"""Scores from the nearest training features: the K largest cosine similarities, the K-th neighbour.
+"""Scores from the nearest training features. Higher means known.
 
-Memory stays bounded: `jax.lax.map` takes `block_size` images at a time, so the similarities held at once are at most
-[block_size, size of the bank], never [number of images, size of the bank].
+Memory stays bounded: `jax.lax.map` takes a block of images at a time, so that at most [block, size of the bank]
+similarities are held at once, never [number of images, size of the bank].
+
+Letters: N images, M training images, D feature, K classes, P parts of length L.
 """
 
 import functools
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradmix_jax.fields import check_number
+from gradmix_jax.scores.base import checked_labels
+
 BLOCK_SIZE = 256
 # Images and training features compared at once by `class_similarities`: enough for a matrix product to be efficient,
-# few enough for the similarities to stay in a CPU's cache until the largest are found.
+# few enough for the similarities to stay in a CPU's cache.
 TILE = 512, 2560
 # Cosines of trained features crowd near 1, where the TF32 and bfloat16 defaults of accelerators lose order.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -24,21 +30,6 @@ def unit(features):
     """Features divided by their L2 norm along the last axis; zero stays zero."""
     norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(norm, jnp.finfo(features.dtype).tiny)
-
-
-def checked_labels(labels_N, *, num_features, num_classes):
-    """int32 labels, after checking that they fit and that each class has a feature. Raises ValueError."""
-    labels_N = np.asarray(labels_N)
-    if labels_N.shape != (num_features,) or not np.issubdtype(labels_N.dtype, np.integer):
-        got = f"{labels_N.dtype}{list(labels_N.shape)}"
-        raise ValueError(f"training labels must be integers [{num_features}], one per feature, got {got}")
-    if labels_N.min(initial=0) < 0 or labels_N.max(initial=0) >= num_classes:
-        spread = f"{labels_N.min()} .. {labels_N.max()}"
-        raise ValueError(f"training labels must be in 0 .. {num_classes - 1}, got {spread}")
-    missing = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
-    if missing.size:
-        raise ValueError(f"every known class needs a training feature, got none for class {missing.tolist()}")
-    return labels_N.astype(np.int32)
 
 
 @flax.struct.dataclass
@@ -57,13 +48,18 @@ class Bank:
     valid_PxL: jax.Array
     parts_KxQ: jax.Array
     k: int = flax.struct.field(pytree_node=False)
-    normalized: bool = flax.struct.field(pytree_node=False)
 
 
-def class_bank(features_MxD, labels_M, *, num_classes, k=3, normalized=False):
+class TopK(NamedTuple):
+    """State of the `topk_cosine` scores."""
+
+    bank: Bank
+    normalized: bool
+
+
+def class_bank(features_MxD, labels_M, *, num_classes, k=3):
     """`Bank` for `class_similarities`. Raises ValueError for labels out of range or a class without any."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_number("k", k, least=1, whole=True)
     labels_M = checked_labels(labels_M, num_features=len(features_MxD), num_classes=num_classes)
     size_K = np.bincount(labels_M, minlength=num_classes)
     mean = -(-labels_M.size // num_classes)
@@ -80,7 +76,7 @@ def class_bank(features_MxD, labels_M, *, num_classes, k=3, normalized=False):
     part_Q = np.arange(num_parts_K.max())
     parts_KxQ = np.where(part_Q < num_parts_K[:, None], first_part_K[:, None] + part_Q, len(row_PxL))
     features_PxLxD = _gather_unit(np.asarray(features_MxD, np.float32), row_PxL)
-    return jax.device_put(Bank(features_PxLxD, row_PxL >= 0, parts_KxQ.astype(np.int32), k, normalized))
+    return jax.device_put(Bank(features_PxLxD, row_PxL >= 0, parts_KxQ.astype(np.int32), k))
 
 
 @jax.jit
@@ -115,12 +111,12 @@ def class_similarities(bank, features_NxD, *, tile=TILE):
     features_NxD = unit(jnp.asarray(features_NxD, jnp.float32))
     padded = jnp.pad(features_NxD, ((0, -num_images % rows), (0, 0)))
     blocks = padded.reshape(-1, rows, features_NxD.shape[1])
-    scores_NxK = jax.lax.map(one_block, blocks).reshape(-1, len(bank.parts_KxQ))[:num_images]
-    return _normalized(scores_NxK) if bank.normalized else scores_NxK
+    return jax.lax.map(one_block, blocks).reshape(-1, len(bank.parts_KxQ))[:num_images]
 
 
 def _normalized(scores_NxK):
-    return scores_NxK / scores_NxK.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a zero feature: not a number, as it should be
+        return scores_NxK / scores_NxK.sum(axis=1, keepdims=True)
 
 
 def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, normalized=False, tile=TILE):
@@ -130,9 +126,9 @@ def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, norm
     classes, score = the *raw* maximum, higher = known.
 
     Args:
-      features_NxD: image features; any scale, they are normalised here.
+      features_NxD: image features; any scale, they are normalized here.
       bank_MxD, bank_labels_M: training features and their classes, 0 .. num_classes - 1.
-      k: neighbours per class. A class with fewer members sums over those it has, so its scores are lower.
+      k: neighbors per class. A class with fewer members sums over those it has, so its scores are lower.
       normalized: divide by the sum over the classes, as the method's released code does. Costs AUROC where
         that sum is near 0 and flips order where it is negative; here only for comparison.
       tile: images and training features compared at once; memory is about their product in floats.
@@ -140,46 +136,82 @@ def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, norm
     Returns scores_NxK, float32, raw ones in [-k, k].
     Raises ValueError for labels out of range or a class without any training feature.
     """
-    bank = class_bank(bank_MxD, bank_labels_M, num_classes=num_classes, k=k, normalized=normalized)
-    return class_similarities(bank, features_NxD, tile=tile)
+    bank = class_bank(bank_MxD, bank_labels_M, num_classes=num_classes, k=k)
+    sums_NxK = class_similarities(bank, features_NxD, tile=tile)
+    return _normalized(sums_NxK) if normalized else sums_NxK
 
 
-def fit_topk(reference, *, k=3, normalized=False):
-    """State of the `topk_cosine` score."""
-    features_NxD, labels_N = reference.train.features, reference.labels_N
-    return class_bank(features_NxD, labels_N, num_classes=reference.num_classes, k=k, normalized=normalized)
+def fit_topk(reference, *, k=0, normalized=False):
+    """Training features by class; k = 0 takes as many neighbors as predictions, `reference.k`."""
+    k = k or reference.k
+    compute = lambda: class_bank(reference.features(), reference.labels_N, num_classes=reference.num_classes, k=k)
+    return TopK(reference.shared(("class_bank", k), compute), normalized)
 
 
-def score_topk(bank, outputs):
-    """Largest class sum of the k largest cosine similarities; `topk_cosine`."""
-    sums_NxK = (outputs.similarities or {}).get(bank.k)
-    if sums_NxK is None:
-        return class_similarities(bank, outputs.features).max(axis=1)
-    return (_normalized(sums_NxK) if bank.normalized else sums_NxK).max(axis=1)
+def class_sums(bank, outputs):
+    """`class_similarities` of the outputs, computed once for scores and predictions with the same k."""
+    return outputs.shared(
+        ("class_similarities", bank.k), lambda: np.asarray(class_similarities(bank, outputs.features))
+    )
+
+
+def score_topk(topk, outputs):
+    """Largest class sum of the k largest cosine similarities; see `topk_cosine`."""
+    sums_NxK = class_sums(topk.bank, outputs)
+    return (_normalized(sums_NxK) if topk.normalized else sums_NxK).max(axis=1)
 
 
 @flax.struct.dataclass
-class Neighbours:
+class Neighbors:
     features_MxD: jax.Array
     k: int = flax.struct.field(pytree_node=False)
 
 
 def fit_knn(reference, *, k=50):
-    """Unit training features. k = 50 is the paper's for CIFAR-10; a smaller training set uses its size."""
-    features_MxD = np.asarray(reference.train.features, np.float32)
-    return Neighbours(unit(features_MxD), min(k, len(features_MxD)))
+    """Unit training features. k = 50 is the paper's for CIFAR-10; smaller training sets use their size."""
+    features_MxD = reference.features()
+    return Neighbors(unit(features_MxD), min(k, len(features_MxD)))
 
 
 @jax.jit
-def score_knn(neighbours, outputs):
+def score_knn(neighbors, outputs):
     """Minus the Euclidean distance of unit features to the k-th nearest training feature (Sun et al. 2022).
 
     "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022, eq. 4. In [-2, 0].
     """
 
     def one_image(feature_D):
-        cosine_M = jnp.einsum("md,d->m", neighbours.features_MxD, feature_D, precision=PRECISION)
-        kth = jax.lax.top_k(cosine_M, neighbours.k)[0][-1]
-        return -jnp.sqrt(jnp.maximum(2 - 2 * kth, 0))  # |a - b|^2 = 2 - 2 a.b of unit vectors
+        cosine_M = jnp.einsum("md,d->m", neighbors.features_MxD, feature_D, precision=PRECISION)
+        kth = jax.lax.top_k(cosine_M, neighbors.k)[1][-1]
+        # Not sqrt(2 - 2 cosine), which has the resolution 3e-4 where the cosine is near 1.
+        return -jnp.linalg.norm(neighbors.features_MxD[kth] - feature_D)
 
     return jax.lax.map(one_image, unit(jnp.asarray(outputs.features, jnp.float32)), batch_size=BLOCK_SIZE)
+
+
+def fit_nnguide(reference, *, k=10, share=1.0):
+    """Unit training features times the energy of their logits; of every (1 / share)-th training image.
+
+    k = 10 is the paper's. It takes 1 % of ImageNet's training images and all of smaller sets.
+    """
+    size = len(reference.labels_N)
+    kept = np.linspace(0, size - 1, max(1, round(share * size))).round().astype(int)
+    energy_M = np.logaddexp.reduce(np.asarray(reference.train.logits, np.float64)[kept], axis=1)
+    features_MxD = unit(reference.features()[kept]) * energy_M[:, None].astype(np.float32)
+    return Neighbors(features_MxD, min(k, len(kept)))
+
+
+@jax.jit
+def score_nnguide(neighbors, outputs):
+    """Energy times the mean of the k largest products of the unit feature with the energy-scaled training features.
+
+    Park et al. 2023, "Nearest Neighbor Guidance for Out-of-Distribution Detection", ICCV 2023.
+    """
+
+    def one_image(feature_D):
+        guide_M = jnp.einsum("md,d->m", neighbors.features_MxD, feature_D, precision=PRECISION)
+        return jax.lax.top_k(guide_M, neighbors.k)[0].mean()
+
+    features_NxD = unit(jnp.asarray(outputs.features, jnp.float32))
+    guidance_N = jax.lax.map(one_image, features_NxD, batch_size=BLOCK_SIZE)
+    return guidance_N * jax.nn.logsumexp(jnp.asarray(outputs.logits, jnp.float32), axis=1)
