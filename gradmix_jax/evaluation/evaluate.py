@@ -145,6 +145,7 @@ def _headline(evaluator: Evaluator, scored: Mapping[str, Any], parts: Mapping[st
         "score_name": spec.score,
         "by_feature": {feature: values[spec.score] for feature, values in by_score.items() if spec.score in values},
         "by_score": by_score,
+        "left_out": evaluator.fitted.left_out,
         "intervals": open_set.intervals(known_N, unknown_M, correct_N),
         "per_class": of_known,
         "per_unknown_class": of_unknown,

@@ -152,6 +152,7 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
         features=scored,
         names=(spec.score,) if headline_only else spec.all_scores,
         k=spec.k,
+        options=spec.options,
         head=_head(model, train, linear),
         validation=_complete(validation.outputs, linear) if validation else None,
         required=(spec.feature, spec.score),

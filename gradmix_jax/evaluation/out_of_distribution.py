@@ -25,7 +25,9 @@ def evaluate(evaluator: Evaluator, selection: tuple[Features, ...], known: Featu
         known test.
     """
     spec = evaluator.model.spec
-    known_scores = evaluator.fitted.scores(evaluator.complete(known.outputs)) if spec.near or spec.far else {}
+    known_scores = (
+        evaluator.fitted.scores(evaluator.complete(known.outputs), constant=True) if spec.near or spec.far else {}
+    )
     return {
         kind: {name: _one(evaluator, name, selection, known, known_scores) for name in getattr(spec, kind)}
         for kind in ("near", "far")
@@ -38,11 +40,13 @@ def _one(evaluator: Evaluator, name: str, selection: tuple, known: Features, kno
     guards.same_checkpoint(*selection, known, unknown)
     guards.disjoint_classes(selection[0], unknown)
     unknown, dropped = guards.without_duplicates((*selection, known), unknown, model.spec.duplicates)
-    unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs))
+    # Images of one kind, such as noise, may all get the same score.
+    unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs), constant=True)
     by_score = {
         feature: {
             score: open_set.rejection_metrics(known_N, unknown_scores[feature][score])
             for score, known_N in of_feature.items()
+            if score in unknown_scores[feature]
         }
         for feature, of_feature in known_scores.items()
     }

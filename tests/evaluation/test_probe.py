@@ -72,5 +72,5 @@ def test_what_probes_refuse():
         probes.neighbours((features, labels), validation, num_classes=NUM_CLASSES, ks=(0, 1000))
     with pytest.raises(ValueError, match="not finite"):
         probes.fit_linear(np.full_like(features, np.nan), labels, num_classes=NUM_CLASSES, l2=1.0)
-    with pytest.raises(ValueError, match="every known class"):
+    with pytest.raises(ValueError, match="Every known class"):
         probes.fit_linear(features, labels % 2, num_classes=NUM_CLASSES, l2=1.0)
