@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gradmix_jax import scores
-from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import LOGITS
 
 KNOWN, UNKNOWN, FEATURE, PROJECTION, STAGE, K = 6, 4, 512, 128, 256, 3
@@ -62,8 +61,9 @@ def make_data(scale: float) -> Data:
 
 
 def score_names(output: str) -> tuple[str, ...]:
-    """The norm of a unit projection is rounding noise, so neither side computes it."""
-    names = (name for name in scores.SCORES if fitted_lib.works_on_logits(name) == (output == LOGITS))
+    """The norm of a unit projection is rounding noise, and there is no model here: neither side computes these."""
+    fitting = lambda entry: entry.on_logits == (output == LOGITS) and "model" not in entry.needs
+    names = (name for name, entry in scores.SCORES.items() if fitting(entry))
     return tuple(name for name in names if (output, name) != ("projection", "feature_norm"))
 
 

@@ -45,15 +45,16 @@ def class_means(features, labels):
     return np.stack([features[labels == label].mean(axis=0) for label in range(KNOWN)])
 
 
-def covariance(centred):
-    return centred.T @ centred / len(centred)
+def covariance(centered):
+    centered = centered.astype(np.float64)
+    return centered.T @ centered / len(centered)
 
 
 def whitening(matrix):
-    """W with W W^T = pseudo-inverse, without the directions that float32 cannot resolve."""
-    values, vectors = np.linalg.eigh(matrix.astype(np.float64))
-    kept = values > values[-1] * len(values) * np.finfo(np.float32).eps
-    return (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+    """W with W W^T = pseudo-inverse, without the directions that float64 cannot resolve."""
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    return vectors[:, kept] / np.sqrt(values[kept])
 
 
 def squared_distances(images, means, white):
@@ -75,10 +76,12 @@ def feature_scores(data, output):
         [np.partition(unit_images[at] @ unit_train.T, -neighbours)[:, -neighbours] for at in blocks(len(images))]
     )
     means = class_means(train, labels)
-    centred = train - means[labels]
-    shared = covariance(centred)
+    centered = train - means[labels]
+    shared = covariance(centered)
     to_shared = squared_distances(images, means, whitening(shared)).min(axis=1)
-    per_class = [0.9 * covariance(centred[labels == label]) + 0.1 * shared for label in range(KNOWN)]
+    unit_means = class_means(unit_train, labels)
+    to_unit = squared_distances(unit_images, unit_means, whitening(covariance(unit_train - unit_means[labels])))
+    per_class = [0.9 * covariance(centered[labels == label]) + 0.1 * shared for label in range(KNOWN)]
     to_own = np.stack(
         [squared_distances(images, means[i : i + 1], whitening(per_class[i]))[:, 0] for i in range(KNOWN)]
     )
@@ -88,18 +91,19 @@ def feature_scores(data, output):
         "topk_cosine": sums.max(axis=1),
         "topk_cosine_normalized": (sums / sums.sum(axis=1, keepdims=True)).max(axis=1),
         "knn": -np.sqrt(np.maximum(2 - 2 * nearest, 0)),
-        "class_mean_cosine": (unit_images @ unit(class_means(unit_train, labels)).T).max(axis=1),
+        "class_mean_cosine": (unit_images @ unit(unit_means).T).max(axis=1),
         "class_mean_l1": -cdist(images, means, "cityblock").min(axis=1),
         "mahalanobis": -to_shared,
         "mahalanobis_per_class": -to_own.min(axis=0),
+        "mahalanobis_plus_plus": -to_unit.min(axis=1),
         "relative_mahalanobis": to_all - to_shared,
     }
     if output != "projection":
         found["feature_norm"] = np.linalg.norm(images, axis=1)
     members = np.stack([found["topk_cosine"], found["relative_mahalanobis"]]).astype(np.float64)
     of_validation = members[:, : data.ends[0]]
-    centre, spread = of_validation.mean(axis=1, keepdims=True), of_validation.std(axis=1, keepdims=True)
-    found["ensemble"] = ((members - centre) / spread).mean(axis=0)
+    center, spread = of_validation.mean(axis=1, keepdims=True), of_validation.std(axis=1, keepdims=True)
+    found["ensemble"] = ((members - center) / spread).mean(axis=0)
     return Scored(found, sums.argmax(axis=1))
 
 
@@ -108,25 +112,42 @@ def logit_scores(data, output):
     energy = lambda values: scipy.special.logsumexp(values, axis=1)
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
     p = np.exp(log_p)
-    predicted, posterior = train[LOGITS].argmax(axis=1), scipy.special.softmax(train[LOGITS], axis=1)
+    held_out = data.parts["validation"].outputs[LOGITS]
+    predicted, posterior = held_out.argmax(axis=1), scipy.special.softmax(held_out, axis=1)
     templates = np.stack([posterior[predicted == label].mean(axis=0) for label in np.unique(predicted)])
     log_templates = np.log(np.maximum(templates, np.finfo(np.float32).tiny))
     kernel, bias = data.head
+    labels, right = data.parts["train"].labels, train[LOGITS].argmax(axis=1) == data.parts["train"].labels
+    patterns = class_means(train["features"][right], labels[right])
+    bank = unit(train["features"]) * energy(train[LOGITS])[:, None]
+    guide = np.concatenate(
+        [np.partition(unit(images[at]) @ bank.T, -10)[:, -10:].mean(axis=1) for at in blocks(len(images))]
+    )
+    contribution = train["features"].mean(axis=0)[:, None] * kernel
+    sparse = kernel * (contribution > np.percentile(contribution, 90))
+    kept = np.where(images >= np.partition(images, -(FEATURE // 10), axis=1)[:, [-(FEATURE // 10)]], images, 0)
+    shaped = kept * np.exp(images.sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True))
     clipped = np.minimum(images, np.percentile(train["features"], 90))
     origin = -np.linalg.pinv(kernel.T.astype(np.float64)) @ bias
-    centred = train["features"] - origin.astype(np.float32)
-    vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))[1]
-    residual = vectors[:, : FEATURE - FEATURE // 2].astype(np.float32)
-    length = lambda centred: np.linalg.norm(centred @ residual, axis=1)
-    weight = (train["features"] @ kernel + bias).max(axis=1).mean() / length(centred).mean()
+    centered = train["features"] - origin
+    residual = np.linalg.eigh(centered.T @ centered)[1][:, : FEATURE - FEATURE // 2]
+    length = lambda centered: np.linalg.norm(centered @ residual, axis=1)
+    weight = (train["features"] @ kernel + bias).max(axis=1).mean() / length(centered).mean()
     found = {
         "msp": log_p.max(axis=1),
         "max_logit": logits.max(axis=1),
         "energy": energy(logits),
         "entropy": (p * log_p).sum(axis=1),
+        "gen": -((p * (1 - p)) ** 0.1).sum(axis=1),
         "kl_matching": -((p * log_p).sum(axis=1, keepdims=True) - p @ log_templates.T).min(axis=1),
         "react": energy(clipped @ kernel + bias),
-        "vim": energy(images @ kernel + bias) - weight * length(images - origin.astype(np.float32)),
+        "vim": energy(images @ kernel + bias) - weight * length(images - origin),
+        "ash": energy(shaped @ kernel + bias),
+        "dice": energy(images @ sparse + bias),
+        "she": (images * patterns[logits.argmax(axis=1)]).sum(axis=1),
+        "nnguide": guide * energy(logits),
+        "gradnorm": np.abs(images).sum(axis=1) * np.abs(p - 1 / KNOWN).sum(axis=1),
+        "postmax": logits.max(axis=1) / np.linalg.norm(images, axis=1),
     }
     return Scored(found, logits.argmax(axis=1))
 
