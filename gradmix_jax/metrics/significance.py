@@ -1,6 +1,6 @@
 """Bootstrap intervals over test images, and paired tests between methods over trials. NumPy on the host.
 
-Images are ranked once and a resample is drawn as counts of them, so no resample is sorted. Large sets use all cores.
+Images are ranked once and a resample is drawn as counts of them, so none is sorted. Large sets use several cores.
 Letters: N known images, M unknown images, S resamples.
 """
 
@@ -16,11 +16,14 @@ from gradmix_jax.metrics import ranking
 
 # Resamples per random stream: results depend on it, and not on the number of threads.
 _STREAM = 25
-# Images from which threads pay: below, the interpreter's lock is held for most of a resample.
-_THREADED = 50_000
+# Threads pay off from this many images: below, Python holds the interpreter lock for most of a resample. `bincount`, a
+# third of the time of a large one, holds it too, so more threads would only take memory.
+_THREADED, _MAX_THREADS = 50_000, 4
 
 
 class Interval(NamedTuple):
+    """A metric on all test images, the limits of its interval, their confidence in (0, 1), the number of resamples."""
+
     estimate: float
     low: float
     high: float
@@ -43,7 +46,7 @@ def _ranked(known, unknown, correct):
 
 
 def _resample(random, ranked):
-    """Accuracy, AUROC and OSCR of one bootstrap sample: as many known and unknown images as there are, drawn apart."""
+    """Accuracy, AUROC and OSCR of one bootstrap sample: known and unknown drawn separately."""
     num_known, num_unknown, right = ranked.below_N.size, ranked.num_unknown, ranked.num_correct
     drawn = lambda size: np.bincount(random.integers(0, size, size), minlength=size)
     known_N, unknown_M = drawn(num_known), drawn(num_unknown)
@@ -57,7 +60,7 @@ def _resample(random, ranked):
 
 
 def _resampled(key, ranked, resamples):
-    """`_resample` of each of [S, 3]."""
+    """Metrics of all resamples, [S, 3]; see `_resample`."""
     seeds = np.random.SeedSequence(_words(key)).spawn(-(-resamples // _STREAM))
     sizes = [min(_STREAM, resamples - start) for start in range(0, resamples, _STREAM)]
 
@@ -68,7 +71,7 @@ def _resampled(key, ranked, resamples):
     if ranked.below_N.size + ranked.num_unknown < _THREADED:
         found = map(stream, seeds, sizes)
     else:
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
             found = list(pool.map(stream, seeds, sizes))
     return np.array([sample for samples in found for sample in samples])
 
@@ -94,7 +97,7 @@ def bootstrap(key, known, unknown, correct, *, resamples=1000, confidence=0.95):
     Args:
       key: jax random key, or an integer seed; equal keys give equal intervals, on any number of CPU cores.
       known, unknown, correct: as for `metrics.oscr`.
-      resamples: number of resamples, 1 or more; memory does not grow with it.
+      resamples: number of resamples, 1 or more; memory barely grows with it.
       confidence: share of the resamples inside the interval, in (0, 1).
 
     Returns:
@@ -121,6 +124,8 @@ def bootstrap(key, known, unknown, correct, *, resamples=1000, confidence=0.95):
 
 
 class PairedTest(NamedTuple):
+    """Name of the test, number of trials, two-sided p-value."""
+
     test: str
     n: int
     p_value: float
