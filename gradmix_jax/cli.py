@@ -17,6 +17,16 @@ from ml_collections.config_flags import config_path
 from gradmix_jax import config as config_lib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# Process-wide switches of JAX that environment variables may have set: results must not depend on them, and this code
+# is written for these values.
+SWITCHES = {
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_transfer_guard": "allow",
+}
 
 
 def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
@@ -30,6 +40,12 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
       required: flags that must be given.
     """
     logging.set_verbosity(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an arrow or a name shows a question mark: presentation stops no work.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    for name, value in SWITCHES.items():
+        jax.config.update(name, value)
     _keep_compiled_programs()
     try:
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
@@ -51,6 +67,13 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             "set dataset.storage to 'stream'.",
             file=sys.stderr,
         )
+        sys.exit(2)
+    except (RuntimeError, AssertionError) as error:
+        # JAX looks for its devices when it is first asked for them; JAX_PLATFORMS may name some that are not there.
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS") or "by default"
+        print(f"error: JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS.", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # no room, no right, not there
         where = f": {error.filename}" if error.filename else ""

@@ -181,10 +181,11 @@ def check_number(
     positive = "a positive integer" if whole else "a positive number"
     if most is None and below is None and ((whole and least == 1) or (above == 0 and not whole)):
         least, above, noun = None, None, positive
-    lower = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
-    upper = f"at most {most:g}" if most is not None else f"below {below:g}" if below is not None else ""
+    number = lambda bound: str(bound) if isinstance(bound, int) else f"{bound:g}"
+    lower = f"at least {number(least)}" if least is not None else f"above {number(above)}" if above is not None else ""
+    upper = f"at most {number(most)}" if most is not None else f"below {number(below)}" if below is not None else ""
     if least is not None and most is not None:
-        bounds = f" from {least:g} to {most:g}"
+        bounds = f" from {number(least)} to {number(most)}"
     else:
         bounds = f" {' and '.join(filter(None, (lower, upper)))}" if lower or upper else ""
     raise ValueError(f"{name} must be {noun}{bounds}, got {value!r}.")

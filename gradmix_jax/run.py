@@ -44,10 +44,9 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
       ValueError: a user's mistake, in one line.
       SystemExit: status 143 after SIGTERM, with the state saved.
     """
-    _check_workdir(workdir)
+    workdir = workdir_lib.resolve(workdir)
     plain = config_lib.to_plain(config)
     experiment = from_config(plain, num_devices=jax.device_count())
-    workdir = os.path.abspath(workdir)
     if mode == "train_and_eval" and mapping.is_main_process():
         evaluation.check_data(experiment.dataset, experiment.evaluate)
     if mode != "eval":
@@ -61,13 +60,6 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
         results = save_results(evaluate(plain, workdir), plain, workdir)
     mapping.barrier("results are written")
     return results
-
-
-def _check_workdir(workdir: str) -> None:
-    if not workdir or "://" in workdir:
-        raise ValueError(f"--workdir must be a directory of this machine, got {workdir!r}.")
-    if os.path.exists(workdir) and not os.path.isdir(workdir):
-        raise ValueError(f"--workdir must be a directory, got the file {workdir!r}.")
 
 
 def make_program(

@@ -28,6 +28,28 @@ SUMMARY = "summary.md"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
+def resolve(path: str, what: str = "--workdir") -> str:
+    """The absolute path of a directory of runs that a user named, with ~ expanded.
+
+    Args:
+      path: as given.
+      what: what to call it in an error.
+
+    Raises:
+      ValueError: it is empty, remote, a file, or has characters that Orbax reads as a pattern.
+    """
+    if not path or "://" in path:
+        raise ValueError(f"{what} must be a directory of this machine, got {path!r}.")
+    resolved = os.path.abspath(os.path.expanduser(path))
+    if os.path.exists(resolved) and not os.path.isdir(resolved):
+        raise ValueError(f"{what} must be a directory, got the file {path!r}.")
+    special = sorted(set(resolved) & set("[]*?"))
+    if special:
+        # Orbax looks for checkpoints by a pattern that begins with this path, and would find none.
+        raise ValueError(f"{what} must not have {' '.join(special)} in its absolute path, got {resolved!r}.")
+    return resolved
+
+
 def path(workdir: str, name: str) -> str:
     """Where a run in `workdir` keeps the file `name`, one of the constants above."""
     return os.path.join(workdir, name)
@@ -81,18 +103,23 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
 
 
 def commit() -> tuple[str, bool]:
-    """(commit of this code, "" where nobody knows it; whether there are changes that are not committed)."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True).stdout.strip()
-    try:
-        head, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except OSError:
-        head, changed = "", False
-    if head:
-        return head, changed
-    # A copy without .git (a pod, an image) is told its commit by whoever made it, with a + where files had changed.
+    """(commit of this code, "" where it is not known; whether there are uncommitted changes).
+
+    GRADMIX_JAX_COMMIT comes first: a copy without .git (a pod, an image) is told its commit by whoever made it, with a
+    + where files had changed. A repository counts only if it tracks this very file: the package may be installed
+    inside another project's.
+    """
     told = os.environ.get("GRADMIX_JAX_COMMIT", "")
-    return told.removesuffix("+"), told.endswith("+")
+    if told:
+        return told.removesuffix("+"), told.endswith("+")
+    here = os.path.dirname(os.path.abspath(__file__))
+    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
+    try:
+        if git("ls-files", "--error-unmatch", os.path.basename(__file__)).returncode:
+            return "", False
+        return git("rev-parse", "HEAD").stdout.strip(), bool(git("status", "--porcelain", "-uno").stdout.strip())
+    except OSError:  # there is no git
+        return "", False
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -370,6 +371,42 @@ def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
         assert said.startswith("error: out of memory (") and "lower train.batch_size" in said
 
 
+def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    command = [sys.executable, "-m", "gradmix_jax.main", DIGITS, f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == (
+        "error: JAX finds no device of the platform asked for (cuda); check JAX_PLATFORMS."
+    )
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_switches_of_the_environment(tmp_path):
+    """Nor does a terminal that cannot show arrows stop anything."""
+    switches = {
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_DISABLE_JIT": "1",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_TRANSFER_GUARD": "disallow",
+        "JAX_ENABLE_X64": "1",
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "C",
+    }
+    found = []
+    for name, extra in (("plain", {}), ("switched", switches)):
+        workdir = tmp_path / name
+        command = [sys.executable, "-m", "gradmix_jax.main", DIGITS, f"--workdir={workdir}", "--config.model.width=4"]
+        command += ["--config.phases[0].epochs=1", "--config.train.log_every_steps=1"]
+        result = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | extra, errors="replace"
+        )
+        assert result.returncode == 0, result.stderr
+        found.append((metrics_lines(workdir), json.loads((workdir / "results.json").read_text())["auroc"]))
+    assert found[0] == found[1]
+
+
 def test_a_package_that_is_not_there_is_none(monkeypatch):
     monkeypatch.setattr(workdir_lib, "PACKAGES", ("jax", "no-such-package"))
     assert workdir_lib.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
@@ -379,7 +416,6 @@ def test_a_package_that_is_not_there_is_none(monkeypatch):
     ("told", "expected"), [("12ab", ("12ab", False)), ("12ab+", ("12ab", True)), ("", ("", False))]
 )
 def test_code_without_git_is_told_its_commit(told, expected, monkeypatch):
-    assert workdir_lib.commit()[0] and workdir_lib.commit()[0] != "12ab"
     monkeypatch.setenv("GRADMIX_JAX_COMMIT", told)
     monkeypatch.setattr(workdir_lib.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("git")))
     assert workdir_lib.commit() == expected

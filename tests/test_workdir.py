@@ -1,4 +1,9 @@
-"""Files that are replaced as a whole."""
+"""Files of a run: atomic writes, paths, the commit that is recorded."""
+
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -17,3 +22,45 @@ def test_a_file_is_replaced_at_the_end_and_on_an_error_stays_as_it_was(tmp_path)
         file.write(b"half")
         raise OSError("no space")
     assert path.read_text() == "new" and [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_path_is_expanded_and_made_absolute(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert workdir_lib.resolve("~/runs/a") == str(tmp_path / "runs" / "a")
+    assert workdir_lib.resolve("runs/../b/") == str(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "--workdir must be a directory of this machine, got ''"),
+        ("gs://bucket/run", "--workdir must be a directory of this machine, got 'gs://bucket/run'"),
+        ("runs/lr[0.1]", r"--workdir must not have \[ \] in its absolute path"),
+        ("what?/run", r"--workdir must not have \? in its absolute path"),
+        (__file__, "--workdir must be a directory, got the file"),
+    ],
+)
+def test_a_path_that_cannot_hold_a_run_is_refused(path, said):
+    with pytest.raises(ValueError, match=said):
+        workdir_lib.resolve(path)
+
+
+def test_another_projects_repository_is_not_ours(tmp_path):
+    """A copy of the package inside a repository that does not track it has no commit, unless it is told one."""
+    git = lambda *words: subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    git("init", "-q")
+    (tmp_path / "theirs.txt").write_text("x")
+    git("add", "theirs.txt")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
+    package = tmp_path / "site" / "gradmix_jax"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "workdir.py"):
+        shutil.copy(os.path.join(os.path.dirname(workdir_lib.__file__), name), package)
+    code = "from gradmix_jax import workdir; print(workdir.commit())"
+    environment = os.environ | {"PYTHONPATH": str(package.parent)}
+    run = lambda env: subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert run(environment).stdout.strip() == "('', False)"
+    assert run(environment | {"GRADMIX_JAX_COMMIT": "12ab+"}).stdout.strip() == "('12ab', True)"
