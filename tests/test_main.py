@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -274,9 +275,8 @@ def test_figure_shows_the_mix(whole_run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
 
-def run_command(*arguments, timeout=120):
-    command = [sys.executable, "-m", "gradmix_jax.main", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+def run_command(*arguments):
+    return commands.run("gradmix_jax.main", *arguments)
 
 
 DIGITS = "--config=configs/digits_osr.py"

@@ -3,9 +3,8 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
+import commands
 import pytest
 from evaluated_runs import ENVIRONMENT
 from programs import small_config
@@ -100,8 +99,8 @@ def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(preten
     ],
 )
 def test_a_command_line_that_is_not_meant_so(words, complaint):
-    command = [sys.executable, "-m", "gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w", *words]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w", *words]
+    result = commands.run(*command)
     assert (result.returncode, result.stderr) == (2, f"error: {complaint}\n")
 
 
@@ -109,8 +108,8 @@ def test_prints_commands_that_a_shell_reads_back(tmp_path):
     arguments = ["--config=configs/digits_osr.py:layer", "--config.mix.keep_range=(0.4, 0.9)", "--workdir=runs/a b"]
     # A flag and its value may be two words.
     arguments[:1] = ["--config", "configs/digits_osr.py:layer"]
-    command = [sys.executable, "-m", "gradmix_jax.protocol", *arguments, "--trials=1,3", "--print_commands"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["gradmix_jax.protocol", *arguments, "--trials=1,3", "--print_commands"]
+    result = commands.run(*command)
     assert result.stdout.splitlines() == [
         "python -m gradmix_jax.main --config=configs/digits_osr.py:layer '--config.mix.keep_range=(0.4, 0.9)' "
         f"--config.dataset.trial={trial} --config.seed=0 '--workdir=runs/a b/trial{trial}_seed0'"
@@ -119,8 +118,8 @@ def test_prints_commands_that_a_shell_reads_back(tmp_path):
 
 
 def test_numbers_are_checked():
-    command = [sys.executable, "-m", "gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w"]
-    result = subprocess.run([*command, "--trials=0,x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w"]
+    result = commands.run(*command, "--trials=0,x")
     assert (
         result.returncode == 2 and result.stderr == "error: --trials must be numbers separated by commas, got '0,x'.\n"
     )

@@ -6,9 +6,8 @@ import os
 import pathlib
 import runpy
 import shlex
-import subprocess
-import sys
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,9 +94,9 @@ def test_a_variant_that_cannot_work_is_found_before_anything_is_run_or_printed(m
 
 
 def test_printed_commands_make_the_same_configs():
-    command = [sys.executable, "-m", "gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py", "--trials=1"]
+    command = ["gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py", "--trials=1"]
     command += ["--config.train.batch_size=64", "--workdir=runs/a b", "--print_commands"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    printed = commands.run(*command).stdout.splitlines()
     assert len(printed) == len(sweep.OVERVIEW)
     base = config_lib.default_config()
     base.train.batch_size = 64
@@ -118,16 +117,16 @@ def test_printed_commands_make_the_same_configs():
 
 
 def test_an_unknown_sweep_is_one_sentence():
-    command = [sys.executable, "-m", "gradmix_jax.sweep", "everything", "--config=configs/digits_osr.py", "--workdir=w"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["gradmix_jax.sweep", "everything", "--config=configs/digits_osr.py", "--workdir=w"]
+    result = commands.run(*command)
     assert result.returncode == 2 and result.stderr.startswith(
         "error: name one sweep, overview or ablation, got 'everything'"
     )
 
 
 def test_a_recipe_of_its_own_is_refused():
-    command = [sys.executable, "-m", "gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py:released"]
-    result = subprocess.run([*command, "--workdir=w"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py:released"]
+    result = commands.run(*command, "--workdir=w")
     assert result.returncode == 2 and result.stderr == (
         "error: every row has its own recipe; give a config without one, got '--config=configs/digits_osr.py:released'"
         ".\n"
