@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import glob
 import os
 import signal
 import sys
@@ -22,8 +21,10 @@ from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
 from gradmix_jax.evaluation import evaluate as evaluation
 from gradmix_jax.training import cost, mapping
+from gradmix_jax.training import initial as initial_lib
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
+from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.program import Program
 
 MODES = ("train", "eval", "train_and_eval")
@@ -56,6 +57,8 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
             sys.exit(128 + signal.SIGTERM)
     results = None
     if mode != "train" and mapping.is_main_process():
+        if experiment.model.init_from:  # may be evaluated without a training
+            os.makedirs(workdir, exist_ok=True)
         check_same_run(plain, workdir)
         results = save_results(evaluate(plain, workdir), plain, workdir)
     mapping.barrier("results are written")
@@ -71,7 +74,12 @@ def make_program(
     schedule = state_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
     return Program(
         model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
-        transform=state_lib.optimizer(experiment.optimizer, schedule),
+        transform=state_lib.optimizer(
+            experiment.optimizer,
+            schedule,
+            frozen=experiment.model.frozen,
+            encoder_factor=experiment.model.loaded_learning_rate_factor,
+        ),
         schedule=schedule,
         phases=experiment.phases,
         augment=experiment.augment,
@@ -90,7 +98,7 @@ def make_program(
 
 
 def initial_state(experiment: Experiment, program: Program) -> state_lib.TrainState:
-    """The state before the first step, a function of the config's seed."""
+    """The state before the first step, a function of the config's seed; not yet that of `model.init_from`."""
     return state_lib.create(
         program.model,
         program.transform,
@@ -132,9 +140,21 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     initial = initial_state(experiment, program)
     if mapping.is_main_process():
+        initial = _loaded(experiment, initial, workdir)
         _record(config, workdir, initial.params)
     options = dict(storage=experiment.dataset.storage, workdir=workdir)
     return train_lib.train(program, initial, data.train, experiment.train, **options)
+
+
+def _loaded(experiment: Experiment, initial: state_lib.TrainState, workdir: str) -> state_lib.TrainState:
+    """The initial state with the weights of `model.init_from`, unless the run is resumed; says what was loaded."""
+    spec = experiment.model
+    if not spec.init_from or Checkpoints.exist(workdir):
+        return initial
+    template = {"params": initial.params, "batch_stats": initial.batch_stats}
+    variables, report = initial_lib.load(spec.init_from, experiment.dataset.trial, template)
+    print(report, file=sys.stderr)
+    return state_lib.with_weights(initial, variables)
 
 
 def check_same_run(config: dict[str, Any], workdir: str) -> None:
@@ -142,9 +162,10 @@ def check_same_run(config: dict[str, Any], workdir: str) -> None:
 
     A directory with neither a checkpoint nor results counts as empty.
     """
-    saved = glob.glob(os.path.join(glob.escape(workdir_lib.path(workdir, workdir_lib.CHECKPOINTS)), "[0-9]*"))
     has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
-    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)) or not (saved or has_results):
+    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)) or not (
+        Checkpoints.exist(workdir) or has_results
+    ):
         return
     before = config_lib.fixed(config_lib.read(workdir))
     for name, value in config_lib.fixed(config).items():
@@ -219,8 +240,10 @@ def check_runs(
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
         plain = config_lib.to_plain(one)
-        from_config(plain, num_devices=num_devices)
+        model = from_config(plain, num_devices=num_devices).model
         check_same_run(plain, directory)
+        if model.init_from and not Checkpoints.exist(directory):
+            initial_lib.source(model.init_from, one.dataset.trial)
     return planned
 
 

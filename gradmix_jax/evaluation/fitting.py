@@ -4,6 +4,7 @@ Letters: N images, K known classes, F feature.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.spec import Setup, Spec, check_fits
 from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import LOGITS, Fitted
+from gradmix_jax.training import initial
 from gradmix_jax.training.checkpoint import Checkpoints
 
 PARTS = ("train", "validation", "test_known", "test_unknown")
@@ -65,19 +67,16 @@ class Model:
 
 
 def restore(setup: Setup, workdir: str) -> Model:
-    """Restore the newest checkpoint of a run.
+    """Restore the newest checkpoint of a run; where there is none, the weights of `model.init_from` as they are.
 
     Raises:
       ValueError: there is none, or the config does not fit the data or the checkpoint.
     """
     spec, data_spec = setup.evaluate, setup.dataset
     check_fits(spec, data_spec, setup.model)
-    checkpoints = Checkpoints(workdir, read_only=True)
     data = data_lib.open_set(data_spec)
     model = models.create(setup.model, num_classes=data.num_classes)
-    variables = checkpoints.restore_model(_template(model, data_spec))
-    step = checkpoints.latest_step()
-    checkpoints.close()
+    step, variables = _variables(setup, model, workdir)
     normalization = setup.normalization
     function = features.make_feature_function(model, mean=normalization.mean, std=normalization.std, stages=spec.stages)
     return Model(setup, data, step, features.fingerprint(variables), function, variables)
@@ -195,7 +194,27 @@ def _head(model, train, linear):
     if LOGITS not in train.outputs:
         return linear and (linear.kernel_FxK, linear.bias_K)
     dense = model.variables["params"]["classifier"].get("dense")
-    return dense and (np.asarray(dense["kernel"]), np.asarray(dense["bias"]))
+    if dense is None:
+        return None
+    kernel_FxK = np.asarray(dense["kernel"])
+    return kernel_FxK, np.asarray(dense.get("bias", np.zeros(kernel_FxK.shape[1], kernel_FxK.dtype)))
+
+
+def _variables(setup: Setup, model: Any, workdir: str) -> tuple[int, Any]:
+    """(step, variables) of the newest checkpoint, or of `model.init_from`."""
+    init_from, template = setup.model.init_from, _template(model, setup.dataset)
+    if init_from and not Checkpoints.exist(workdir):
+        # Heads that are not loaded are those of seed 0.
+        shape = (1, setup.dataset.image_size, setup.dataset.image_size, setup.dataset.channels)
+        start = jax.jit(lambda key: model.init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
+        start = jax.device_get({"batch_stats": {}} | dict(start))
+        variables, report = initial.load(init_from, setup.dataset.trial, start)
+        print(report, file=sys.stderr)
+        return 0, variables
+    checkpoints = Checkpoints(workdir, read_only=True)
+    variables, step = checkpoints.restore_model(template), checkpoints.latest_step()
+    checkpoints.close()
+    return step, variables
 
 
 def _template(model, data_spec):

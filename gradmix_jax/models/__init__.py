@@ -26,6 +26,7 @@ from gradmix_jax.models.classifier32 import Classifier32
 from gradmix_jax.models.heads import CosineClassifier, LinearClassifier
 from gradmix_jax.models.layers import Encoder
 from gradmix_jax.models.network import Network
+from gradmix_jax.models.parts import HEADS, expanded
 from gradmix_jax.models.preact_resnet import PreActResNet
 from gradmix_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from gradmix_jax.models.small_cnn import SmallCNN
@@ -90,16 +91,37 @@ class Spec(Section, section="model"):
     hidden: int = key(512, "hidden units of the projection head", least=1)
     projection: int = key(128, "D, size of the projection", least=1)
     classifier: str = key(
-        "none", 'head that gives the logits: "none", "linear" or "cosine"', choices=lambda: CLASSIFIERS
+        "none",
+        'head that gives the logits: "none", "linear", "cosine" or "linear_without_bias"',
+        choices=lambda: CLASSIFIERS,
     )
     dtype: str = key(
         "float32",
         'of the encoder\'s compute, or "bfloat16"; parameters and losses stay float32',
         choices=lambda: DTYPES,
     )
+    init_from: str = key(
+        "", "initial weights: a .pth, .pt or .safetensors file, or a run's workdir; {trial} is replaced; empty: random"
+    )
+    freeze: tuple[str, ...] = key((), 'parts that keep their weights: "encoder", "stem", stages, heads')
+    loaded_learning_rate_factor: float = key(
+        1.0, "of the encoder's learning rate, against that of the heads, where its weights were loaded", least=0
+    )
 
     def check(self):
         check_choice(f"model.stem of {self.name}", self.stem, ENCODERS[self.name].stems)
+        for name in self.freeze:
+            check_choice("each element of model.freeze", name, ("encoder", "stem", *available_stages(self), *HEADS))
+        if self.loaded_learning_rate_factor != 1 and not self.init_from:
+            raise ValueError(
+                "model.loaded_learning_rate_factor must be 1 without model.init_from, got "
+                f"{self.loaded_learning_rate_factor}."
+            )
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parts that keep their weights, the encoder's one by one."""
+        return expanded(self.freeze, available_stages(self))
 
 
 def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Network:
@@ -118,6 +140,7 @@ def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Net
         stem=spec.stem,
         dtype=DTYPES[spec.dtype],
         axis_name=axis_name,
+        frozen=spec.frozen,
     )
     classifier = CLASSIFIERS[spec.classifier]
     return Network(

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradmix_jax.models.parts import part_of
+
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
@@ -108,11 +110,12 @@ class BatchNorm(nn.Module):
     """`flax.linen.BatchNorm` with the same variables, for the last axis, and ReLU on request: [..., F] -> [..., F].
 
     Attributes:
-      use_running_average: normalise by the running averages (evaluation) and not by the batch (training).
+      use_running_average: normalize by the running averages (evaluation) and not by the batch (training).
       momentum: share of the running averages that stays.
       epsilon: added to the variance.
       dtype: of the result; statistics and parameters are float32.
       axis_name: the mapped axis over which the statistics of the batch are averaged, or None.
+      frozen: parts of a network; a layer in one of them uses and keeps its running averages.
     """
 
     use_running_average: bool
@@ -120,6 +123,7 @@ class BatchNorm(nn.Module):
     epsilon: float
     dtype: Any
     axis_name: str | None
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, with_relu: bool = False) -> jax.Array:
@@ -128,7 +132,7 @@ class BatchNorm(nn.Module):
         variance = self.variable("batch_stats", "var", jnp.ones, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        if self.use_running_average:
+        if self.use_running_average or (self.frozen and part_of(self.path) in self.frozen):
             inverse = lax.rsqrt(variance.value + self.epsilon)
             mean, slope, bias = _like(x, mean.value, inverse * scale, bias)
             y = (x - mean) * slope + bias

@@ -39,7 +39,7 @@ def conv(features: int, size: int, stride: int = 1, *, dtype: Any, name: str) ->
     )
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, kw_only=True):
     """Base of the encoders: `encoder(images_BxHxWxC, train=, tap=) -> features_BxF`, float32.
 
     An encoder calls `x_BxhxwxF = tap("stage1", x_BxhxwxF)` after the last activation function of each stage
@@ -50,12 +50,14 @@ class Encoder(nn.Module):
       stem: "cifar" or "imagenet".
       dtype: of activations and of the compute; parameters and batch-norm statistics are always float32.
       axis_name: the mapped axis over which batch-norm statistics are averaged in training, or None.
+      frozen: parts (see `parts.part_of`) whose batch norm uses and keeps its running averages in training.
     """
 
     width: int
     stem: str
     dtype: Any
     axis_name: str | None
+    frozen: tuple[str, ...] = ()
 
     def layers(self, train: bool) -> tuple[Callable[..., nn.Conv], Callable[..., BatchNorm]]:
         """The constructors of convolution and batch norm.
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
             epsilon=1e-5,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            frozen=self.frozen,
         )
         return partial(conv, dtype=self.dtype), norm
 

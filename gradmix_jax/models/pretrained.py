@@ -18,7 +18,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gradmix_jax.models import safetensors_file, torch_file
-from gradmix_jax.models.layouts import Entry, layout_of_state, layout_of_variables
+from gradmix_jax.models.layouts import Entry, layout_of_state, layout_of_variables, resized_positions
+from gradmix_jax.models.parts import HEADS
 
 # Under which keys training code files the state dict; the first one that holds tensors counts.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "teacher", "student")
@@ -26,7 +27,7 @@ CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "enco
 PREFIXES = ("module.", "encoder_q.", "encoder.", "backbone.", "model.")
 # The two dense layers of a projection head: SupCon's, and that of SimCLR and MoCo v2 in the classifier's place.
 PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
-HEADS = r"(.*\.)?(fc|head|heads|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
+HEAD_NAMES = r"(.*\.)?(fc|head|heads|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
 # MoCo's queue and key encoder.
 UNUSED = r"(module\.)*(encoder_k\..*|queue(_ptr)?)"
 LISTED = 8  # names in a message
@@ -115,15 +116,43 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
         _read(entry, tensors, shapes, loaded, problems)
     for group in _heads(heads, shapes, tensors):
         _read_head(group, tensors, shapes, loaded, problems)
-    kept = [path for path in shapes if path not in loaded and path.split("/")[1] in ("projection", "classifier")]
-    problems.missing += [p for p in shapes if p not in loaded and p not in kept and p not in problems.named]
     used = {entry.name for entry in body} | problems.used
     unused = [name for name in tensors if name not in used]
-    harmless = re.compile(f"{UNUSED}|{layout.ignored}|{HEADS}")
+    harmless = re.compile(f"{UNUSED}|{layout.ignored}|{HEAD_NAMES}")
     problems.unexpected += [name for name in unused if not harmless.fullmatch(name)]
-    problems.raise_any(source)
     names = {short: full for short, (full, _) in given.items()}
-    report = Report(source, tuple(sorted(loaded)), tuple(sorted(kept)), tuple(names.get(n, n) for n in unused))
+    return _finish(ours, loaded, problems, source, [names.get(name, name) for name in unused])
+
+
+def merge_variables(variables: Mapping[str, Any], template: Mapping[str, Any], *, source: str) -> tuple[dict, Report]:
+    """As `merge`, of variables of our own, {"params", "batch_stats"}: those of another run."""
+    ours, theirs = (flatten_dict(dict(tree), sep="/") for tree in (template, variables))
+    grid, positions = "params/encoder/positions", theirs.get("params/encoder/positions")
+    if positions is not None and grid in ours:
+        theirs[grid] = resized_positions(np.asarray(positions), np.shape(ours[grid])[:2])
+    loaded, problems, unused = {}, _Problems(), []
+    fits = lambda path: path in ours and np.shape(theirs[path]) == np.shape(ours[path])
+    for part in dict.fromkeys(path.split("/")[1] for path in (*ours, *theirs)):
+        inside = lambda tree, part=part: [path for path in tree if path.split("/")[1] == part]
+        given, wanted = inside(theirs), inside(ours)
+        if part in HEADS and (set(given) != set(wanted) or not all(map(fits, given))):
+            unused += given
+            continue
+        loaded |= {path: np.asarray(theirs[path]) for path in given if fits(path)}
+        problems.missing += [path for path in wanted if path not in theirs]
+        problems.unexpected += [path for path in given if path not in ours]
+        both = [path for path in given if path in ours and not fits(path)]
+        problems.shapes += [f"{p} {_shape(np.shape(theirs[p]))} instead of {_shape(np.shape(ours[p]))}" for p in both]
+        problems.named.update(wanted)
+    return _finish(ours, loaded, problems, source, unused)
+
+
+def _finish(ours: dict, loaded: dict, problems: "_Problems", source: str, unused: list[str]) -> tuple[dict, Report]:
+    """The merged variables, unless something of the encoder is missing or left over."""
+    kept = [path for path in ours if path not in loaded and path.split("/")[1] in HEADS]
+    problems.missing += [path for path in ours if path not in loaded and path not in (*kept, *problems.named)]
+    problems.raise_any(source)
+    report = Report(source, tuple(sorted(loaded)), tuple(sorted(kept)), tuple(unused))
     return unflatten_dict(ours | loaded, sep="/"), report
 
 

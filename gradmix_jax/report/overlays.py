@@ -55,10 +55,12 @@ def _explanations(prepared, checkpoints) -> dict[int, step_lib.Explanation]:
     start = run_lib.initial_state(prepared.experiment, prepared.program)
     images, labels = prepared.batch(prepared.experiment.seed, 0)
     explain = jax.jit(lambda *arrays: step_lib.explain(prepared.program, *arrays))
-    found = {}
-    for step in [0, *_evenly([step for step in checkpoints.steps() if step > 0], MOST_STEPS - 1)]:
+    found, saved = {}, checkpoints.steps()
+    # A run that starts from other weights has its first state in a checkpoint or nowhere.
+    first = [] if prepared.experiment.model.init_from and 0 not in saved else [0]
+    for step in [*first, *_evenly([step for step in saved if step > 0], MOST_STEPS - 1)]:
         # On the device, or else jit takes the restored arrays for arguments of another kind and compiles again.
-        state = jax.device_put(checkpoints.restore(start, step)) if step else start
+        state = jax.device_put(checkpoints.restore(start, step)) if step in saved else start
         explanation = explain(state.replace(step=start.step), images, labels)
         found[step] = jax.device_get(jax.tree.map(lambda leaf: leaf[:ROWS], explanation))
     return found

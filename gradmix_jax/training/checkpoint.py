@@ -5,6 +5,7 @@ Where the run is judged by a moving average, that is the `model`, and the weight
 
 import concurrent.futures
 import contextlib
+import glob
 import os
 import textwrap
 from typing import Any
@@ -51,6 +52,12 @@ class Checkpoints:
         self._saving: concurrent.futures.Future | None = None
         if read_only and self.latest_step() is None:
             raise missing
+
+    @staticmethod
+    def exist(workdir: str) -> bool:
+        """Whether a workdir holds a checkpoint."""
+        directory = glob.escape(workdir_lib.path(workdir, workdir_lib.CHECKPOINTS))
+        return any(os.path.basename(path).isdigit() for path in glob.glob(os.path.join(directory, "[0-9]*")))
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -101,12 +108,18 @@ class Checkpoints:
         """The newest {"params", "batch_stats"} alone, shaped like `template`; raises as `restore`."""
         return self._restore(None, model=template)["model"]
 
+    def saved_model(self) -> dict[str, Any]:
+        """The newest {"params", "batch_stats"} as saved, whatever its shape; raises as `restore`."""
+        return self._restore(None, model=None)["model"]
+
     def _restore(self, step: int | None, **shapes: Any) -> Any:
         step = self.latest_step() if step is None else step
         try:
             wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             for name, tree in shapes.items():
+                if tree is None:
+                    continue
                 jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
             return restored
         except MemoryError:

@@ -1,6 +1,7 @@
 """What training carries from step to step, the optimizer and its schedule."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gradmix_jax.fields import Section, check_number, key
+from gradmix_jax.models.parts import part_of
 from gradmix_jax.objectives import self_supervised
 
 
@@ -146,9 +148,43 @@ def _lars(spec, schedule):
 OPTIMIZERS = {"adam": _adam, "sgd": _sgd, "lars": _lars}
 
 
-def optimizer(spec: OptimizerSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Gradients to updates, by `spec.name`, with the learning rate of `schedule` at each step."""
-    return OPTIMIZERS[spec.name](spec, schedule)
+def optimizer(
+    spec: OptimizerSpec, schedule: optax.Schedule, *, frozen: tuple[str, ...] = (), encoder_factor: float = 1.0
+) -> optax.GradientTransformation:
+    """Gradients to updates, by `spec.name`, with the learning rate of `schedule` at each step.
+
+    Args:
+      spec: the `optimizer` section.
+      schedule: the learning rate at a step.
+      frozen: parts of the network (see `models.parts`) that are not updated and take no optimizer state.
+      encoder_factor: of the encoder's learning rate.
+    """
+    transform = OPTIMIZERS[spec.name](spec, schedule)
+    if encoder_factor != 1:
+        transform = optax.chain(transform, optax.stateless(partial(_scale_encoder, encoder_factor)))
+    if frozen:
+        labels = partial(_labels, frozen)
+        transform = optax.partition({"trained": transform, "frozen": optax.set_to_zero()}, labels)
+    return transform
+
+
+def _scale_encoder(factor, updates, params):
+    # Every optimizer here is linear in its learning rate.
+    scaled = lambda path, leaf: leaf * factor if path[0].key == "encoder" else leaf
+    return jax.tree.map_with_path(scaled, updates)
+
+
+def _labels(frozen, params):
+    names = lambda path: tuple(part.key for part in path)
+    return jax.tree.map_with_path(lambda path, _: "frozen" if part_of(names(path)) in frozen else "trained", params)
+
+
+def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
+    """A state before the first step that starts from other weights, {"params", "batch_stats"}: its average and its key
+    encoder too."""
+    both = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    extra = {name: both if name in ("average", "momentum") else value for name, value in state.extra.items()}
+    return state.replace(**both, extra=extra)
 
 
 def create(
@@ -164,7 +200,7 @@ def create(
 
     Args:
       model, transform: what the state is of.
-      seed: of initialisation and of all that follows.
+      seed: of initialization and of all that follows.
       image_shape: (H, W, C).
       averaged: whether the run keeps a moving average of the model.
       queue_size: length of MoCo's queue; 0: no queue and no key encoder.

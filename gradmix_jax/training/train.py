@@ -63,7 +63,7 @@ def train(
       ValueError: the images cannot be read, or the loss is not finite.
     """
     checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints) if mapping.is_main_process() else None
-    if checkpoints and checkpoints.latest_step():
+    if checkpoints and checkpoints.latest_step() is not None:
         initial = checkpoints.restore(initial)
     initial = mapping.broadcast(initial)
     start_step, seed = int(initial.step), int(initial.seed)

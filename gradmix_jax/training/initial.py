@@ -1,0 +1,41 @@
+"""The weights that a run starts from: those of a file or of another run (`model.init_from`)."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from gradmix_jax.models import pretrained
+from gradmix_jax.training.checkpoint import Checkpoints
+
+
+def source(init_from: str, trial: int) -> str:
+    """The file or directory that `model.init_from` means for a trial.
+
+    Raises:
+      ValueError: it does not exist.
+    """
+    path = init_from.replace("{trial}", str(trial))
+    if not os.path.exists(path):
+        raise ValueError(f"model.init_from {path!r} does not exist; give a .pth or .safetensors file, or a workdir.")
+    return path
+
+
+def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[str, Any], pretrained.Report]:
+    """The template's variables with the weights of `init_from` in their place.
+
+    Args:
+      init_from: the key `model.init_from`: a file of PyTorch or safetensors, or the workdir of a run, of which the
+        newest checkpoint counts. "{trial}" in it stands for the trial.
+      trial: of the run.
+      template: initialized {"params", "batch_stats"}; see `pretrained.load_variables`.
+
+    Raises:
+      ValueError: nothing is there, it cannot be read, or it does not fit the model.
+    """
+    path = source(init_from, trial)
+    if not os.path.isdir(path):
+        return pretrained.load_variables(path, template)
+    checkpoints = Checkpoints(path, read_only=True)
+    variables = checkpoints.saved_model()
+    checkpoints.close()
+    return pretrained.merge_variables(variables, template, source=path)

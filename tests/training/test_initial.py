@@ -1,0 +1,233 @@
+"""Runs that start from other weights: what is loaded, what is frozen, and that nothing else changes."""
+
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from programs import small_config
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import models
+from gradmix_jax import run as run_lib
+from gradmix_jax.config import phase
+from gradmix_jax.models import pretrained, safetensors_file
+from gradmix_jax.models.parts import expanded, part_of
+from gradmix_jax.training import initial, loop
+from gradmix_jax.training import state as state_lib
+from gradmix_jax.training.checkpoint import Checkpoints
+
+MODEL = {"model.name": "classifier32", "model.width": 4, "model.classifier": "linear"}
+
+
+def digits(epochs=1, **overrides):
+    """Colour digits, which the three input channels of a published encoder need; a batch a device."""
+    config = small_config("none", phases=(phase("joint", epochs=epochs, supcon=1.0),), **MODEL | overrides)
+    config.dataset.channels = 3
+    config.normalization.mean, config.normalization.std = (0.5,) * 3, (0.25,) * 3
+    config.train.batch_size = 256
+    config.evaluate.scores = ("topk_cosine",)
+    config.evaluate.stages = ()
+    return config
+
+
+def fit(config, workdir):
+    plain = config_lib.to_plain(config)
+    return run_lib.train(run_lib.from_config(plain, num_devices=jax.device_count()), plain, str(workdir))
+
+
+def state_at(config, workdir, step=None):
+    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
+    program = run_lib.make_program(specs, num_classes=6, num_images=256)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)), step)
+    checkpoints.close()
+    return state
+
+
+def leaves(state):
+    tree = {"params": state.params, "batch_stats": state.batch_stats}
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def changed(before, after):
+    """The parts of which any array differs."""
+    return {part_of(tuple(path.split("/")[1:])) for path in before if not np.array_equal(before[path], after[path])}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """(safetensors file, its variables): an encoder with a classifier of 6 classes and no projection."""
+    spec = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8).model
+    module = models.create(spec, num_classes=6)
+    shapes = jax.eval_shape(
+        lambda key: module.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), dict(shapes))
+    path = str(tmp_path_factory.mktemp("source") / "weights0.safetensors")
+    safetensors_file.write(path, pretrained.to_state_dict(variables))
+    return path, variables
+
+
+@pytest.fixture(scope="module")
+def untrained(source, tmp_path_factory):
+    """(config, workdir) of a run of no epochs from the file: its first state, saved."""
+    config = digits(epochs=0, **{"model.init_from": source[0].replace("0.", "{trial}.")})
+    workdir = tmp_path_factory.mktemp("untrained")
+    assert fit(config, workdir) == (0, 0)
+    return config, workdir
+
+
+def test_a_run_starts_from_the_file_and_initializes_the_rest(source, untrained, tmp_path):
+    fit(digits(epochs=0), tmp_path)
+    ours, loaded, random = (
+        leaves(state_at(*untrained)),
+        flatten_dict(source[1], sep="/"),
+        leaves(state_at(digits(), tmp_path)),
+    )
+    for path, leaf in ours.items():
+        wanted = random if path.startswith("params/projection") else loaded
+        np.testing.assert_array_equal(leaf, wanted[path])
+
+
+def test_a_run_starts_from_another_run(untrained, tmp_path):
+    config = digits(epochs=0, **{"model.init_from": str(untrained[1])})
+    config.seed = 5
+    fit(config, tmp_path)
+    assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == set()
+
+
+def test_the_classifier_of_another_number_of_classes_is_not_loaded(untrained, source):
+    variables = jax.tree.map(np.asarray, source[1])
+    template = variables | {"params": variables["params"] | {"classifier": {"dense": {"kernel": np.zeros((8, 3))}}}}
+    merged, report = initial.load(str(untrained[1]), 0, template)
+    assert report.kept == ("params/classifier/dense/kernel",)
+    assert set(report.ignored) == {"params/classifier/dense/kernel", "params/classifier/dense/bias"}
+    assert merged["params"]["encoder"]["stage1_layer1_conv"]["kernel"].shape == (3, 3, 3, 4)
+
+
+def test_a_run_of_another_encoder_does_not_fit(untrained):
+    _, workdir = untrained
+    template = {"params": {"encoder": {"stage1_layer1_conv": {"kernel": np.zeros((3, 3, 3, 5))}, "new": np.zeros(1)}}}
+    with pytest.raises(
+        ValueError, match=r"missing: params/encoder/new; unexpected: .*; wrong shapes: .* 3x3x3x4 instead"
+    ):
+        initial.load(str(workdir), 0, template)
+
+
+@pytest.mark.parametrize("method", ["supcon", "moco"])
+def test_average_and_key_encoder_start_there_too(method):
+    both = {"params": {"a": 1}, "batch_stats": {}}
+    state = state_lib.TrainState(0, 0, {"a": 0}, {}, (), {"average": None, "momentum": None, "queue": 3})
+    state = state_lib.with_weights(state, both)
+    assert state.params == {"a": 1} and state.extra == {"average": both, "momentum": both, "queue": 3}
+
+
+def test_frozen_parts_stay_as_they_are(untrained, source, tmp_path):
+    """On 8 devices: parameters and running averages, to the bit, without optimizer state; all else is trained."""
+    assert jax.device_count() == 8
+    config = digits(**{"model.init_from": source[0], "model.freeze": ("stage1", "stage2", "classifier")})
+    fit(config, tmp_path)
+    state, before = state_at(config, tmp_path), leaves(state_at(*untrained))
+    assert changed(before, leaves(state)) == {"stage3", "projection"}
+    trained = sum(leaf.size for path, leaf in before.items() if path.startswith("params/") and "stage3" in path)
+    trained += sum(leaf.size for path, leaf in before.items() if path.startswith("params/projection"))
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(state.opt_state)) < 2 * trained + 10
+
+
+def test_a_frozen_encoder_keeps_its_features(untrained, source, tmp_path):
+    config = digits(**{"model.init_from": source[0], "model.freeze": ("encoder",)})
+    fit(config, tmp_path)
+    assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == {"projection"}
+
+
+def test_resume_needs_no_source_and_gives_the_same_bits(source, tmp_path, monkeypatch):
+    options = {"model.freeze": ("stage1",), "model.loaded_learning_rate_factor": 0.1}
+    path = shutil.copy(source[0], tmp_path / "copy.safetensors")
+    config = digits(epochs=2, **options | {"model.init_from": str(path)})
+    fit(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        run = loop.run
+        stopping = {"should_stop": lambda step: step == 1}
+        patch.setattr(loop, "run", lambda state, **given: run(state, **given | stopping))
+        assert fit(config, tmp_path / "resumed")[0] == 1
+    (tmp_path / "copy.safetensors").unlink()
+    fit(config, tmp_path / "resumed")
+    whole, resumed = state_at(config, tmp_path / "whole"), state_at(config, tmp_path / "resumed")
+    assert int(whole.step) == int(resumed.step) > 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(resumed))
+
+
+def test_evaluation_without_a_checkpoint_is_that_of_the_loaded_weights(untrained, tmp_path):
+    config, workdir = untrained
+    results = run_lib.run(config, str(tmp_path / "eval"), "eval")
+    of_checkpoint = run_lib.evaluate(config_lib.to_plain(config), str(workdir))
+    assert results["step"] == 0 and results["auroc"] == of_checkpoint["auroc"]
+    assert config_lib.read(str(tmp_path / "eval"))["model"]["init_from"] == config.model.init_from
+    assert not (tmp_path / "eval" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "name, options", [("adam", {"weight_decay": 0.1}), ("sgd", {}), ("lars", {"weight_decay": 0.1})]
+)
+def test_the_factor_is_one_of_the_encoders_learning_rate(name, options):
+    rng = np.random.default_rng(0)
+    tree = lambda: {part: {"kernel": rng.normal(size=(3, 2)).astype(np.float32)} for part in ("encoder", "classifier")}
+    params, gradients = tree(), [tree(), tree()]
+    spec = state_lib.OptimizerSpec(name=name, **options)
+
+    def updates(rate, **given):
+        transform, found = state_lib.optimizer(spec, optax.constant_schedule(rate), **given), []
+        state = transform.init(params)
+        for gradient in gradients:
+            update, state = transform.update(gradient, state, params)
+            found.append(update)
+        return found
+
+    scaled, slow, fast = updates(0.5, encoder_factor=0.2), updates(0.1), updates(0.5)
+    for ours, encoder, head in zip(scaled, slow, fast, strict=True):
+        np.testing.assert_allclose(ours["encoder"]["kernel"], encoder["encoder"]["kernel"], rtol=1e-5)
+        np.testing.assert_array_equal(ours["classifier"]["kernel"], head["classifier"]["kernel"])
+
+
+def test_parts():
+    assert part_of(("encoder", "stage1_block2", "bn1", "scale")) == "stage1"
+    assert part_of(("encoder", "stem_bn")) == part_of(("encoder", "class_token")) == "stem"
+    assert part_of(("encoder", "norm", "scale")) == "stage4"
+    assert part_of(("projection", "hidden", "bias")) == "projection"
+    assert expanded(("encoder", "stem", "classifier"), ("stage1", "stage2")) == (
+        "stem",
+        "stage1",
+        "stage2",
+        "classifier",
+    )
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"freeze": ("stage9",)},
+            "each element of model.freeze must be one of encoder, stem, stage1, .*, got 'stage9'",
+        ),
+        ({"loaded_learning_rate_factor": 0.1}, "model.loaded_learning_rate_factor must be 1 without model.init_from"),
+        ({"init_from": "x", "loaded_learning_rate_factor": -1.0}, "must be a number at least 0, got -1"),
+    ],
+)
+def test_the_model_section_says_what_does_not_work(fields, message):
+    with pytest.raises(ValueError, match=message):
+        models.Spec(**fields)
+
+
+def test_a_missing_source_is_found_before_any_trial_runs(source, tmp_path):
+    config = digits(**{"model.init_from": source[0].replace("0.", "{trial}.")})
+    with pytest.raises(ValueError, match=r"model.init_from '.*weights1.safetensors' does not exist"):
+        run_lib.check_runs(config, str(tmp_path), [0, 1], [0], num_devices=jax.device_count())
+    with pytest.raises(ValueError, match="does not exist"):
+        fit(digits(**{"model.init_from": str(tmp_path / "nowhere")}), tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        initial.load(str(tmp_path / "empty"), 0, {})
