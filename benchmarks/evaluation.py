@@ -107,7 +107,7 @@ def our_linear_probe(data, scored):
 
 
 def our_knn_probe(data, scored):
-    neighbours = probes.neighbours(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
+    neighbours = probes.neighbors(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
     features, labels = probed(data, "test_known")
     return {"accuracy": np.mean(neighbours.predict(features) == labels), "k": neighbours.k}
 

@@ -280,7 +280,7 @@ def linear_probe(data, scored):
 def knn_probe(data, scored):
     (train, labels), (validation, truth) = probed(data, "train"), probed(data, "validation")
     unit_train = unit(train)
-    ks = [k for k in probes.NEIGHBOURS if k <= len(train)]
+    ks = [k for k in probes.NEIGHBORS if k <= len(train)]
 
     def votes(images, ks):
         """Predicted classes of every k, [N, len(ks)]."""

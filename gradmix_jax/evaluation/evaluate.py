@@ -211,12 +211,12 @@ def _closed_set(evaluator: Evaluator, parts: Mapping[str, Features], nearest_N: 
     }
 
 
-def _fit_neighbours(train: Features, validation: Features | None, num_classes: int) -> probes.Neighbours:
+def _fit_neighbours(train: Features, validation: Features | None, num_classes: int) -> probes.Neighbors:
     fit_on, choose_with = fitting.choosing(train, validation)
-    chosen = probes.neighbours(*map(fitting.probed, (fit_on, choose_with)), num_classes=num_classes)
+    chosen = probes.neighbors(*map(fitting.probed, (fit_on, choose_with)), num_classes=num_classes)
     if validation is None:
         whole = fitting.probed(train)
-        return probes.neighbours(whole, whole, num_classes=num_classes, ks=(chosen.k,))
+        return probes.neighbors(whole, whole, num_classes=num_classes, ks=(chosen.k,))
     return chosen
 
 

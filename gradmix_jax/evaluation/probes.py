@@ -1,4 +1,4 @@
-"""Probes: how much of the classes a frozen encoder's features hold, by a linear classifier and by neighbours.
+"""Probes: how well a linear classifier and nearest neighbors tell classes apart by a frozen encoder's features.
 
 Letters: N training images, V validation images, M test images, F feature, K classes.
 """
@@ -15,12 +15,12 @@ import optax
 from gradmix_jax.scores.base import checked_labels
 from gradmix_jax.scores.neighbors import BLOCK_SIZE, PRECISION, unit
 
-# Strengths of the penalty that the validation images choose from, strongest first.
+# Penalties that the validation images choose from, strongest first.
 L2 = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-NEIGHBOURS = (1, 5, 10, 20, 50, 200)
-MAX_STEPS = 500
-# Of the gradient's largest element; the loss is a mean over images, so that it does not depend on their number.
-TOLERANCE = 1e-5
+NEIGHBORS = (1, 5, 10, 20, 50, 200)
+MAX_STEPS = 5000
+# The loss is strongly convex with constant l2: the weights are within |gradient| / l2 of the minimum.
+TOLERANCE, TOLERANCE_OF_L2, LEAST_TOLERANCE = 1e-6, 1e-4, 1e-10
 
 
 class Linear(NamedTuple):
@@ -34,8 +34,8 @@ class Linear(NamedTuple):
         return np.asarray(features_NxF, np.float32) @ self.kernel_FxK + self.bias_K
 
 
-class Neighbours(NamedTuple):
-    """Unit training features_NxF, their labels_N, and how many neighbours vote."""
+class Neighbors(NamedTuple):
+    """Unit training features_NxF, their labels_N, and how many neighbors vote."""
 
     features_NxF: jax.Array
     labels_N: np.ndarray
@@ -54,17 +54,16 @@ def _loss(weights, features_NxF, labels_N, l2):
 
 
 @jax.jit
-def _minimize(weights, features_NxF, labels_N, l2):
-    """L-BFGS to the minimum of a convex loss, or as near as MAX_STEPS come."""
+def _descend(weights, features_NxF, labels_N, l2, tolerance):
     loss = lambda weights: _loss(weights, features_NxF, labels_N, l2)
-    solver = optax.lbfgs()
+    solver = optax.lbfgs(memory_size=20)
     value_and_gradient = optax.value_and_grad_from_state(loss)
 
     def go_on(carry):
         _, state, steps = carry
         gradient = optax.tree.get(state, "grad")
         largest = jnp.maximum(jnp.abs(gradient[0]).max(), jnp.abs(gradient[1]).max())
-        return (steps == 0) | ((steps < MAX_STEPS) & (largest > TOLERANCE))
+        return (steps == 0) | ((steps < MAX_STEPS) & (largest > tolerance))
 
     def step(carry):
         weights, state, steps = carry
@@ -75,21 +74,31 @@ def _minimize(weights, features_NxF, labels_N, l2):
     return jax.lax.while_loop(go_on, step, (weights, solver.init(weights), 0))[0]
 
 
+def _minimize(weights, features_NxF, labels_N, l2):
+    """Weights at the minimum of the loss, by L-BFGS from the given ones.
+
+    In float64: at penalties of 1e-4 and less, float32 gradients are rounding long before the minimum.
+    """
+    tolerance = max(LEAST_TOLERANCE, min(TOLERANCE, TOLERANCE_OF_L2 * l2))
+    with jax.enable_x64(True):
+        return jax.device_get(_descend(weights, features_NxF, labels_N, np.float64(l2), np.float64(tolerance)))
+
+
 def fit_linear(features_NxF: np.ndarray, labels_N: np.ndarray, *, num_classes: int, l2: float) -> Linear:
     """Multinomial logistic regression: mean cross-entropy + l2 / 2 * |kernel|^2, the bias free, by L-BFGS.
 
-    Features are standardised first (mean 0, standard deviation 1 over the training images; constant ones become 0),
+    Features are standardized first (mean 0, standard deviation 1 over the training images; constant ones become 0),
     and the result is expressed for the features as they are. Equals scikit-learn's StandardScaler and
-    LogisticRegression with C = 1 / (l2 * N), but for penalties so small that MAX_STEPS end before the minimum.
+    LogisticRegression with C = 1 / (l2 * N).
 
     Args:
-      features_NxF: of the training images, any scale.
+      features_NxF: features of the training images, any scale.
       labels_N: 0 .. num_classes - 1, each class at least once.
       num_classes: K.
-      l2: strength of the penalty, 0 or more.
+      l2: strength of the penalty, 0 or more. At 0, classes that a plane separates have no minimum: MAX_STEPS end.
 
     Raises:
-      ValueError: features that are not finite, labels that do not fit.
+      ValueError: features that are not finite, labels out of range, or a class without images.
     """
     standardized_NxF, labels_N, mean_F, std_F = _standardize(features_NxF, labels_N, num_classes)
     start = _zeros(standardized_NxF.shape[1], num_classes)
@@ -103,11 +112,11 @@ def linear(
     num_classes: int,
     l2_values: Sequence[float] = L2,
 ) -> Linear:
-    """`fit_linear` with the penalty of `l2_values` that predicts the validation images best; ties: the stronger.
+    """`fit_linear` with the penalty that is most accurate on the validation images; of equal ones, the strongest.
 
     Args:
       train: features_NxF and labels_N to fit.
-      validation: features_VxF and labels_V to choose with. Never of the test.
+      validation: features_VxF and labels_V to choose the penalty with. Never test images.
       num_classes: K.
       l2_values: penalties to try.
 
@@ -115,12 +124,12 @@ def linear(
       ValueError: as `fit_linear`, or no validation images.
     """
     if not len(validation[1]):
-        raise ValueError("the linear probe got no validation images; allowed: one or more, to choose the penalty with.")
+        raise ValueError("The linear probe needs validation images to choose its penalty with, got none.")
     standardized_NxF, labels_N, mean_F, std_F = _standardize(*train, num_classes)
     weights = _zeros(standardized_NxF.shape[1], num_classes)
     best, best_accuracy = None, -1.0
     for l2 in sorted(l2_values, reverse=True):
-        # From the last, stronger penalty's minimum it is not far to this one's.
+        # The minimum at the next stronger penalty is near.
         weights = _minimize(weights, standardized_NxF, labels_N, l2)
         candidate = _unstandardize(weights, mean_F, std_F, l2)
         accuracy = float(np.mean(candidate.logits(validation[0]).argmax(axis=1) == validation[1]))
@@ -132,16 +141,16 @@ def linear(
 def _standardize(features_NxF, labels_N, num_classes):
     features_NxF = np.asarray(features_NxF, np.float32)
     if not np.isfinite(features_NxF).all():
-        raise ValueError("a probe got features that are not finite; allowed: finite numbers.")
+        raise ValueError("A probe needs finite features, got some that are infinite or not a number.")
     labels_N = checked_labels(labels_N, num_features=len(features_NxF), num_classes=num_classes)
     mean_F = features_NxF.mean(axis=0, dtype=np.float64)
     std_F = features_NxF.std(axis=0, dtype=np.float64)
     std_F = np.where(std_F > 1e-7 * np.abs(mean_F), std_F, np.inf)
-    return ((features_NxF - mean_F) / std_F).astype(np.float32), labels_N, mean_F, std_F
+    return (features_NxF - mean_F) / std_F, labels_N, mean_F, std_F
 
 
 def _zeros(num_features, num_classes):
-    return np.zeros((num_features, num_classes), np.float32), np.zeros(num_classes, np.float32)
+    return np.zeros((num_features, num_classes)), np.zeros(num_classes)
 
 
 def _unstandardize(weights, mean_F, std_F, l2):
@@ -152,7 +161,7 @@ def _unstandardize(weights, mean_F, std_F, l2):
 
 @functools.partial(jax.jit, static_argnames=("ks", "num_classes"))
 def _votes(bank_NxF, labels_N, features_MxF, ks, num_classes):
-    """Class with most of the k nearest by cosine, for every k: predicted [M, len(ks)]; ties: the lower class."""
+    """Majority class of the k nearest by cosine, for every k, [M, len(ks)]; of equal counts, the lower class."""
 
     def one_image(feature_F):
         cosine_N = jnp.einsum("nf,f->n", bank_NxF, feature_F, precision=PRECISION)
@@ -163,20 +172,20 @@ def _votes(bank_NxF, labels_N, features_MxF, ks, num_classes):
     return jax.lax.map(one_image, unit(jnp.asarray(features_MxF, jnp.float32)), batch_size=BLOCK_SIZE)
 
 
-def neighbours(
+def neighbors(
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     *,
     num_classes: int,
-    ks: Sequence[int] = NEIGHBOURS,
-) -> Neighbours:
-    """k-nearest-neighbour classifier by cosine similarity, majority of k, with the k that is best on validation.
+    ks: Sequence[int] = NEIGHBORS,
+) -> Neighbors:
+    """k-nearest-neighbor classifier by cosine similarity, with the k that is most accurate on the validation images.
 
-    Wu et al. 2018 (arXiv 1805.01978) with equal weights. Ties between values of k: the smaller.
+    As in Wu et al. 2018 (arXiv 1805.01978), but with equal votes. Of equally accurate k, the smallest.
 
     Args:
       train, validation, num_classes: as for `linear`.
-      ks: numbers of neighbours to try; those above the number of training images are left out.
+      ks: numbers of neighbors to try; those above the number of training images are left out.
 
     Raises:
       ValueError: as `linear`, or no k left.
@@ -185,10 +194,10 @@ def neighbours(
     ks = tuple(k for k in sorted(ks) if 1 <= k <= len(labels_N))
     if not ks or not len(validation[1]):
         raise ValueError(
-            f"the neighbour probe got {len(validation[1])} validation images and {len(ks)} values of k; allowed: one "
-            f"or more of both, k from 1 to the {len(labels_N)} training images."
+            f"The neighbor probe needs validation images and a k from 1 to {len(labels_N)}, the number of training "
+            f"images, got {len(validation[1])} images and {len(ks)} such k."
         )
     bank_NxF = unit(jnp.asarray(train[0], jnp.float32))
     predicted_VxS = np.asarray(_votes(bank_NxF, labels_N, validation[0], ks, num_classes))
     accuracy_S = (predicted_VxS == np.asarray(validation[1])[:, None]).mean(axis=0)
-    return Neighbours(bank_NxF, labels_N, num_classes, ks[int(accuracy_S.argmax())])
+    return Neighbors(bank_NxF, labels_N, num_classes, ks[int(accuracy_S.argmax())])

@@ -10,6 +10,7 @@ Letters: N images, F feature, K classes, R directions within which the features 
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from gradmix_jax.scores.base import Unfit
 
@@ -154,8 +155,12 @@ def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
         own_NxF = features_NxF[labels_N == known_class]
         z_NxR = np.concatenate([(x_NxF - shared.center_F) @ shared.whiten_FxR for x_NxF in blocks(own_NxF)])
         own_RxR = scatter(z_NxR, mean_R) / len(z_NxR)
-        mixed_RxR = (1 - shrinkage) * own_RxR + shrinkage * np.eye(len(own_RxR))
-        whiten_K.append(whitening(mixed_RxR, CONSTANT))
+        if shrinkage:
+            # Of full rank in z: the inverse Cholesky factor whitens as well and is a tenth of the work.
+            root_RxR = np.linalg.cholesky((1 - shrinkage) * own_RxR + shrinkage * np.eye(len(own_RxR)))
+            whiten_K.append(scipy.linalg.solve_triangular(root_RxR, np.eye(len(root_RxR)), lower=True).T)
+        else:
+            whiten_K.append(whitening(own_RxR, CONSTANT))
     return PerClass(shared, tuple(whiten_K))
 
 

@@ -12,26 +12,42 @@ from gradmix_jax.evaluation import probes
 NUM_CLASSES = 4
 
 
-def blobs(seed, size=240):
+def blobs(seed, size=240, channels=8):
     """Overlapping classes, features of very different scales, one of them constant."""
     random = np.random.default_rng(seed)
     labels = np.arange(size) % NUM_CLASSES
-    centres = np.random.default_rng(0).normal(size=(NUM_CLASSES, 8))
-    features = (centres[labels] + random.normal(size=(size, 8))) * np.geomspace(0.01, 100, 8) + 3
+    centers = np.random.default_rng(0).normal(size=(NUM_CLASSES, channels))
+    features = (centers[labels] + random.normal(size=(size, channels))) * np.geomspace(0.01, 100, channels) + 3
     features[:, 5] = 3.0
     return features.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("l2", [1e-1, 1e-3])
-def test_linear_equals_logistic_regression(l2):
-    (features, labels), (test, _) = blobs(1), blobs(2)
+def probabilities(linear, features):
+    """Logits are unique up to a number per image that is the same for all classes: probabilities are compared."""
+    exponentials = np.exp(linear.logits(features) - linear.logits(features).max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def scikit_learn(features, labels, l2):
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-9, max_iter=50000))
+    return model.fit(features.astype(np.float64), labels)
+
+
+@pytest.mark.parametrize("l2", probes.L2)
+@pytest.mark.parametrize("size, channels", [(240, 8), (60, 100)], ids=["overlapping", "separable"])
+def test_linear_equals_logistic_regression(size, channels, l2):
+    (features, labels), (test, _) = (blobs(seed, size, channels) for seed in (1, 2))
     ours = probes.fit_linear(features, labels, num_classes=NUM_CLASSES, l2=l2)
-    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-8, max_iter=10000))
-    theirs.fit(features.astype(np.float64), labels)
-    # Logits are unique up to a number a class shares with no other image: compare probabilities.
-    exponentials = np.exp(ours.logits(test) - ours.logits(test).max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(probabilities, theirs.predict_proba(test.astype(np.float64)), atol=2e-3)
+    expected = scikit_learn(features, labels, l2).predict_proba(test.astype(np.float64))
+    np.testing.assert_allclose(probabilities(ours, test), expected, atol=1e-3)
+
+
+def test_the_path_of_penalties_ends_where_each_would_alone():
+    train, validation = blobs(1, 60, 100), blobs(2, 60, 100)
+    chosen = probes.linear(train, validation, num_classes=NUM_CLASSES, l2_values=(10.0, 1e-2, 1e-5)).l2
+    path = probes.linear(train, validation, num_classes=NUM_CLASSES, l2_values=(10.0, 1e-2, chosen))
+    alone = probes.fit_linear(*train, num_classes=NUM_CLASSES, l2=chosen)
+    np.testing.assert_allclose(path.kernel_FxK, alone.kernel_FxK, rtol=1e-3, atol=1e-4 * abs(alone.kernel_FxK).max())
 
 
 def test_the_validation_images_choose_the_penalty():
@@ -49,9 +65,9 @@ def test_the_validation_images_choose_the_penalty():
     assert best > min(accuracy.values())  # else nothing was chosen
 
 
-def test_neighbours_equal_scikit_learn():
+def test_neighbors_equal_scikit_learn():
     train, validation, (test, _) = blobs(1), blobs(2), blobs(3)
-    ours = probes.neighbours(train, validation, num_classes=NUM_CLASSES, ks=(1, 3, 7, 500))
+    ours = probes.neighbors(train, validation, num_classes=NUM_CLASSES, ks=(1, 3, 7, 500))
     accuracy = {}
     for k in (1, 3, 7):
         theirs = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(*train)
@@ -64,13 +80,13 @@ def test_neighbours_equal_scikit_learn():
 def test_what_probes_refuse():
     (features, labels), validation = blobs(1), blobs(2)
     nothing = (validation[0][:0], validation[1][:0])
-    with pytest.raises(ValueError, match="no validation images"):
+    with pytest.raises(ValueError, match="needs validation images"):
         probes.linear((features, labels), nothing, num_classes=NUM_CLASSES)
-    with pytest.raises(ValueError, match="0 validation images"):
-        probes.neighbours((features, labels), nothing, num_classes=NUM_CLASSES)
-    with pytest.raises(ValueError, match="values of k"):
-        probes.neighbours((features, labels), validation, num_classes=NUM_CLASSES, ks=(0, 1000))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="got 0 images"):
+        probes.neighbors((features, labels), nothing, num_classes=NUM_CLASSES)
+    with pytest.raises(ValueError, match="and 0 such k"):
+        probes.neighbors((features, labels), validation, num_classes=NUM_CLASSES, ks=(0, 1000))
+    with pytest.raises(ValueError, match="needs finite features"):
         probes.fit_linear(np.full_like(features, np.nan), labels, num_classes=NUM_CLASSES, l2=1.0)
     with pytest.raises(ValueError, match="Every known class"):
         probes.fit_linear(features, labels % 2, num_classes=NUM_CLASSES, l2=1.0)
