@@ -15,7 +15,22 @@ COMMANDS = {
     "protocol": ("gradmix_jax.protocol", []),
     "sweep": ("gradmix_jax.sweep", []),
     "figure": ("gradmix_jax.figure", []),
+    "config": ("gradmix_jax.show_config", []),
 }
+
+
+def version() -> str:
+    """The versions of this package and of what it computes with, and the devices that it finds."""
+    import jax
+
+    from gradmix_jax import __version__
+    from gradmix_jax.workdir import environment
+
+    found = environment()
+    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items() if number)
+    devices = f"{len(found['devices'])} x {found['devices'][0]} ({jax.default_backend()})"
+    commit = found["commit"] and f", commit {found['commit'][:12]}{'+' if found['uncommitted_changes'] else ''}"
+    return f"gradmix_jax {__version__}{commit}\nPython {found['python']}, {packages}\n{devices}"
 
 
 def main() -> None:
@@ -24,6 +39,9 @@ def main() -> None:
     if name in ("", "help", "-h", "--help"):
         print(f"usage: gradmix COMMAND [arguments]\n\ncommands: {', '.join(COMMANDS)}\n")
         print("gradmix COMMAND --help lists the flags of a command.")
+        return
+    if name == "--version":
+        print(version())
         return
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)

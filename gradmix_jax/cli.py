@@ -15,8 +15,11 @@ from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
+from gradmix_jax.fields import check_choice
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# Where the experiment files are: beside the package in a checkout, inside it where it was installed.
+CONFIGS = (os.path.join(os.path.dirname(HERE), "configs"), os.path.join(HERE, "configs"))
 # Process-wide switches of JAX that environment variables may have set: results must not depend on them, and this code
 # is written for these values.
 SWITCHES = {
@@ -84,16 +87,32 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         sys.exit(128 + signal.SIGINT)
 
 
+def config_path_of(name: str) -> str:
+    """The file of `--config=NAME`: a path as it is, else that of a config that comes with the package.
+
+    A recipe after a colon stays. Raises ValueError for a name that is neither a file nor a config of the package.
+    """
+    path, colon, recipe = name.partition(":")
+    if os.path.exists(path) or path.endswith(".py") or os.sep in path:
+        return name
+    folder = next((each for each in CONFIGS if os.path.isdir(each)), "")
+    known = sorted(file.removesuffix(".py") for file in os.listdir(folder) if file.endswith(".py")) if folder else []
+    check_choice("--config", path, known)
+    return f"{os.path.join(folder, path)}.py{colon}{recipe}"
+
+
 def no_words(argv: list[str]) -> None:
     """Raises ValueError for a word that is not a flag: one without its dashes, say."""
     if argv[1:]:
         raise ValueError(f"unexpected argument {argv[1]!r}; did you mean --{argv[1].lstrip('-')}?")
 
 
-def define_experiment_flags() -> None:
-    """--config and --workdir."""
-    config_flags.DEFINE_config_file("config", None, "Experiment file; override a key with --config.KEY=VALUE.")
-    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+def define_experiment_flags(*, workdir: bool = True) -> None:
+    """--config and, unless told otherwise, --workdir."""
+    what = "Experiment file, or the name of one that comes with the package; override a key with --config.KEY=VALUE."
+    config_flags.DEFINE_config_file("config", None, what)
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
 
 
 def define_protocol_flags() -> None:
@@ -144,6 +163,7 @@ def _keep_compiled_programs():
 
 
 def _parse(argv, required):
+    argv = [_with_config_path(word) for word in _joined(argv)]
     try:
         rest = flags.FLAGS(argv)
         missing = [name for name in required if flags.FLAGS[name].value is None]
@@ -172,6 +192,19 @@ def _parse(argv, required):
     if missing:
         raise ValueError(f"--{missing[0]} is required; see --help.")
     return rest
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--config NAME` as one word, as every other flag may be given."""
+    words, joined = iter(argv), []
+    for word in words:
+        joined.append(f"{word}={next(words, '')}" if word in ("--config", "-config") else word)
+    return joined
+
+
+def _with_config_path(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return f"{flag}={config_path_of(value)}" if equals and flag in ("--config", "-config") else word
 
 
 def _named_keys(argv: list[str]) -> list[str]:

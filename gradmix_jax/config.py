@@ -146,6 +146,30 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def described(config: ConfigDict) -> list[tuple[str, Any, Any, str]]:
+    """(key, value, default, comment) of every key of a config, in the order of the sections.
+
+    Where a key takes one of some names, they stand in the comment.
+    """
+    values, defaults = (flatten(each.to_dict()) for each in (config, default_config()))
+    for flat in (values, defaults):
+        flat["phases"] = tuple(dict(entry) for entry in flat["phases"])
+    comments = {
+        "name": "what tables call this method; empty: its recipe",
+        "seed": "of initialization, batches, views, maps and mixing",
+        "phases": "stages of training, one after the other: epochs, and the weight of each objective",
+    }
+    for name, section in SECTIONS.items():
+        for field in dataclasses.fields(section):
+            if "key" in field.metadata:
+                comments[f"{name}.{field.name}"] = field.metadata["key"].described
+                continue
+            for entry, given in field.metadata["table"]().items():
+                for option, each in given.options.items():
+                    comments[f"{name}.{field.name}.{entry}.{option}"] = each.described
+    return [(key, values[key], defaults[key], comment) for key, comment in comments.items()]
+
+
 def fixed(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a plain config that a resumed run has to share, flat: {"mix.fill": ...}."""
     free = {

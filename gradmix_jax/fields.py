@@ -42,6 +42,16 @@ class Key:
     length: int | None = None
     may_change: bool = False
 
+    @property
+    def described(self) -> str:
+        """The comment, with the choices unless it names them itself."""
+        names = () if self.choices is None else tuple(self.choices() if callable(self.choices) else self.choices)
+        return (
+            self.comment
+            if all(name in self.comment for name in names)
+            else f"{self.comment} (one of {', '.join(names)})"
+        )
+
     def check(self, name: str, value: Any) -> Any:
         """The value, a list turned into a tuple. Raises ValueError, naming the key, for one it does not take."""
         if not isinstance(self.default, tuple):
