@@ -1,0 +1,11 @@
+"""Packages of the wheel; everything else is in pyproject.toml.
+
+The experiment files of `configs/` ship inside the package, where `--config=cifar_osr` finds them.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["gradmix_jax*"]), "gradmix_jax.configs"],
+    package_dir={"gradmix_jax.configs": "configs"},
+)
