@@ -1,0 +1,32 @@
+"""The published maximum-logit baseline on TinyImageNet, evaluated as it is (Vaze et al. 2022, arXiv 2110.06207).
+
+python -m gradmix_jax.protocol --config=configs/mls_tinyimagenet.py --workdir=runs/mls --trials=0,1,2,3,4 --seeds=0 \
+    --config.dataset.name=folder:PATH --config.model.init_from=CHECKPOINTS/tinyimagenet_{trial}.pth
+
+PATH as for configs/tiny_imagenet_osr.py; CHECKPOINTS holds the authors' five files, one for each class split. Nothing
+is trained: evaluation takes training images all the same, for the scores and probes that compare features to them.
+
+Measured in results/published.md.
+"""
+
+from gradmix_jax.config import apply_recipe, default_config, phase
+
+
+def get_config(recipe: str = "none"):
+    c = default_config()
+    c.name = "maximum logit (published weights)"
+    c.dataset.name = "folder:tiny-imagenet-200"
+    c.dataset.benchmark = "tiny_imagenet"
+    c.dataset.image_size = 64
+    c.dataset.channels = 3
+    c.dataset.validation_fraction = 0.0
+    # CIFAR-10's, as the authors have it.
+    c.normalization.mean = (0.4914, 0.4822, 0.4465)
+    c.normalization.std = (0.2023, 0.1994, 0.2010)
+    c.model.name = "classifier32"
+    c.model.classifier = "linear_without_bias"
+    c.model.init_from = "mls_tinyimagenet/tinyimagenet_{trial}.pth"
+    c.phases = (phase("none", epochs=0),)
+    c.evaluate.feature = "logits"
+    c.evaluate.score = "max_logit"
+    return apply_recipe(c, recipe)
