@@ -77,8 +77,8 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target, tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    # hlo.py, resnet18.py, turns.py and both sides of evaluation.py are what others share, everything.py has tests of its own,
-    # and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
+    # hlo.py, resnet18.py, turns.py and both sides of evaluation.py are what others share, everything.py has tests of
+    # its own, and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
     # ahead_of_time.py.
     others = {"ahead_of_time", "against_torch", "everything", "resnet18", "hlo", "torch_gradmix", "turns"}
     # published_checkpoints.py has tests of its own.
