@@ -1,0 +1,92 @@
+"""Scores against pytorch-ood and OpenOOD, on a small network: `references/make_scores.py` made the values.
+
+Where a library's value is not ours but a function of it, the function is below: the order is the same.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradmix_jax import scores
+
+STORED = dict(np.load(pathlib.Path(__file__).parents[1] / "references/scores.npz"))
+KERNEL, BIAS = STORED["fc.weight"].T, STORED["fc.bias"]
+K = len(BIAS)
+OPTIONS = {"vim": {"dimension": 16}, "ash-b": {"variant": "b"}, "ash-p": {"variant": "p"}, "ash-s": {"variant": "s"}}
+# What makes our value that of the library.
+OURS_TO_THEIRS = {
+    # Log odds and log entropies, which do not tie, against probabilities and entropies.
+    "pytorch_ood/msp": lambda x: 1 / (1 + np.exp(-x)),
+    "pytorch_ood/entropy": lambda x: -np.exp(-x),
+    "openood/gen": lambda x: -np.exp(-x),
+    "pytorch_ood/gen": lambda x: -np.exp(-x) / K,  # the mean, of probabilities no less than 1e-7
+    "pytorch_ood/odin": lambda x: np.exp(x) / K,
+    # The distance itself, as in the paper, against its square.
+    "openood/knn": lambda x: -np.square(x),
+    # The cross-entropy to targets of 1, against the paper's 1 / K.
+    "openood/gradnorm": lambda x: K * x,
+    # A scatter matrix that is not divided by the number of images, 300; and half of the distance.
+    "pytorch_ood/mahalanobis": lambda x: x / 300 / 2,
+    "pytorch_ood/relative_mahalanobis": lambda x: x / 300,
+}
+# Covariances and their eigenvectors are float32 there; and probabilities at least 1e-7.
+TOLERANCE = {
+    "openood/vim": 3e-3,
+    "pytorch_ood/vim": 3e-3,
+    "pytorch_ood/gen": 5e-2,
+    "pytorch_ood/mahalanobis": 3e-4,
+    "pytorch_ood/relative_mahalanobis": 3e-4,
+}
+
+
+def outputs(images):
+    images = images.astype(np.float32) / 16
+    features = np.maximum(images @ STORED["encoder.0.weight"].T + STORED["encoder.0.bias"], 0)
+    return scores.Outputs(features, features @ KERNEL + BIAS, images)
+
+
+def model(weights, images):
+    return jnp.maximum(images @ weights[0].T + weights[1][None], 0) @ weights[2] + weights[3][None]
+
+
+def reference():
+    weights = STORED["encoder.0.weight"], STORED["encoder.0.bias"], KERNEL, BIAS
+    return scores.Reference(
+        outputs(STORED["images_train"]),
+        STORED["labels_train"].astype(int),
+        K,
+        (KERNEL, BIAS),
+        outputs(STORED["images_validation"]),
+        jax.tree_util.Partial(model, weights),
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if "/" in name])
+def test_score_is_that_of_the_library(name):
+    score, expected = name.partition("/")[2], STORED[name]
+    of = score.partition("-")[0]
+    state = scores.fit(of, reference(), **OPTIONS.get(score, {}))
+    test = outputs(np.concatenate([STORED["images_known"], STORED["images_unknown"]]))
+    ours = np.asarray(scores.score(of, state, test), np.float64)
+    got = OURS_TO_THEIRS.get(name, lambda x: x)(ours)
+    scale = np.abs(expected).mean()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE.get(name, 1e-4) * scale)
+
+
+def test_what_is_compared():
+    """Scores that neither library has, or not of features alone, have their NumPy reference only."""
+    compared = {name.partition("/")[2].partition("-")[0] for name in STORED if "/" in name}
+    assert set(scores.SCORES) - compared == {
+        "topk_cosine",
+        "topk_cosine_normalized",
+        "class_mean_cosine",
+        "class_mean_l1",
+        "feature_norm",
+        "mahalanobis_plus_plus",
+        "mahalanobis_per_class",
+        "postmax",
+        "ensemble",
+    }
