@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -555,3 +556,11 @@ def test_few_batches_are_on_the_device_at_once():
     outputs, hashes = features.extract(function, {}, images, batch_size=8)
     np.testing.assert_array_equal(outputs["x"], images[:, 0, 0])
     assert not computing and len(set(hashes.tolist())) == 90
+
+
+def test_a_classifier_without_a_bias_has_one_of_zeros():
+    kernel_FxK = np.arange(6, dtype=np.float32).reshape(3, 2)
+    model = SimpleNamespace(variables={"params": {"classifier": {"dense": {"kernel": kernel_FxK}}}})
+    found = fitting._head(model, SimpleNamespace(outputs={"logits": np.zeros((1, 2))}), None)
+    np.testing.assert_array_equal(found[0], kernel_FxK)
+    np.testing.assert_array_equal(found[1], np.zeros(2))
