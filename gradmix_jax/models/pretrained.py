@@ -24,12 +24,12 @@ from gradmix_jax.models.parts import HEADS
 # Under which keys training code files the state dict; the first one that holds tensors counts.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "teacher", "student")
 # What wrappers put before the names: DataParallel, and the models of SimCLR, MoCo and SupCon around their encoder.
-PREFIXES = ("module.", "encoder_q.", "encoder.", "backbone.", "model.")
+PREFIXES = ("module.", "encoder_q.", "base_encoder.", "encoder.", "backbone.", "model.")
 # The two dense layers of a projection head: SupCon's, and that of SimCLR and MoCo v2 in the classifier's place.
 PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
-HEAD_NAMES = r"(.*\.)?(fc|head|heads|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
-# MoCo's queue and key encoder.
-UNUSED = r"(module\.)*(encoder_k\..*|queue(_ptr)?)"
+HEAD_NAMES = r"(encoder_q\.)?(fc|heads?|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
+# The queue and the key encoders of MoCo's versions.
+UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?"
 LISTED = 8  # names in a message
 
 

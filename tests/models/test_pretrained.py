@@ -131,7 +131,8 @@ def prefixed(prefix, state):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "encoder.", "backbone.", "model.", "module.encoder_q.", "encoder.module.", "module.backbone."]
+    "prefix",
+    ["module.", "encoder.", "backbone.", "model.", "module.encoder_q.", "encoder.module.", "module.base_encoder."],
 )
 def test_wrapper_prefixes_are_dropped(prefix):
     state, template = resnet_state()
@@ -216,6 +217,14 @@ def test_one_error_lists_what_is_missing_unexpected_and_of_another_shape():
         r"wrong shapes: bn1.bias 5 instead of 4\.$"
     )
     with pytest.raises(ValueError, match=wanted):
+        pretrained.merge(state, template, source="x")
+
+
+def test_layers_that_our_encoder_lacks_are_not_taken_for_heads():
+    """Squeeze-and-excitation, say: without it the same weights give other features."""
+    state, template = resnet_state()
+    state["layer1.0.se.fc.weight"] = np.zeros((4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"unexpected: layer1.0.se.fc.weight\.$"):
         pretrained.merge(state, template, source="x")
 
 
