@@ -9,13 +9,13 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import metrics
 from gradmix_jax.config import phase
 
-KNOWN = ("zero", "one", "a<b>&$x$", "c_d|e", "four", "five")
+KNOWN = ("zero", "T-shirt/top", "a<b>&$x$", "c_d|e", "four", "five")
 UNKNOWN = ("six", "seven%", "eight", "nine")
 FEATURES = ("projection", "features", "stage3", "stage4")
 SCORES = ("topk_cosine", "mahalanobis", "knn")
 LOGIT_SCORES = ("msp", "energy")
 CORRUPTIONS = ("fog", "gaussian_noise")
-OOD = {"near": ("letters", "a_b"), "far": ("noise<i>",)}
+OOD = {"near": ("letters", "a_b"), "far": ("noise<i>/$x|",)}
 ENVIRONMENT = {
     "commit": "abcdef0123456789",
     "uncommitted_changes": False,
@@ -45,7 +45,9 @@ def open_set(known, unknown, correct):
     }
 
 
-def write_run(folder, recipe="input", *, trial=0, seed=0, step=40, gap=2.0, size=10, results=None, **overrides):
+def write_run(
+    folder, recipe="input", *, trial=0, seed=0, step=40, gap=2.0, size=10, label="", results=None, **overrides
+):
     """Write a workdir.
 
     Args:
@@ -55,6 +57,7 @@ def write_run(folder, recipe="input", *, trial=0, seed=0, step=40, gap=2.0, size
       step: of the checkpoint.
       gap: between the scores of known and unknown images, in standard deviations.
       size: test images of each class.
+      label: config.name, what tables call the run.
       results: entries of results.json to use in place of the made-up ones.
       overrides: of the config.
 
@@ -62,7 +65,7 @@ def write_run(folder, recipe="input", *, trial=0, seed=0, step=40, gap=2.0, size
       The folder, as a string.
     """
     config = small_config(recipe, phases=(phase("ssl", epochs=1, ssl=1.0),), **{"dataset.trial": trial, **overrides})
-    config.seed = seed
+    config.seed, config.name = seed, label
     folder.mkdir(parents=True)
     random = np.random.default_rng([trial, seed, int(100 * gap)])
     labels = np.repeat(np.arange(len(KNOWN)), size)

@@ -1,4 +1,4 @@
-"""Tables and pages of results: of one run, and of many.
+"""Tables, curves and an HTML page from the results of one or many runs.
 
 python -m gradmix_jax.report runs/digits/*/trial* --out=report
 """
@@ -8,7 +8,7 @@ from gradmix_jax.report.text import ROWS, summary, table, write_summary
 
 def write(workdirs: list[str], out_dir: str) -> list[str]:
     """Write `report.html`, `results.md` and `results.tex` of finished runs into `out_dir`; see `files.write`."""
-    # Training prints a table too, and should not wait for matplotlib.
+    # Imported here so that training, which prints a table, does not wait for matplotlib.
     from gradmix_jax.report import files
 
     return files.write(workdirs, out_dir)

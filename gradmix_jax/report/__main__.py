@@ -1,4 +1,7 @@
-"""python -m gradmix_jax.report WORKDIR... --out=DIR"""
+"""Print a table of finished runs; with --out, also write an HTML page, Markdown and LaTeX.
+
+python -m gradmix_jax.report runs/digits/*/trial* --out=runs/digits/report
+"""
 
 from absl import flags
 
@@ -7,8 +10,8 @@ from gradmix_jax import cli, report
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
-    # Written first: where that fails, the sentence about it is all that is printed.
+        raise ValueError("report got no directories; give the workdirs of evaluated runs.")
+    # Before printing, so that an error is all that is printed.
     written = report.write(argv[1:], flags.FLAGS.out) if flags.FLAGS.out else []
     print(report.summary(argv[1:]))
     if written:
@@ -16,5 +19,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "Directory for report.html, results.md and results.tex, besides printing.")
+    flags.DEFINE_string("out", None, "Directory to write report.html, results.md and results.tex to.")
     cli.run(main)

@@ -1,4 +1,7 @@
-"""Numbers of many runs: mean, sample standard deviation, interval, and which methods are as good as the best."""
+"""Numbers of many runs: mean, standard deviation, interval, and which methods are as good as the best.
+
+The unit is the class split: seeds of a split share its classes and images, so their mean is one number of the split.
+"""
 
 import dataclasses
 import math
@@ -10,8 +13,13 @@ from gradmix_jax.report.runs import Method
 CONFIDENCE = 0.95
 LEVEL = 0.05
 SIGN_FLIP = "exact sign-flip permutation"
-# The sign-flip test goes through all 2^n signs; past this many pairs the paired t-test takes its place.
-MOST_PAIRS = 20
+# The smallest p of the sign-flip test over n splits is 2 / 2^n: with fewer than 6 it cannot fall below LEVEL.
+FEWEST_SPLITS = 6
+# The sign-flip test goes through all 2^n signs; past this many splits the paired t-test takes its place.
+MOST_SPLITS = 20
+
+# {(trial, seed): number}
+Series = dict[tuple[int, int], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,44 +27,56 @@ class Value:
     """One number of one method.
 
     Attributes:
-      mean: over n runs.
-      std: sample standard deviation; None for one run.
-      n: number of runs.
-      interval: of the mean, (low, high); None where there is none.
+      mean: over the splits, of each split's mean over its seeds.
+      std: sample standard deviation of the splits' means; of the seeds where there is one split; None for one run.
+      splits, runs: how many of each.
+      interval: confidence interval of the mean, (low, high); None where there is none.
       best: whether its mean is the best of those that it is compared with.
-      tied: whether it is not significantly different from the best.
+      tied: whether it was tested and is not significantly worse than the best.
     """
 
     mean: float
     std: float | None
-    n: int
+    splits: int
+    runs: int
     interval: tuple[float, float] | None = None
     best: bool = False
     tied: bool = False
 
 
-def series(method: Method, pick) -> dict[tuple[int, int], float]:
-    """{(trial, seed): number} of the runs for which `pick(results)` is a finite number."""
+def series(method: Method, pick) -> Series:
+    """The runs for which `pick(results)` is a finite number."""
     values = {run.key: pick(run.results) for run in method.runs}
-    return {key: value for key, value in values.items() if value is not None and math.isfinite(value)}
+    is_number = lambda value: isinstance(value, (int, float)) and math.isfinite(value)
+    return {key: value for key, value in values.items() if is_number(value)}
 
 
-def value(numbers: dict[tuple[int, int], float], bootstrap: tuple[float, float] | None = None) -> Value | None:
+def by_split(numbers: Series) -> dict[int, float]:
+    """{trial: mean over its seeds}."""
+    seeds: dict[int, list[float]] = {}
+    for (trial, _), number in numbers.items():
+        seeds.setdefault(trial, []).append(number)
+    return {trial: statistics.fmean(values) for trial, values in seeds.items()}
+
+
+def value(numbers: Series, bootstrap: tuple[float, float] | None = None) -> Value | None:
     """Mean, deviation and interval of a series; None for an empty one.
 
     Args:
-      numbers: of each (trial, seed).
+      numbers: of each run.
       bootstrap: the interval to use for a single run.
     """
-    n = len(numbers)
-    if n == 0:
+    means = list(by_split(numbers).values())
+    splits, runs = len(means), len(numbers)
+    if runs == 0:
         return None
-    mean = statistics.fmean(numbers.values())
-    if n == 1:
-        return Value(mean, None, 1, tuple(bootstrap) if bootstrap else None)
-    std = statistics.stdev(numbers.values())
-    half = t_quantile(n - 1) * std / math.sqrt(n)
-    return Value(mean, std, n, (mean - half, mean + half))
+    if runs == 1:
+        return Value(means[0], None, 1, 1, tuple(bootstrap) if bootstrap else None)
+    if splits == 1:
+        return Value(means[0], statistics.stdev(numbers.values()), 1, runs)
+    mean, std = statistics.fmean(means), statistics.stdev(means)
+    half = t_quantile(splits - 1) * std / math.sqrt(splits)
+    return Value(mean, std, splits, runs, (mean - half, mean + half))
 
 
 def t_quantile(degrees: int) -> float:
@@ -68,75 +88,92 @@ def t_quantile(degrees: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Which of several series is best, which are tied with it, which could not be tested, and the tests (name, n).
+    """How several series compare.
 
-    `same_runs`: whether all series are of the same trials and seeds.
+    Attributes:
+      best: which have the best mean.
+      tied: which were tested and are not significantly worse.
+      splits: how many splits each has in common with the best; None for the best itself and for empty ones.
+      tests: names of the tests that were made.
+      same_runs: whether all series are of the same trials and seeds.
     """
 
     best: list[bool]
     tied: list[bool]
-    untested: list[bool]
-    tests: set[tuple[str, int]]
+    splits: list[int | None]
+    tests: set[str]
     same_runs: bool
 
 
-def rank(all_numbers: list[dict[tuple[int, int], float]], *, higher_is_better: bool) -> Ranking:
-    """Compare series, each {(trial, seed): number}, with the one whose mean is best.
+def rank(all_numbers: list[Series], *, higher_is_better: bool) -> Ranking:
+    """Compare series with the one whose mean is best.
 
-    A series is tied where the two-sided paired test over the trials and seeds that both have leaves p above LEVEL, or
-    where it is the better one there: the best mean may owe its place to trials that the other lacks. With fewer than
-    two in common there is no test and no tie. Fewer than two series are not compared.
+    The two-sided test is paired over splits: the runs that both series have, averaged over the seeds of each split.
+    A series is tied where p is above LEVEL, or where it is the better one on the splits that both have: the best mean
+    may owe its place to splits that the other lacks. With fewer than FEWEST_SPLITS in common there is no test, and
+    no tie. Fewer than two series are not compared.
     """
     count = len(all_numbers)
-    means = [statistics.fmean(numbers.values()) if numbers else None for numbers in all_numbers]
+    means = [statistics.fmean(by_split(numbers).values()) if numbers else None for numbers in all_numbers]
     present = [mean for mean in means if mean is not None]
     same_runs = len({frozenset(numbers) for numbers in all_numbers if numbers}) <= 1
+    tied, splits, tests = [False] * count, [None] * count, set()
     if len(present) < 2:
-        return Ranking([False] * count, [False] * count, [False] * count, set(), same_runs)
+        return Ranking([False] * count, tied, splits, tests, same_runs)
     top = max(present) if higher_is_better else min(present)
     best = [mean == top for mean in means]
     reference = all_numbers[best.index(True)]
-    tied, untested, tests = [False] * count, [False] * count, set()
     for index, numbers in enumerate(all_numbers):
-        common = sorted(numbers.keys() & reference.keys())
         if best[index] or not numbers:
             continue
-        if len(common) < 2:
-            untested[index] = True
+        common = numbers.keys() & reference.keys()
+        own, others = (by_split({key: each[key] for key in sorted(common)}) for each in (numbers, reference))
+        splits[index] = len(own)
+        if len(own) < FEWEST_SPLITS:
             continue
-        test = SIGN_FLIP if len(common) <= MOST_PAIRS else "paired t"
-        own, others = [numbers[key] for key in common], [reference[key] for key in common]
-        outcome = significance.paired(own, others, test=test)
-        tests.add((outcome.test, outcome.n))
-        better = (sum(own) > sum(others)) == higher_is_better
+        test = SIGN_FLIP if len(own) <= MOST_SPLITS else "paired t"
+        outcome = significance.paired([*own.values()], [*others.values()], test=test)
+        tests.add(outcome.test)
+        better = (sum(own.values()) > sum(others.values())) == higher_is_better
         tied[index] = outcome.p_value > LEVEL or better
-    return Ranking(best, tied, untested, tests, same_runs)
+    return Ranking(best, tied, splits, tests, same_runs)
 
 
 def notes(rankings: list[Ranking]) -> list[str]:
     """What the marks of a table mean, in sentences."""
-    tests = set().union(*(ranking.tests for ranking in rankings))
     if not any(any(ranking.best) for ranking in rankings):
         return []
-    if not tests:
-        return ["Bold: the best mean; not tested, for want of two trials or seeds in common."]
-    names = sorted({name for name, _ in tests})
-    sizes = sorted({n for _, n in tests})
-    lines = [
-        f"Bold: the best mean. Dagger: not significantly worse than the best (p > {LEVEL:g}, two-sided "
-        f"{' or '.join(names)} test, paired over the trials and seeds that both have, "
-        f"n = {', '.join(map(str, sizes))}; seeds of one trial count as independent; not corrected for the number of "
-        "comparisons)."
-    ]
-    smallest = {n: 2 / 2**n for name, n in tests if name == SIGN_FLIP}
+    tests = sorted(set().union(*(ranking.tests for ranking in rankings)))
+    compared = {n for ranking in rankings for n in ranking.splits if n is not None}
+    tested = sorted(n for n in compared if n >= FEWEST_SPLITS)
+    lines = ["Bold: the best mean."]
+    if tests:
+        lines = [
+            f"Bold: the best mean. Dagger: not significantly worse than the best (p > {LEVEL:g}, two-sided "
+            f"{' or '.join(tests)} test, paired over the splits that both have, seeds averaged first, "
+            f"n = {', '.join(map(str, tested))} splits; not corrected for the number of comparisons)."
+        ]
     lines += [
-        f"With n = {n} the smallest possible p of the sign-flip test is {p:.4g}"
-        + (", so that it cannot tell any two rows apart." if p > LEVEL else ".")
-        for n, p in sorted(smallest.items())
-        if n <= 6
+        f"With {n} splits the smallest possible p of the sign-flip test is {2 / 2**n:.4g}."
+        for n in tested
+        if n == FEWEST_SPLITS
     ]
+    few = sorted(n for n in compared if n < FEWEST_SPLITS)
+    if few:
+        lines.append(_too_few(few, some_tested=bool(tests)))
     if not all(ranking.same_runs for ranking in rankings):
-        lines.append("Not all rows have the same trials and seeds: means compare only where n and they are the same.")
-    if any(any(ranking.untested) for ranking in rankings):
-        lines.append("Not tested, and so without a dagger: rows with fewer than two runs in common with the best.")
+        lines.append("Not all rows have the same trials and seeds: compare means only where splits and runs agree.")
     return lines
+
+
+def _too_few(few: list[int], *, some_tested: bool) -> str:
+    """Why rows with so many splits in common with the best have no dagger."""
+    most = few[-1]
+    if some_tested:
+        return f"Rows with fewer than {FEWEST_SPLITS} splits in common with the best are not tested and have no dagger."
+    if most < 2:
+        return f"{'One split' if most else 'No common split'}: nothing is tested; seeds of a split are not independent."
+    return (
+        f"{most} splits cannot show significance at {LEVEL * 100:g} % (the smallest possible p of the exact sign-flip "
+        f"test is {2 / 2**most:.4g}; seeds of a split are not independent): no row is marked."
+    )

@@ -1,4 +1,4 @@
-"""Which tables there are: what each shows of results.json, and how it is named."""
+"""The tables of a report: which entries of results.json each shows, and its title and notes."""
 
 import statistics
 from typing import Any
@@ -47,11 +47,11 @@ def all_tables(methods: list[Method]) -> list[Table]:
 
 def overall(methods: list[Method]) -> Table | None:
     """method x headline metrics, with intervals."""
-    pick = lambda results: results | _probe_accuracies(results.get("closed_set", {}))
+    pick = lambda results: results | _probe_accuracies(results["closed_set"])
     rows = [Row((method.label,), method, pick) for method in methods]
-    scores = dict.fromkeys(run.results["score"] for method in methods for run in method.runs)
-    rules = dict.fromkeys(r.results["threshold_rule"] for m in methods for r in m.runs if r.results["threshold_rule"])
-    notes = [f"Score: {'; '.join(scores)}.", *(f"Threshold of macro-F1: {rule}." for rule in rules)]
+    distinct = lambda key: dict.fromkeys(run.results[key] for m in methods for run in m.runs if run.results[key])
+    notes = [f"Score: {'; '.join(distinct('score'))}."] if distinct("score") else []
+    notes += [f"Threshold of macro-F1: {rule}." for rule in distinct("threshold_rule")]
     return build("overall", "Open set recognition", ("method",), OVERALL, rows, intervals=True, notes=tuple(notes))
 
 
@@ -92,7 +92,7 @@ def by_score(methods: list[Method]) -> Table | None:
 
 
 def out_of_distribution(methods: list[Method]) -> Table | None:
-    """(distance, data set, method) x detection metrics of the headline score."""
+    """(distance, dataset, method) x detection metrics of the headline score."""
     rows = []
     for distance in ("near", "far"):
         names = _union(run.results["ood"][distance] for method in methods for run in method.runs)
@@ -102,17 +102,20 @@ def out_of_distribution(methods: list[Method]) -> Table | None:
                 pick = lambda results, distance=distance, chosen=chosen: _detection(results, distance, chosen)
                 rows.append(Row((distance, label, method.label), method, pick, f"{distance} {label}"))
     title = "Out-of-distribution detection"
-    notes = ("The known test images against images of other data sets, by the headline score.",)
-    return build("ood", title, ("distance", "data set", "method"), [AUROC, *DETECTION], rows, notes=notes)
+    notes = ("The known test images against images of other datasets, by the headline score.",)
+    return build("ood", title, ("distance", "dataset", "method"), [AUROC, *DETECTION], rows, notes=notes)
 
 
 def _detection(results: dict[str, Any], distance: str, names: tuple[str, ...]) -> dict[str, float]:
-    """Mean over data sets of the metrics of the headline score; {} unless all of them are there."""
+    """Mean over datasets of the metrics of the headline score; {} unless all of them are there."""
     present = results["ood"][distance]
     if any(name not in present for name in names):
         return {}
     each = [present[name]["by_score"].get(results["feature"], {}).get(results["score_name"], {}) for name in names]
-    return {key: statistics.fmean(values[key] for values in each) for key in each[0]} if all(each) else {}
+    if not all(each):
+        return {}
+    shared = [key for key in each[0] if all(isinstance(values.get(key), (int, float)) for values in each)]
+    return {key: statistics.fmean(values[key] for values in each) for key in shared}
 
 
 def bare(metric: Metric) -> str:
@@ -130,7 +133,7 @@ def corruptions(methods: list[Method]) -> Table | None:
     columns.append(CORRUPTION_ERROR)
 
     def pick(results):
-        found = results.get("corruptions") or {}
+        found = results["corruptions"]
         parts = {f"{part} {key}": v for part in ("clean", "mean") for key, v in found.get(part, {}).items()}
         return parts | {"mce": found.get("mce")}
 
@@ -144,15 +147,15 @@ def corruptions(methods: list[Method]) -> Table | None:
 
 def each_corruption(methods: list[Method]) -> Table | None:
     """(corruption, method) x means over the severities."""
-    found = [run.results.get("corruptions") or {"results": {}} for method in methods for run in method.runs]
+    found = [run.results["corruptions"].get("results", {}) for method in methods for run in method.runs]
 
     def pick(results, name):
-        severities = ((results.get("corruptions") or {}).get("results", {}).get(name, {})).values()
+        severities = results["corruptions"].get("results", {}).get(name, {}).values()
         return {m.key: statistics.fmean(s[m.key] for s in severities) for m in (ACCURACY, AUROC, OSCR) if severities}
 
     rows = [
         Row((name, method.label), method, lambda results, n=name: pick(results, n), name)
-        for name in _union(each["results"] for each in found)
+        for name in _union(found)
         for method in methods
     ]
     title = "Each corruption, mean over its severities"
@@ -160,8 +163,8 @@ def each_corruption(methods: list[Method]) -> Table | None:
 
 
 def _corruption_notes(methods: list[Method]) -> list[str]:
-    found = [run.results["corruptions"] for m in methods for run in m.runs if run.results.get("corruptions")]
-    unique = lambda key: "; ".join(dict.fromkeys(str(each[key]) for each in found))
+    found = [run.results["corruptions"] for m in methods for run in m.runs if run.results["corruptions"]]
+    unique = lambda key: "; ".join(dict.fromkeys(str(each.get(key, "unknown")) for each in found))
     if not found:
         return []
     return [f"Reference of mCE: {unique('mce_reference')}.", f"Source: {unique('source')}; {unique('n')} images each."]
@@ -178,7 +181,7 @@ def closed_set(methods: list[Method]) -> Table | None:
     ]
 
     def pick(results):
-        parts = {name: part or {} for name, part in results.get("closed_set", {}).items()}
+        parts = {name: part or {} for name, part in results["closed_set"].items()}
         return {f"{name} {key}": number for name, part in parts.items() for key, number in part.items()}
 
     rows = [Row((method.label,), method, pick) for method in methods]
@@ -186,12 +189,12 @@ def closed_set(methods: list[Method]) -> Table | None:
 
 
 def probes(methods: list[Method]) -> Table | None:
-    """(data set, method) x accuracy of a linear probe and of kNN on other data sets."""
+    """(dataset, method) x accuracy of a linear probe and of kNN on other datasets."""
 
     def pick(results, name):
-        return _probe_accuracies(results.get("probes", {}).get(name, {}))
+        return _probe_accuracies(results["probes"].get(name, {}))
 
-    everything = [run.results.get("probes", {}) for method in methods for run in method.runs]
+    everything = [run.results["probes"] for method in methods for run in method.runs]
     rows = [
         Row((name, method.label), method, lambda results, n=name: pick(results, n), name)
         for name in _union(everything)
@@ -201,9 +204,10 @@ def probes(methods: list[Method]) -> Table | None:
     notes = tuple(
         f"{name}: {each['classes']} classes, {each['n_train']} training and {each['n_test']} test images."
         for name, each in sizes.items()
+        if {"classes", "n_train", "n_test"} <= each.keys()
     )
-    title = "Other data sets: probes of the frozen features"
-    return build("probes", title, ("data set", "method"), [LINEAR_PROBE, NEIGHBOURS], rows, notes=notes)
+    title = "Other datasets: probes of the frozen features"
+    return build("probes", title, ("dataset", "method"), [LINEAR_PROBE, NEIGHBOURS], rows, notes=notes)
 
 
 def diversity(methods: list[Method]) -> Table | None:
@@ -211,15 +215,16 @@ def diversity(methods: list[Method]) -> Table | None:
     columns = [Metric("rank", "effective rank"), Metric("dimension", "intrinsic dimension")]
 
     def pick(results, feature):
-        found = results.get("diversity", {}).get(feature)
+        found = results["diversity"].get(feature)
         if not found:
             return {}
-        dimensions = [d for d in found["intrinsic_dimension"].values() if d is not None and d == d]
-        return {"rank": found["effective_rank"], "dimension": statistics.fmean(dimensions) if dimensions else None}
+        dimensions = [d for d in found.get("intrinsic_dimension", {}).values() if d is not None and d == d]
+        mean = statistics.fmean(dimensions) if dimensions else None
+        return {"rank": found.get("effective_rank"), "dimension": mean}
 
     rows = [
         Row((feature, method.label), method, lambda results, f=feature: pick(results, f))
-        for feature in _union(run.results.get("diversity", {}) for method in methods for run in method.runs)
+        for feature in _union(run.results["diversity"] for method in methods for run in method.runs)
         for method in methods
     ]
     notes = (

@@ -1,23 +1,29 @@
-"""Curves of one method's runs: ROC, OSCR, scores, loss, severities."""
+"""Plots of one method's runs and of all methods: ROC and OSCR curves, score histograms, loss, corruption severities."""
 
 import math
 
 import numpy as np
 
 from gradmix_jax import metrics
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report.drawing import BLUE, INK, ORANGE, color_and_line, framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
-from gradmix_jax.report.labels import plain
+from gradmix_jax.report.labels import plain, short
 from gradmix_jax.report.runs import Method, Run
-from gradmix_jax.training import metrics_writer
 
 RATES_F = np.linspace(0, 1, 201)
 MOST_SCORES = 8
+# Lines of one plot that can still be told apart, and points of a training curve.
+MOST_METHODS = 24
+MOST_POINTS = 1000
 ORIENTATION = "Higher score = known."
 
 
-def _rates(scores, with_class: bool):
-    """Correct or accepted share of known images at each of RATES_F, of one run's scores.npz."""
+def _rates(run: Run, with_class: bool):
+    """Correct or accepted share of a run's known images at each of RATES_F; None without scores.npz."""
+    scores = run.headline
+    if scores is None:
+        return None
     known, unknown = scores["known_scores"], scores["unknown_scores"]
     if with_class:
         rates, found, _ = metrics.oscr_curve(known, unknown, scores["predicted"] == scores["labels"])
@@ -38,11 +44,10 @@ def _rate_axes(axis, with_class: bool):
 
 def runs_curve(method: Method, *, with_class: bool) -> str:
     """ROC curves (OSCR curves `with_class`) of every run, thin, and their mean."""
-    loaded = [run.arrays("scores.npz") for run in method.runs]
-    curves = [_rates(scores, with_class) for scores in loaded if scores is not None]
+    curves = _all_rates(method, with_class)
     name = "OSCR" if with_class else "ROC"
     if not curves:
-        return missing(method.example, "scores.npz", f"the {name} curves")
+        return missing(method.example, workdir_lib.SCORES, f"the {name} curves")
     drawn, axis = subplots()
     for curve in curves if len(curves) > 1 else ():
         axis.plot(RATES_F, curve, color=BLUE, linewidth=0.7, alpha=0.45)
@@ -55,29 +60,43 @@ def runs_curve(method: Method, *, with_class: bool) -> str:
     return framed(svg(drawn, f"{name} curve of {method.label}"), caption)
 
 
+def _all_rates(method: Method, with_class: bool) -> list[np.ndarray]:
+    return [rates for rates in (_rates(run, with_class) for run in method.runs) if rates is not None]
+
+
 def methods_curve(methods: list[Method], *, with_class: bool) -> str:
     """The mean curve of every method on the same axes; "" for a single method."""
-    loaded = {m.label: [s for s in (run.arrays("scores.npz") for run in m.runs) if s is not None] for m in methods}
-    loaded = {label: runs for label, runs in loaded.items() if runs}
-    if len(loaded) < 2:
+    rates = {method.label: _all_rates(method, with_class) for method in methods}
+    rates = {label: curves for label, curves in rates.items() if curves}
+    if len(rates) < 2:
         return ""
     drawn, axis = subplots()
-    for index, (label, runs) in enumerate(loaded.items()):
-        mean = np.mean([_rates(scores, with_class) for scores in runs], axis=0)
-        axis.plot(RATES_F, mean, label=plain(f"{label} (n = {len(runs)})"), linewidth=1.5, **color_and_line(index))
+    for index, (label, curves) in enumerate(list(rates.items())[:MOST_METHODS]):
+        mean, label = np.mean(curves, axis=0), plain(f"{short(label, 40)} ({len(curves)} run{'s' * (len(curves) > 1)})")
+        axis.plot(RATES_F, mean, label=label, linewidth=1.5, **color_and_line(index))
     _rate_axes(axis, with_class)
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower right", fontsize=8 if len(rates) <= 6 else 6)
     name = "OSCR" if with_class else "ROC"
-    caption = f"{name} curves of all methods: mean over each method's runs at equal FPR. {ORIENTATION}"
+    which = f"the first {MOST_METHODS} of {len(rates)} methods" if len(rates) > MOST_METHODS else "all methods"
+    caption = f"{name} curves of {which}: mean over each method's runs at equal FPR. {ORIENTATION}"
     return framed(svg(drawn, f"{name} curves of all methods"), caption)
 
 
 def scores_curve(run: Run) -> str:
     """ROC curves of the other scores of the headline feature and of the logits; "" where scores.npz has none."""
-    scores, feature = run.arrays("scores.npz") or {}, run.results["feature"]
-    names = [key.removesuffix("/known") for key in scores if key.endswith("/known")]
-    names = [name for name in names if name.split("/")[0] in (feature, "logits")]
-    aurocs = {name: metrics.auroc(scores[f"{name}/known"], scores[f"{name}/unknown"]) for name in names}
+    scores, by_score = run.scores, run.results["by_score"]
+    if scores is None:
+        return ""
+    aurocs = {
+        f"{feature}/{score}": each.get("auroc")
+        for feature in dict.fromkeys((run.results["feature"], "logits"))
+        for score, each in by_score.get(feature, {}).items()
+    }
+    names = [
+        name
+        for name, auroc in aurocs.items()
+        if auroc is not None and {f"{name}/known", f"{name}/unknown"} <= set(scores)
+    ]
     if not names:
         return ""
     chosen = sorted(names, key=lambda name: -aurocs[name])[:MOST_SCORES]
@@ -95,14 +114,14 @@ def scores_curve(run: Run) -> str:
 
 def histogram(run: Run) -> str:
     """Headline scores of known and unknown test images, and the threshold where there is one."""
-    scores = run.arrays("scores.npz")
+    scores = run.headline
     if scores is None:
-        return missing(run, "scores.npz", "the scores")
-    known, unknown = scores["known_scores"], scores["unknown_scores"]
+        return missing(run, workdir_lib.SCORES, "the scores")
+    known, unknown = (values[np.isfinite(values)] for values in (scores["known_scores"], scores["unknown_scores"]))
     bins = np.histogram_bin_edges(np.concatenate([known, unknown]), bins=40)
     drawn, axis = subplots()
     for values, color, label in ((known, BLUE, "known"), (unknown, ORANGE, "unknown")):
-        shares = np.full(len(values), 100 / len(values))
+        shares = np.full(len(values), 100 / max(len(values), 1))
         options = dict(bins=bins, weights=shares, color=color)
         axis.hist(values, histtype="stepfilled", alpha=0.35, **options)
         axis.hist(values, histtype="step", linewidth=1.2, label=f"{label} (n = {len(values)})", **options)
@@ -122,7 +141,7 @@ def losses(method: Method) -> str:
     curves = {run.key: _losses(run) for run in method.runs}
     curves = {key: curve for key, curve in curves.items() if curve}
     if not curves:
-        return missing(method.example, "loss in metrics.jsonl", "the training loss")
+        return missing(method.example, f"loss in {workdir_lib.METRICS}", "the training loss")
     drawn, axis = subplots()
     for index, curve in enumerate(curves.values()):
         steps, values = zip(*curve)
@@ -135,21 +154,28 @@ def losses(method: Method) -> str:
     axis.grid(True)
     trial, seed = next(iter(curves))
     others = f"thick: trial {trial}, seed {seed}; thin: the others, n = {len(curves)}" if len(curves) > 1 else "one run"
-    return framed(svg(drawn, "training loss"), f"Training loss ({others}), the sum of all objectives. Lower is better.")
+    longest = max(len(run.log) for run in method.runs)
+    averaged = f" Averaged to {MOST_POINTS} points." if longest > MOST_POINTS else ""
+    caption = f"Training loss ({others}), the sum of all objectives. Lower is better.{averaged}"
+    return framed(svg(drawn, "training loss"), caption)
 
 
 def _losses(run: Run) -> list[tuple[int, float]]:
-    lines = metrics_writer.read(run.workdir)
     # A loss that was not finite stands there as null: a gap in the curve.
-    return [(line["step"], math.nan if line["loss"] is None else line["loss"]) for line in lines if "loss" in line]
+    lines = [line for line in run.log if "loss" in line]
+    points = np.array([(line["step"], math.nan if line["loss"] is None else line["loss"]) for line in lines])
+    if len(points) <= MOST_POINTS:
+        return [tuple(point) for point in points]
+    return [tuple(block.mean(axis=0)) for block in np.array_split(points, MOST_POINTS)]
 
 
 def severities(methods: list[Method]) -> str:
     """Mean accuracy and AUROC over corruptions by severity, for every method; "" where there are none."""
     found = {
-        m.label: [r.results["corruptions"]["results"] for r in m.runs if r.results["corruptions"]] for m in methods
+        m.label: [r.results["corruptions"]["results"] for r in m.runs if r.results["corruptions"].get("results")]
+        for m in methods
     }
-    found = {label: runs for label, runs in found.items() if runs}
+    found = {label: runs for label, runs in list(found.items())[:MOST_METHODS] if runs}
     if not found:
         return ""
     panels = [_severity_panel(found, key, label) for key, label in (("accuracy", "accuracy"), ("auroc", "AUROC"))]
@@ -164,13 +190,13 @@ def _severity_panel(found, key: str, label: str) -> str:
         means = [
             np.mean([each[level][key] for run in runs for each in run.values() if level in each]) for level in levels
         ]
-        options = dict(label=plain(method), marker="o", markersize=3, linewidth=1.4)
+        options = dict(label=short(method, 40), marker="o", markersize=3, linewidth=1.4)
         axis.plot([int(level) for level in levels], means, **options, **color_and_line(index))
     axis.set_xlabel("severity")
     axis.set_ylabel(f"{label}, mean over corruptions")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(True)
-    axis.legend()
+    axis.legend(fontsize=8 if len(found) <= 6 else 6)
     return svg(drawn, f"{label} by severity")
 
 

@@ -1,7 +1,7 @@
-"""From matplotlib figures and image arrays to pieces of a page that need no other file.
+"""Matplotlib figures and image arrays as inline HTML.
 
-Vector figures take the colours of the page, light or dark: their text and lines are drawn in placeholder colours,
-which become CSS variables.
+Vector figures follow the page's theme, light or dark: text and lines are drawn in placeholder colors, which become CSS
+variables.
 """
 
 import base64
@@ -16,10 +16,10 @@ from PIL import Image
 
 from gradmix_jax.report.formats import escape_html
 
-# Placeholders, which the page's style sheet turns into the colours of its theme.
+# Placeholders that the page's style sheet turns into the colors of its theme.
 INK, RULE, BLUE, ORANGE = "#010203", "#d1d2d3", "#0072b2", "#d55e00"
 _VARIABLES = {INK: "var(--ink)", RULE: "var(--rule)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
-# Okabe and Ito 2008, without black and yellow: told apart by colour-blind readers, on light and on dark paper.
+# Okabe and Ito 2008, without black and yellow: safe for color-blind readers, on a light and on a dark page.
 PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINES = ("-", "--", ":", "-.")
 STYLE = {
@@ -41,6 +41,7 @@ STYLE = {
     "legend.labelcolor": INK,
 }
 SIZE = (4.4, 3.4)
+THUMBNAIL = 96
 _numbers = itertools.count()
 
 
@@ -50,12 +51,12 @@ def style():
 
 
 def color_and_line(index: int) -> dict[str, str]:
-    """Arguments of `Axes.plot` for line `index`: another dash where the colours start again."""
+    """Arguments of `Axes.plot` for line `index`: another dash pattern where the colors repeat."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
 
 
 def subplots(size: tuple[float, float] = SIZE, **options):
-    """(Figure, axes) in inches; draws nowhere but into a file."""
+    """(Figure, axes) of a size in inches, without a window."""
     made = Figure(figsize=size, layout="constrained")
     return made, made.subplots(**options)
 
@@ -65,7 +66,7 @@ def svg(drawn: Figure, description: str) -> str:
 
     Args:
       drawn: what to draw.
-      description: in words, for who cannot see it.
+      description: its text alternative.
     """
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -75,7 +76,7 @@ def svg(drawn: Figure, description: str) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    # Names have to be unique on the page, and most are not needed.
+    # Ids must be unique on the page, and most are not used.
     prefix = f"f{next(_numbers)}-"
     rename = lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else ""
     text = re.sub(r' id="([^"]*)"', rename, text)
@@ -85,12 +86,20 @@ def svg(drawn: Figure, description: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape_html(description)}"', 1).strip()
 
 
-def png(image_HxWxC: np.ndarray) -> str:
-    """A data URI of a uint8 image, grey (C = 1) or colour (C = 3), without loss."""
+def thumbnail(image_HxWxC: np.ndarray) -> str:
+    """A data URI of a uint8 image, gray (C = 1) or color (C = 3).
+
+    Up to THUMBNAIL pixels without loss; larger ones are scaled down to that and stored as JPEG: a page holds hundreds.
+    """
     image = Image.fromarray(image_HxWxC[..., 0] if image_HxWxC.shape[-1] == 1 else image_HxWxC)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    buffer, small = io.BytesIO(), max(image.size) <= THUMBNAIL
+    if small:
+        image.save(buffer, format="PNG", optimize=True)
+    else:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.save(buffer, format="JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def framed(content: str, caption: str, *, wide: bool = False) -> str:

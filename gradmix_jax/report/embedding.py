@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report.curves import missing
 from gradmix_jax.report.drawing import PALETTE, framed, subplots, svg
 from gradmix_jax.report.labels import short
-from gradmix_jax.report.runs import Run
+from gradmix_jax.report.runs import Arrays, Run
 
+PARTS = ("test_known", "test_unknown")
 MOST_POINTS = 2000
 PCA_SIZE = 50
 SEED = 0
@@ -17,20 +19,16 @@ MARKERS = ("o", "^", "s", "D")
 
 
 def embedding(run: Run) -> str:
-    """Two panels; known classes by colour and marker, unknown images as crosses."""
-    arrays, feature = run.arrays("features.npz"), run.results["feature"]
-    if arrays is None or f"test_known/{feature}" not in arrays:
-        return missing(run, f"{feature} in features.npz", "PCA and t-SNE")
-    parts = [arrays[f"{part}/{feature}"] for part in ("test_known", "test_unknown")]
-    labels = np.concatenate([arrays["test_known/labels"], np.full(len(parts[1]), -1)])
-    features = np.concatenate(parts).astype(np.float64)
-    total = len(features)
-    chosen = np.random.default_rng(SEED).permutation(total)[:MOST_POINTS]
-    features, labels = features[chosen], labels[chosen]
+    """Two panels: known classes by color and marker (one color for many classes), unknown images as crosses."""
+    arrays, feature = run.features, run.results["feature"]
+    if arrays is None or not {f"{part}/{feature}" for part in PARTS} <= set(arrays):
+        return missing(run, f"{feature} in {workdir_lib.FEATURES}", "PCA and t-SNE")
+    features, labels, total = _sample(arrays, feature)
     if len(features) < 4 or np.ptp(features, axis=0).max() == 0:
         return "<p>PCA and t-SNE need four test images or more, with features that differ.</p>"
     reduced, variance = _pca(features)
     names = [short(name, LONGEST_NAME) for name in run.results["known_classes"]]
+    names = names if len(names) <= len(PALETTE) * len(MARKERS) else []
     percent = [f"{share:.0%} of the variance" for share in variance[:2]]
     labeled = (f"first component ({percent[0]})", f"second component ({percent[1]})")
     panels = [
@@ -43,6 +41,16 @@ def embedding(run: Run) -> str:
         f"t-SNE starts from {reduced.shape[1]} principal components; distances between its groups mean little."
     )
     return framed(f'<div class="plots">{"".join(panels)}</div>', caption, wide=True)
+
+
+def _sample(arrays: Arrays, feature: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """(features float64 [n, F], labels [n], -1 for unknown; number of all test images): MOST_POINTS of them at most."""
+    known, unknown = (arrays.length(f"{part}/{feature}") for part in PARTS)
+    chosen = np.sort(np.random.default_rng(SEED).permutation(known + unknown)[:MOST_POINTS])
+    sides = chosen[chosen < known], chosen[chosen >= known] - known
+    features = [arrays.rows(f"{part}/{feature}", places) for part, places in zip(PARTS, sides)]
+    labels = np.concatenate([arrays["test_known/labels"][sides[0]], np.full(len(sides[1]), -1)])
+    return np.concatenate(features).astype(np.float64), labels, known + unknown
 
 
 def _pca(features_NxD):
@@ -66,7 +74,7 @@ def _tsne(reduced_NxP):
 
 def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:
     # A line of the legend has room for some 60 letters.
-    columns = max(1, min(5, 60 // (5 + max(map(len, names)))))
+    columns = max(1, min(5, 60 // (5 + max(map(len, [*names, "unknown"])))))
     drawn, axis = subplots((4.4, 3.6 + 0.17 * math.ceil((len(names) + 1) / columns)))
     _scatter(axis, points_Nx2, labels_N, names)
     axis.set_title(title)
@@ -78,11 +86,10 @@ def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:
 
 
 def _scatter(axis, points_Nx2, labels_N, names):
-    """Rasterized: thousands of vector markers would make a heavy page."""
+    """Points of each class, or of all known ones without names; rasterized, to keep the page small."""
     options = dict(s=7, linewidths=0, alpha=0.8, rasterized=True)
-    by_class = len(names) <= len(PALETTE) * len(MARKERS)
-    for label, name in enumerate(names if by_class else ["known"]):
-        mine = labels_N == label if by_class else labels_N >= 0
+    for label, name in enumerate(names or ["known"]):
+        mine = labels_N == label if names else labels_N >= 0
         color, marker = PALETTE[label % len(PALETTE)], MARKERS[label // len(PALETTE)]
         axis.scatter(*points_Nx2[mine].T, label=name, color=color, marker=marker, **options)
     unknown = labels_N < 0

@@ -1,4 +1,4 @@
-"""Writing a whole report."""
+"""Write a report: the page, Markdown and LaTeX."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
       ValueError: `out_dir` is a file, or as `runs.load`.
     """
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
-        raise ValueError(f"out is {out_dir!r}, a file; allowed: a directory.")
+        raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
     methods = load(workdirs)
     tables = contents.all_tables(methods)
     texts = {

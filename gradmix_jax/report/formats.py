@@ -8,6 +8,8 @@ from gradmix_jax.report.tables import Metric, Table
 
 MISSING = "–"
 DAGGER = "†"
+# The last columns of every table.
+COUNTS = ("splits", "runs")
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -40,10 +42,10 @@ def arrow(metric: Metric) -> str:
     return {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
 
 
-def number(value: Value, of_row: int) -> str:
-    """ "mean ± std", and n where it is not that of the row."""
+def number(value: Value, of_row: tuple[int, int]) -> str:
+    """ "mean ± std", and the number of runs where it is not that of the row."""
     text = f"{value.mean:.4f}" if value.std is None else f"{value.mean:.4f} ± {value.std:.4f}"
-    return text if value.n == of_row else f"{text} (n = {value.n})"
+    return text if (value.splits, value.runs) == of_row else f"{text} ({value.runs} of {of_row[1]} runs)"
 
 
 def interval(value: Value) -> str:
@@ -52,10 +54,10 @@ def interval(value: Value) -> str:
 
 def markdown_rows(table: Table) -> list[str]:
     """The lines of the table alone."""
-    heads = [*table.heads, *(metric.label + arrow(metric) for metric in table.metrics), "n"]
+    heads = [*table.heads, *(metric.label + arrow(metric) for metric in table.metrics), *COUNTS]
     lines = [_markdown_row(map(escape_markdown, heads)), "|---" * len(heads) + "|"]
-    for labels, values, runs in zip(table.labels, table.values, table.runs):
-        cells = [*map(escape_markdown, labels), *(_markdown_cell(value, runs) for value in values), str(runs)]
+    for labels, values, counts in zip(table.labels, table.values, table.counts):
+        cells = [*map(escape_markdown, labels), *(_markdown_cell(v, counts) for v in values), *map(str, counts)]
         lines.append(_markdown_row(cells))
     return lines
 
@@ -64,10 +66,10 @@ def _markdown_row(cells) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown_cell(value: Value | None, runs: int) -> str:
+def _markdown_cell(value: Value | None, counts: tuple[int, int]) -> str:
     if value is None:
         return MISSING
-    text = f"**{number(value, runs)}**" if value.best else number(value, runs)
+    text = f"**{number(value, counts)}**" if value.best else number(value, counts)
     return " ".join(filter(None, [text + DAGGER * value.tied, interval(value)]))
 
 
@@ -79,25 +81,26 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A table environment with booktabs rules, as wide as the line at most."""
-    heads = [*table.heads, *(metric.label for metric in table.metrics), "n"]
-    arrows = [""] * len(table.heads) + [_latex_arrow(metric) for metric in table.metrics] + [""]
+    heads = [*table.heads, *(metric.label for metric in table.metrics), *COUNTS]
+    arrows = [""] * len(table.heads) + [_latex_arrow(metric) for metric in table.metrics] + [""] * len(COUNTS)
     lines = [
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{escape_latex(table.title)}}}",
         rf"\label{{tab:{table.name}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * len(table.heads)}{'c' * len(table.metrics)}r}}",
+        rf"\begin{{tabular}}{{{'l' * len(table.heads)}{'c' * len(table.metrics)}{'r' * len(COUNTS)}}}",
         r"\toprule",
         _latex_row(escape_latex(head) + mark for head, mark in zip(heads, arrows)),
         r"\midrule",
     ]
-    for labels, values, runs in zip(table.labels, table.values, table.runs):
-        lines.append(_latex_row([*map(escape_latex, labels), *(_latex_cell(v, runs) for v in values), str(runs)]))
+    for labels, values, counts in zip(table.labels, table.values, table.counts):
+        cells = [_latex_cell(value, counts) for value in values]
+        lines.append(_latex_row([*map(escape_latex, labels), *cells, *map(str, counts)]))
         if any(value and value.interval for value in values):
             brackets = [rf"{{\scriptsize {interval(value)}}}" if value and value.interval else "" for value in values]
             # Without the empty group, \\ would take a bracket at the start of the next line for its argument.
-            lines.append(_latex_row(["{}", *[""] * (len(labels) - 1), *brackets, ""]))
+            lines.append(_latex_row(["{}", *[""] * (len(labels) - 1), *brackets, *[""] * len(COUNTS)]))
     notes = rf"\par\smallskip{{\footnotesize\raggedright {' '.join(map(escape_latex, table.notes))}\par}}"
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", notes, r"\end{table}"])
 
@@ -110,10 +113,10 @@ def _latex_arrow(metric: Metric) -> str:
     return {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[metric.higher_is_better]
 
 
-def _latex_cell(value: Value | None, runs: int) -> str:
+def _latex_cell(value: Value | None, counts: tuple[int, int]) -> str:
     if value is None:
         return "--"
-    text = escape_latex(number(value, runs))
+    text = escape_latex(number(value, counts))
     return (rf"\textbf{{{text}}}" if value.best else text) + r"$^{\dagger}$" * value.tied
 
 
@@ -121,15 +124,17 @@ def html(table: Table) -> str:
     """A section with the table in a box that scrolls sideways, and the notes below."""
     heads = [f'<th scope="col" class="label">{escape_html(head)}</th>' for head in table.heads]
     heads += [f'<th scope="col">{escape_html(metric.label)}{_html_arrow(metric)}</th>' for metric in table.metrics]
+    heads += [f'<th scope="col">{head}</th>' for head in COUNTS]
     rows = []
-    for labels, values, runs in zip(table.labels, table.values, table.runs):
+    for labels, values, counts in zip(table.labels, table.values, table.counts):
         cells = [f'<th scope="row">{escape_html(label)}</th>' for label in labels]
-        cells += [_html_cell(value, runs) for value in values]
-        rows.append(f"<tr>{''.join(cells)}<td>{runs}</td></tr>")
+        cells += [_html_cell(value, counts) for value in values]
+        cells += [f"<td>{count}</td>" for count in counts]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
     return (
         f'<section id="{table.name}"><h3>{escape_html(table.title)}</h3>\n'
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{"".join(heads)}<th scope="col">n</th></tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{"".join(heads)}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
         f'<ul class="notes">{notes}</ul></section>'
     )
@@ -139,10 +144,10 @@ def _html_arrow(metric: Metric) -> str:
     return arrow(metric).replace(" ", "&nbsp;")
 
 
-def _html_cell(value: Value | None, runs: int) -> str:
+def _html_cell(value: Value | None, counts: tuple[int, int]) -> str:
     if value is None:
         return f"<td>{MISSING}</td>"
-    text = escape_html(number(value, runs))
+    text = escape_html(number(value, counts))
     text = f"<b>{text}</b>" if value.best else text
     text += f"<sup>{DAGGER}</sup>" * value.tied
     return f"<td>{text}" + (f"<br><small>{interval(value)}</small>" if value.interval else "") + "</td>"

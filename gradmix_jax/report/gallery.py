@@ -1,7 +1,8 @@
 """The most confident mistakes of one run, as thumbnails."""
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report.curves import missing
-from gradmix_jax.report.drawing import png
+from gradmix_jax.report.drawing import thumbnail
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.runs import Run
 
@@ -15,9 +16,9 @@ KINDS = {
 
 def gallery(run: Run) -> str:
     """A strip of thumbnails for each kind of mistake, with true class, predicted class and score."""
-    arrays = run.arrays("gallery.npz")
+    arrays = run.gallery
     if arrays is None:
-        return missing(run, "gallery.npz", "the most confident mistakes")
+        return missing(run, workdir_lib.GALLERY, "the most confident mistakes")
     strips = [
         _strip(title, *(arrays[f"{kind}/{part}"] for part in ("images", "truth", "predicted", "scores")))
         for kind, title in KINDS.items()
@@ -30,7 +31,7 @@ def _strip(title, images, truths, predictions, scores) -> str:
     if not len(images):
         return f"<h5>{escape_html(title)}</h5><p>None.</p>"
     cells = "".join(
-        f'<li><img src="{png(image)}" alt="test image of class {escape_html(truth)}">'
+        f'<li><img src="{thumbnail(image)}" alt="test image of class {escape_html(truth)}">'
         f"<span>{escape_html(truth)} → {escape_html(predicted)}</span><span>{score:.3f}</span></li>"
         for image, truth, predicted, score in zip(images, truths, predictions, scores)
     )

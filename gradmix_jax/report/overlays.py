@@ -1,4 +1,4 @@
-"""What the maps and masks of a run looked like as training went on, recomputed from its seed and its checkpoints."""
+"""Maps and masks over the course of training, recomputed from the seed and the checkpoints of a run."""
 
 import copy
 
@@ -17,13 +17,14 @@ from gradmix_jax.training.checkpoint import Checkpoints
 
 ROWS = 6
 MOST_STEPS = 6
+MOST_EDGES = 300
 # As high as a row is.
 LONGEST_NAME = 16
 
 
 def overlays(run: Run) -> str:
     """Images x steps: map over the image, outline of the mask; or one sentence about what is missing."""
-    # A report reads what is there: it does not start to download a data set.
+    # A report reads what is there: it does not start to download a dataset.
     config = copy.deepcopy(run.config)
     config["dataset"]["download"] = False
     # The evaluate section does not concern the steps, and its keys may be older than this code.
@@ -96,7 +97,7 @@ def _draw(explanations, names, run: Run) -> str:
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     has_map = first.mixed.maps is not None
-    legend = "Colour: the map (dark 0, bright 1, each image on its own scale); " if has_map else ""
+    legend = "Color: the map (dark 0, bright 1, each image on its own scale); " if has_map else ""
     kept = "what the mix replaces" if run.config["mix"]["mixed_views"] == "all" else "what the mix replaces in view 0"
     caption = (
         f"{legend}outlined: the mask, {kept}. Of {run.name}: step 0 recomputed from the seed, the others from "
@@ -116,4 +117,6 @@ def _outline(axis, mask_HxW):
     padded = np.pad(mask_HxW, 1)
     across = [[(x - 0.5, y - 0.5), (x + 0.5, y - 0.5)] for y, x in np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])]
     down = [[(x - 0.5, y - 0.5), (x - 0.5, y + 0.5)] for y, x in np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:])]
-    axis.add_collection(LineCollection(across + down, colors="#56e0ff", linewidths=1.1))
+    # The outline of a large mask has thousands of edges: as vectors they would make the page megabytes larger.
+    options = dict(colors="#56e0ff", linewidths=1.1, rasterized=len(across) + len(down) > MOST_EDGES)
+    axis.add_collection(LineCollection(across + down, **options))

@@ -1,4 +1,4 @@
-"""report.html: one file, nothing loaded from anywhere else."""
+"""report.html: one file that loads nothing from elsewhere."""
 
 from gradmix_jax.report import curves, drawing, formats, sections
 from gradmix_jax.report.formats import escape_html
@@ -60,7 +60,10 @@ def page(methods: list[Method], tables: list[Table]) -> str:
     count = sum(len(method.runs) for method in methods)
     with drawing.style():
         comparison = _comparison(methods)
-        about = [sections.section(method, name) for method, name in zip(methods, names)]
+        about = [
+            sections.section(method, name, in_full=index < sections.MOST_IN_FULL)
+            for index, (method, name) in enumerate(zip(methods, names))
+        ]
     title = "Open set recognition: results"
     lead = f"{count} run{'s' * (count > 1)} of {len(methods)} method{'s' * (len(methods) > 1)}"
     data = methods[0].example.config["dataset"]["name"]

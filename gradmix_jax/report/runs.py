@@ -1,7 +1,10 @@
-"""Finished runs, read and grouped by method, and the conditions that their numbers belong to."""
+"""Finished runs: read once, grouped by method, and the conditions that their numbers belong to."""
 
 import dataclasses
+import functools
 import os
+import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,16 +12,82 @@ import numpy as np
 from gradmix_jax import config as config_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import RECIPES, flatten
+from gradmix_jax.training import metrics_writer
 
 # What may differ between runs that are averaged.
 AVERAGED_OVER = ("dataset.trial", "seed")
 # What may not differ between methods that are compared.
 SHARED = ("dataset.name", "dataset.unknown_name", "dataset.benchmark")
+# What results.json of an older version may lack, or hold as null.
+MISSING_PARTS = {
+    **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
+    **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "intervals", "environment"), {}),
+    **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
+    **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
+    **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
+    "ood": {},
+    "known_classes": (),
+}
+MOST_CLASSES = 40
+
+
+class Arrays:
+    """An .npz file whose arrays are read one at a time: a file of 100,000 images may be larger than memory."""
+
+    def __init__(self, path: str):
+        self._path = path
+        with zipfile.ZipFile(path) as archive:
+            self._names = [name.removesuffix(".npy") for name in archive.namelist()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return next(iter(self._blocks(name, None)))
+
+    def length(self, name: str) -> int:
+        """Number of rows of an array, from its header alone."""
+        with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
+            return _header(file)[0][0]
+
+    def rows(self, name: str, chosen: np.ndarray) -> np.ndarray:
+        """The rows at the ascending places `chosen`; no more than a few thousand are in memory at any time."""
+        found, start = [], 0
+        for block in self._blocks(name, 4096):
+            inside = chosen[(chosen >= start) & (chosen < start + len(block))]
+            found.append(block[inside - start])
+            start += len(block)
+        return np.concatenate(found)
+
+    def _blocks(self, name: str, size: int | None) -> Iterator[np.ndarray]:
+        with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
+            if size is None:
+                yield np.lib.format.read_array(file, allow_pickle=False)
+                return
+            shape, dtype = _header(file)
+            width = int(np.prod(shape[1:], dtype=int))
+            for start in range(0, shape[0], size):
+                count = min(size, shape[0] - start)
+                block = np.frombuffer(file.read(count * width * dtype.itemsize), dtype)
+                yield block.reshape(count, *shape[1:])
+
+
+def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of an array in C order. Raises ValueError for another order."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    if fortran_order and len(shape) > 1:
+        raise ValueError("an array in Fortran order cannot be read row by row.")
+    return shape, dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One workdir: its config.json and results.json."""
+    """One workdir: its config.json and results.json; its other files are read when they are asked for, once."""
 
     workdir: str
     config: dict[str, Any]
@@ -33,13 +102,49 @@ class Run:
     def name(self) -> str:
         return f"trial {self.key[0]}, seed {self.key[1]}"
 
-    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of an .npz file of the workdir; None where there is none."""
-        path = workdir_lib.path(self.workdir, name)
-        if not os.path.exists(path):
+    @functools.cached_property
+    def scores(self) -> Arrays | None:
+        """scores.npz; None where there is none. `features` and `gallery` likewise."""
+        return self._arrays(workdir_lib.SCORES)
+
+    @functools.cached_property
+    def features(self) -> Arrays | None:
+        return self._arrays(workdir_lib.FEATURES)
+
+    @functools.cached_property
+    def gallery(self) -> Arrays | None:
+        return self._arrays(workdir_lib.GALLERY)
+
+    @functools.cached_property
+    def headline(self) -> dict[str, np.ndarray] | None:
+        """known_scores, unknown_scores, predicted and labels of the headline score; None where scores.npz lacks one."""
+        names = ("known_scores", "unknown_scores", "predicted", "labels")
+        if self.scores is None or not all(name in self.scores for name in names):
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        return {name: self.scores[name] for name in names}
+
+    @functools.cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return metrics_writer.read(self.workdir)
+
+    def _arrays(self, name: str) -> Arrays | None:
+        path = workdir_lib.path(self.workdir, name)
+        return Arrays(path) if os.path.exists(path) else None
+
+
+def read(workdir: str) -> Run:
+    """The run in a workdir; what an older version did not write has a default.
+
+    Raises:
+      ValueError: config.json or results.json is missing or damaged.
+    """
+    config, results = config_lib.read(workdir), workdir_lib.read_json(workdir, workdir_lib.RESULTS)
+    results |= {name: default for name, default in MISSING_PARTS.items() if results.get(name) is None}
+    results["ood"] = {"near": {}, "far": {}} | results["ood"]
+    if results["confusion"]:  # a thousand classes are a million numbers
+        results["confusion"]["counts"] = np.array(results["confusion"]["counts"], np.int32)
+    return Run(workdir, config, results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +170,10 @@ def load(workdirs: list[str]) -> list[Method]:
         same trial and seed twice, or methods on different data.
     """
     if not workdirs:
-        raise ValueError("report got no directories; allowed: workdirs of runs that have been evaluated.")
+        raise ValueError("report got no directories; give the workdirs of evaluated runs.")
     groups: dict[str, list[Run]] = {}
     for workdir in workdirs:
-        run = Run(workdir, config_lib.read(workdir), workdir_lib.read_json(workdir, workdir_lib.RESULTS))
+        run = read(workdir)
         groups.setdefault(_method(run), []).append(run)
     for label, runs in groups.items():
         _check_distinct(label, runs)
@@ -85,7 +190,7 @@ def _method(run: Run) -> str:
         return "untrained"
     flat = flatten(run.config)
     wanted = {name: flatten(recipe) for name, recipe in RECIPES.items()}
-    matching = [name for name, keys in wanted.items() if all(flat[key] == value for key, value in keys.items())]
+    matching = [name for name, keys in wanted.items() if all(flat.get(key) == value for key, value in keys.items())]
     # The recipe that says most about the config: `released` has all keys of `layer` and more.
     return max(matching, key=lambda name: len(wanted[name]), default=f"{flat['mix.method']}, other keys")
 
@@ -94,7 +199,7 @@ def _check_distinct(label: str, runs: list[Run]) -> None:
     keys = dict.fromkeys(key for run in runs for key in flatten(run.config))
     _check_same(f"runs of {label!r}", runs, [key for key in keys if key not in AVERAGED_OVER])
     if len({run.key for run in runs}) < len(runs):
-        raise ValueError(f"two runs of {label!r} have the same trial and seed; allowed: each once.")
+        raise ValueError(f"two runs of {label!r} have the same trial and seed; give each run once.")
 
 
 def _check_same(what: str, runs: list[Run], keys) -> None:
@@ -103,51 +208,75 @@ def _check_same(what: str, runs: list[Run], keys) -> None:
         for key in keys:
             if flat.get(key) != first.get(key):
                 values = f"{first.get(key)!r} and {flat.get(key)!r}"
-                raise ValueError(f"{what} differ in {key} ({values}); allowed: one table for each.")
+                raise ValueError(f"{what} differ in {key} ({values}); report them apart.")
 
 
 def conditions(methods: list[Method]) -> list[str]:
-    """Distinct values of everything that the numbers have to be read with, a sentence each."""
+    """Data, score, steps, hardware, versions and commits that the numbers belong to, a line each."""
     runs = [run for method in methods for run in method.runs]
     unique = lambda values: ", ".join(dict.fromkeys(map(str, values)))
     results = [run.results for run in runs]
     environments = [result["environment"] for result in results]
-    devices = [f"{len(e['devices'])} x {e['devices'][0]} ({e['cpu_count']} CPU cores)" for e in environments]
-    versions = ["jax " + e["packages"]["jax"] + ", flax " + e["packages"]["flax"] for e in environments]
-    commits = [e["commit"][:12] + (" with changes" if e["uncommitted_changes"] else "") for e in environments]
     trials, seeds = (sorted({run.key[place] for run in runs}) for place in (0, 1))
     return [
         f"data: {unique(run.config['dataset']['name'] for run in runs)}; "
         f"trials {unique(trials)}; seeds {unique(seeds)}",
         f"score: {unique(result['score'] for result in results)}",
-        f"steps: {unique(result['step'] for result in results)}; hardware: {unique(devices)}; {unique(versions)}; "
-        f"commit: {unique(commits)}",
+        f"steps: {unique(result['step'] for result in results)}; hardware: {unique(map(_hardware, environments))}; "
+        f"{unique(map(_versions, environments))}; commit: {unique(map(_commit, environments))}",
     ]
 
 
+def _hardware(environment: dict[str, Any]) -> str:
+    devices = environment.get("devices") or ["unknown"]
+    return f"{len(devices)} x {devices[0]} ({environment.get('cpu_count', 'unknown number of')} CPU cores)"
+
+
+def _versions(environment: dict[str, Any]) -> str:
+    packages = environment.get("packages", {})
+    return ", ".join(f"{name} {packages.get(name, 'unknown')}" for name in ("jax", "flax"))
+
+
+def _commit(environment: dict[str, Any]) -> str:
+    commit = environment.get("commit", "")[:12] or "unknown"
+    return commit + (" with changes" if environment.get("uncommitted_changes") else "")
+
+
 def details(methods: list[Method]) -> list[str]:
-    """More conditions, for a whole report: classes, numbers of images, duplicates, thresholds."""
+    """More conditions, for a whole report: classes, numbers of images, duplicates, thresholds, what failed."""
     results = [run.results for method in methods for run in method.runs]
-    ranges = {
-        name: _range([result[key] for result in results])
-        for name, key in {"training": "num_train", "known test": "num_known", "unknown test": "num_unknown"}.items()
-    }
+    sizes = {"training": "num_train", "known test": "num_known", "unknown test": "num_unknown"}
+    ranges = {name: _range([result[key] for result in results]) for name, key in sizes.items()}
     lines = ["images: " + ", ".join(f"{count} {name}" for name, count in ranges.items())]
-    duplicates = [result["duplicates"] for result in results if result.get("duplicates")]
+    duplicates = [result["duplicates"] for result in results if result["duplicates"]]
     if duplicates:
         sides = ("known", "unknown", "validation")
         known, unknown, validation = (_range([each.get(side, 0) for each in duplicates]) for side in sides)
         lines.append(
-            f"images left out, as training or another part has them too: {known} known, {unknown} unknown, "
+            f"images left out because training or another part has them too: {known} known, {unknown} unknown, "
             f"{validation} for validation"
         )
-    rules = dict.fromkeys(result["threshold_rule"] for result in results if result.get("threshold_rule"))
+    rules = dict.fromkeys(result["threshold_rule"] for result in results if result["threshold_rule"])
     lines += [f"threshold of macro-F1 and of the confusion matrix: {rule}" for rule in rules]
     classes = {run.key[0]: run.results["known_classes"] for method in methods for run in method.runs}
-    lines += [f"known classes of trial {trial}: {', '.join(names)}" for trial, names in sorted(classes.items())]
-    return lines
+    lines += [f"known classes of trial {trial}: {_listed(names)}" for trial, names in sorted(classes.items()) if names]
+    failed = {
+        f"{method.label}, {run.name}: {part}": reason
+        for method in methods
+        for run in method.runs
+        for part, reason in run.results["failed"].items()
+    }
+    return lines + [f"not evaluated: {part} ({reason})" for part, reason in failed.items()]
 
 
-def _range(values: list[int]) -> str:
+def _listed(names) -> str:
+    more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
+    return ", ".join(names[:MOST_CLASSES]) + more
+
+
+def _range(values: list[int | None]) -> str:
+    values = [value for value in values if value is not None]
+    if not values:
+        return "unknown number of"
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"

@@ -1,6 +1,7 @@
 """The part of the page about one method."""
 
 import json
+import statistics
 from typing import Any
 
 from gradmix_jax.config import default_config, flatten, to_plain
@@ -9,7 +10,7 @@ from gradmix_jax.report.embedding import embedding
 from gradmix_jax.report.formats import MISSING, escape_html
 from gradmix_jax.report.gallery import gallery
 from gradmix_jax.report.overlays import overlays
-from gradmix_jax.report.runs import Method, Run
+from gradmix_jax.report.runs import MOST_CLASSES, Method, Run
 
 # Part of the section's address -> heading.
 PARTS = {
@@ -22,38 +23,46 @@ PARTS = {
     "diversity": "Diversity of the features",
     "config": "Config and environment",
 }
+# Parts that are slow to make and large; later methods of a report go without them.
+HEAVY = ("embedding", "gallery", "maps")
+MOST_IN_FULL = 12
 
 
-def section(method: Method, name: str) -> str:
+def section(method: Method, name: str, *, in_full: bool = True) -> str:
     """Everything about one method.
 
     Args:
       method: the runs.
       name: identifier of the section; those of its parts start with it.
+      in_full: whether to include the parts of HEAVY.
     """
     run = method.example
-    parts = {
-        "curves": _plots(
+    make = {
+        "curves": lambda: _plots(
             curves.runs_curve(method, with_class=False),
             curves.runs_curve(method, with_class=True),
             curves.histogram(run),
             curves.scores_curve(run),
         ),
-        "classes": _plots(classes.bars(run), classes.confusion(run)),
-        "embedding": _plots(embedding(run)),
-        "gallery": gallery(run),
-        "maps": _plots(overlays(run)),
-        "training": _plots(curves.losses(method)),
-        "diversity": _diversity(run),
-        "config": _config(run) + _environment(run),
+        "classes": lambda: _plots(classes.bars(run), classes.confusion(run)),
+        "embedding": lambda: _plots(embedding(run)),
+        "gallery": lambda: gallery(run),
+        "maps": lambda: _plots(overlays(run)),
+        "training": lambda: _plots(curves.losses(method)),
+        "diversity": lambda: _diversity(run),
+        "config": lambda: _config(run) + _environment(run),
     }
+    parts = [part for part in PARTS if in_full or part not in HEAVY]
     names, count = "; ".join(each.name for each in method.runs), len(method.runs)
     lead = f"{count} run{'s' * (count > 1)}: {names}."
     lead += f" What cannot be averaged is shown of {run.name}." if count > 1 else ""
-    inner = "".join(
-        f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{body}</section>' for part, body in parts.items()
-    )
-    links = "".join(f'<li><a href="#{name}-{part}">{text}</a></li>' for part, text in PARTS.items())
+    if not in_full:
+        left_out = ", ".join(PARTS[part] for part in HEAVY)
+        lead += (
+            f" To bound the size of the page, these are shown for the first {MOST_IN_FULL} methods only: {left_out}."
+        )
+    inner = "".join(f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{make[part]()}</section>' for part in parts)
+    links = "".join(f'<li><a href="#{name}-{part}">{PARTS[part]}</a></li>' for part in parts)
     return (
         f'<section id="{name}" class="method"><h2>{escape_html(method.label)}</h2>'
         f'<p>{escape_html(lead)}</p><ul class="parts">{links}</ul>{inner}</section>'
@@ -67,12 +76,19 @@ def _plots(*figures: str) -> str:
 def _diversity(run: Run) -> str:
     """Rows: effective rank, and intrinsic dimension of each class; columns: features."""
     found = run.results["diversity"]
-    names = list(dict.fromkeys(name for each in found.values() for name in each["intrinsic_dimension"]))
-    rows = [["effective rank, all classes", *(each["effective_rank"] for each in found.values())]]
-    rows += [
-        [f"intrinsic dimension, class {name}", *(each["intrinsic_dimension"].get(name) for each in found.values())]
-        for name in names
-    ]
+    if not found:
+        return "<p>The results hold no measures of diversity.</p>"
+    dimensions = [each.get("intrinsic_dimension", {}) for each in found.values()]
+    names = list(dict.fromkeys(name for each in dimensions for name in each))
+    rows = [["effective rank, all classes", *(each.get("effective_rank") for each in found.values())]]
+    if len(names) <= MOST_CLASSES:
+        rows += [[f"intrinsic dimension, class {name}", *(each.get(name) for each in dimensions)] for name in names]
+    else:
+        finite = [[value for value in each.values() if value is not None and value == value] for each in dimensions]
+        rows += [
+            [f"intrinsic dimension, {what} of {len(names)} classes", *(of(each) if each else None for each in finite)]
+            for what, of in {"lowest": min, "median": statistics.median, "highest": max}.items()
+        ]
     body = "".join(
         f'<tr><th scope="row">{escape_html(label)}</th>{"".join(f"<td>{_two_digits(n)}</td>" for n in numbers)}</tr>'
         for label, *numbers in rows

@@ -1,4 +1,4 @@
-"""Tables as data: built here once from finished runs, written in three formats by `formats`."""
+"""Tables as data: built once from finished runs, written in three formats by `formats`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -46,8 +46,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Attributes: name (an identifier), title, heads (of the label columns), metrics (the others but for n), labels and
-    values of each row (None: no number), runs of each row, notes (sentences below it)."""
+    """A table without its format.
+
+    Attributes:
+      name: an identifier.
+      title: what stands above it.
+      heads: of the label columns.
+      metrics: the columns of numbers.
+      labels, values: of each row; None: no number.
+      counts: (splits, runs) of each row.
+      notes: sentences below it.
+    """
 
     name: str
     title: str
@@ -55,7 +64,7 @@ class Table:
     metrics: tuple[Metric, ...]
     labels: tuple[tuple[str, ...], ...]
     values: tuple[tuple[comparison.Value | None, ...], ...]
-    runs: tuple[int, ...]
+    counts: tuple[tuple[int, int], ...]
     notes: tuple[str, ...]
 
 
@@ -109,15 +118,19 @@ def build(
         tuple(columns),
         tuple(row.labels for row in rows),
         tuple(map(tuple, values)),
-        tuple(len(row.method.runs) for row in rows),
+        tuple(_counts(row.method) for row in rows),
         (*_spread_notes(values, rows), *comparison.notes(rankings), *_orientation(columns), *notes),
     )
+
+
+def _counts(method: Method) -> tuple[int, int]:
+    return len({run.key[0] for run in method.runs}), len(method.runs)
 
 
 def _bootstrap(row: Row, column: Metric):
     if len(row.method.runs) > 1:
         return None
-    return row.method.example.results.get("intervals", {}).get(column.key)
+    return row.method.example.results["intervals"].get(column.key)
 
 
 def _mark(values, numbers, rows: list[Row], columns: list[Metric]) -> list[comparison.Ranking]:
@@ -142,21 +155,23 @@ def _mark(values, numbers, rows: list[Row], columns: list[Metric]) -> list[compa
 def _spread_notes(values, rows: list[Row]) -> list[str]:
     cells = [value for line in values for value in line if value is not None]
     lines = []
-    if any(value.n > 1 for value in cells):
-        lines.append("Mean ± sample standard deviation over n runs (trials and seeds).")
+    if any(value.splits > 1 for value in cells):
+        averaged = "seeds averaged first" if any(value.runs > value.splits > 1 for value in cells) else "one seed each"
+        lines.append(f"Mean ± sample standard deviation over class splits, {averaged}.")
+    if any(value.runs > value.splits == 1 for value in cells):
+        lines.append("One class split: mean ± sample standard deviation over its seeds, which says nothing of others.")
     kinds = []
-    if any(value.interval for value in cells if value.n > 1):
-        kinds.append("of the mean, Student's t over the n runs (not cut at 0 and 1)")
-    if any(value.interval for value in cells if value.n == 1):
+    if any(value.interval for value in cells if value.splits > 1):
+        kinds.append("of the mean, Student's t over the splits (not cut at 0 and 1)")
+    if any(value.interval for value in cells if value.runs == 1):
         of = next(row.method.example.results["intervals"] for row in rows if len(row.method.runs) == 1)
         kinds.append(
-            f"for n = 1, percentile bootstrap over {of['over']} ({of['resamples']} resamples), which says nothing of "
-            "other seeds and splits"
+            f"of a single run, percentile bootstrap over {of['over']} ({of['resamples']} resamples), which says "
+            "nothing of other seeds and splits"
         )
     if kinds:
-        lines.append(
-            f"Brackets: {comparison.CONFIDENCE:.0%} confidence interval: {'; '.join(kinds)}.".replace("%", " %")
-        )
+        confidence = f"{comparison.CONFIDENCE * 100:g} %"
+        lines.append(f"Brackets: {confidence} confidence interval: {'; '.join(kinds)}.")
     return lines
 
 

@@ -26,7 +26,7 @@ def simple(auroc, **others):
     return {**metrics_dict(auroc, **others), "by_feature": by_feature}
 
 
-def test_mean_and_deviation_over_trials_and_seeds(tmp_path):
+def test_mean_and_deviation_over_splits_of_the_means_over_seeds(tmp_path):
     paths = [
         write_run(tmp_path / "a", "input", trial=0, results=simple(0.8)),
         write_run(tmp_path / "b", "input", trial=1, results=simple(0.9)),
@@ -35,11 +35,11 @@ def test_mean_and_deviation_over_trials_and_seeds(tmp_path):
         write_run(tmp_path / "e", "input", step=0, results=simple(0.55)),
     ]
     lines = report.summary(paths).splitlines()
-    # numpy.std([.8, .9, 1.], ddof=1) is .1
-    assert lines[2].startswith("| input | projection | 0.5000 ± 0.0000 | 0.9000 ± 0.1000 |")
-    assert lines[3].startswith("| input | features | 0.5000 ± 0.0000 | 0.8000 ± 0.1000 |")
-    assert lines[2].endswith("| 3 |")
-    assert "| layer | projection | 0.5000 | 0.7000 |" in lines[4] and lines[4].endswith("| 1 |")
+    # Split 0 has .8, split 1 the mean .95 of its two seeds: mean .875, and numpy.std([.8, .95], ddof=1) is .1061.
+    assert lines[2].startswith("| input | projection | 0.5000 ± 0.0000 | 0.8750 ± 0.1061 |")
+    assert lines[3].startswith("| input | features | 0.5000 ± 0.0000 | 0.7750 ± 0.1061 |")
+    assert lines[0].endswith("| splits | runs |") and lines[2].endswith("| 2 | 3 |")
+    assert "| layer | projection | 0.5000 | 0.7000 |" in lines[4] and lines[4].endswith("| 1 | 1 |")
     assert lines[6].startswith("| untrained | projection | 0.5000 | 0.5500 |")
     text = "\n".join(lines)
     assert "trials 0, 1" in text and "seeds 0, 1" in text and "abcdef012345" in text and "jax 0.10.2" in text
@@ -59,10 +59,10 @@ def test_what_cannot_be_averaged_is_refused(tmp_path):
         report.summary([first, write_run(tmp_path / "c", "input", trial=1, **{"model.width": 8})])
     with pytest.raises(ValueError, match=r"runs of a report differ in dataset\.name \('digits' and 'mnist'\)"):
         report.summary([first, write_run(tmp_path / "d", "layer", **{"dataset.name": "mnist"})])
-    with pytest.raises(ValueError, match="there is no config.json"):
+    with pytest.raises(ValueError, match="no config.json in"):
         report.summary([str(tmp_path / "nothing")])
     (tmp_path / "c" / "results.json").unlink()
-    with pytest.raises(ValueError, match="there is no results.json in"):
+    with pytest.raises(ValueError, match="no results.json in"):
         report.write([str(tmp_path / "c")], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="got no directories"):
@@ -71,12 +71,19 @@ def test_what_cannot_be_averaged_is_refused(tmp_path):
 
 def test_interval_of_the_mean_is_students_t():
     values = {(trial, 0): value for trial, value in enumerate([0.91, 0.94, 0.90, 0.97, 0.93])}
+    # Two seeds of a split with the split's mean between them change nothing.
+    seeds = {(trial, seed): value + (0.01, -0.01)[seed] for (trial, _), value in values.items() for seed in (0, 1)}
+    assert comparison.value(seeds).interval == pytest.approx(comparison.value(values).interval)
+    assert (comparison.value(seeds).splits, comparison.value(seeds).runs) == (5, 10)
     made = comparison.value(values)
     low, high = stats.t.interval(0.95, 4, np.mean([*values.values()]), stats.sem([*values.values()]))
-    assert made.interval == pytest.approx((low, high)) and made.n == 5
+    assert made.interval == pytest.approx((low, high)) and made.splits == made.runs == 5
     assert made.std == pytest.approx(np.std([*values.values()], ddof=1))
     alone = comparison.value({(0, 0): 0.9}, (0.8, 0.95))
     assert (alone.std, alone.interval) == (None, (0.8, 0.95))
+    one_split = comparison.value({(0, 0): 0.9, (0, 1): 0.8})
+    assert (one_split.splits, one_split.runs, one_split.interval) == (1, 2, None)
+    assert one_split.std == pytest.approx(np.std([0.9, 0.8], ddof=1))
     assert comparison.value({}) is None
 
 
@@ -92,17 +99,40 @@ def test_ties_are_those_that_the_sign_flip_test_cannot_tell_apart():
     ranking = comparison.rank([mixed, worse, best, single, {}], higher_is_better=True)
     assert ranking.best == [False, False, True, False, False]
     assert ranking.tied == [True, False, False, False, False]
-    assert ranking.untested == [False, False, False, True, False]
-    assert ranking.tests == {("exact sign-flip permutation", 6)}
-    # Five pairs can never be told apart; and where lower is better, the least is the best.
-    five = [{key: row[key] for key in list(row)[:5]} for row in (worse, best)]
-    ranking = comparison.rank(five, higher_is_better=False)
-    assert (ranking.best, ranking.tied) == ([True, False], [False, True])
+    assert ranking.splits == [6, 6, None, 1, None]
+    assert ranking.tests == {"exact sign-flip permutation"}
     notes = " ".join(comparison.notes([ranking]))
-    assert "exact sign-flip permutation" in notes and "n = 5" in notes
-    assert "smallest possible p of the sign-flip test is 0.0625, so that it cannot" in notes
+    assert "exact sign-flip permutation" in notes and "n = 6 splits" in notes and "0.03125" in notes
+    assert "Rows with fewer than 6 splits in common with the best are not tested and have no dagger." in notes
+    # Where lower is better, the least is the best.
+    assert comparison.rank([worse, best], higher_is_better=False).best == [True, False]
     # One alone is not the best of anything.
     assert comparison.rank([best, {}], higher_is_better=True).best == [False, False]
+
+
+def test_seeds_of_a_split_are_not_independent():
+    """Thirty runs of five splits cannot show what five splits cannot."""
+    best = {(trial, seed): 0.9 + 0.01 * trial + 0.001 * seed for trial in range(5) for seed in range(6)}
+    worse = {key: number - 0.2 for key, number in best.items()}
+    ranking = comparison.rank([best, worse], higher_is_better=True)
+    assert (ranking.tied, ranking.tests, ranking.splits) == ([False, False], set(), [None, 5])
+    notes = " ".join(comparison.notes([ranking]))
+    assert "5 splits cannot show significance at 5 %" in notes and "0.0625" in notes and "Dagger" not in notes
+    one = [{key: number for key, number in row.items() if key[0] == 0} for row in (best, worse)]
+    assert "One split: nothing is tested" in " ".join(comparison.notes([comparison.rank(one, higher_is_better=True)]))
+    # A sixth split can, and p is that of the six means: seeds of opposite sign inside a split cancel.
+    for row, drop in ((best, 0), (worse, 0.2)):
+        row |= {(5, seed): 0.95 - drop + (0.3 if seed % 2 else -0.3) * (drop > 0) for seed in range(6)}
+    ranking = comparison.rank([best, worse], higher_is_better=True)
+    assert (ranking.tied, ranking.splits) == ([False, False], [None, 6])
+    assert ranking.tests == {"exact sign-flip permutation"}
+
+
+def test_only_runs_that_both_have_are_paired():
+    first = {(trial, seed): 0.9 for trial in range(6) for seed in range(2)}
+    # By all runs the second is worse on every split; by those that both have, it is not.
+    second = {(trial, 0): 0.85 + 0.06 * (trial % 2) for trial in range(6)} | {(trial, 7): 0.1 for trial in range(6)}
+    assert comparison.rank([first, second], higher_is_better=True).tied == [False, True]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -165,13 +195,14 @@ def test_the_same_numbers_in_three_formats(six_trials):
     for text in (markdown, html, latex.replace(r"\%", "%")):
         assert "percentile bootstrap over test images (1000 resamples)" in text
         assert "lower is better; unknown accepted when at least 95 % of known are accepted (standard)" in text
-        assert "n = 6" in text and "0.03125" in text and "fewer than two runs in common" in text
+        assert "n = 6 splits" in text and "0.03125" in text and "fewer than 6 splits in common" in text
 
 
 def test_only_what_a_table_shows_is_explained(six_trials):
     explained = lambda paths: formats.markdown(contents.overall(runs.load(paths)))
     several, single = explained(six_trials[:-1]), explained(six_trials[-1:])
-    assert "sample standard deviation" in several and "Student's t" in several and "bootstrap" not in several
+    assert "sample standard deviation over class splits" in several and "one seed each" in several
+    assert "Student's t over the splits" in several and "bootstrap" not in several
     assert "sample standard deviation" not in single and "Student's t" not in single and "bootstrap" in single
 
 
@@ -190,7 +221,7 @@ def test_every_table_is_there_and_holds_what_results_say(tmp_path):
     assert mean("by-score", 1, "stage3") == results["by_score"]["stage3"][SCORES[1]]["auroc"]
     assert mean("by-feature", 3, "ccr_at_fpr_10") == results["by_feature"][FEATURES[3]]["ccr_at_fpr_10"]
     near = [each["by_score"]["features"]["topk_cosine"]["auroc"] for each in results["ood"]["near"].values()]
-    assert [labels[1] for labels in tables["ood"].labels] == ["letters", "a_b", "mean of the 2", "noise<i>"]
+    assert [labels[1] for labels in tables["ood"].labels] == ["letters", "a_b", "mean of the 2", "noise<i>/$x|"]
     assert mean("ood", 2, "auroc") == pytest.approx(np.mean(near))
     fog = [each["accuracy"] for each in results["corruptions"]["results"]["fog"].values()]
     assert mean("each-corruption", 0, "accuracy") == pytest.approx(np.mean(fog))
@@ -220,8 +251,8 @@ def test_escaping():
 
 def test_names_are_escaped_in_tables(tmp_path):
     table = contents.out_of_distribution(runs.load([write_run(tmp_path / "a")]))
-    assert r"noise\textless{}i\textgreater{}" in formats.latex(table) and r"a\_b" in formats.latex(table)
-    assert "noise&lt;i>" in formats.markdown(table)
+    assert r"noise\textless{}i\textgreater{}/\$x\textbar{}" in formats.latex(table) and r"a\_b" in formats.latex(table)
+    assert r"noise&lt;i>/$x\|" in formats.markdown(table)
     assert "noise&lt;i&gt;" in formats.html(table) and "<i>" not in formats.html(table)
     # Every row of the LaTeX table has as many cells as the head.
     body = formats.latex(table).split(r"\toprule")[1].split(r"\bottomrule")[0]
@@ -239,7 +270,7 @@ def test_the_text_of_one_run(tmp_path):
     assert lower == {"FPR95, unknown positive", "FPR95, known positive", "mCE"}
     for line in ("macro-F1", "CCR at 1 % FPR", "kNN accuracy +0.9300", "linear probe accuracy +0.9500", "mCE"):
         assert re.search(line, text)
-    assert "AUROC, near OOD: letters" in text and "AUROC, far OOD: noise<i>" in text
+    assert "AUROC, near OOD: letters" in text and "AUROC, far OOD: noise<i>/$x|" in text
     assert "classifier head" not in text
     for name in ("macro_f1", "corruptions", "closed_set"):
         results[name] = None

@@ -130,7 +130,7 @@ def test_markdown_and_latex_files(written):
 
 def test_an_error_leaves_no_half_report(written, tmp_path, monkeypatch):
     out, _, _ = written
-    with pytest.raises(ValueError, match="a file; allowed: a directory"):
+    with pytest.raises(ValueError, match="--out must be a directory, got the file"):
         report.write([str(out.parent / "c")], str(out / "mine.txt"))
     from gradmix_jax.report import files
 
@@ -152,7 +152,7 @@ def test_missing_arrays_are_said(tmp_path):
         assert f"{what} in {path}" in page.text[f"method-0-{part}"]
 
 
-def test_figures_take_the_colours_of_the_page():
+def test_figures_take_the_colors_of_the_page():
     with drawing.style():
         drawn, axis = drawing.subplots()
         axis.plot([0, 1], [0, 1], color=drawing.BLUE)

@@ -1,0 +1,183 @@
+"""Files of a run: each read once, files of older versions, and runs of a thousand classes."""
+
+import collections
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from evaluated_runs import ENVIRONMENT, KNOWN, open_set, write_run
+from test_report_page import Page
+
+from gradmix_jax import report, workdir
+from gradmix_jax.report import classes, contents, drawing, runs
+
+
+def test_every_file_is_read_once(tmp_path):
+    """Counted by the kernel's audit of opened files; members of .npz files by name."""
+    paths = [write_run(tmp_path / name, recipe, trial=t) for name, recipe, t in (("a", "input", 0), ("b", "none", 1))]
+    members, opened, listening = [], [], [True]
+    blocks = runs.Arrays._blocks
+    names = (workdir.CONFIG, workdir.RESULTS, workdir.METRICS)
+
+    def listen(event, arguments):
+        if listening and event == "open" and os.path.basename(str(arguments[0])) in names:
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(listen)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            runs.Arrays, "_blocks", lambda self, *rest: members.append((self._path, rest[0])) or blocks(self, *rest)
+        )
+        report.write(paths, str(tmp_path / "out"))
+    listening.clear()  # an audit hook cannot be removed
+    assert collections.Counter(opened) == {os.path.join(path, name): 1 for path in paths for name in names}
+    assert members and set(collections.Counter(members).values()) == {1}
+
+
+def test_rows_of_an_array_are_those_of_the_array(tmp_path):
+    values = np.random.default_rng(0).normal(size=(9001, 3)).astype(np.float32)
+    np.savez_compressed(tmp_path / "a.npz", **{"a/b": values, "n": np.arange(4)})
+    arrays = runs.Arrays(str(tmp_path / "a.npz"))
+    chosen = np.array([0, 4095, 4096, 9000])
+    np.testing.assert_array_equal(arrays.rows("a/b", chosen), values[chosen])
+    np.testing.assert_array_equal(arrays["a/b"], values)
+    assert arrays.length("a/b") == 9001 and list(arrays) == ["a/b", "n"] and "a/c" not in arrays
+
+
+def test_results_of_an_older_version_have_defaults(tmp_path):
+    """Only what the first version wrote: the headline metrics and what they are of."""
+    path = write_run(tmp_path / "a", "none")
+    file = tmp_path / "a" / "results.json"
+    results = json.loads(file.read_text())
+    kept = (*report.ROWS, "step", "known_classes", "score", "feature", "score_name")
+    file.write_text(json.dumps({name: results[name] for name in kept}))
+    for name in (workdir.SCORES, workdir.FEATURES, workdir.GALLERY, workdir.METRICS):
+        (tmp_path / "a" / name).unlink()
+    report.write([path], str(tmp_path / "out"))
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert f"{results['auroc']:.4f}" in page.text["overall"]
+    assert "unknown number of training" in page.text["conditions"] and "jax unknown" in page.text["conditions"]
+    assert "no AUROC by class" in page.text["method-0-classes"]
+    # A part that is null counts as missing, too.
+    file.write_text(json.dumps(results | dict.fromkeys(("duplicates", "ood", "corruptions", "failed", "diversity"))))
+    assert [table.name for table in contents.all_tables(runs.load([path]))] == [
+        *("overall", "by-feature", "by-score", "closed-set", "probes")
+    ]
+
+
+def test_parts_that_failed_are_named(tmp_path):
+    reason = "cannot open <folder:/a/b>"
+    path = write_run(tmp_path / "a", "none", results={"failed": {"ood a/b": reason}, "ood": {"near": {}, "far": {}}})
+    lines = runs.details(runs.load([path]))
+    assert f"not evaluated: none, trial 0, seed 0: ood a/b ({reason})" in lines
+
+
+def test_a_large_confusion_matrix_is_summarized():
+    """Of 40 known classes the 30 with the most errors; nothing is lost in the sums."""
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 5, (55, 41))
+    counts[np.arange(40), np.arange(40)] = 100
+    counts[:10, 40] = 0
+    counts[:10, :40] = np.eye(10, 40) * 7  # without errors, so that these ten are left out
+    names = [f"c{i}" for i in range(55)]
+    matrix = {"rows": names, "columns": [*names[:40], "unknown"], "counts": counts.tolist()}
+    rows, columns, found, known, note = classes._summarized(matrix)
+    assert (known, len(rows), len(columns)) == (31, 32, 32) and found.shape == (32, 32)
+    assert rows == [*names[10:40], "10 other known", "15 unknown classes"]
+    assert columns == [*names[10:40], "10 other known", "unknown"]
+    assert found.sum() == counts.sum() and found[30, 30] == 70
+    np.testing.assert_array_equal(found[:30, :30], counts[10:40, 10:40])
+    np.testing.assert_array_equal(found[31, :30], counts[40:, 10:40].sum(axis=0))
+    assert "40 known classes the 30" in note and "The 15 unknown classes" in note
+
+
+def test_large_thumbnails_are_scaled_down():
+    image = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
+    uri = drawing.thumbnail(image)
+    assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 30_000
+    assert drawing.thumbnail(image[:32, :32]).startswith("data:image/png;base64,")
+
+
+def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int, width: int) -> None:
+    """A made-up run with as many unknown as known classes, names with markup, and 224-pixel gallery images."""
+    random = np.random.default_rng(0)
+    write_run(folder, "none", size=2)
+    known, unknown = ([f"{s}/<{i}>$x|{'y' * 20}" for i in range(num_classes)] for s in ("known", "unknown"))
+    half = num_images // 2
+    labels = np.arange(half) % num_classes
+    predicted = np.where(random.uniform(size=half) < 0.7, labels, random.integers(0, num_classes, half))
+    scores = {
+        f"{feature}/{score}/{side}": random.normal(side == "known", 1, half)
+        for feature in ("features", "logits")
+        for score in [f"score{i}" for i in range(6)] + ["topk_cosine"]
+        for side in ("known", "unknown")
+    }
+    of = {side: scores[f"features/topk_cosine/{side}"] for side in ("known", "unknown")}
+    headline = open_set(of["known"], of["unknown"], predicted == labels)
+    np.savez(
+        folder / workdir.SCORES,
+        **{"known_scores": of["known"], "unknown_scores": of["unknown"], "predicted": predicted, "labels": labels},
+        **scores,
+    )
+    features = random.normal(size=(half, width)).astype(np.float32)
+    sides = {f"test_{side}/features": features for side in ("known", "unknown")}
+    np.savez(folder / workdir.FEATURES, **{"test_known/labels": labels, "test_unknown/labels": -labels}, **sides)
+    kinds = ("accepted_unknown", "rejected_known", "misclassified", "accepted_known")
+    gallery = {f"{kind}/images": random.integers(0, 255, (16, 224, 224, 3), np.uint8) for kind in kinds}
+    for kind in kinds:
+        gallery |= {f"{kind}/scores": np.arange(16.0), f"{kind}/truth": known[:16], f"{kind}/predicted": known[:16]}
+    np.savez(folder / workdir.GALLERY, **gallery)
+    results = json.loads((folder / workdir.RESULTS).read_text()) | headline
+    by_score = {f: {s: headline for s in ("topk_cosine", "score0", "score1")} for f in ("features", "logits")}
+    dimensions = dict(zip(known, random.uniform(2, 9, num_classes)))
+    counts = random.integers(0, 50, (2 * num_classes, num_classes + 1)).tolist()
+    results |= {
+        **{"by_score": by_score, "by_feature": {"features": headline}, "known_classes": known},
+        **{"num_known": half, "num_unknown": half, "environment": ENVIRONMENT},
+        "per_class": {name: {"accuracy": 0.7, "auroc": random.uniform(0.5, 1)} for name in known},
+        "per_unknown_class": {name: {"auroc": random.uniform(0.5, 1), "n": 50} for name in unknown},
+        "confusion": {"rows": known + unknown, "columns": [*known, "unknown"], "counts": counts},
+        "diversity": {"features": {"effective_rank": 7.5, "intrinsic_dimension": dimensions}},
+    }
+    (folder / workdir.RESULTS).write_text(json.dumps(results))
+    lines = (json.dumps({"step": step, "loss": 5 / (1 + step)}) + "\n" for step in range(20_000))
+    (folder / workdir.METRICS).write_text("".join(lines))
+
+
+def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
+    """The report of such a run takes under a minute and 1.2 GB, and its page stays small."""
+    _write_large_run(tmp_path / "run", num_classes=1000, num_images=100_000, width=512)
+    command = [sys.executable, "-m", "gradmix_jax.report", str(tmp_path / "run"), f"--out={tmp_path / 'out'}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_maxrss < 1.2e6  # kB, the largest child so far
+    # Time of the processor, which does not depend on what else runs.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert len(text) < 4e6
+    page = Page(text)
+    assert "The 30 lowest of 1000 known and of 1000 unknown classes." in page.text["method-0-classes"]
+    assert "Of 1000 known classes the 30 with the most errors" in page.text["method-0-classes"]
+    assert "lowest of 1000 classes" in page.text["method-0-diversity"]
+    assert "and 960 more" in page.text["conditions"]
+    assert "2000 of 100000" in page.text["method-0-embedding"]
+    assert "Averaged to 1000 points" in page.text["method-0-training"]
+
+
+def test_many_methods_make_one_page(tmp_path):
+    """Twenty methods: every one in the tables, the first ones with all plots."""
+    paths = [write_run(tmp_path / f"m{i}", "none", label=f"method {i}/{KNOWN[2]}") for i in range(20)]
+    report.write(paths, str(tmp_path / "out"))
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = Page(text)
+    assert len(text) < 10e6
+    assert all(f"method {i}/{KNOWN[2]}" in page.text["overall"] for i in range(20))
+    assert "method-0-embedding" in page.ids and "method-19-curves" in page.ids and "method-19-embedding" not in page.ids
+    assert "Shown for the first 12 methods only" in page.text["method-19"]
