@@ -269,6 +269,12 @@ def test_figure_shows_the_mix(whole_run, tmp_path):
     figure.grid(str(whole_run[1]), str(out), rows=3)
     picture = matplotlib.image.imread(out)
     assert picture.shape[0] > 400 and picture.std() > 0.1
+    figure.grid(str(whole_run[1]), str(out), images=[2])
+    third, width = matplotlib.image.imread(out), picture.shape[1]
+    # The last row of the picture and the only one of the other: the same five panels, at the same scale.
+    assert third.shape[0] < picture.shape[0] / 2 and abs(third.shape[1] - width) <= 1
+    with pytest.raises(ValueError, match=r"--images must be positions from 0 to \d+, got \[2, 1000\]"):
+        figure.grid(str(whole_run[1]), str(out), images=[2, 1000])
     for wrong in (str(tmp_path), str(tmp_path / "grid.jpg"), str(tmp_path / "nowhere" / "grid.png"), "grid"):
         with pytest.raises(ValueError, match=rf"--out must be a file in an existing folder, .* got '{wrong}'"):
             figure.grid(str(whole_run[1]), wrong)
