@@ -178,4 +178,4 @@ def test_later_methods_go_without_the_large_parts(tmp_path, monkeypatch):
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert all(f"method {i}/{KNOWN[2]}" in page.text["overall"] for i in range(2))
     assert "method-0-embedding" in page.ids and "method-1-curves" in page.ids and "method-1-embedding" not in page.ids
-    assert "Shown for the first 1 methods only" in page.text["method-1"]
+    assert "these are shown for the first 1 methods only" in page.text["method-1"]
