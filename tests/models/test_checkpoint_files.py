@@ -14,7 +14,7 @@ import struct
 import sys
 import zipfile
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,7 +30,7 @@ TENSORS = {
     "parameter": NUMBERS[0],
     "strided": NUMBERS.transpose(2, 0, 1)[1:, :, ::2],
     "half": NUMBERS.astype(np.float16),
-    "bfloat16": NUMBERS.astype(ml_dtypes.bfloat16),
+    "bfloat16": NUMBERS.astype(np.dtype(jnp.bfloat16)),
     "double": NUMBERS.astype(np.float64),
     "integers": np.arange(-3, 3),
     "bytes": np.arange(3, dtype=np.uint8),
