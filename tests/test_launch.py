@@ -5,7 +5,6 @@ gcloud or sbatch of the machine is out of reach. A fake writes down its argument
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -115,13 +114,6 @@ def assert_refused(result, *words):
     assert result.stdout == ""
     assert re.fullmatch(r"[a-z_]+\.sh: .*\n", result.stderr, re.DOTALL)
     assert all(word in result.stderr for word in words), result.stderr
-
-
-def test_shell_scripts_pass_shellcheck():
-    scripts = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci/run"]
-    shellcheck = shutil.which("shellcheck", path=os.path.dirname(sys.executable)) or shutil.which("shellcheck")
-    result = subprocess.run([shellcheck, "-x", *scripts], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stdout
 
 
 def test_requirements_pin_every_dependency_exactly():
@@ -326,13 +318,25 @@ def test_setup_says_in_one_sentence_what_is_wrong(checkout, pythons, arguments, 
     assert (checkout.root / "launch/setup.sh").exists()
 
 
-@pytest.mark.parametrize("status, failed", [("0", False), ("1", True)])
-def test_ci_runs_the_tests_and_passes_their_end_on(checkout, status, failed):
+def test_ci_checks_style_then_runs_the_tests_and_ends_with_their_counts(checkout):
     checkout.fake_python()
-    result = checkout.run(".ci/run", CI="true", FAKE_PYTHON_STATUS=status, FAKE_PYTHON_OUTPUT="3 passed in 0.1s")
-    assert checkout.calls()[-1] == [".venv/bin/python", "-m", "pytest", "-n", "2", "--dist=loadfile"]
+    checkout.fake("shellcheck")
+    result = checkout.run(".ci/run", CI="true", FAKE_PYTHON_OUTPUT="3 passed in 0.1s")
+    assert result.returncode == 0, result.stderr
+    checked, formatted, scripts, tests = checkout.calls()[-4:]
+    assert checked == [".venv/bin/python", "-m", "ruff", "check", "."]
+    assert formatted == [".venv/bin/python", "-m", "ruff", "format", "--check", "."]
+    assert scripts[:2] == ["shellcheck", "-x"] and {"launch/setup.sh", "launch/tpu_pod.sh", ".ci/run"} <= {*scripts}
+    assert tests == [".venv/bin/python", "-m", "pytest", "-n", "2", "--dist=loadfile"]
     assert result.stdout.splitlines()[-1] == "3 passed in 0.1s"
-    assert (result.returncode != 0) == failed
+
+
+@pytest.mark.parametrize("tool, last", [("PYTHON", "ruff"), ("SHELLCHECK", "-x")])
+def test_ci_fails_where_a_check_fails(checkout, tool, last):
+    checkout.fake_python()
+    checkout.fake("shellcheck")
+    result = checkout.run(".ci/run", **{f"FAKE_{tool}_STATUS": "1"})
+    assert result.returncode != 0 and last in checkout.calls()[-1]
 
 
 # ---- launch/local.sh
