@@ -46,7 +46,7 @@ def our_step(specs, data: tuple[np.ndarray, ...]):
     from gradmix_jax.training import cost
 
     sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=len(data[0]))
-    program = run_lib.make_program(specs, axis_name=None, **sizes)
+    program = run_lib.make_program(specs, **sizes)
     state = run_lib.initial_state(specs, program)
     executable = cost.compile_step(program, state)
     first = jax.device_get(state)

@@ -1,10 +1,11 @@
 """What the devices say to each other in a step, counted in the compiled program, and what that should cost.
 
-python benchmarks/communication.py [--recipe=layer] [--batch=1024] [--width=64]
+python benchmarks/communication.py [--recipe=layer] [--batch=1024] [--width=64] [--only=mappings]
 
 Compiles the step for 1, 2, 4 and 8 devices (of the CPU, unless there are that many others), reads its collectives and
 holds their bytes against what the algorithm needs: one gather of the projections and its transposes, the classes, one
 reduction of the gradient, the batch statistics of every batch norm in every pass, the metrics. Nothing is run.
+Then the same step on 8 devices by every mapping (`train.mapping`): FLOPs, collectives and memory of each.
 
 The costs are a model, not a measurement: every collective takes a time to start, and a ring moves 2 (n - 1) / n of an
 all-reduce's bytes and (n - 1) / n of a gather's over each device's links; nothing is hidden behind the computation. The
@@ -13,6 +14,7 @@ constants stand in LINKS; change them for your machine.
 
 import argparse
 import dataclasses
+import math
 import os
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 import hlo
 import jax
 import resnet18
+
+from gradmix_jax.training import cost, mapping
 
 NUM_IMAGES = 8192
 
@@ -47,6 +51,31 @@ def compile_step(recipe: str, *, devices: int, **options):
     """(executable, program, shapes of the state) of the mapped step, joint phase (SupCon and SimCLR)."""
     mapped = jax.devices()[:devices]
     return resnet18.compile_mapped(recipe, resnet18.JOINT, mapped, num_images=NUM_IMAGES, **options)
+
+
+def state_bytes(mapping_name: str, state, devices: int) -> int:
+    """Bytes of the state on one device."""
+    placed, *_ = mapping.MAPPINGS[mapping_name](jax.devices()[:devices]).abstract(state, ())
+    size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return sum(size(leaf) for leaf in jax.tree.leaves(placed))
+
+
+def print_mappings(recipe: str, *, devices: int, **options) -> None:
+    """One row for each mapping: numbers of one device."""
+    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    heads = ("mapping", "GFLOP", "GB moved", "temporary MB", "state MB", "sent MB", *kinds)
+    print("|", " | ".join(heads), "|")
+    print("|---" * len(heads), "|", sep="")
+    for name in mapping.MAPPINGS:
+        executable, _, state = compile_step(recipe, devices=devices, mapping_name=name, **options)
+        own, found = cost.of(executable), hlo.collectives(executable.as_text())
+        cells = [name, f"{own.flops / 1e9:.1f}", f"{own.bytes / 1e9:.2f}", f"{own.temporary_bytes / 1e6:.0f}"]
+        cells += [f"{state_bytes(name, state, devices) / 1e6:.2f}"]
+        cells += [f"{sum(collective.bytes for collective in found) / 1e6:.2f}"]
+        for kind in kinds:
+            sizes = [collective.bytes for collective in found if collective.kind == kind]
+            cells.append(f"{len(sizes)}: {sum(sizes) / 1e6:.2f} MB" if sizes else "–")
+        print("|", " | ".join(cells), "|", flush=True)
 
 
 def bytes_by_purpose(found: list[hlo.Collective], program, state) -> dict[str, int]:
@@ -121,24 +150,14 @@ def _milliseconds(purposes, number, devices, flops, link) -> str:
     return f"{1e3 * start:.2f} + {1e3 * transfer:.2f}, {1e3 * compute:.2f} ms ({100 * share:.0f} %)"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="layer")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=1024, help="global batch")
-    arguments = parser.parse_args()
-    print(
-        f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, global batch {arguments.batch}, float32"
-    )
-    print(f"jax {jax.__version__}, compiled for {jax.devices()[0].device_kind}; bytes of results on each device")
+def print_devices(recipe: str, *, batch: int, **options) -> None:
+    """The collectives of `pmap` by purpose, for 1 to 8 devices, what they should cost, and larger slices."""
     print("models: start + transfer, computing (share of the step that is computing)\n")
     names = ("projections", "transposes", "classes", "gradient", "statistics", "scalars", "other")
     print("| devices | collectives |", " | ".join((*names, "needed", "ratio", *LINKS)), "|")
     print("|---" * (len(names) + 4 + len(LINKS)), "|", sep="")
     for devices in (1, 2, 4, 8):
-        executable, program, state = compile_step(
-            arguments.recipe, devices=devices, width=arguments.width, batch=arguments.batch
-        )
+        executable, program, state = compile_step(recipe, devices=devices, batch=batch, **options)
         flops = executable.cost_analysis()["flops"]
         found = hlo.collectives(executable.as_text()) if devices > 1 else []
         purposes = bytes_by_purpose(found, program, state)
@@ -148,13 +167,32 @@ def main() -> None:
         cells = (f"{purposes[name]:,}" for name in names)
         print(f"| {devices} | {len(found)} |", " | ".join((*cells, f"{least:,}", ratio, *costs)), "|", flush=True)
     # The bytes were found to be those needed, so larger slices follow by arithmetic, at the same images on a device.
-    images = arguments.batch // devices
+    images = batch // devices
     print(f"\n| {POD} devices, {images} images on each | global batch | bytes | start + transfer, computing |")
     print("|---|---|---|---|")
     for slice_of in (8, 16, 64, 256):
         purposes = needed(dataclasses.replace(program, batch_size=images * slice_of), state, slice_of)
         costs = _milliseconds(purposes, len(found), slice_of, flops, LINKS[POD])
         print(f"| {slice_of} | {images * slice_of} | {sum(purposes.values()):,} | {costs} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="layer")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1024, help="global batch")
+    parser.add_argument("--only", default="", choices=["", "pmap", "mappings"], help="one of the two parts")
+    arguments = parser.parse_args()
+    size = dict(width=arguments.width, batch=arguments.batch)
+    print(
+        f"ResNet-18, width {arguments.width}, 32x32, recipe {arguments.recipe}, global batch {arguments.batch}, float32"
+    )
+    print(f"jax {jax.__version__}, compiled for {jax.devices()[0].device_kind}; bytes of results on each device")
+    if arguments.only != "mappings":
+        print_devices(arguments.recipe, **size)
+    if arguments.only != "pmap":
+        print("\nby mapping, 8 devices\n")
+        print_mappings(arguments.recipe, devices=8, **size)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the device wait? Training as `main` does it against the bare step, and the host's work in a step.
 
-python benchmarks/loop.py [--width=16] [--batch=128] [--steps=40] [--repeats=3] [--images=60000]
+python benchmarks/loop.py [--width=16] [--batch=128] [--steps=40] [--repeats=3] [--images=60000] [--mapping=shard_map]
 
 The data are random 32 x 32 images in IDX files, read by the package like any other. "bare" dispatches the same mapped
 and donated program with nothing around it; "resident" and "stream" are `train.train` with logging, the progress bar
@@ -59,6 +59,7 @@ def settings(folder: str, arguments, storage: str):
         "normalization.mean": (0.5,),
         "normalization.std": (0.25,),
         "train.checkpoint_every_epochs": 1,
+        "train.mapping": arguments.mapping,
     }
     sizes = dict(width=arguments.width, batch=arguments.batch, dtype=arguments.dtype)
     plain = resnet18.config(arguments.recipe, resnet18.JOINT, **sizes, overrides=overrides)
@@ -68,10 +69,11 @@ def settings(folder: str, arguments, storage: str):
 def bare(specs, arguments) -> float:
     """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
     data = data_lib.open_set(specs.dataset)
-    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=len(data.train))
-    compiled = mapping.pmap(step_lib.make_train_step(program, axis_name=mapping.AXIS), donate=(0,))
-    inputs = next(train.resident_data(program, specs.train, data.train, specs.seed, 0))
-    state, metrics = mapping.replicate(run_lib.initial_state(specs, program)), []
+    mapped = mapping.MAPPINGS[specs.train.mapping]()
+    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
+    compiled = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
+    inputs = next(train.resident_data(program, specs.train, data.train, mapped, specs.seed, 0))
+    state, metrics = mapped.create(lambda: run_lib.initial_state(specs, program)), []
     for index in range(SKIPPED + arguments.steps):
         if index == SKIPPED:
             jax.block_until_ready(state)
@@ -126,7 +128,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     """Microseconds of host work a step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
     data = data_lib.open_set(specs.dataset)
     sizes = dict(num_classes=data.num_classes, num_images=len(data.train))
-    program = run_lib.make_program(specs, axis_name=None, **sizes)
+    program = run_lib.make_program(specs, **sizes)
     names = jax.eval_shape(
         step_lib.make_train_step(program, axis_name=None),
         run_lib.initial_state(specs, program),
@@ -136,9 +138,10 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     def nothing(state, *inputs):
         return state.replace(step=state.step + 1), {name: 1.0 * state.step for name in names}
 
-    compiled = mapping.pmap(nothing, donate=(0,))
-    inputs = next(train.resident_data(program, specs.train, data.train, specs.seed, 0))
-    state, _ = compiled(mapping.replicate(run_lib.initial_state(specs, program)), *inputs)
+    mapped = mapping.MAPPINGS[specs.train.mapping]()
+    compiled = mapped.compile_step(nothing)
+    inputs = next(train.resident_data(program, specs.train, data.train, mapped, specs.seed, 0))
+    state, _ = compiled(mapped.create(lambda: run_lib.initial_state(specs, program)), *inputs)
     dispatches = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -156,7 +159,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
         loop.run(
             state,
             step=lambda state: compiled(state, *inputs),
-            fetch=mapping.to_host,
+            fetch=mapped.to_host,
             start_step=0,
             total_steps=steps,
             log_every=specs.train.log_every_steps,
@@ -180,6 +183,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--mapping", default="pmap", choices=mapping.MAPPINGS)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=60_000, help="of ten classes, six of them known")

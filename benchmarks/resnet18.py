@@ -72,7 +72,15 @@ def random_data(num_images: int, image_size: int = 32) -> tuple[np.ndarray, ...]
     return images, labels, random.permutation(num_images).astype(np.int32)
 
 
-def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num_images: int, **options: Any):
+def compile_mapped(
+    recipe: str,
+    phase_of: Any,
+    devices: list[jax.Device],
+    *,
+    num_images: int,
+    mapping_name: str = "pmap",
+    **options: Any,
+):
     """(executable, program, shapes of the state) of the mapped step of `train` for `devices`, which need not be here.
 
     Args:
@@ -80,13 +88,13 @@ def compile_mapped(recipe: str, phase_of: Any, devices: list[jax.Device], *, num
       phase_of: `SSL` or `JOINT`.
       devices: what to compile for.
       num_images: size of the training set.
+      mapping_name: a key of `mapping.MAPPINGS`.
       options: of `config`.
     """
     specs = settings(recipe, phase_of, devices=len(devices), **options)
-    program = run_lib.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images)
+    mapped = mapping.MAPPINGS[mapping_name](devices)
+    program = run_lib.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images, mapped=mapped)
     state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
-    data = cost.resident_shapes(num_images, specs.image_shape)
-    copy = lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape), leaf.dtype)
-    step = step_lib.make_train_step(program, axis_name=mapping.AXIS)
-    mapped = mapping.pmap(step, devices=devices, donate=(0,))
-    return mapped.lower(*jax.tree.map(copy, (state, *data))).compile(), program, state
+    step = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
+    arguments = mapped.abstract(state, cost.resident_shapes(num_images, specs.image_shape))
+    return step.lower(*arguments).compile(), program, state

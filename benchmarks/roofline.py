@@ -111,7 +111,7 @@ def build(arguments, batch: int, variant: Variant):
         return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
 
     with network, mock.patch.object(augment, "normalize", padded):
-        program = run_lib.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES, axis_name=None)
+        program = run_lib.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
         step = step_lib.make_train_step(program, axis_name=None)
 
         def several(state, *data):

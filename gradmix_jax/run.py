@@ -66,14 +66,22 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
 
 
 def make_program(
-    experiment: Experiment, *, num_classes: int, num_images: int, axis_name: str | None = mapping.AXIS
+    experiment: Experiment, *, num_classes: int, num_images: int, mapped: mapping.Mapping | None = None
 ) -> Program:
-    """The static part of the train step for a training set of `num_images` images."""
+    """The static part of the train step.
+
+    Args:
+      experiment: the specs.
+      num_classes: K, known classes.
+      num_images: size of the training set.
+      mapped: how the step runs on several devices; None: on one, by `jax.jit` alone.
+    """
+    module = models.create(experiment.model, num_classes=num_classes, axis_name=mapped and mapped.axis_name)
     batch_size = experiment.train.batch_size
     steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
     schedule = state_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
     return Program(
-        model=models.create(experiment.model, num_classes=num_classes, axis_name=axis_name),
+        model=mapped.model(module) if mapped else module,
         transform=state_lib.optimizer(
             experiment.optimizer,
             schedule,
@@ -117,7 +125,7 @@ def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> c
       num_classes: K, known classes.
       num_images: size of the training set, at least a batch.
     """
-    program = make_program(experiment, num_classes=num_classes, num_images=num_images, axis_name=None)
+    program = make_program(experiment, num_classes=num_classes, num_images=num_images)
     return cost.of(cost.compile_step(program, jax.eval_shape(lambda: initial_state(experiment, program))))
 
 
@@ -137,22 +145,21 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
     """
     check_same_run(config, workdir)
     data = data_lib.open_set(experiment.dataset)
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
-    initial = initial_state(experiment, program)
-    if mapping.is_main_process():
-        initial = _loaded(experiment, initial, workdir)
-        _record(config, workdir, initial.params)
+    mapped = mapping.MAPPINGS[experiment.train.mapping]()
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
+    init = lambda: initial_state(experiment, program)
     options = dict(storage=experiment.dataset.storage, workdir=workdir)
-    return train_lib.train(program, initial, data.train, experiment.train, **options)
+    if mapping.is_main_process():
+        if experiment.model.init_from and not Checkpoints.exist(workdir):
+            options["first"] = _loaded(experiment, init())
+        _record(config, workdir, jax.eval_shape(init).params)
+    return train_lib.train(program, init, data.train, experiment.train, mapped, **options)
 
 
-def _loaded(experiment: Experiment, initial: state_lib.TrainState, workdir: str) -> state_lib.TrainState:
-    """The initial state with the weights of `model.init_from`, unless the run is resumed; says what was loaded."""
-    spec = experiment.model
-    if not spec.init_from or Checkpoints.exist(workdir):
-        return initial
+def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.TrainState:
+    """The initial state with the weights of `model.init_from`; says what was loaded."""
     template = {"params": initial.params, "batch_stats": initial.batch_stats}
-    variables, report = initial_lib.load(spec.init_from, experiment.dataset.trial, template)
+    variables, report = initial_lib.load(experiment.model.init_from, experiment.dataset.trial, template)
     print(report, file=sys.stderr)
     return state_lib.with_weights(initial, variables)
 
@@ -182,7 +189,7 @@ def _record(config: dict[str, Any], workdir: str, params: Any) -> None:
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
     workdir_lib.write_json(workdir, workdir_lib.ENVIRONMENT, workdir_lib.environment())
     with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.PARAMETERS)) as file:
-        file.write(parameter_overview.get_parameter_overview(params) + "\n")
+        file.write(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
 
 
 def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any]:
@@ -285,5 +292,5 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
     if experiment.mix.method == "none":
         raise ValueError(f"the run in {workdir} does not mix (mix.method 'none'): there is nothing to show.")
     data = data_lib.open_set(experiment.dataset)
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), axis_name=None)
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     return Prepared(experiment, data, program)

@@ -1,6 +1,5 @@
 """Small programs for the tests of the step, the loop and the commands."""
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -36,12 +35,12 @@ def small_config(recipe="input", phases=PHASES, **overrides):
     return c
 
 
-def small_program(recipe="input", *, axis_name=None, phases=PHASES, **overrides):
+def small_program(recipe="input", *, mapped=None, phases=PHASES, **overrides):
     """(experiment, program) for NUM_IMAGES images of 4 classes."""
     config = small_config(recipe, phases, **overrides)
-    num_devices = 1 if axis_name is None else jax.device_count()
+    num_devices = len(mapped.devices) if mapped else 1
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=num_devices)
-    return specs, run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=axis_name)
+    return specs, run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, mapped=mapped)
 
 
 def small_state(specs, program) -> state_lib.TrainState:

@@ -139,31 +139,38 @@ def test_streamed_training_equals_resident_training(whole_run, tmp_path):
 def test_a_step_takes_the_memory_of_the_state_it_is_given():
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
-    program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
-    before = mapping.replicate(run_lib.initial_state(specs, program))
-    after, _ = train.make_step(program, specs.train, source, storage="resident", seed=specs.seed, start_step=0)(before)
+    mapped = mapping.Pmap()
+    program = run_lib.make_program(specs, num_classes=6, num_images=len(source), mapped=mapped)
+    before = mapped.create(lambda: run_lib.initial_state(specs, program))
+    options = dict(storage="resident", seed=specs.seed, start_step=0)
+    after, _ = train.make_step(program, specs.train, source, mapped, **options)(before)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
 
 
-def test_training_images_lie_on_every_device_as_rows_of_pixels():
+@pytest.mark.parametrize("name", mapping.MAPPINGS)
+def test_training_images_lie_on_every_device_as_rows_of_pixels(name):
     # Of four dimensions a TPU would copy all of them in every step (benchmarks/README.md).
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
     program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
     start = program.steps_per_epoch - 1  # the last step of an epoch, then the first of the next one
     (images, labels, last), (same_images, same_labels, first) = itertools.islice(
-        train.resident_data(program, specs.train, source, specs.seed, start), 2
+        train.resident_data(program, specs.train, source, mapping.MAPPINGS[name](), specs.seed, start), 2
     )
     assert same_images is images and same_labels is labels
     expected, expected_labels = data_lib.resident(source)
-    assert images.shape == (8, len(source), np.prod(program.image_shape)) and images.dtype == np.uint8
-    for copy, classes in zip(np.asarray(images), np.asarray(labels), strict=True):
-        np.testing.assert_array_equal(copy, expected.reshape(len(source), -1))
-        np.testing.assert_array_equal(classes, expected_labels)
+    pixels = expected.reshape(len(source), -1)
+    copies = lambda array: [np.asarray(shard.data) for shard in array.addressable_shards]
+    assert images.dtype == np.uint8 and len(copies(images)) == 8
+    for copy, classes in zip(copies(images), copies(labels), strict=True):
+        # `pmap` has an axis for the devices.
+        assert copy.shape in (pixels.shape, (1, *pixels.shape))
+        np.testing.assert_array_equal(copy.reshape(pixels.shape), pixels)
+        np.testing.assert_array_equal(classes.reshape(-1), expected_labels)
     for epoch, order_N in enumerate((last, first)):
-        for copy in np.asarray(order_N):
-            np.testing.assert_array_equal(copy, order.epoch_order(specs.seed, epoch, size=len(source)))
+        for copy in copies(order_N):
+            np.testing.assert_array_equal(copy.reshape(-1), order.epoch_order(specs.seed, epoch, size=len(source)))
 
 
 def test_workdir_tells_what_was_run(whole_run):

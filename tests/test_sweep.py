@@ -144,7 +144,7 @@ def test_extreme_images_leave_every_method_finite(label):
     base = small_config(phases=PHASES, **{"objective.queue_size": 64})
     config = sweep.config_of(base, label, sweep.OVERVIEW[label])
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=1)
-    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, axis_name=None)
+    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
     step = jax.jit(step_lib.make_train_step(program, axis_name=None))
     for value in (0, 255):
         state = run_lib.initial_state(specs, program)

@@ -272,7 +272,7 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
     the innermost one, and copy all of them in every step. Without an order images_bxHxWxC and labels_b are this
     device's share of the batch.
 
-    Map it with `parallel.pmap` (axis name given) or compile it with `jax.jit` (None).
+    A `mapping` compiles it for all devices; `jax.jit` alone (axis name None), for one.
     """
 
     def train_step(state: state_lib.TrainState, images, labels, order_N=None):

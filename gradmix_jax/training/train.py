@@ -26,6 +26,12 @@ from gradmix_jax.training.program import Program
 class Spec(Section, section="train"):
     """How training runs: the `train` section."""
 
+    mapping: str = key(
+        "pmap",
+        "how the step runs on several devices: pmap, shard_map, or sharded for a state too large for one",
+        choices=lambda: mapping.MAPPINGS,
+        may_change=True,
+    )
     batch_size: int = key(128, "images per step, over all devices; each gives num_views views", least=1)
     num_views: int = key(2, "augmented views of each image", least=1)
     log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
@@ -43,17 +49,27 @@ class Spec(Section, section="train"):
 
 
 def train(
-    program: Program, initial: state_lib.TrainState, source: data_lib.Source, spec: Spec, *, storage: str, workdir: str
+    program: Program,
+    init: Callable[[], state_lib.TrainState],
+    source: data_lib.Source,
+    spec: Spec,
+    mapped: mapping.Mapping,
+    *,
+    storage: str,
+    workdir: str,
+    first: state_lib.TrainState | None = None,
 ) -> tuple[int, int]:
     """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
 
     Args:
       program: the static part of the step.
-      initial: the state before the first step; its shapes are those of the checkpoints.
+      init: returns the state before the first step; its shapes are those of the checkpoints.
       source: the training images.
       spec: the `train` section.
+      mapped: how the step runs on all devices; the program was made for it.
       storage: "resident" or "stream", see `dataset.storage`.
       workdir: directory of the run, which exists.
+      first: a state to start from in place of that of `init`; the main process's counts.
 
     Returns:
       The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
@@ -63,10 +79,8 @@ def train(
       ValueError: the images cannot be read, or the loss is not finite.
     """
     checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints) if mapping.is_main_process() else None
-    if checkpoints and checkpoints.latest_step() is not None:
-        initial = checkpoints.restore(initial)
-    initial = mapping.broadcast(initial)
-    start_step, seed = int(initial.step), int(initial.seed)
+    state = _first_state(init, first, checkpoints, mapped)
+    start_step, seed = (int(number) for number in mapped.to_host((state.step, state.seed)))
     total_steps = state_lib.total_steps(program.phases, program.steps_per_epoch)
     writer = MetricsWriter(
         workdir,
@@ -80,20 +94,18 @@ def train(
         closing.callback(writer.close)
         if checkpoints:
             closing.callback(checkpoints.close)
-        replicated = mapping.replicate(initial)
-        nothing = lambda state: None
         _, done = loop.run(
-            replicated,
-            step=make_step(program, spec, source, storage=storage, seed=seed, start_step=start_step),
-            fetch=mapping.to_host,
+            state,
+            step=make_step(program, spec, source, mapped, storage=storage, seed=seed, start_step=start_step),
+            fetch=mapped.to_host,
             start_step=start_step,
             total_steps=total_steps,
             log_every=spec.log_every_steps,
             save_every=spec.checkpoint_every_epochs * program.steps_per_epoch,
             on_metrics=writer.write,
             on_step=writer.advance,
-            snapshot=mapping.make_snapshot(replicated) if checkpoints else nothing,
-            save=checkpoints.save if checkpoints else nothing,
+            snapshot=mapped.make_snapshot(state, wanted=checkpoints is not None),
+            save=checkpoints.save if checkpoints else lambda snapshot: None,
             should_stop=mapping.preempted if jax.process_count() > 1 else lambda step: bool(received),
         )
     if signal.SIGINT in received and done < total_steps:
@@ -101,29 +113,61 @@ def train(
     return done, total_steps
 
 
+def _first_state(
+    init: Callable[[], state_lib.TrainState],
+    first: state_lib.TrainState | None,
+    checkpoints: Checkpoints | None,
+    mapped: mapping.Mapping,
+) -> state_lib.TrainState:
+    """The newest checkpoint, or `first`, or what `init` returns, placed for the step.
+
+    Only the main process has checkpoints and a `first`: the others get what it has.
+    """
+    template = jax.eval_shape(init)
+    if checkpoints and checkpoints.latest_step() is not None:
+        first = checkpoints.restore(template)
+    if not mapping.broadcast(np.bool_(first is not None)):
+        return mapped.create(init)
+    if first is None:
+        first = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    return mapped.place_state(mapping.broadcast(jax.device_get(first)))
+
+
 def make_step(
-    program: Program, spec: Spec, source: data_lib.Source, *, storage: str, seed: int, start_step: int
+    program: Program,
+    spec: Spec,
+    source: data_lib.Source,
+    mapped: mapping.Mapping,
+    *,
+    storage: str,
+    seed: int,
+    start_step: int,
 ) -> Callable:
     """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
-    compiled = mapping.pmap(step_lib.make_train_step(program, axis_name=mapping.AXIS), donate=(0,))
-    batches = {"resident": resident_data, "stream": _streamed}[storage](program, spec, source, seed, start_step)
+    step = step_lib.make_train_step(program, axis_name=mapped.axis_name)
+    compiled = mapped.compile_step(step, streamed=storage == "stream")
+    batches = {"resident": resident_data, "stream": _streamed}[storage](program, spec, source, mapped, seed, start_step)
     return lambda state: compiled(state, *next(batches))
 
 
-def resident_data(program: Program, spec: Spec, source: data_lib.Source, seed: int, start_step: int) -> Iterator:
+def resident_data(
+    program: Program, spec: Spec, source: data_lib.Source, mapped: mapping.Mapping, seed: int, start_step: int
+) -> Iterator:
     """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
     images, labels = data_lib.resident(source, progress=mapping.is_main_process())
-    images, labels = mapping.replicate((images.reshape(len(images), -1), labels))
-    epoch_order = mapping.pmap(functools.partial(order.epoch_order, size=program.num_images))
+    images, labels = mapped.replicate((images.reshape(len(images), -1), labels))
+    epoch_order = mapped.compile_replicated(functools.partial(order.epoch_order, size=program.num_images))
     for step in itertools.count(start_step):
         if step == start_step or step % program.steps_per_epoch == 0:
             # Not on the host, which would have to wait for it.
             numbers = np.int32(seed), np.int32(step // program.steps_per_epoch)
-            order_N = epoch_order(*mapping.replicate(numbers))
+            order_N = epoch_order(*mapped.replicate(numbers))
         yield images, labels, order_N
 
 
-def _streamed(program: Program, spec: Spec, source: data_lib.Source, seed: int, start_step: int) -> Iterator:
+def _streamed(
+    program: Program, spec: Spec, source: data_lib.Source, mapped: mapping.Mapping, seed: int, start_step: int
+) -> Iterator:
     """(images, labels) for every step, read from disk."""
     batches = data_lib.host_batches(
         source,
@@ -136,10 +180,10 @@ def _streamed(program: Program, spec: Spec, source: data_lib.Source, seed: int, 
         cache_bytes=1e9 * spec.cache_gigabytes,
     )
     # One batch ahead: its copy to the device runs while the step before it computes.
-    ahead = mapping.shard(next(batches))
+    ahead = mapped.spread(next(batches))
     for batch in batches:
         yield ahead
-        ahead = mapping.shard(batch)
+        ahead = mapped.spread(batch)
 
 
 @contextlib.contextmanager

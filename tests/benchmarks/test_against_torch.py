@@ -37,7 +37,7 @@ def keep():
 @pytest.fixture(scope="module")
 def batches(specs, keep):
     """What our step makes of the views of three batches: one compiled program."""
-    program = run_lib.make_program(specs, num_classes=6, num_images=64, axis_name=None)
+    program = run_lib.make_program(specs, num_classes=6, num_images=64)
     state = run_lib.initial_state(specs, program)
     weights = {"supcon": jnp.zeros(()), "ssl": jnp.ones(()), "cross_entropy": jnp.zeros(())}
     params, batch_stats, key = state.params, state.batch_stats, jax.random.key(5)

@@ -57,19 +57,22 @@ def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_saving_goes_on_behind_training_and_keeps_what_is_donated(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", mapping.MAPPINGS)
+def test_saving_goes_on_behind_training_and_keeps_what_is_donated(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapping, "SMALLEST_SHARDED", 64)
     state = small_state(*small_program())
-    replicated = mapping.replicate(state)
-    snapshot = mapping.make_snapshot(replicated)
-    step = mapping.pmap(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate=(0,))
+    mapped = mapping.MAPPINGS[name]()
+    placed = mapped.create(lambda: state)
+    snapshot = mapped.make_snapshot(placed)
+    step = mapped.compile_step(lambda state: (jax.tree.map(lambda leaf: leaf + 1, state), {}))
     checkpoints = Checkpoints(str(tmp_path))
     write, may_write = checkpoints._manager.save, threading.Event()
     monkeypatch.setattr(checkpoints._manager, "save", lambda *a, **k: (may_write.wait(60), write(*a, **k)))
-    replicated = step(replicated)
-    checkpoints.save(snapshot(replicated))  # returns, although nothing can be written yet
+    placed, _ = step(placed)
+    checkpoints.save(snapshot(placed))  # returns, although nothing can be written yet
     for _ in range(3):
-        replicated = step(replicated)
-    assert int(mapping.to_host(replicated).step) == 4 and checkpoints.latest_step() is None
+        placed, _ = step(placed)
+    assert int(mapped.to_host(placed).step) == 4 and checkpoints.latest_step() is None
     may_write.set()
     checkpoints.close()
     reader = Checkpoints(str(tmp_path), read_only=True)
