@@ -77,7 +77,7 @@ def _descend(weights, features_NxF, labels_N, l2, tolerance):
 def _minimize(weights, features_NxF, labels_N, l2):
     """Weights at the minimum of the loss, by L-BFGS from the given ones.
 
-    In float64: at penalties of 1e-4 and less, float32 gradients are rounding long before the minimum.
+    In float64, as the tolerance of small penalties is below the rounding of float32 gradients, about 1e-7.
     """
     tolerance = max(LEAST_TOLERANCE, min(TOLERANCE, TOLERANCE_OF_L2 * l2))
     with jax.enable_x64(True):

@@ -17,8 +17,8 @@ from gradmix_jax.scores.base import Meaningless, Missing
 from gradmix_jax.scores.neighbors import class_sums
 
 LOGITS = "logits"
-# What a score can fail with, on data that others can be computed of.
-FAILURES = (ValueError, np.linalg.LinAlgError, MemoryError, jax.errors.JaxRuntimeError)
+# What one score may fail with where others can be computed. NumPy's LinAlgError is a ValueError.
+FAILURES = (ValueError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
