@@ -31,6 +31,9 @@ SWITCHES = {
     "jax_transfer_guard": "allow",
 }
 
+# Exit status where results are written, but parts of an evaluation failed.
+PARTS_FAILED = 3
+
 
 def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
     """Parse the flags and call `main(rest of the command line)`.

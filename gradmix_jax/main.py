@@ -3,6 +3,8 @@
 python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0
 """
 
+import sys
+
 from absl import flags
 
 from gradmix_jax import cli, report, run
@@ -16,6 +18,8 @@ def main(argv: list[str]) -> None:
     results = run.run(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
     if results:
         print(report.table(results, flags.FLAGS.workdir))
+        if results["failed"]:
+            sys.exit(cli.PARTS_FAILED)
 
 
 if __name__ == "__main__":

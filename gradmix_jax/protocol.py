@@ -7,11 +7,14 @@ A run that has results is skipped and an interrupted one is resumed, so rerunnin
 A directory that holds a run of another config is refused.
 """
 
+import sys
+
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from gradmix_jax import cli, report, run
+from gradmix_jax import workdir as workdir_lib
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -31,7 +34,9 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
         anything is run.
     """
     planned = run.check_runs(config, workdir, trials, seeds, num_devices=jax.device_count())
-    run.run_all(planned)
+    failed = run.run_all(planned)
+    if failed:
+        print(f"parts of the evaluation failed in {', '.join(failed)}; rerun the command to repeat it", file=sys.stderr)
     return report.write_summary([directory for _, directory in planned], workdir)
 
 
@@ -44,6 +49,9 @@ def main(argv: list[str]) -> None:
         cli.print_commands(cli.config_words(), workdir, trials, seeds)
     else:
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))
+        directories = [directory for _, directory in run.runs(flags.FLAGS.config, workdir, trials, seeds)]
+        if any(workdir_lib.read_json(each, workdir_lib.RESULTS).get("failed") for each in directories):
+            sys.exit(cli.PARTS_FAILED)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.program import Program
 
 MODES = ("train", "eval", "train_and_eval")
+# Entries of the results that have a file of their own.
+ARRAYS = {"arrays": workdir_lib.SCORES, "gallery": workdir_lib.GALLERY}
 
 
 def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[str, Any] | None:
@@ -40,6 +42,7 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
 
     Returns:
       The results, which are written to the workdir too; None without an evaluation, and on all processes but the main.
+      results["failed"] names optional parts of the evaluation that failed, with the reason.
 
     Raises:
       ValueError: a user's mistake, in one line.
@@ -48,21 +51,42 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
     workdir = workdir_lib.resolve(workdir)
     plain = config_lib.to_plain(config)
     experiment = from_config(plain, num_devices=jax.device_count())
-    if mode == "train_and_eval" and mapping.is_main_process():
-        evaluation.check_data(experiment.dataset, experiment.evaluate)
+    check_same_run(plain, workdir)
+    data = data_lib.open_set(experiment.dataset)
+    if mode == "train_and_eval":
+        evaluation.check_data(experiment.setup, data, reference=mapping.is_main_process())
     if mode != "eval":
-        done, total = train(experiment, plain, workdir)
+        done, total = train(experiment, plain, workdir, data=data)
         if done < total:
             print(f"stopped at step {done} of {total} and saved; rerun the command to resume", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
     results = None
-    if mode != "train" and mapping.is_main_process():
-        if experiment.model.init_from:  # may be evaluated without a training
-            os.makedirs(workdir, exist_ok=True)
-        check_same_run(plain, workdir)
-        results = save_results(evaluate(plain, workdir), plain, workdir)
+    if mode != "train":
+        results = _evaluate(experiment, plain, workdir, data)
     mapping.barrier("results are written")
     return results
+
+
+def _evaluate(
+    experiment: Experiment, config: dict[str, Any], workdir: str, data: data_lib.OpenSet
+) -> dict[str, Any] | None:
+    """Evaluate and write the results, the headline as soon as it is there."""
+    if not mapping.is_main_process():
+        return evaluation.evaluate(experiment.setup, workdir, data=data)
+    if experiment.model.init_from:  # may be evaluated without a training
+        os.makedirs(workdir, exist_ok=True)
+    # Arrays do not change once they are there; writing them again for every part would take longer than the part.
+    saved: set[str] = set()
+    written: dict[str, Any] = {}
+
+    def save(results):
+        nonlocal written
+        new = {name: value for name, value in results.items() if name not in saved}
+        saved.update(ARRAYS.keys() & new.keys())
+        written = save_results(new, config, workdir)
+
+    evaluation.evaluate(experiment.setup, workdir, data=data, save=save)
+    return written
 
 
 def make_program(
@@ -129,13 +153,16 @@ def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> c
     return cost.of(cost.compile_step(program, jax.eval_shape(lambda: initial_state(experiment, program))))
 
 
-def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple[int, int]:
+def train(
+    experiment: Experiment, config: dict[str, Any], workdir: str, *, data: data_lib.OpenSet | None = None
+) -> tuple[int, int]:
     """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
 
     Args:
       experiment: the specs.
       config: what they were made from, recorded in the workdir.
       workdir: directory of the run; made if need be.
+      data: the run's data if it is open already.
 
     Returns:
       The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
@@ -144,7 +171,7 @@ def train(experiment: Experiment, config: dict[str, Any], workdir: str) -> tuple
       KeyboardInterrupt, ValueError: see `training.train.train`; ValueError too where the workdir holds another run.
     """
     check_same_run(config, workdir)
-    data = data_lib.open_set(experiment.dataset)
+    data = data_lib.open_set(experiment.dataset) if data is None else data
     mapped = mapping.MAPPINGS[experiment.train.mapping]()
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
     init = lambda: initial_state(experiment, program)
@@ -210,24 +237,30 @@ def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any
 
 
 def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; return what results.json holds."""
-    for name, entry in ((workdir_lib.SCORES, "arrays"), (workdir_lib.GALLERY, "gallery")):
-        with workdir_lib.replacing(workdir_lib.path(workdir, name), "wb") as file:
-            np.savez_compressed(file, **results.pop(entry))
+    """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; return what results.json holds.
+
+    Files whose entry, "arrays" or "gallery", is not there are left alone.
+    """
+    for entry, name in ARRAYS.items():
+        if entry in results:
+            with workdir_lib.replacing(workdir_lib.path(workdir, name), "wb") as file:
+                np.savez_compressed(file, **results[entry])
     # The keys that a run may be evaluated with other values of belong to its results.
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
-    results = results | {"environment": workdir_lib.environment()}
+    results = {key: value for key, value in results.items() if key not in ARRAYS}
+    results["environment"] = workdir_lib.environment()
     workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
     return results
 
 
 def is_finished(config: ConfigDict, workdir: str) -> bool:
-    """Whether there are results of the last step, evaluated as the config says."""
+    """Whether there are results of the last step, evaluated as the config says, with no part missing or failed."""
     if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
         return False
     results, wanted = workdir_lib.read_json(workdir, workdir_lib.RESULTS), config_lib.to_plain(config)
     steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
     whole = results["step"] == state_lib.total_steps(config.phases, steps_per_epoch)
+    whole = whole and not results.get("pending") and not results.get("failed")
     return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
 
 
@@ -254,12 +287,19 @@ def check_runs(
     return planned
 
 
-def run_all(planned: list[tuple[ConfigDict, str]]) -> None:
-    """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process."""
+def run_all(planned: list[tuple[ConfigDict, str]]) -> list[str]:
+    """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process.
+
+    Returns:
+      The workdirs of the runs of which a part of the evaluation failed.
+    """
+    failed = []
     for one, directory in planned:
         if not is_finished(one, directory):
             print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
-            run(one, directory)
+            results = run(one, directory)
+            failed += [directory] if results and results["failed"] else []
+    return failed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -143,8 +143,8 @@ def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source
     label_of[list(classes)] = np.arange(len(classes))
     labels = label_of[records.labels]
     indices = np.flatnonzero(labels >= 0)
-    names = tuple(f"{data.name}/{name}" for name in data.class_names)
-    source = Source(records, indices, labels[indices], spec.image_size, spec.channels, names)
+    shape = spec.image_size, spec.channels
+    source = Source(records, indices, labels[indices], *shape, data.class_names, data.name)
     if spec.bad_images == "skip":
         source = without_bad_images(source)
     absent = [data.class_names[c] for c in np.array(classes)[np.setdiff1d(range(len(classes)), source.labels)]]

@@ -93,7 +93,8 @@ class Source:
       image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
         aspect ratio is not kept.
       channels: C, 1 (grey) or 3 (RGB). Transparency is ignored.
-      names: "data set/class" of every class of the data set, by class id.
+      names: of every class of the data set, by class id.
+      dataset: what the config calls the data set.
     """
 
     records: Records
@@ -102,6 +103,7 @@ class Source:
     image_size: int
     channels: int
     names: tuple[str, ...] = ()
+    dataset: str = ""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -134,7 +136,7 @@ class Source:
 
     @property
     def classes(self) -> np.ndarray:
-        """str [N]: "data set/class" of each image."""
+        """str [N]: the name of each image's class."""
         return np.array(self.names)[self.class_ids]
 
     def as_unknown(self) -> "Source":

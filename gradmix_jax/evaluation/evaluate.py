@@ -1,34 +1,75 @@
 """Evaluate a checkpoint: features -> scores -> metrics."""
 
+import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from gradmix_jax import data as data_lib
 from gradmix_jax import metrics
-from gradmix_jax.evaluation import corrupted, fitting, guards, open_set, out_of_distribution, probes
+from gradmix_jax.evaluation import closed_set, corrupted, fitting, guards, headline, open_set, out_of_distribution
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
-from gradmix_jax.evaluation.spec import Setup, Spec
-from gradmix_jax.metrics import diversity
+from gradmix_jax.evaluation.images import Opener
+from gradmix_jax.evaluation.processes import Team
+from gradmix_jax.evaluation.spec import Setup
 from gradmix_jax.scores.fitted import LOGITS
 
+Results = dict[str, Any]
+_SIDES = ("known", "unknown")
 
-def evaluate(setup: Setup, workdir: str) -> dict[str, Any]:
-    """Evaluate the newest checkpoint of a run; see `run.evaluate`, which takes a config."""
+
+def evaluate(
+    setup: Setup,
+    workdir: str,
+    *,
+    data: data_lib.OpenSet | None = None,
+    save: Callable[[Results], None] = lambda results: None,
+) -> Results | None:
+    """Evaluate the newest checkpoint of a run; see `run.evaluate`, which takes a config.
+
+    The headline comes first. Each optional part after it (out-of-distribution data sets, corruptions, probes,
+    closed-set accuracies, diversity, gallery) that fails is named in results["failed"] and leaves the others alone.
+
+    Args:
+      setup: sections of the run's config.
+      workdir: the run's directory.
+      data: the run's data if it is open already.
+      save: is called with the results so far after the headline and after each part; "pending" names what is missing.
+
+    Returns:
+      The results; None on all processes but the main one, which extract features for it.
+
+    Raises:
+      ValueError: there is no headline.
+    """
+    data = data_lib.open_set(setup.dataset) if data is None else data
+    team, problem = Team(), "the evaluation failed on the main process"
+    if not team.is_main:
+        return fitting.serve(setup, data)
+    try:
+        results = _evaluate(setup, workdir, data, save)
+        problem = ""
+        return results
+    except ValueError as error:
+        problem = str(error)
+        raise
+    finally:
+        team.send("stop", problem=problem)
+
+
+def _evaluate(setup: Setup, workdir: str, data: data_lib.OpenSet, save: Callable[[Results], None]) -> Results:
     started = time.perf_counter()
-    model = fitting.restore(setup, workdir)
+    model = fitting.restore(setup, workdir, data=data)
     parts = fitting.compute_parts(model, workdir)
     parts, dropped = _guarded(parts, model.spec.duplicates)
     dropped["validation"] = len(model.data.validation) - len(parts.get("validation", ()))
-    evaluator = fitting.fit(model, {name: parts[name] for name in ("train", "validation") if name in parts})
-    scored = _score(evaluator, parts)
-    places = tuple(parts[f"test_{side}"].places for side in _SIDES)
-    headline = _headline(evaluator, scored, parts)
-    return {
-        **headline,
+    evaluator = fitting.fit(model, {name: parts[name] for name in guards.SELECTION if name in parts})
+    scored, results = _headline(evaluator, parts)
+    results |= {
         "step": model.step,
         "checkpoint": model.checkpoint,
         "trial": model.data_spec.trial,
@@ -39,33 +80,90 @@ def evaluate(setup: Setup, workdir: str) -> dict[str, Any]:
         "num_unknown": len(parts["test_unknown"]),
         "duplicates": dropped,
         "logits_from": "linear probe" if LOGITS not in parts["train"].outputs else "classifier head",
-        "closed_set": _closed_set(evaluator, parts, scored["predicted"]["test_known"].get("features")),
-        "diversity": _diversity(evaluator, parts["train"]),
-        "ood": out_of_distribution.evaluate(evaluator, guards.of_selection(parts), parts["test_known"]),
-        "corruptions": corrupted.evaluate(evaluator, headline, places),
-        "probes": {name: _probe(evaluator, name) for name in model.spec.probes},
-        "seconds": round(time.perf_counter() - started, 3),
+        **{"closed_set": {}, "diversity": {}, "ood": {"near": {}, "far": {}}, "corruptions": None, "probes": {}},
+        "failed": {"linear probe": evaluator.problem} if evaluator.problem else {},
     }
+    tasks = _optional_parts(evaluator, parts, scored, results)
+    pending = list(tasks)
+    for name in (None, *tasks):
+        if name is not None:
+            _attempt(results, name, tasks[name])
+            pending.remove(name)
+        results["seconds"] = round(time.perf_counter() - started, 3)
+        save({**results, **({"pending": pending} if pending else {})})
+    return results
 
 
-def check_data(dataset: data_lib.Spec, spec: Spec) -> None:
-    """Open what an evaluation will want besides the run's own data: something missing is better found before training.
+def _attempt(results: Results, name: str, compute: Callable[[], None]) -> None:
+    """Compute a part; where it fails, note and print why."""
+    try:
+        compute()
+    except Exception as error:  # one part's failure, of whatever kind, must not cost the others
+        said = str(error).strip().splitlines()
+        reason = (
+            said[0] if isinstance(error, ValueError) and said else f"{type(error).__name__}: {' '.join(said)[:300]}"
+        )
+        results["failed"][name] = reason
+        if not isinstance(error, (ValueError, OSError)):
+            traceback.print_exc()
+        print(f"evaluation, {name} failed: {reason}", file=sys.stderr)
+
+
+def _optional_parts(
+    evaluator: Evaluator, parts: Mapping[str, Features], scored: headline.Scored, results: Results
+) -> dict[str, Callable[[], None]]:
+    """{name of a part: function that adds it to the results}."""
+    spec, known = evaluator.model.spec, parts["test_known"]
+    selection = guards.of_selection(parts)
+
+    def detect(kind, name):
+        of = dict(selection=selection, known=known, known_scores=scored.scores[headline.KNOWN])
+        results["ood"][kind][name] = out_of_distribution.detect(evaluator, name, **of)
+
+    def corruptions():
+        places = tuple(parts[f"test_{side}"].places for side in _SIDES)
+        results["corruptions"] = corrupted.measure(evaluator, results, places, known.labels)
+
+    nearest_N = scored.predicted[headline.KNOWN].get("features")
+    put = lambda key, compute: lambda: results.__setitem__(key, compute())
+    tasks = {
+        "gallery": put("gallery", lambda: _gallery(evaluator, parts, scored)),
+        "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
+        "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
+    }
+    for kind in ("near", "far"):
+        for name in getattr(spec, kind):
+            tasks[f"{kind} data set {name}"] = lambda kind=kind, name=name: detect(kind, name)
+    if spec.corruptions != "none":
+        tasks["corruptions"] = corruptions
+    for name in spec.probes:
+        tasks[f"probe on {name}"] = lambda name=name: results["probes"].update(
+            {name: closed_set.transfer(evaluator, name)}
+        )
+    return tasks
+
+
+def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) -> None:
+    """Open all that an evaluation needs besides the run's own data, so that what is missing is found before training.
 
     Args:
-      dataset: the `dataset` section of the run.
-      spec: the `evaluate` section.
+      setup: sections of the run's config.
+      data: the run's data.
+      reference: whether to look for the run of `evaluate.corruption_reference` as well.
 
     Raises:
       ValueError: a data set, or the results of the reference, is missing or does not fit.
     """
-    others = {name: data_lib.out_of_distribution(dataset, name) for name in (*spec.near, *spec.far)}
-    if others:
-        known_N = data_lib.open_set(dataset).train.classes
-        for name, source in others.items():
-            guards.disjoint_names("train", known_N, name, source.classes)
+    spec, opener = setup.evaluate, Opener(setup, data)
+    for name in (*spec.near, *spec.far):
+        source = opener.other(name)
+        known = data.train.dataset, data.train.classes
+        guards.disjoint_names("train", known, name, (source.dataset, source.classes))
     for name in spec.probes:
-        data_lib.labelled(dataset, name)
-    corrupted.check_data(dataset, spec)
+        opener.probe(name)
+    corrupted.check(spec, setup.dataset, data)
+    if reference and spec.corruptions != "none":
+        corrupted.reference_errors(spec, setup.dataset)
 
 
 def _openness_of(data: data_lib.OpenSet) -> tuple[int, int, int]:
@@ -85,103 +183,29 @@ def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Feature
     return parts, dropped
 
 
-_SIDES = ("known", "unknown")
-_SCORED = ("validation", "test_known", "test_unknown")
-
-
-def _score(evaluator: Evaluator, parts: Mapping[str, Features]) -> dict[str, dict[str, Any]]:
-    """{"scores": {part: {feature: {score: score_N}}}, "predicted": {part: {feature: class_N}}}.
-
-    All images go through each score together: one program a score, whatever the sizes of the parts.
-    """
-    names = [name for name in _SCORED if name in parts]
-    outputs = [evaluator.complete(parts[name].outputs) for name in names]
-    together = {name: np.concatenate([x[name] for x in outputs]) for name in outputs[0]}
-    ends = np.cumsum([len(parts[name]) for name in names])[:-1]
-    split = lambda values: dict(zip(names, np.split(values, ends)))
-    found: dict[str, dict[str, Any]] = {"scores": {}, "predicted": {}}
-    for feature, by_score in evaluator.fitted.scores(together).items():
-        for part, values in split(evaluator.fitted.predict(feature, together)).items():
-            found["predicted"].setdefault(part, {})[feature] = values
-        for score, values in by_score.items():
-            for part, of_part in split(values).items():
-                found["scores"].setdefault(part, {}).setdefault(feature, {})[score] = of_part
-    return found
-
-
-def _headline(evaluator: Evaluator, scored: Mapping[str, Any], parts: Mapping[str, Features]) -> dict[str, Any]:
-    """Everything about the known and unknown test images of the run."""
+def _headline(evaluator: Evaluator, parts: Mapping[str, Features]) -> tuple[headline.Scored, Results]:
+    """Scores of the validation and test images, and the results of the headline."""
     spec, known, unknown = evaluator.model.spec, parts["test_known"], parts["test_unknown"]
-    of = lambda part, feature, score: scored["scores"][part][feature][score]
-    predicted = lambda part, feature=spec.feature: scored["predicted"][part][feature]
-    every = scored["scores"]["test_known"]
-    by_score = {
-        feature: {
-            score: open_set.threshold_free_metrics(
-                of("test_known", feature, score),
-                of("test_unknown", feature, score),
-                predicted("test_known", feature),
-                known.labels,
-            )
-            for score in every[feature]
-        }
-        for feature in every
-    }
-    known_N, unknown_M = (of(part, spec.feature, spec.score) for part in ("test_known", "test_unknown"))
-    judged = known_N, unknown_M, predicted("test_known"), predicted("test_unknown")
-    correct_N = judged[2] == known.labels
-    validation_V = of("validation", spec.feature, spec.score) if "validation" in parts else None
-    at_threshold = open_set.threshold_metrics(
-        *judged, known.labels, validation_V=validation_V, num_classes=evaluator.model.data.num_classes
-    )
-    names = {"classes_N": _bare(known.classes), "classes_M": _bare(unknown.classes)}
-    of_known, of_unknown = open_set.per_class(known_N, unknown_M, correct_N, **names)
-    threshold = at_threshold["threshold"]
-    return {
-        **by_score[spec.feature][spec.score],
-        **at_threshold,
-        "score": f"{_describe(spec)}; higher means known",
-        "feature": spec.feature,
-        "score_name": spec.score,
-        "by_feature": {feature: values[spec.score] for feature, values in by_score.items() if spec.score in values},
-        "by_score": by_score,
+    names = [name for name in (headline.VALIDATION, headline.KNOWN, headline.UNKNOWN) if name in parts]
+    scored = headline.score_parts(evaluator.fitted, {name: evaluator.complete(parts[name].outputs) for name in names})
+    truth = headline.Truth(known.labels, known.classes, unknown.classes, evaluator.model.data.class_names)
+    chosen = dict(feature=spec.feature, score=spec.score)
+    results = {
+        **headline.results(scored, truth, **chosen),
+        "score": headline.describe(spec.feature, spec.score, spec.k),
         "left_out": evaluator.fitted.left_out,
-        "intervals": open_set.intervals(known_N, unknown_M, correct_N),
-        "per_class": of_known,
-        "per_unknown_class": of_unknown,
-        "confusion": open_set.confusion(
-            *judged, **names, known_names=evaluator.model.data.class_names, threshold=threshold
-        ),
-        "arrays": _arrays(scored, judged, known.labels),
-        "gallery": _gallery(evaluator, parts, judged, correct_N),
+        "arrays": headline.arrays(scored, known.labels, **chosen),
     }
+    return scored, results
 
 
-def _describe(spec: Spec) -> str:
-    if spec.score == "topk_cosine":
-        return f"sum of the {spec.k} largest cosine similarities to a class ({spec.feature})"
-    return f"{spec.score} ({spec.feature})"
-
-
-def _bare(classes: np.ndarray) -> np.ndarray:
-    """Names of classes without that of their data set."""
-    return np.array([name.rpartition("/")[2] for name in classes.tolist()])
-
-
-def _arrays(scored: Mapping[str, Any], judged: tuple, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What scores.npz holds: the headline's arrays, and the scores by each feature and score."""
-    arrays = dict(known_scores=judged[0], unknown_scores=judged[1], predicted=judged[2], labels=labels)
-    for side in _SIDES:
-        for feature, by_score in scored["scores"][f"test_{side}"].items():
-            arrays |= {f"{feature}/{score}/{side}": values for score, values in by_score.items()}
-    return arrays
-
-
-def _gallery(evaluator, parts, judged, correct_N) -> dict[str, np.ndarray]:
+def _gallery(evaluator: Evaluator, parts: Mapping[str, Features], scored: headline.Scored) -> dict[str, np.ndarray]:
     """Images of the clearest mistakes, with their scores, classes and predictions."""
-    data, gallery = evaluator.model.data, {}
+    data, spec, gallery = evaluator.model.data, evaluator.model.spec, {}
+    judged = headline.judged(scored, spec.feature, spec.score)
     scores, predicted = dict(zip(_SIDES, judged[:2])), dict(zip(_SIDES, judged[2:]))
     names = np.array(data.class_names)
+    correct_N = judged[2] == parts["test_known"].labels
     for kind, (side, places) in open_set.gallery_places(*judged[:2], correct_N).items():
         part, source = parts[f"test_{side}"], getattr(data, f"test_{side}")
         shape = (0, source.image_size, source.image_size, source.channels)
@@ -189,75 +213,7 @@ def _gallery(evaluator, parts, judged, correct_N) -> dict[str, np.ndarray]:
         gallery |= {
             f"{kind}/images": images if len(images) else np.zeros(shape, np.uint8),
             f"{kind}/scores": scores[side][places],
-            f"{kind}/truth": _bare(part.classes[places]),
+            f"{kind}/truth": part.classes[places],
             f"{kind}/predicted": names[predicted[side][places]],
         }
     return gallery
-
-
-def _closed_set(evaluator: Evaluator, parts: Mapping[str, Features], nearest_N: np.ndarray | None) -> dict[str, Any]:
-    """How well the known classes are told apart, by neighbours (`nearest_N`: classes by the top-k cosine similarity
-    of features, whatever the headline looks at; None: not asked for), a linear probe and the classifier head."""
-    known, num_classes = parts["test_known"], evaluator.model.data.num_classes
-    neighbours = _fit_neighbours(parts["train"], parts.get("validation"), num_classes)
-    features, labels = fitting.probed(known)
-    has_head = LOGITS in known.outputs
-    return {
-        "topk_cosine": None if nearest_N is None else {"accuracy": float(np.mean(nearest_N == labels))},
-        "knn": {"accuracy": float(np.mean(neighbours.predict(features) == labels)), "k": neighbours.k},
-        "linear_probe": open_set.classifier_metrics(evaluator.linear.logits(features), labels)
-        | {"l2": evaluator.linear.l2},
-        "head": open_set.classifier_metrics(known.outputs[LOGITS], labels) if has_head else None,
-    }
-
-
-def _fit_neighbours(train: Features, validation: Features | None, num_classes: int) -> probes.Neighbors:
-    fit_on, choose_with = fitting.choosing(train, validation)
-    chosen = probes.neighbors(*map(fitting.probed, (fit_on, choose_with)), num_classes=num_classes)
-    if validation is None:
-        whole = fitting.probed(train)
-        return probes.neighbors(whole, whole, num_classes=num_classes, ks=(chosen.k,))
-    return chosen
-
-
-def _diversity(evaluator: Evaluator, train: Features) -> dict[str, Any]:
-    """Effective rank of the training features, and the intrinsic dimension of each class in them, None if undefined."""
-    names = evaluator.model.data.class_names
-
-    def dimension(features_NxD):
-        value = diversity.intrinsic_dimension(features_NxD) if len(features_NxD) > 1 else np.nan
-        return value if np.isfinite(value) else None
-
-    return {
-        feature: {
-            "effective_rank": diversity.effective_rank(train.outputs[feature]),
-            "intrinsic_dimension": {
-                name: dimension(train.outputs[feature][train.labels == label]) for label, name in enumerate(names)
-            },
-        }
-        for feature in evaluator.model.spec.features
-    }
-
-
-def _probe(evaluator: Evaluator, name: str) -> dict[str, Any]:
-    """The frozen encoder on all classes of another data set: linear probe and neighbours."""
-    model = evaluator.model
-    data = data_lib.labelled(model.data_spec, name)
-    part = lambda kind: model.features(kind, getattr(data, kind))
-    train, validation, test = part("train"), part("validation"), part("test")
-    validation = guards.not_learned(train, validation)
-    others = [part for part in (train, validation) if part]
-    test, dropped = guards.without_duplicates(others, test, model.spec.duplicates)
-    linear = fitting.fit_probe(train, validation, data.num_classes)
-    neighbours = _fit_neighbours(train, validation, data.num_classes)
-    features, labels = fitting.probed(test)
-    share = lambda predicted: float(np.mean(predicted == labels))
-    return {
-        "classes": data.num_classes,
-        "n_train": len(train),
-        "n_validation": len(validation or ()),
-        "n_test": len(test),
-        "duplicates": dropped,
-        "linear_probe": {"accuracy": share(linear.logits(features).argmax(axis=1)), "l2": linear.l2},
-        "knn": {"accuracy": share(neighbours.predict(features)), "k": neighbours.k},
-    }

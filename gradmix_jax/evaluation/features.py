@@ -1,14 +1,11 @@
-"""What a trained model says about images: computed once, kept in one file, and told apart by checkpoint.
+"""Feature extraction on this process's devices.
 
 Letters: N data set, H W image, h w feature map, C image channels, D feature.
 """
 
 import dataclasses
 import hashlib
-import json
-import os
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,13 +16,11 @@ from tqdm.auto import tqdm
 
 from gradmix_jax import augment
 from gradmix_jax import data as data_lib
-from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.data.source import hash_of
 
 FEATURES = ("projection", "features")
-# Of `Features`, what there is of each image besides outputs.
+# Of `Features`, the arrays with one row per image besides outputs.
 ROWS = ("labels", "classes", "hashes", "places")
-# Batches that the device may be given before the first of them is done: more would fill its memory.
+# Batches in flight on the device; more would fill its memory.
 AHEAD = 2
 
 
@@ -34,13 +29,14 @@ class Features:
     """The outputs of one model for one part of the data.
 
     Attributes:
-      part: "train", "validation", "test_known", "test_unknown", or what else the images are.
+      part: "train", "validation", "test_known", "test_unknown", or the name of another set of images.
       checkpoint: fingerprint of the model.
       outputs: {"projection", "features", names of stages, "logits" where the model has them}: float32 [N, D].
       labels: int32 [N], -1 for unknown classes.
-      classes: str [N], "data set/class" of each image.
-      hashes: uint64 [N] of the pixels, as the model gets them before normalisation.
-      places: int64 [N], where the images are in their source.
+      classes: str [N], the name of each image's class.
+      hashes: uint64 [N] of the pixels, as the model gets them before normalization.
+      places: int64 [N], positions of the images in their source.
+      dataset: name of the data set that the images are of.
     """
 
     part: str
@@ -50,6 +46,7 @@ class Features:
     classes: np.ndarray
     hashes: np.ndarray
     places: np.ndarray
+    dataset: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +55,37 @@ class Features:
         """Those of the images at `places` (indices or a mask)."""
         rows = {name: getattr(self, name)[places] for name in ROWS}
         return dataclasses.replace(self, outputs={name: x[places] for name, x in self.outputs.items()}, **rows)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joined:
+    """Several sources of images of one size, one after the other."""
+
+    sources: tuple[data_lib.Source, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def take(self, places: np.ndarray) -> "Joined":
+        """The images at `places`, ascending indices."""
+        starts = np.cumsum([0, *map(len, self.sources)])
+        of = [places[(places >= start) & (places < stop)] - start for start, stop in zip(starts, starts[1:])]
+        return Joined(tuple(source.take(each) for source, each in zip(self.sources, of)))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Images start..stop-1, uint8 [n, H, W, C]."""
+        taken = self.take(np.arange(start, min(stop, len(self))))
+        return np.concatenate([data_lib.read_all(source) for source in taken.sources])
+
+
+Images = data_lib.Source | Joined | np.ndarray
+
+
+def read(images: Images, start: int, stop: int) -> np.ndarray:
+    """Images start..stop-1 of a source or array, uint8 [n, H, W, C]."""
+    if isinstance(images, np.ndarray):
+        return images[start:stop]
+    return images.read(start, stop) if isinstance(images, Joined) else data_lib.read_range(images, start, stop)
 
 
 def fingerprint(variables: Any) -> str:
@@ -70,7 +98,7 @@ def fingerprint(variables: Any) -> str:
 
 
 def image_hashes(images_NxHxWxC: np.ndarray) -> np.ndarray:
-    """uint64 [N]: equal for equal pixels, and else different but for one pair in about 2^64."""
+    """uint64 [N] hashes of the pixels; two different images share one with a probability of about 2^-64."""
     hashes = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images_NxHxWxC]
     return np.frombuffer(b"".join(hashes), np.uint64)
 
@@ -80,8 +108,8 @@ def make_feature_function(model: Any, *, mean: tuple, std: tuple, stages: tuple[
 
     Args:
       model: of `models.create`.
-      mean, std: of the normalisation.
-      stages: stages whose activations are averaged over the positions, besides the names of FEATURES and "logits".
+      mean, std: of the normalization.
+      stages: stages whose activations are averaged over positions, besides the names of FEATURES and "logits".
     """
 
     @jax.jit
@@ -96,36 +124,51 @@ def make_feature_function(model: Any, *, mean: tuple, std: tuple, stages: tuple[
     return function
 
 
+def on_devices(variables: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """The variables of a model, copied once to each local device."""
+    return jax.device_put(variables, _sharding(jax.sharding.PartitionSpec(), devices))
+
+
+def _sharding(spec: jax.sharding.PartitionSpec, devices: Sequence[jax.Device] | None = None):
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices() if devices is None else devices), ("batch",))
+    return jax.sharding.NamedSharding(mesh, spec)
+
+
 def extract(
     function: Callable,
     variables: Any,
-    images: data_lib.Source | np.ndarray,
+    images: Images,
     *,
     batch_size: int,
+    hashed: bool = True,
     progress: str | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All outputs for every image of a source or of an array [N, H, W, C] uint8, in its order, and their hashes.
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """All outputs for every image of a source or array, in its order.
 
     The batch is spread over the local devices; images are read and hashed while the device works. The last batch is
-    padded and the padding cut off, so that every image counts once at any batch size. `progress`: what to call this
-    beside a progress bar, which is shown where it takes longer than a second; None: no bar.
+    padded and the padding cut off, so every image counts once at any batch size.
+
+    Args:
+      function: as `make_feature_function` returns it.
+      variables: of the model, as `on_devices` returns them.
+      images: N images, 0 or more.
+      batch_size: rounded up to a multiple of the number of local devices.
+      hashed: whether to hash the images.
+      progress: label of a progress bar, shown where it takes longer than a second; None: no bar.
 
     Returns:
-      {name: x_NxD} and uint64 [N].
+      ({name: x_NxD}, uint64 [N], None unless `hashed`).
     """
-    devices = jax.local_devices()
-    batch_size = -(-batch_size // len(devices)) * len(devices)
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    variables = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    count = len(jax.local_devices())
+    batch_size = -(-batch_size // count) * count
+    rows = _sharding(jax.sharding.PartitionSpec("batch"))
     computing, parts, hashes = [], [], []
     with ThreadPoolExecutor(1) as hashing:
-        starts = range(0, len(images), batch_size)
+        starts = range(0, max(len(images), 1), batch_size)
         for start in tqdm(starts, desc=progress, disable=progress is None, delay=1.0):
-            stop = min(start + batch_size, len(images))
-            stored = isinstance(images, np.ndarray)
-            chunk = images[start:stop] if stored else data_lib.read_range(images, start, stop)
-            hashes.append(hashing.submit(image_hashes, chunk))
+            chunk = read(images, start, min(start + batch_size, len(images)))
+            if hashed:
+                hashes.append(hashing.submit(image_hashes, chunk))
             padding = np.zeros((batch_size - len(chunk), *chunk.shape[1:]), np.uint8)
             batch = jax.device_put(np.concatenate([chunk, padding]), rows)
             computing.append((function(variables, batch), len(chunk)))
@@ -133,58 +176,9 @@ def extract(
                 parts.append(_fetched(*computing.pop(0)))
     parts += [_fetched(*each) for each in computing]
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return outputs, np.concatenate([future.result() for future in hashes])
+    return outputs, np.concatenate([future.result() for future in hashes]) if hashed else None
 
 
 def _fetched(outputs: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
     """The first `count` rows, on the host; waits for them."""
     return {name: np.asarray(x)[:count] for name, x in outputs.items()}
-
-
-def cache_key(checkpoint: str, setup: Any, sources: Mapping[str, data_lib.Source]) -> str:
-    """Whatever the cached features depend on: model, data set, size, normalisation, images and labels of each part."""
-    sizes = {
-        part: [len(source), hash_of(source.indices, source.labels), source.records.fingerprint(source.indices)]
-        for part, source in sources.items()
-    }
-    sections = {name: dataclasses.asdict(getattr(setup, name)) for name in ("dataset", "normalization")}
-    return json.dumps([checkpoint, sections, setup.evaluate.stages, sizes], sort_keys=True)
-
-
-def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
-    """Write features.npz in one move: keys "<part>/<name of an output or of ROWS>"."""
-    arrays = {"key": np.array(key)}
-    for part, features in parts.items():
-        rows = {name: getattr(features, name) for name in ROWS}
-        arrays |= {f"{part}/{name}": x for name, x in (features.outputs | rows).items()}
-        arrays[f"{part}/checkpoint"] = np.array(features.checkpoint)
-    with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.FEATURES), "wb") as file:
-        np.savez(file, **arrays)
-
-
-def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
-    """The parts that `save` wrote; None where there is no such file, or it is of another key.
-
-    Raises:
-      ValueError: the file is damaged.
-    """
-    path = workdir_lib.path(workdir, workdir_lib.FEATURES)
-    if not os.path.exists(path):
-        return None
-    try:
-        with np.load(path) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            arrays = {name: file[name] for name in file.files if name != "key"}
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); allowed: delete it, it will be computed again.") from error
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        part, _, name = name.rpartition("/")
-        parts.setdefault(part, {})[name] = array
-    return {part: _features(part, values) for part, values in parts.items()}
-
-
-def _features(part: str, values: dict[str, np.ndarray]) -> Features:
-    rows = {name: values.pop(name) for name in ROWS}
-    return Features(part=part, checkpoint=str(values.pop("checkpoint")), outputs=values, **rows)

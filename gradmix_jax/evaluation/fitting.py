@@ -1,8 +1,9 @@
-"""A checkpoint and all that is learned from training images to judge others by.
+"""Restore a checkpoint and fit its scores and probes.
 
 Letters: N images, K known classes, F feature.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -14,16 +15,17 @@ import numpy as np
 
 from gradmix_jax import data as data_lib
 from gradmix_jax import models
-from gradmix_jax.evaluation import features, guards, probes
+from gradmix_jax.evaluation import cache, features, guards, probes, processes
+from gradmix_jax.evaluation import images as images_lib
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.spec import Setup, Spec, check_fits
 from gradmix_jax.scores import fitted as fitted_lib
-from gradmix_jax.scores.fitted import LOGITS, Fitted
-from gradmix_jax.training import initial
+from gradmix_jax.scores.fitted import FAILURES, LOGITS, Fitted
+from gradmix_jax.training import initial, mapping
 from gradmix_jax.training.checkpoint import Checkpoints
 
 PARTS = ("train", "validation", "test_known", "test_unknown")
-# Where no image is held out from training, this share of the training images chooses the settings of the probes.
+# Share of the training images that chooses the settings of the probes where no image is held out from training.
 CHOOSING_SHARE = 0.1
 
 
@@ -36,7 +38,10 @@ class Model:
       data: the open set data of the run.
       step: of the checkpoint.
       checkpoint: its fingerprint.
-      function, variables: of `features.make_feature_function` and the model.
+      function: of `features.make_feature_function`.
+      variables: of the model, on the local devices.
+      opener: opens the images of the evaluation.
+      team: the processes that share the extraction.
     """
 
     setup: Setup
@@ -45,6 +50,8 @@ class Model:
     checkpoint: str
     function: Any
     variables: Any
+    opener: images_lib.Opener
+    team: processes.Team
 
     @property
     def spec(self) -> Spec:
@@ -54,32 +61,99 @@ class Model:
     def data_spec(self) -> data_lib.Spec:
         return self.setup.dataset
 
-    def outputs(self, images: data_lib.Source | np.ndarray) -> dict[str, np.ndarray]:
-        """{name of an output: x_NxD} of a source, or of an array uint8 [N, H, W, C]."""
-        return features.extract(self.function, self.variables, images, batch_size=self.spec.batch_size)[0]
+    def outputs(self, images: features.Images) -> dict[str, np.ndarray]:
+        """{name of an output: x_NxD} of a source or array uint8 [N, H, W, C], computed by this process alone."""
+        options = dict(batch_size=self.spec.batch_size, hashed=False)
+        return features.extract(self.function, self.variables, images, **options)[0]
 
-    def features(self, part: str, source: data_lib.Source) -> Features:
-        """The outputs of a source's images, with what else is known about them."""
-        options = dict(batch_size=self.spec.batch_size, progress=f"features, {part}")
-        outputs, hashes = features.extract(self.function, self.variables, source, **options)
+    def extract(self, name: tuple, *, hashed: bool = False, progress: str | None = None) -> tuple[dict, Any]:
+        """({name of an output: x_NxD}, hashes_N or None) of the images that `images.Opener` calls `name`.
+
+        The processes of a pod each extract a share of the images. The main process calls this and the others take part
+        in `serve`, where the arrays are None.
+
+        Raises:
+          ValueError: images cannot be read on one of the processes.
+        """
+        team = self.team
+        if team.is_main:
+            team.send("extract", name=name, hashed=hashed)
+
+        def extract_share():
+            images, size = self.opener.share(tuple(name), team.index, team.count)
+            options = dict(batch_size=self.spec.batch_size, hashed=hashed, progress=progress)
+            return features.extract(self.function, self.variables, images, **options), size
+
+        (outputs, hashes), size = processes.together(team, extract_share)
+        outputs = {output: team.gather(x_NxD, size) for output, x_NxD in sorted(outputs.items())}
+        return outputs, None if hashes is None else team.gather(hashes, size)
+
+    def features(self, name: tuple, part: str) -> Features:
+        """The outputs of the images that `images.Opener` calls `name`, with what else is known about them."""
+        outputs, hashes = self.extract(name, hashed=True, progress=f"features, {part}")
+        source = self.opener.share(name)[0]
         rows = dict(labels=source.labels, classes=source.classes, hashes=hashes, places=np.arange(len(source)))
-        return Features(part, self.checkpoint, outputs, **rows)
+        return Features(part, self.checkpoint, outputs, **rows, dataset=source.dataset)
+
+    def choose_places(self, places: tuple[np.ndarray, np.ndarray]) -> None:
+        """Positions of the known and the unknown test images that are corrupted, on all processes."""
+        self.team.send("places", places=[each.tolist() for each in places])
+        self.opener.places = places
 
 
-def restore(setup: Setup, workdir: str) -> Model:
+def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None) -> Model:
     """Restore the newest checkpoint of a run; where there is none, the weights of `model.init_from` as they are.
+
+    The other processes of a pod get the weights from this one, see `serve`.
+
+    Args:
+      setup: sections of the run's config.
+      workdir: the run's directory.
+      data: the run's data if it is open already.
 
     Raises:
       ValueError: there is none, or the config does not fit the data or the checkpoint.
     """
-    spec, data_spec = setup.evaluate, setup.dataset
-    check_fits(spec, data_spec, setup.model)
-    data = data_lib.open_set(data_spec)
+    check_fits(setup.evaluate, setup.dataset, setup.model)
+    data = data_lib.open_set(setup.dataset) if data is None else data
     model = models.create(setup.model, num_classes=data.num_classes)
     step, variables = _variables(setup, model, workdir)
-    normalization = setup.normalization
-    function = features.make_feature_function(model, mean=normalization.mean, std=normalization.std, stages=spec.stages)
-    return Model(setup, data, step, features.fingerprint(variables), function, variables)
+    team = processes.Team()
+    team.send("model", step=step)
+    return _make_model(setup, data, model, step, variables, team)
+
+
+def serve(setup: Setup, data: data_lib.OpenSet) -> None:
+    """Take part in the extraction of features that the main process directs, until it is done.
+
+    Raises:
+      ValueError: the evaluation failed on the main process.
+      RuntimeError: the main process has sent nothing for `processes.WAIT` seconds.
+    """
+    team, model = processes.Team(), None
+    while True:
+        kind, content = team.receive()
+        if kind == "stop":
+            if content["problem"]:
+                raise ValueError(content["problem"])
+            return
+        if kind == "model":
+            net = models.create(setup.model, num_classes=data.num_classes)
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _template(net, setup.dataset))
+            model = _make_model(setup, data, net, content["step"], zeros, team)
+        elif kind == "places":
+            model.opener.places = tuple(np.array(each, int) for each in content["places"])
+        else:
+            with contextlib.suppress(ValueError):  # the main process knows, and says what becomes of it
+                model.extract(content["name"], hashed=content["hashed"])
+
+
+def _make_model(setup, data, model, step, variables, team) -> Model:
+    variables = jax.device_get(mapping.broadcast(variables))
+    mean, std = setup.normalization.mean, setup.normalization.std
+    function = features.make_feature_function(model, mean=mean, std=std, stages=setup.evaluate.stages)
+    checkpoint, opener = features.fingerprint(variables), images_lib.Opener(setup, data)
+    return Model(setup, data, step, checkpoint, function, features.on_devices(variables), opener, team)
 
 
 def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) -> dict[str, Features]:
@@ -88,12 +162,15 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
     A part without images is left out, as are validation images that training has too.
     """
     sources = {name: getattr(model.data, name) for name in PARTS}
-    key = features.cache_key(model.checkpoint, model.setup, sources)
-    parts = features.load(workdir, key)
+    key = cache.key_of(model.checkpoint, model.setup, sources)
+    parts = cache.load(workdir, key)
     if parts is None:
-        parts = {name: model.features(name, sources[name]) for name in names if len(sources[name])}
+        parts = {name: model.features((images_lib.RUN, name), name) for name in names if len(sources[name])}
         if names == PARTS:
-            features.save(workdir, parts, key)
+            cache.save(workdir, parts, key)
+    # Older files have "data set/class" for a class.
+    names_of = lambda part: dict(classes=sources[part].classes, dataset=sources[part].dataset)
+    parts = {part: dataclasses.replace(found, **names_of(part)) for part, found in parts.items()}
     if "validation" in parts:
         parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
     return {name: part for name, part in parts.items() if name in names and part}
@@ -101,17 +178,19 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What was learned from training and validation images.
+    """Scores and probe fitted to training and validation images.
 
     Attributes:
       model: the checkpoint.
       fitted: the scores.
-      linear: the linear probe on the encoder's features; None where it was not asked for.
+      linear: the linear probe on the encoder's features; None where it was not asked for, or could not be fitted.
+      problem: why it could not be fitted.
     """
 
     model: Model
     fitted: Fitted
     linear: probes.Linear | None
+    problem: str | None = None
 
     def complete(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs and, where the model has no classifier head, the logits of the linear probe."""
@@ -140,9 +219,14 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
     """
     spec, train, validation = model.spec, parts["train"], parts.get("validation")
     guards.same_checkpoint(*parts.values())
-    linear = None
+    linear, problem = None, None
     if not headline_only or spec.feature == LOGITS:
-        linear = fit_probe(train, validation, model.data.num_classes)
+        try:
+            linear = fit_probe(train, validation, model.data.num_classes)
+        except FAILURES as error:
+            if spec.feature == LOGITS:
+                raise
+            problem = f"the linear probe cannot be fitted: {error}"
     scored = spec.features if not headline_only else tuple({spec.feature} - {LOGITS})
     fitted = fitted_lib.fit_all(
         _complete(train.outputs, linear),
@@ -156,7 +240,7 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
         validation=_complete(validation.outputs, linear) if validation else None,
         required=(spec.feature, spec.score),
     )
-    return Evaluator(model, fitted, linear)
+    return Evaluator(model, fitted, linear, problem)
 
 
 def choosing(train: Features, validation: Features | None) -> tuple[Features, Features]:
@@ -179,7 +263,7 @@ def fit_probe(train: Features, validation: Features | None, num_classes: int) ->
 
 
 def probed(part: Features) -> tuple[np.ndarray, np.ndarray]:
-    """What probes look at: features_NxF of the encoder and labels_N."""
+    """(features_NxF of the encoder, labels_N)."""
     return part.outputs["features"], part.labels
 
 

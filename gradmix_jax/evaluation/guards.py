@@ -1,4 +1,4 @@
-"""Results that must not be: each guard refuses one way in which a number can come out better than it is."""
+"""Leak guards: each refuses one way in which a number can come out better than it is."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ SELECTION = ("train", "validation")
 
 
 def of_selection(parts: Mapping[str, Features]) -> tuple[Features, ...]:
-    """Those of the parts that something is learned or chosen with."""
+    """The parts that something is learned or chosen with: training and validation images."""
     return tuple(parts[name] for name in SELECTION if name in parts)
 
 
@@ -25,26 +25,29 @@ def same_checkpoint(*parts: Features) -> None:
     of = {part.part: part.checkpoint for part in parts}
     if len(set(of.values())) > 1:
         said = ", ".join(f"{part} of {checkpoint}" for part, checkpoint in of.items())
-        raise ValueError(f"features are of different checkpoints ({said}); allowed: all of the same one.")
+        raise ValueError(f"Features must be of one checkpoint, got {said}; delete features.npz to compute them again.")
 
 
 def disjoint_classes(known: Features, unknown: Features) -> None:
-    """A class cannot be known and unknown at once, nor go by the same name in two data sets (numbers say nothing).
+    """No class may be known and unknown at once.
+
+    Classes of the same name in two data sets count as one class, unless the name is a number, which says nothing.
 
     Raises:
-      ValueError: the classes overlap; says which.
+      ValueError: the classes overlap; names them.
     """
-    disjoint_names(known.part, known.classes, unknown.part, unknown.classes)
+    disjoint_names(known.part, (known.dataset, known.classes), unknown.part, (unknown.dataset, unknown.classes))
 
 
-def disjoint_names(known: str, known_N: np.ndarray, unknown: str, unknown_M: np.ndarray) -> None:
-    """`disjoint_classes` by what the parts are called and the names "data set/class" of their images."""
-    names = [set(classes.tolist()) for classes in (known_N, unknown_M)]
-    bare = [{name.rpartition("/")[2] for name in side} for side in names]
-    shared = sorted(names[0] & names[1] | set(data_lib.shared_classes(*bare)))
+def disjoint_names(known: str, of_known: tuple[str, np.ndarray], unknown: str, of_unknown: tuple[str, np.ndarray]):
+    """`disjoint_classes` by the name of each part and its (data set, names of its images' classes)."""
+    names = [set(classes.tolist()) for _, classes in (of_known, of_unknown)]
+    shared = set(data_lib.shared_classes(*names))
+    if of_known[0] == of_unknown[0]:
+        shared = names[0] & names[1]
     if shared:
-        said = data_lib.listed(shared)
-        raise ValueError(f"{unknown} has classes of {known}: {said}; allowed: other classes only.")
+        said = data_lib.listed(sorted(shared))
+        raise ValueError(f"{unknown} must not have classes of {known}, got {said}; remove them from one of the two.")
 
 
 def duplicates(others: Sequence[Features], part: Features) -> np.ndarray:
@@ -56,9 +59,8 @@ def without_duplicates(others: Sequence[Features], test: Features, policy: str) 
     """The test images that are in none of `others`, and how many were dropped.
 
     Args:
-      others: features of the training images and, where there are such, of the validation images: thresholds and
-        settings of probes are chosen with these; for unknown images those of the known test images as well, since none
-        can be known and unknown.
+      others: features of the training and validation images, which thresholds and settings are chosen with; for
+        unknown images those of the known test images as well, since none can be known and unknown.
       test: features of the test images.
       policy: "error", or "drop".
 
@@ -69,32 +71,30 @@ def without_duplicates(others: Sequence[Features], test: Features, policy: str) 
     count = int(twice_N.sum())
     if count and (policy == "error" or count == len(test)):
         where = " and ".join(part.part for part in others if duplicates([part], test).any())
-        raise ValueError(
-            f"{count} of the {len(test)} images of {test.part} are also in {where}; allowed: none, or "
-            "evaluate.duplicates='drop' to leave them out of the test, where others remain."
-        )
+        advice = "set evaluate.duplicates to 'drop' to leave them out" if count < len(test) else "none would be left"
+        raise ValueError(f"{count} of the {len(test)} images of {test.part} are also in {where}; {advice}.")
     return (test.take(~twice_N), count) if count else (test, 0)
 
 
 def not_learned(train: Features, validation: Features) -> Features | None:
-    """The validation images that are not training images too, with a warning where some are; None: all of them are.
+    """The validation images that are not training images, with a warning where some are; None: all of them are.
 
-    What was learned scores better than what is new: a threshold chosen with it would be too high, a setting too fine.
+    Training images score higher than new ones: a threshold chosen with them would be too high.
     """
     twice_V = duplicates([train], validation)
     if not twice_V.any():
         return validation
     count = int(twice_V.sum())
-    logging.warning("%d of %d validation images are left out: training has them too.", count, len(validation))
+    logging.warning("%d of %d validation images are left out, as they are training images.", count, len(validation))
     return None if twice_V.all() else validation.take(~twice_V)
 
 
 def for_selection(*parts: Features) -> None:
-    """Models, thresholds and regularisation are chosen on training and validation images alone.
+    """Models, thresholds and penalties are chosen with training and validation images only.
 
     Raises:
-      ValueError: a part is of the test.
+      ValueError: a part has test images.
     """
     for part in parts:
         if part.part not in SELECTION:
-            raise ValueError(f"{part.part!r} is used to choose something; allowed for that: {', '.join(SELECTION)}.")
+            raise ValueError(f"Settings must be chosen with {' or '.join(SELECTION)} images, got {part.part!r}.")

@@ -9,41 +9,19 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from programs import small_config
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from stored_data import write_folder
+from untrained_runs import animals, digits, untrained, write_noise
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, metrics, scores
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax.evaluation import corrupted, evaluate, features, fitting, guards, probes
-from gradmix_jax.training.checkpoint import Checkpoints
-
-SCORES = ("topk_cosine", "class_mean_l1", "msp", "vim", "ensemble")
-
-
-def digits(**overrides):
-    config = small_config(**{"evaluate.scores": SCORES, "evaluate.stages": ("stage2",)} | overrides)
-    config.dataset.channels = 1
-    config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
-    return config
-
-
-def untrained(config, workdir):
-    """A run's workdir with a checkpoint of its first state."""
-    plain = config_lib.to_plain(config)
-    specs = run_lib.from_config(plain, num_devices=jax.device_count())
-    data = data_lib.open_set(specs.dataset)
-    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
-    checkpoints = Checkpoints(str(workdir))
-    checkpoints.save(run_lib.initial_state(specs, program))
-    checkpoints.close()
-    return plain, str(workdir)
+from gradmix_jax.evaluation import cache, closed_set, corrupted, evaluate, features, fitting, guards, images, probes
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +31,7 @@ def run(tmp_path_factory):
 
 
 def parts_of(run):
-    return features.load(run[1])
+    return cache.load(run[1])
 
 
 def test_the_headline_equals_scikit_learn(run):
@@ -101,7 +79,7 @@ def test_class_means_by_hand(run):
 def test_the_threshold_is_of_validation_images(run):
     config, workdir, results = run
     parts, arrays = parts_of(run), run[2]["arrays"]
-    model = fitting.restore(config, workdir)
+    model = fitting.restore(config_lib.from_config(config, num_devices=1).setup, workdir)
     judge = fitting.fit(model, {name: parts[name] for name in ("train", "validation")}, headline_only=True)
     validation = judge.score(parts["validation"].outputs)
     # Sums of cosines of another batch shape differ in the last bits.
@@ -192,8 +170,8 @@ def test_features_of_images_that_changed_are_not_used_again(tmp_path):
     images[2] += 1
     assert fingerprint(stored(images), 0, 1) == before != fingerprint(stored(images), 0, 2)
     source = data_lib.Source(stored(images), np.arange(2), np.zeros(2, np.int32), 4, 1)
-    config = {"dataset": {}, "normalization": {}, "evaluate": {"stages": ()}}
-    keys = {features.cache_key("c", config, {"test": source}) for images[0, 0, 0] in (7, 8)}
+    setup = config_lib.from_config(digits(), num_devices=1).setup
+    keys = {cache.key_of("c", setup, {"test": source}) for images[0, 0, 0] in (7, 8)}
     assert len(keys) == 2
 
 
@@ -209,7 +187,7 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     config, workdir = untrained(config, tmp_path)
     results = run_lib.evaluate(config, workdir)
     assert results["logits_from"] == "classifier head" and set(results["by_score"]["logits"]) == {"msp", "vim"}
-    logits, labels = (lambda part: (part.outputs["logits"], part.labels))(features.load(workdir)["test_known"])
+    logits, labels = (lambda part: (part.outputs["logits"], part.labels))(cache.load(workdir)["test_known"])
     assert results["closed_set"]["head"]["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     sums = np.exp(shifted).sum(axis=1)
@@ -223,14 +201,6 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     again = run_lib.evaluate(config, workdir)
     nearest = again["closed_set"]["topk_cosine"]["accuracy"]
     assert nearest == again["by_score"]["features"]["topk_cosine"]["accuracy"] != again["accuracy"]
-
-
-def write_noise(folder, brightness=None):
-    """Make every image of a folder data set noise of its own; `brightness`: {class: 0 to 128}, on top of 0 to 127."""
-    for path in sorted(folder.glob("*/*/*.png")):
-        least = (brightness or {}).get(path.parent.name, 0)
-        random = np.random.default_rng(list(str(path.relative_to(folder)).encode()))
-        Image.fromarray(random.integers(least, least + 128, (8, 8), dtype=np.uint8)).save(path)
 
 
 def test_other_data_sets(run, tmp_path):
@@ -277,8 +247,13 @@ def test_corrupted_images(run, tmp_path, monkeypatch):
     assert found["mean"]["auroc"] == pytest.approx(np.mean(aurocs)) and len(set(aurocs)) > 2
 
     monkeypatch.setattr(corruptions, "NAMES", ("contrast", "brightness", "fog"))
-    with pytest.raises(ValueError, match="neither fog.npy with labels.npy nor fog/1; allowed"):
-        run_lib.evaluate(config, workdir)
+    again = run_lib.evaluate(config, workdir)
+    assert (
+        list(again["failed"]) == ["corruptions"] and "neither fog.npy with labels.npy" in again["failed"]["corruptions"]
+    )
+    assert again["auroc"] == results["auroc"] and again["corruptions"] is None
+    with pytest.raises(ValueError, match="neither fog.npy with labels.npy nor fog/1"):
+        check(config)
 
 
 def test_corrupted_images_in_folders_of_classes(tmp_path):
@@ -311,7 +286,7 @@ def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch)
     data = data_lib.open_set(data_lib.Spec(**config["dataset"]))
     images = data_lib.read_all(data.test_known)
     worst = np.asarray(corruptions.corrupt(jax.random.key(0), images, name="contrast", severity=5))
-    model = fitting.restore(config, workdir)
+    model = fitting.restore(config_lib.from_config(config, num_devices=1).setup, workdir)
     judge = fitting.fit(model, {name: parts_of(run)[name] for name in ("train", "validation")}, headline_only=True)
     accuracy = np.mean(judge.predict(model.outputs(worst)) == data.test_known.labels)
     assert found["results"]["contrast"]["5"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
@@ -323,21 +298,23 @@ def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch)
     assert run_lib.evaluate(config, workdir)["corruptions"]["mce"] == pytest.approx(1.0)
     other = config | {"dataset": config["dataset"] | {"trial": config["dataset"]["trial"] + 1}}
     (tmp_path / "config.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match=r"a run with dataset\.trial 1; allowed: one with 0, as here"):
-        run_lib.evaluate(config, workdir)
+    with pytest.raises(ValueError, match=r"must be a run with dataset\.trial 0, got .*, which has 1"):
+        check(config)
     (tmp_path / "results.json").write_text('{"corruptions": null}')
-    with pytest.raises(ValueError, match="a run evaluated with corruptions 'none'; allowed"):
-        run_lib.evaluate(config, workdir)
+    with pytest.raises(ValueError, match="must be a run evaluated with corruptions 'regenerated'.* with 'none'"):
+        check(config)
+    assert "which was evaluated with 'none'" in run_lib.evaluate(config, workdir)["failed"]["corruptions"]
 
 
 def test_blocks_of_images_are_corrupted_as_the_whole_would_be():
-    random = np.random.default_rng(0)
-    known, unknown = (random.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8) for size in (400, 203))
-    found = corrupted._corrupt([known, unknown], "gaussian_noise", 3)
+    clean = np.random.default_rng(0).integers(0, 256, (603, 8, 8, 1), dtype=np.uint8)
     key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index("gaussian_noise"))
-    whole = corruptions.corrupt(key, np.concatenate([known, unknown]), name="gaussian_noise", severity=3)
+    whole = corruptions.corrupt(key, clean, name="gaussian_noise", severity=3)
+    np.testing.assert_array_equal(images.corrupt(clean, "gaussian_noise", 3), whole)
+    shares = [slice(*images.share_of(603, index, 2)) for index in range(2)]
+    found = [images.corrupt(clean[share], "gaussian_noise", 3, first=share.start) for share in shares]
+    assert [len(part) for part in found] == [302, 301]
     np.testing.assert_array_equal(np.concatenate(found), whole)
-    assert [len(part) for part in found] == [400, 203]
 
 
 # The guards.
@@ -350,8 +327,8 @@ def test_features_of_two_checkpoints_are_refused(run, tmp_path):
     with np.load(f"{workdir}/features.npz") as file:
         key = str(file["key"])
     parts["test_unknown"] = dataclasses.replace(parts["test_unknown"], checkpoint="of another run")
-    features.save(str(tmp_path / "copy"), parts, key)
-    with pytest.raises(ValueError, match="different checkpoints .*test_unknown of of another run"):
+    cache.save(str(tmp_path / "copy"), parts, key)
+    with pytest.raises(ValueError, match="must be of one checkpoint.*test_unknown of of another run"):
         run_lib.evaluate(config, str(tmp_path / "copy"))
 
 
@@ -360,13 +337,6 @@ def test_fingerprints_tell_checkpoints_apart():
     other = {"params": {"kernel": np.ones((2, 3), np.float32) + np.eye(2, 3, dtype=np.float32) * 1e-6}}
     assert features.fingerprint(variables) == features.fingerprint(jax.device_put(variables))
     assert features.fingerprint(variables) != features.fingerprint(other)
-
-
-def animals(folder, **overrides):
-    write_folder(folder, train={"cat": 20, "dog": 20, "owl": 20}, test={"cat": 5, "dog": 5, "owl": 5})
-    write_noise(folder)
-    plain = {"evaluate.scores": ("topk_cosine",), "evaluate.stages": (), "dataset.name": f"folder:{folder}"}
-    return digits(**plain | {"dataset.benchmark": "random", "dataset.num_known": 2} | overrides)
 
 
 def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
@@ -378,7 +348,7 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
         source = data_lib.Source(data.train.records, data.train.indices, data.train.labels, 8, 1)[place]
         Image.fromarray(source[..., 0]).save(first(part, name)[place])
     plain, workdir = untrained(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in train; allowed: none, or"):
+    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in train; set evaluate.duplicates"):
         run_lib.evaluate(plain, workdir)
     plain["evaluate"]["duplicates"] = "drop"
     results = run_lib.evaluate(plain, workdir)
@@ -398,12 +368,12 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
     assert found["n"] == 9 + 3 and found["results"]["fog"]["3"] == pytest.approx(clean, abs=1e-6)
     # A release in another order does not say which images to leave out.
     (fog / "2" / known / "000.png").rename(fog / "2" / known / "first.png")
-    with pytest.raises(ValueError, match="1 of these cannot be left out there as they are here; allowed: regenerated"):
-        run_lib.evaluate(plain, workdir)
+    failed = run_lib.evaluate(plain, workdir)["failed"]
+    assert "1 of these cannot be left out there as they are here" in failed["corruptions"]
     # Without its first image, the gallery still shows what the scores are of.
     shown = results["gallery"]["rejected_known/images"]
     hashes = features.image_hashes(shown)
-    assert not np.isin(hashes, features.load(workdir)["train"].hashes).any()
+    assert not np.isin(hashes, cache.load(workdir)["train"].hashes).any()
 
 
 def test_no_image_is_known_and_unknown(tmp_path):
@@ -418,7 +388,7 @@ def test_no_image_is_known_and_unknown(tmp_path):
         Image.fromarray(data.test_known[place][..., 0]).save(target)
     config.evaluate.near = (other,)
     plain, workdir = untrained(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="1 of the 5 images of test_unknown are also in test_known; allowed: none, or"):
+    with pytest.raises(ValueError, match="1 of the 5 images of test_unknown are also in test_known; set evaluate"):
         run_lib.evaluate(plain, workdir)
     plain["evaluate"]["duplicates"] = "drop"
     results = run_lib.evaluate(plain, workdir)
@@ -437,7 +407,7 @@ def test_training_images_do_not_set_the_threshold(tmp_path, share, caplog):
     plain, workdir = untrained(config, tmp_path / "run")
     results = run_lib.evaluate(plain, workdir)
     assert results["duplicates"] == {"known": 0, "unknown": 0, "validation": count}
-    assert f"{count} of {len(data.validation)} validation images are left out: training has them" in caplog.text
+    assert f"{count} of {len(data.validation)} validation images are left out, as they are training" in caplog.text
     if share == 1:
         assert results["threshold"] is None
         return
@@ -462,7 +432,7 @@ def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path)
     Image.fromarray(its_own).save(tmp_path / "other" / "test" / "fox" / "001.png")
     config.evaluate.near, config.evaluate.probes = (other,), (other,)
     plain, workdir = untrained(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in validation; allowed: none, or"):
+    with pytest.raises(ValueError, match="1 of the 10 images of test_known are also in validation; set evaluate"):
         run_lib.evaluate(plain, workdir)
     plain["evaluate"]["duplicates"] = "drop"
     results = run_lib.evaluate(plain, workdir)
@@ -483,12 +453,16 @@ def test_classes_that_overlap_are_refused(tmp_path):
     other = write_folder(tmp_path / "other", train={}, test={config_names(config)[0]: 3, "fox": 3})
     config.evaluate.near = (other,)
     plain, workdir = untrained(config, tmp_path / "run")
-    message = rf"other has classes of train: {config_names(config)[0]}; allowed: other classes"
+    message = f"other must not have classes of train, got {config_names(config)[0]}"
+    assert message in run_lib.evaluate(plain, workdir)["failed"][f"near data set {other}"]
     with pytest.raises(ValueError, match=message):
-        run_lib.evaluate(plain, workdir)
+        check(plain)
+
+
+def check(plain):
+    """What a training begins with."""
     specs = run_lib.from_config(plain, num_devices=1)
-    with pytest.raises(ValueError, match=message):
-        evaluate.check_data(specs.dataset, specs.evaluate)
+    evaluate.check_data(specs.setup, data_lib.open_set(specs.dataset))
 
 
 def config_names(config):
@@ -497,25 +471,28 @@ def config_names(config):
 
 def test_test_images_choose_nothing(run):
     parts = parts_of(run)
-    with pytest.raises(ValueError, match="'test_known' is used to choose something; allowed for that: train, val"):
+    with pytest.raises(ValueError, match="must be chosen with train or validation images, got 'test_known'"):
         fitting.fit_probe(parts["train"], parts["test_known"], 6)
-    with pytest.raises(ValueError, match="'test_unknown' is used to choose"):
+    with pytest.raises(ValueError, match="must be chosen with.*'test_unknown'"):
         fitting.choosing(parts["test_unknown"], parts["validation"])
-    with pytest.raises(ValueError, match="'test_known' is used to choose"):
-        evaluate._fit_neighbours(parts["train"], parts["test_known"], 6)
+    with pytest.raises(ValueError, match="must be chosen with.*'test_known'"):
+        closed_set.fit_neighbors(parts["train"], parts["test_known"], 6)
     guards.for_selection(parts["train"], parts["validation"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"feature": "stage9"}, "evaluate.feature is 'stage9'; allowed: projection, features, stage2, logits"),
-        ({"score": "msp"}, r"evaluate.score \(of evaluate.feature 'features'\) is 'msp'; allowed: topk_cosine"),
-        ({"scores": ["cosine"]}, "an element of evaluate.scores is 'cosine'; allowed: all, topk_cosine"),
-        ({"near": ["noise:pink"]}, "is 'noise:pink'.*; allowed: noise:uniform, noise:gaussian"),
-        ({"probes": ["cifar11"]}, "an element of evaluate.probes is 'cifar11'"),
-        ({"corruptions": "fog"}, "evaluate.corruptions is 'fog'; allowed: none, regenerated"),
-        ({"duplicates": "keep"}, "evaluate.duplicates is 'keep'; allowed: error, drop"),
+        ({"feature": "stage9"}, "evaluate.feature must be one of projection, features, stage2, logits, got 'stage9'"),
+        (
+            {"score": "msp"},
+            r"evaluate.score \(of .* 'features'\) must be one of topk_cosine,.* got 'msp'",
+        ),
+        ({"scores": ["cosine"]}, "each element of evaluate.scores must be one of all, topk_cosine,.* got 'cosine'"),
+        ({"near": ["noise:pink"]}, "evaluate.near and evaluate.far .*noise:uniform, noise:gaussian.*'noise:pink'"),
+        ({"probes": ["cifar11"]}, "each element of evaluate.probes .*'cifar11'"),
+        ({"corruptions": "fog"}, "evaluate.corruptions must be one of none, regenerated,.* got 'fog'"),
+        ({"duplicates": "keep"}, "evaluate.duplicates must be one of error, drop, got 'keep'"),
     ],
 )
 def test_mistakes_in_the_section(change, message):
@@ -526,7 +503,7 @@ def test_mistakes_in_the_section(change, message):
 
 def test_a_stage_that_the_model_lacks(run):
     config, workdir, _ = run
-    with pytest.raises(ValueError, match="an element of evaluate.stages is 'stage9'; allowed: stage1, stage2"):
+    with pytest.raises(ValueError, match="of evaluate.stages must be one of stage1, stage2,.* got 'stage9'"):
         run_lib.evaluate(config | {"evaluate": config["evaluate"] | {"stages": ["stage9"]}}, workdir)
 
 

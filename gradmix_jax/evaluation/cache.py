@@ -1,0 +1,70 @@
+"""Features of a run, cached per checkpoint in features.npz."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from gradmix_jax import data as data_lib
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.data.source import hash_of
+from gradmix_jax.evaluation.features import ROWS, Features
+from gradmix_jax.evaluation.spec import Setup
+
+# Of `Features`, the strings.
+_TEXTS = ("checkpoint", "dataset")
+
+
+def key_of(checkpoint: str, setup: Setup, sources: Mapping[str, data_lib.Source]) -> str:
+    """All that the features depend on: model, data set, size, normalization, images and labels of each part."""
+    sizes = {
+        part: [len(source), hash_of(source.indices, source.labels), source.records.fingerprint(source.indices)]
+        for part, source in sources.items()
+    }
+    sections = {name: dataclasses.asdict(getattr(setup, name)) for name in ("dataset", "normalization")}
+    return json.dumps([checkpoint, sections, setup.evaluate.stages, sizes], sort_keys=True)
+
+
+def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
+    """Write features.npz atomically: keys "<part>/<name of an output, of ROWS, "checkpoint" or "dataset">"."""
+    arrays = {"key": np.array(key)}
+    for part, features in parts.items():
+        rows = {name: getattr(features, name) for name in ROWS}
+        texts = {name: np.array(getattr(features, name)) for name in _TEXTS}
+        arrays |= {f"{part}/{name}": x for name, x in (features.outputs | rows | texts).items()}
+    with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.FEATURES), "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
+    """The parts that `save` wrote; None where there is no such file, or it has another key.
+
+    Files written before data sets had an entry of their own have dataset "" and classes "data set/class".
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = workdir_lib.path(workdir, workdir_lib.FEATURES)
+    if not os.path.exists(path):
+        return None
+    try:
+        with np.load(path) as file:
+            if key is not None and str(file["key"]) != key:
+                return None
+            arrays = {name: file[name] for name in file.files if name != "key"}
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in arrays.items():
+            part, _, name = name.rpartition("/")
+            parts.setdefault(part, {})[name] = array
+        return {part: _features(part, values) for part, values in parts.items()}
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it will be computed again.") from error
+
+
+def _features(part: str, values: dict[str, np.ndarray]) -> Features:
+    rows = {name: values.pop(name) for name in ROWS}
+    texts = {name: str(values.pop(name, "")) for name in _TEXTS}
+    return Features(part=part, outputs=values, **rows, **texts)

@@ -1,0 +1,146 @@
+"""Scores of images and what is reported of the headline score; pure functions of arrays.
+
+Letters: N known test images, M unknown test images, V validation images, K known classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradmix_jax.evaluation import open_set
+from gradmix_jax.scores.fitted import Fitted
+
+KNOWN, UNKNOWN, VALIDATION = "test_known", "test_unknown", "validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What fitted scores say about parts of the data.
+
+    Attributes:
+      scores: {part: {feature or "logits": {score: score_N float32}}}; higher means known.
+      predicted: {part: {feature or "logits": class_N}}.
+    """
+
+    scores: dict[str, dict[str, dict[str, np.ndarray]]]
+    predicted: dict[str, dict[str, np.ndarray]]
+
+    def of(self, part: str, feature: str, score: str) -> np.ndarray | None:
+        """The scores of a part's images; None for a part that was not given."""
+        return self.scores[part][feature][score] if part in self.scores else None
+
+
+def score_parts(fitted: Fitted, outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Scored:
+    """Every score and prediction for parts of the data, given as {part: {name of an output: x_NxD}}.
+
+    All images go through each score together, so one program is compiled per score whatever the sizes of the parts.
+    """
+    names = list(outputs)
+    together = {name: np.concatenate([outputs[part][name] for part in names]) for name in outputs[names[0]]}
+    ends = np.cumsum([len(next(iter(outputs[part].values()))) for part in names])[:-1]
+    scored = Scored({part: {} for part in names}, {part: {} for part in names})
+    for feature, by_score in fitted.scores(together).items():
+        for part, values in zip(names, np.split(fitted.predict(feature, together), ends)):
+            scored.predicted[part][feature] = values
+        for score, values in by_score.items():
+            for part, of_part in zip(names, np.split(values, ends)):
+                scored.scores[part].setdefault(feature, {})[score] = of_part
+    return scored
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What is known about the test images.
+
+    Attributes:
+      labels_N: classes of the known ones, 0..K-1; None: nobody knows, so there is no accuracy.
+      classes_N, classes_M: names of the classes of the known and the unknown ones.
+      class_names: of the K known classes, in label order.
+    """
+
+    labels_N: np.ndarray | None
+    classes_N: np.ndarray
+    classes_M: np.ndarray
+    class_names: Sequence[str]
+
+
+def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[str, Any]:
+    """Metrics of every score, and everything about the headline score.
+
+    Args:
+      scored: of the parts KNOWN, UNKNOWN and, to set the threshold with, VALIDATION.
+      truth: about their images.
+      feature, score: of the headline.
+
+    Returns:
+      The metrics of the headline, "by_score" {feature: {score: metrics}}, "by_feature" (the headline's score),
+      "intervals", "per_class", "per_unknown_class", "confusion", "feature", "score_name". Without labels there are no
+      accuracy, OSCR, macro-F1, intervals, confusion and per-class numbers.
+    """
+    by_score = {
+        each: {name: _metrics(scored, truth, each, name) for name in names}
+        for each, names in scored.scores[KNOWN].items()
+    }
+    found = {
+        **by_score[feature][score],
+        "feature": feature,
+        "score_name": score,
+        "by_feature": {each: values[score] for each, values in by_score.items() if score in values},
+        "by_score": by_score,
+    }
+    return found if truth.labels_N is None else found | _labeled(scored, truth, feature, score)
+
+
+def _metrics(scored: Scored, truth: Truth, feature: str, score: str) -> dict[str, float]:
+    sides = [scored.of(part, feature, score) for part in (KNOWN, UNKNOWN)]
+    if truth.labels_N is None:
+        return open_set.rejection_metrics(*sides)
+    return open_set.threshold_free_metrics(*sides, scored.predicted[KNOWN][feature], truth.labels_N)
+
+
+def judged(scored: Scored, feature: str, score: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(known_N, unknown_M, predicted_N, predicted_M) of one score."""
+    known_N, unknown_M = (scored.of(part, feature, score) for part in (KNOWN, UNKNOWN))
+    return known_N, unknown_M, scored.predicted[KNOWN][feature], scored.predicted[UNKNOWN][feature]
+
+
+def _labeled(scored: Scored, truth: Truth, feature: str, score: str) -> dict[str, Any]:
+    arrays = judged(scored, feature, score)
+    known_N, unknown_M, predicted_N, _ = arrays
+    correct_N = predicted_N == truth.labels_N
+    names = {"classes_N": truth.classes_N, "classes_M": truth.classes_M}
+    validation_V = scored.of(VALIDATION, feature, score)
+    at_threshold = open_set.threshold_metrics(
+        *arrays, truth.labels_N, validation_V=validation_V, num_classes=len(truth.class_names)
+    )
+    of_known, of_unknown = open_set.per_class(known_N, unknown_M, correct_N, **names)
+    threshold = at_threshold["threshold"]
+    return {
+        **at_threshold,
+        "intervals": open_set.intervals(known_N, unknown_M, correct_N),
+        "per_class": of_known,
+        "per_unknown_class": of_unknown,
+        "confusion": open_set.confusion(*arrays, **names, known_names=tuple(truth.class_names), threshold=threshold),
+    }
+
+
+def arrays(scored: Scored, labels_N: np.ndarray | None, *, feature: str, score: str) -> dict[str, np.ndarray]:
+    """What scores.npz holds: the headline's arrays, and "<feature>/<score>/<known or unknown>" of every score."""
+    known_N, unknown_M, predicted_N, _ = judged(scored, feature, score)
+    found = {"known_scores": known_N, "unknown_scores": unknown_M, "predicted": predicted_N}
+    found |= {} if labels_N is None else {"labels": labels_N}
+    for side, part in (("known", KNOWN), ("unknown", UNKNOWN)):
+        for each, by_score in scored.scores[part].items():
+            found |= {f"{each}/{name}/{side}": values for name, values in by_score.items()}
+    return found
+
+
+def describe(feature: str, score: str, k: int) -> str:
+    """What the headline score is, for people."""
+    if score == "topk_cosine":
+        said = f"sum of the {k} largest cosine similarities to a class ({feature})"
+    else:
+        said = f"{score} ({feature})"
+    return f"{said}; higher means known"

@@ -1,0 +1,94 @@
+"""The images of an evaluation by name, so that every process of a pod can open the same ones."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from gradmix_jax import corruptions
+from gradmix_jax import data as data_lib
+from gradmix_jax.evaluation.features import Images, Joined, read
+from gradmix_jax.evaluation.spec import Setup
+
+SIDES = ("test_known", "test_unknown")
+# Of a name: the kind, and how many words follow it.
+RUN, OTHER, PROBE, CORRUPTED = "run", "out of distribution", "probe", "corrupted"
+
+
+class Opener:
+    """Opens images by name.
+
+    ("run", part): a part of the run's data. ("out of distribution", data set): its test images. ("probe", data set,
+    part): images of a labeled data set. ("corrupted", corruption, severity): the test images that `places` chooses,
+    known ones first.
+
+    Args:
+      setup: sections of the config.
+      data: the run's data.
+    """
+
+    def __init__(self, setup: Setup, data: data_lib.OpenSet):
+        self._setup, self._data = setup, data
+        # Which test images are corrupted, by side; None: all.
+        self.places: tuple[np.ndarray, np.ndarray] | None = None
+        self._clean: dict[tuple[int, int], np.ndarray] = {}
+        self.probe = functools.cache(lambda name: data_lib.labelled(setup.dataset, name))
+        self.other = functools.cache(lambda name: data_lib.out_of_distribution(setup.dataset, name))
+
+    def share(self, name: tuple, index: int = 0, count: int = 1) -> tuple[Images, int]:
+        """(images of one of `count` contiguous shares of equal size, the number of all images)."""
+        kind, *rest = name
+        regenerated = kind == CORRUPTED and self._setup.evaluate.corruptions == "regenerated"
+        images = self._clean_test() if regenerated else self._open(kind, *rest)
+        start, stop = share_of(len(images), index, count)
+        if regenerated:
+            return self._corrupt(images, start, stop, *rest), len(images)
+        if (start, stop) != (0, len(images)):
+            return images.take(np.arange(start, stop)), len(images)
+        return images, len(images)
+
+    def _open(self, kind: str, *rest) -> data_lib.Source | Joined:
+        if kind == RUN:
+            return getattr(self._data, rest[0])
+        if kind == OTHER:
+            return self.other(rest[0])
+        if kind == PROBE:
+            return getattr(self.probe(rest[0]), rest[1])
+        source = self._setup.evaluate.corruptions
+        return Joined(data_lib.corrupted(self._setup.dataset, self._data, source, *rest, self.places))
+
+    def _clean_test(self) -> Joined:
+        parts = [getattr(self._data, side) for side in SIDES]
+        if self.places is not None:
+            parts = [part.take(places) for part, places in zip(parts, self.places)]
+        return Joined(tuple(parts))
+
+    def _corrupt(self, clean: Joined, start: int, stop: int, corruption: str, severity: int) -> np.ndarray:
+        if (start, stop) not in self._clean:
+            self._clean = {(start, stop): read(clean, start, stop)}
+        return corrupt(self._clean[start, stop], corruption, severity, first=start)
+
+
+def share_of(size: int, index: int, count: int) -> tuple[int, int]:
+    """(start, stop) of one of `count` contiguous shares; all but the last ones have ceil(size / count) images."""
+    each = -(-size // count)
+    return min(index * each, size), min((index + 1) * each, size)
+
+
+def corrupt(images_NxHxWxC: np.ndarray, corruption: str, severity: int, *, first: int = 0) -> np.ndarray:
+    """Corrupted images uint8 [N, H, W, C]; `first` is the number of the first one, which its randomness depends on."""
+    # All severities share the key: the same noise, stronger.
+    key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index(corruption))
+    parts = [
+        np.asarray(corruptions.corrupt(key, block, name=corruption, severity=severity, first=first + start))
+        for start, block in _blocks(images_NxHxWxC)
+    ]
+    return np.concatenate(parts)[: len(images_NxHxWxC)] if parts else images_NxHxWxC
+
+
+def _blocks(images: np.ndarray, size: int = 500) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of one size, so that one program is compiled; the last is padded with copies of the first images."""
+    for start in range(0, len(images), size):
+        block = images[start : start + size]
+        yield start, np.concatenate([block, np.resize(images, (size - len(block), *images.shape[1:]))])
