@@ -15,7 +15,7 @@ from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.models import pretrained, safetensors_file
 from gradmix_jax.models.parts import expanded, part_of
-from gradmix_jax.training import initial, loop
+from gradmix_jax.training import initial, loop, mapping
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -138,8 +138,9 @@ def test_frozen_parts_stay_as_they_are(untrained, source, tmp_path):
     assert sum(np.size(leaf) for leaf in jax.tree.leaves(state.opt_state)) < 2 * trained + 10
 
 
-def test_a_frozen_encoder_keeps_its_features(untrained, source, tmp_path):
-    config = digits(**{"model.init_from": source[0], "model.freeze": ("encoder",)})
+@pytest.mark.parametrize("name", mapping.MAPPINGS)
+def test_a_frozen_encoder_keeps_its_features(untrained, source, tmp_path, name):
+    config = digits(**{"model.init_from": source[0], "model.freeze": ("encoder",), "train.mapping": name})
     fit(config, tmp_path)
     assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == {"projection"}
 
