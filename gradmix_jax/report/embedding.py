@@ -11,7 +11,7 @@ from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Arrays, Run
 
 PARTS = ("test_known", "test_unknown")
-MOST_POINTS = 2000
+MOST_POINTS = 1000
 PCA_SIZE = 50
 SEED = 0
 LONGEST_NAME = 20

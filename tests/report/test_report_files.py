@@ -167,7 +167,7 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
     assert "Of 1000 known classes the 30 with the most errors" in page.text["method-0-classes"]
     assert "lowest of 1000 classes" in page.text["method-0-diversity"]
     assert "and 960 more" in page.text["conditions"]
-    assert "2000 of 100000" in page.text["method-0-embedding"]
+    assert "1000 of 100000" in page.text["method-0-embedding"]
     assert "Averaged to 1000 points" in page.text["method-0-training"]
 
 
