@@ -4,17 +4,17 @@ python benchmarks/against_torch.py                              on a CPU: minute
 python benchmarks/against_torch.py --width=64 --batch=256 --dtype=bfloat16 --modes=reduce-overhead,max-autotune \
     --channels_last --steps=10                                  on a GPU
 
-"eager" is the usual way (a forward and backward pass of its own for the maps, boxes in a Python loop on the host),
-"shared" our algorithm in PyTorch, and "compiled" the same under torch.compile; see `torch_gradmix.py`. Each mode of
-torch.compile takes its turns with our step and has a table of its own: tuning may take many minutes. All start from
-the same weights, and every step chooses its batch, makes its views, maps, boxes and mixed images, and updates the
-parameters (Adam). Crop and flip are the same batched code on the device for all PyTorch steps, and colour jitter and
-grey are off everywhere.
+"eager" is the usual implementation (a separate forward and backward pass for the maps, boxes in a Python loop on the
+host), "shared" is our algorithm in PyTorch, and "compiled" is "shared" under torch.compile; see `torch_gradmix.py`.
+Each mode of torch.compile takes turns with our step and gets its own table; tuning may take many minutes. All steps
+start from the same weights, and each one chooses its batch, makes views, maps, boxes and mixed images, and updates the
+parameters (Adam). Crop and flip are the same batched code on the device for all PyTorch steps; color jitter and
+grayscale are off everywhere.
 
-The steps take turns in one process, so that a machine that slows down slows all of them. On a CPU that does not make a
-busy machine fair: the threads of PyTorch wait for each other at the end of every operation, and one core taken by
-somebody else holds all of them up. Measure on an idle machine, or on one core (`taskset -c 0`). On a GPU all of them
-may use TF32 for float32. PyTorch is needed by this benchmark only.
+The steps take turns in one process, so a slowdown of the machine hits all of them. A busy CPU is still unfair:
+PyTorch's threads wait for each other after every operation, so one core taken by another process delays all of them.
+Measure on an idle machine, or on one core (`taskset -c 0`). On a GPU, float32 may use TF32 in all steps. Only this
+benchmark needs PyTorch.
 """
 
 import argparse
@@ -113,13 +113,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels_last", action="store_true", help="PyTorch models and images in NHWC")
     parsed = parser.parse_args(arguments)
     if parsed.batch < 16 or parsed.batch > NUM_IMAGES or parsed.batch % 16:
-        parser.error(f"--batch is {parsed.batch}; allowed: a multiple of 16, up to {NUM_IMAGES}.")
+        parser.error(f"--batch must be a multiple of 16 up to {NUM_IMAGES}, got {parsed.batch}.")
     if parsed.repeats < 2:
-        parser.error(f"--repeats is {parsed.repeats}; allowed: 2 or more.")
+        parser.error(f"--repeats must be at least 2, got {parsed.repeats}.")
     parsed.modes = [mode for mode in parsed.modes.split(",") if mode]
     for mode in parsed.modes:
         if mode not in MODES:
-            parser.error(f"--modes names {mode!r}; allowed: {', '.join(MODES)}, or nothing at all.")
+            parser.error(f"--modes must be from {', '.join(MODES)}, or empty, got {mode!r}.")
     return parsed
 
 
@@ -152,12 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import torch
     except ImportError:
-        needed = "allowed: pip install torch==2.13.0 (only this benchmark needs it)."
+        needed = "install it with pip install torch==2.13.0 (only this benchmark needs it)."
         print(f"torch is not installed; {needed}", file=sys.stderr)
         return 2
     cuda = torch.cuda.is_available()
     if flags.device == "cuda" and not cuda:
-        print("--device is 'cuda' but torch sees no GPU; allowed: auto or cpu.", file=sys.stderr)
+        print("--device is 'cuda' but torch finds no GPU; use auto or cpu.", file=sys.stderr)
         return 2
     device = "cuda" if cuda and flags.device != "cpu" else "cpu"
     # Both have to be said before JAX is imported: that it may not take all of the memory, and where it runs.
@@ -168,7 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
     import resnet18
 
     if jax.default_backend() != {"cpu": "cpu", "cuda": "gpu"}[device]:
-        print(f"jax runs on {jax.default_backend()!r} but torch on {device!r}; allowed: the same.", file=sys.stderr)
+        print(
+            f"jax runs on {jax.default_backend()!r} but torch on {device!r}; use the same device for both.",
+            file=sys.stderr,
+        )
         return 2
     torch.manual_seed(0)
     if device == "cuda":

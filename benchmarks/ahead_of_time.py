@@ -1,4 +1,4 @@
-"""The step compiled for a GPU or TPU that is not here: does it fit, what does it move, how long should it take.
+"""Compile the step for a GPU or TPU that is not here: does it fit, what does it move, how long should it take?
 
 python benchmarks/ahead_of_time.py h100 [--batch=256] [--devices=1] [--dtype=bfloat16] [--only="layer"] [--save=FOLDER]
     [--image_size=224] [--remat]

@@ -1,4 +1,4 @@
-"""What the devices say to each other in a step, counted in the compiled program, and what that should cost.
+"""Communication between devices in a step: collectives counted in the compiled program, and a model of their cost.
 
 python benchmarks/communication.py [--recipe=layer] [--batch=1024] [--width=64] [--only=mappings]
 

@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--skip_reference", action="store_true", help="time our side only")
     given = parser.parse_args()
     if given.repeats < 1 or not 0.1 <= given.scale <= 1:
-        parser.error("allowed: one repeat or more, and a scale from 0.1 (a covariance needs images) to 1")
+        parser.error("--repeats must be at least 1 and --scale from 0.1 (a covariance needs images) to 1.")
     data = make_data(given.scale)
     compiling = count_programs()
     ((first, results),) = evaluate(data, [OURS])

@@ -1,12 +1,12 @@
-"""All benchmarks one after the other, at the sizes of README.md for the device that is here.
+"""Run all benchmarks one after the other, at the sizes of README.md for this device.
 
 python benchmarks/everything.py FOLDER [--minutes=120] [--each=20] [--only=trial,loop] [--dataset=folder:PATH] [--list]
 
-The most important ones come first. FOLDER/NAME.md is what a script printed, below its command, the date and the commit;
-what is there is not run again, so that the same command goes on where time ran out. A script that failed, or was
-stopped after `--each` minutes or when all time was over, leaves NAME.part, and the next one starts; the next time it
-comes last. What a script complained of is in NAME.log. All of it is printed too. On a GPU they share in FOLDER/autotune
-which kernels XLA found to be the fastest.
+The most important ones come first. FOLDER/NAME.md holds what a script printed, below its command, the date and the
+commit. Scripts with such a file are skipped, so rerunning the command resumes where time ran out. A script that fails,
+or is stopped after `--each` minutes or at the end of `--minutes`, leaves NAME.part and runs last the next time.
+NAME.log holds its stderr. Everything is printed too. On a GPU the scripts share XLA's autotuning results in
+FOLDER/autotune.
 """
 
 import argparse
@@ -168,7 +168,7 @@ def main() -> int:
     names = [name.strip() for name in arguments.only.split(",") if name.strip()] or list(benchmarks)
     for name in names:
         if name not in benchmarks:
-            parser.error(f"--only names {name!r}; allowed on a {platform}: {', '.join(benchmarks)}.")
+            parser.error(f"--only must be from {', '.join(benchmarks)} on a {platform}, got {name!r}.")
     folder = arguments.folder.resolve()
     # What did not come to its end before comes last.
     names = sorted(names, key=lambda name: (folder / f"{name}.part").exists())

@@ -1,4 +1,4 @@
-"""Does the device wait? Training as `main` does it against the bare step, and the host's work in a step.
+"""Does the device wait for the host? Training through `main` against the bare step, and the host's work per step.
 
 python benchmarks/loop.py [--width=16] [--batch=128] [--steps=40] [--repeats=3] [--images=60000] [--mapping=shard_map]
 
@@ -6,7 +6,7 @@ The data are random 32 x 32 images in IDX files, read by the package like any ot
 and donated program with nothing around it; "resident" and "stream" are `train.train` with logging, the progress bar
 and one checkpoint in the middle. They take turns. The clock starts at the fourth step; streamed images are decoded in
 the first epoch and kept, so that "stream" is timed from the fourth step of the second one, and the first epoch apart.
-The last lines replace the step by a program that computes nothing on the same state: the host is left.
+The last lines replace the step by a program that computes nothing on the same state, which leaves the host's work.
 """
 
 import argparse
@@ -203,7 +203,7 @@ def main() -> None:
         specs, _ = settings(folder, arguments, "resident")
         steps_per_epoch = order.steps_per_epoch(len(data_lib.open_set(specs.dataset).train), arguments.batch)
         if steps_per_epoch <= SKIPPED + 1:
-            parser.error(f"--images gives {steps_per_epoch} steps an epoch; allowed: more than {SKIPPED + 1}.")
+            parser.error(f"--images must give more than {SKIPPED + 1} steps per epoch, got {steps_per_epoch}.")
         times: dict[str, list[float]] = {"bare": [], "resident": [], "stream, first epoch": [], "stream": []}
         stalls: dict[str, list[float]] = {"resident": [], "stream": []}
         for _ in range(arguments.repeats):

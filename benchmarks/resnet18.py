@@ -1,4 +1,4 @@
-"""What the benchmarks of the step have in common: ResNet-18 on colour images, two views, any recipe."""
+"""Shared by the benchmarks of the step: ResNet-18 on color images, two views, any recipe."""
 
 import functools
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How fast could the step be? Its images/s against what this device multiplies and copies, and what was tried.
+"""How fast could the step be? Its images/s against the device's ceilings for products and copies, and variants.
 
 python benchmarks/roofline.py [--batches=256,1024] [--width=64] [--dtype=float32] [--recipe=layer]
 python benchmarks/roofline.py --image_size=224 --batches=64 --repeats=0      memory with and without remat, not timed

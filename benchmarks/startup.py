@@ -1,4 +1,4 @@
-"""How long until something happens: import, first step, results; with an empty compilation cache and with a filled one.
+"""Time to import, first step and results, with an empty and with a filled compilation cache.
 
 python benchmarks/startup.py [--config=configs/digits_osr.py] [--epochs=1] [--repeats=3]
 

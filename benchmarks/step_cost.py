@@ -1,4 +1,4 @@
-"""What the map costs: the GradMix step against the same step with random CutMix boxes, in one run.
+"""Cost of the map: the GradMix step against the same step with random CutMix boxes, in one run.
 
 python benchmarks/step_cost.py                      XLA's FLOPs and temporary memory
 python benchmarks/step_cost.py --repeats=20         and wall time: the steps take turns; median and quartiles

@@ -1,4 +1,4 @@
-"""How many images a second does storage "stream" read, and how many CPU cores is that?
+"""How many images per second does storage "stream" read, and how many CPU cores does that take?
 
 python benchmarks/streaming.py [--workers=1,2,4] [--seconds=5] [--needed=26000]
 

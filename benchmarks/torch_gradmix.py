@@ -1,12 +1,12 @@
-"""The train step of recipe `layer` (self-supervised phase) in PyTorch, twice, to compare ours with.
+"""Two PyTorch versions of the train step of recipe `layer` (self-supervised phase), to compare ours with.
 
-`Eager` is how such a step is usually written: hooks on the stages, a forward and a backward pass of their own for the
-maps, activations copied to the host, and a Python loop over images for the boxes and the mixing.
+`Eager` is how such a step is usually written: hooks on the stages, a separate forward and backward pass for the maps,
+activations copied to the host, and a Python loop over images for the boxes and the mixing.
 `Shared` is our algorithm as well as PyTorch can do it: one clean forward pass serves map and training, and everything
 is batched and stays on the device. `Shared.compile` turns the whole step but the optimizer into one graph.
 
 Model, losses, batch choice and augmentation are the same code for both, batched and on the device: what makes `Eager`
-slow is maps and boxes only. Settings come from the same `experiment.Experiment` as ours; the maps are those of
+slow is maps and boxes only. Settings come from the same `config.Experiment` as ours; the maps are those of
 `attribution.norm = "image"` and `attribution.sign = 1`.
 
 Letters: B rows (two views of b images, view-major), C image channels, F feature channels, H W image, h w feature map,
@@ -334,7 +334,7 @@ class _Step:
 
     def __init__(self, model: Network, images_NxHxWxC: np.ndarray, specs, *, channels_last: bool = False):
         if specs.optimizer.name != "adam" or specs.optimizer.weight_decay:
-            raise ValueError(f"optimizer is {specs.optimizer}; allowed: adam without weight decay.")
+            raise ValueError(f"optimizer must be adam without weight decay, got {specs.optimizer}.")
         self.model, self.specs = model, specs
         self.device = model.mean.device
         # Images keep the layout they are made in: NCHW, or NHWC seen as NCHW.

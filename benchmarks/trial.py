@@ -1,4 +1,4 @@
-"""How long does a whole trial take? A stretch of it through `main`, and what that comes to for all epochs.
+"""How long does a whole trial take? A stretch of it through `main`, extrapolated to all epochs.
 
 python benchmarks/trial.py [--config=configs/cifar_osr.py:layer] [--epochs=20] [--config.dataset.name=folder:PATH ...]
 
@@ -33,7 +33,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     planned = phases_of(arguments.config)
     if not 1 <= arguments.epochs <= planned[0]:
-        parser.error(f"--epochs is {arguments.epochs}; allowed: 1 to {planned[0]}, the config's.")
+        parser.error(f"--epochs must be from 1 to {planned[0]}, the config's, got {arguments.epochs}.")
     measured = [arguments.epochs, *(1 for _ in planned[1:])]
     if arguments.epochs == planned[0]:
         measured = planned
@@ -45,7 +45,7 @@ def main() -> None:
     steps_per_epoch = len(marks["steps"]) // sum(measured)
     total_steps = steps_per_epoch * sum(planned)
     if len(marks["steps"]) < SKIPPED + 2:
-        parser.error(f"the stretch has {len(marks['steps'])} steps; allowed: {SKIPPED + 2} or more, by more --epochs.")
+        parser.error(f"the stretch has {len(marks['steps'])} steps but needs {SKIPPED + 2}; raise --epochs.")
     # The mean, not the median: checkpoints and logging belong to it.
     after = marks["steps"][SKIPPED:]
     step = (after[-1] - after[0]) / (len(after) - 1)

@@ -1,4 +1,4 @@
-"""Timing steps that take turns, so that a machine that slows down slows all of them."""
+"""Timing of steps that take turns, so that a slowdown of the machine hits all of them."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -4,7 +4,7 @@ python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_
 python -m gradmix_jax.main --config=configs/cifar_osr.py:layer --config.dataset.trial=1 --workdir=runs/cifar10_layer_1
 python -m gradmix_jax.main --config=configs/cifar_osr.py --config.dataset.name=folder:PATH --workdir=runs/cifar10_folder
 
-Not run at this size yet: it wants an accelerator. Cut down to two CPU cores (16 pixels, small CNN of width 16, 2 + 6
+Not yet run at this size: it needs an accelerator. Scaled down to two CPU cores (16 pixels, small CNN of width 16, 2 + 6
 epochs, trial 0, JPEG copy; results/cifar10.md has the command), ten minutes give AUROC .642 (input) and .627 (layer).
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
@@ -20,7 +20,7 @@ def get_config(recipe: str = "input"):
     c.dataset.benchmark = "cifar10"
     c.dataset.image_size = 32
     c.dataset.channels = 3
-    # The recipe takes the last epoch: there is nothing to select, and no image is held out.
+    # The recipe uses the last epoch, so there is nothing to select and no image is held out.
     c.dataset.validation_fraction = 0.0
     c.normalization.mean = (0.4914, 0.4822, 0.4465)
     c.normalization.std = (0.2023, 0.1994, 0.2010)

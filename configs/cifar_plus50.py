@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/cifar_plus50.py --workdir=runs/cifar
 The recipes of configs/cifar_osr.py. With folders: --config.dataset.name=folder:CIFAR10 and
 --config.dataset.unknown_name=folder:CIFAR100, class folders in the order of the official labels.
 
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

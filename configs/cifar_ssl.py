@@ -1,10 +1,10 @@
-"""Self-supervised learning on CIFAR-10 without labels, then linear and nearest-neighbour probes on it and on others.
+"""Self-supervised learning on CIFAR-10 without labels, then linear and nearest-neighbor probes on several datasets.
 
 python -m gradmix_jax.main --config=configs/cifar_ssl.py --workdir=runs/cifar10_ssl
 python -m gradmix_jax.main --config=configs/cifar_ssl.py:none --workdir=runs/cifar10_ssl_none
 
-`closed_set` in results.json holds the probes on CIFAR-10's own classes, `probes` those on other data sets; the headline
-numbers are against SVHN. Not run at this size yet: it wants an accelerator.
+`closed_set` in results.json holds the probes on CIFAR-10's own classes, `probes` those on other datasets; the headline
+numbers are against SVHN. Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -1,11 +1,11 @@
-"""Self-supervised learning on scikit-learn's digits without labels, then linear and nearest-neighbour probes.
+"""Self-supervised learning on scikit-learn's digits without labels, then linear and nearest-neighbor probes.
 
 python -m gradmix_jax.main --config=configs/digits_ssl.py --workdir=runs/digits_ssl
 
 `closed_set` in results.json holds the probes on all ten digits; the headline numbers are against noise images.
 
 About 80 s on two CPU cores. Expected (3 seeds, jax 0.10.2, CPU; mean +- std): linear probe .979 +- .004, nearest
-neighbours .965 +- .009; without mixing .974 +- .006 and .963 +- .008, within the spread (results/self_supervised.md).
+neighbors .965 +- .009; without mixing .974 +- .006 and .963 +- .008, within the spread (results/self_supervised.md).
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -5,9 +5,9 @@ python -m gradmix_jax.main --config=configs/fashion_mnist_ood.py --workdir=runs/
     --config.dataset.name=idx:/usr/share/datasets/fashion-mnist --config.dataset.unknown_name=digits \
     --config.evaluate.near="('digits',)"
 
-The headline AUROC is against the unknown data set, `ood` in results.json holds every data set with every score. The
+The headline AUROC is against the unknown dataset, `ood` in results.json holds every dataset with every score. The
 second command needs no download: the Debian package dataset-fashion-mnist against scikit-learn's digits.
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

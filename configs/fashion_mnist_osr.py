@@ -4,7 +4,7 @@ python -m gradmix_jax.main --config=configs/fashion_mnist_osr.py --workdir=runs/
 python -m gradmix_jax.main --config=configs/fashion_mnist_osr.py --workdir=runs/fashion_idx \
     --config.dataset.name=idx:/usr/share/datasets/fashion-mnist
 
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

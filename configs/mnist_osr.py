@@ -3,7 +3,7 @@
 python -m gradmix_jax.main --config=configs/mnist_osr.py --workdir=runs/mnist_0
 python -m gradmix_jax.main --config=configs/mnist_osr.py --config.dataset.name=idx:PATH --workdir=runs/mnist_idx
 
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase
@@ -18,7 +18,7 @@ def get_config(recipe: str = "input"):
     c.dataset.validation_fraction = 0.0
     c.normalization.mean = (0.1307,)
     c.normalization.std = (0.3081,)
-    # Digits are neither mirrored nor coloured; a small rotation takes the place of the crop.
+    # Digits are neither flipped nor colored; a small rotation replaces the crop.
     c.augment.jitter_prob = 0.0
     c.augment.crop_scale = (1.0, 1.0)
     c.augment.flip_prob = 0.0

@@ -2,7 +2,7 @@
 
 python -m gradmix_jax.main --config=configs/svhn_osr.py --workdir=runs/svhn_0
 
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -1,10 +1,10 @@
-"""TinyImageNet, 20 known against 180 unknown classes (arXiv 2505.12803). From a folder: TFDS has no such data set.
+"""TinyImageNet, 20 known against 180 unknown classes (arXiv 2505.12803). From a folder: TFDS does not have it.
 
 python -m gradmix_jax.main --config=configs/tiny_imagenet_osr.py --config.dataset.name=folder:PATH --workdir=runs/tiny_0
 
 PATH holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; the splits count in the sorted list of the 200 wnids.
 
-Not run at this size yet: it wants an accelerator.
+Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -1,4 +1,4 @@
-"""What the commands share: flags, and errors and Ctrl-C that become one line and an exit status."""
+"""Shared by the commands: flags, and configuration errors and Ctrl-C reported in one line with an exit status."""
 
 import os
 import re
@@ -38,8 +38,8 @@ PARTS_FAILED = 3
 def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
     """Parse the flags and call `main(rest of the command line)`.
 
-    A ValueError raised by this package is a user's mistake: its sentence is printed. One raised inside a library is
-    a bug of ours and keeps its traceback.
+    A ValueError raised by this package is a user error and is printed as one line. One raised inside a library is a bug
+    of ours and keeps its traceback.
 
     Args:
       main: takes the program name and the positional arguments.
@@ -105,7 +105,7 @@ def config_path_of(name: str) -> str:
 
 
 def no_words(argv: list[str]) -> None:
-    """Raises ValueError for a word that is not a flag: one without its dashes, say."""
+    """Raises ValueError for an argument that is not a flag, such as one without its dashes."""
     if argv[1:]:
         raise ValueError(f"unexpected argument {argv[1]!r}; did you mean --{argv[1].lstrip('-')}?")
 
@@ -119,7 +119,7 @@ def define_experiment_flags(*, workdir: bool = True) -> None:
 
 
 def define_protocol_flags() -> None:
-    """The flags of a command that goes through trials and seeds."""
+    """The flags of a command that runs trials and seeds."""
     flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
     flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
     flags.DEFINE_bool("print_commands", False, "Print one command per run and run nothing.")
@@ -156,11 +156,11 @@ def print_commands(config_words: list[str], workdir: str, trials: list[int], see
 
 
 def _keep_compiled_programs():
-    """Compile a program once per user and not once per run, unless JAX was told where to keep it, or not to."""
+    """Cache compiled programs across runs, unless JAX's own variables configure the cache."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gradmix_jax", "xla"))
-    # An evaluation is some hundred small programs, none of them worth keeping by JAX's own measure of a second.
+    # An evaluation compiles about a hundred small programs, all below JAX's default threshold of one second.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -170,7 +170,7 @@ def _parse(argv, required):
     try:
         rest = flags.FLAGS(argv)
         missing = [name for name in required if flags.FLAGS[name].value is None]
-        # A config file that could not be read raises only when something is asked of it.
+        # A config file that could not be read raises only on its first use.
         for name in flags.FLAGS:
             getattr(flags.FLAGS[name].value, "lock", None)
     except Exception as error:  # whatever a flag or the config file raises

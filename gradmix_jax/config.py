@@ -87,7 +87,7 @@ RECIPES = {
     "saliencymix": {"mix": {"method": "saliencymix", "mask": "box", "fill": "partner"}},
     "fmix": {"mix": {"method": "fmix", "mask": "threshold", "fill": "partner"}},
     "mixup": {"mix": {"method": "mixup"}},
-    # Its zeros are those of normalized images: the mean colour.
+    # Its zeros are those of normalized images: the mean color.
     "cutout": {"mix": {"method": "cutmix", "mask": "box", "fill": "mean"}},
     # Baselines without mixing, of other views.
     "randaugment": {"mix": {"method": "none"}, "augment": {"policy": "randaugment"}},

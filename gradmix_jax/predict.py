@@ -67,7 +67,7 @@ class OpenSetClassifier:
         if threshold is None:
             if "validation" not in parts:
                 raise ValueError(
-                    f"the run in {workdir} kept no validation images to set a threshold with; allowed: a threshold, or "
+                    f"the run in {workdir} has no validation images to set a threshold with; give a threshold, or "
                     "a run with dataset.validation_fraction above 0."
                 )
             threshold = metrics.known_threshold(evaluator.score(parts["validation"].outputs), keep=keep)
@@ -86,7 +86,7 @@ class OpenSetClassifier:
           ValueError: no image, a file that cannot be read as one, or an array of another type or shape.
         """
         if not len(images):
-            raise ValueError("predict got no images; allowed: one or more.")
+            raise ValueError("predict got no images; give at least one.")
         data_spec = self._evaluator.model.data_spec
         arrays = [to_array(_as_pillow(image), data_spec.image_size, data_spec.channels) for image in images]
         outputs = self._evaluator.model.outputs(np.stack(arrays))
@@ -108,7 +108,7 @@ def _as_pillow(image) -> Image.Image:
             raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"predict got an array {array.dtype} {array.shape}; allowed: uint8 [H, W, C] with C = 1 or 3.")
+        raise ValueError(f"images must be uint8 [H, W, C] with C = 1 or 3, got {array.dtype} {array.shape}.")
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
 
 

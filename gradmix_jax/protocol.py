@@ -1,4 +1,4 @@
-"""Every trial of an experiment with every seed, and the table of all of them.
+"""Run every trial of an experiment with every seed, and print one table.
 
 python -m gradmix_jax.protocol --config=configs/digits_osr.py --workdir=runs/digits --trials=0,1,2,3,4 --seeds=0,1,2
 python -m gradmix_jax.protocol ... --print_commands        print one command per run, for a scheduler; run nothing
@@ -21,8 +21,8 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
     """Run what has no results yet, one after the other in this process.
 
     Args:
-      config: the experiment; its own trial and seed do not matter.
-      workdir: directory that the runs' workdirs are in.
+      config: the experiment; its own trial and seed are ignored.
+      workdir: parent directory of the runs' workdirs.
       trials: class splits to run.
       seeds: seeds to run each of them with.
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     cli.no_words(argv)
     trials, seeds, workdir = cli.numbers("trials"), cli.numbers("seeds"), flags.FLAGS.workdir
     if flags.FLAGS.print_commands:
-        # The devices that the commands will run on are elsewhere.
+        # The commands run on devices elsewhere.
         run.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1)
         cli.print_commands(cli.config_words(), workdir, trials, seeds)
     else:

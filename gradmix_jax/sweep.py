@@ -1,10 +1,10 @@
-"""Sweeps: many variants of one experiment, each over trials and seeds, and one table of them with what a step costs.
+"""Sweeps: many variants of one experiment, each over trials and seeds, in one table with the FLOPs of a step.
 
 python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
-python -m gradmix_jax.sweep ablation ... --print_commands       one command a run, for a scheduler; runs nothing
+python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
 
-A run that has results is skipped and one that was interrupted goes on, so the same command finishes what it began.
-Directories of runs of another config are refused.
+A run that has results is skipped and an interrupted one is resumed, so rerunning the command finishes what it began.
+A directory that holds a run of another config is refused.
 """
 
 import copy
@@ -24,9 +24,9 @@ from gradmix_jax.workdir import replacing
 
 
 class Variant(NamedTuple):
-    """A row of a sweep: the recipe, further config keys, and the paper of the method (none: of this project).
+    """A row of a sweep: recipe, further config keys, and the method's paper ("": this project's own).
 
-    A key of "phases[*]" is one of every phase.
+    A key of "phases[*]" is set in every phase.
     """
 
     recipe: str
@@ -35,7 +35,7 @@ class Variant(NamedTuple):
 
 
 GRADMIX = "arXiv 2505.12803"
-# Of every phase, because a phase that kept its weights would train another method.
+# In every phase: a phase with other weights would train another method.
 SUPCON_ONLY = {"phases[*].supcon": 1.0, "phases[*].ssl": 0.0}
 SSL_ONLY = {"phases[*].supcon": 0.0}
 CROSS_ENTROPY = {
@@ -50,7 +50,7 @@ SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "optimizer.warm
 LARS = {"optimizer.name": "lars", "optimizer.learning_rate": 0.5, "optimizer.warmup_epochs": 5.0}
 FULL_COSINE = {"optimizer.final_fraction": 0.0, "optimizer.weight_decay": 1e-4}
 
-# Every objective, mixing method, kind of views and optimizer. The first row is what the costs are relative to.
+# Every objective, mixing method, view policy and optimizer. Costs are relative to the first row.
 OVERVIEW = {
     "none": Variant("none", {}, "SupCon 2004.11362 + SimCLR 2002.05709"),
     "SupCon": Variant("none", SUPCON_ONLY, "2004.11362"),
@@ -79,7 +79,7 @@ OVERVIEW = {
     "LARS": Variant("input", LARS | FULL_COSINE, "1708.03888"),
     "averaged weights": Variant("input", {"optimizer.ema": 0.99}, ""),
 }
-# What each choice of GradMix contributes, one at a time, around both recipes.
+# Each choice of GradMix, varied one at a time around both recipes.
 ABLATION = {
     "input": Variant("input", {}, ""),
     "layer": Variant("layer", {}, GRADMIX),
@@ -91,9 +91,9 @@ ABLATION = {
     "layer, partner's own pixels": Variant("layer", {"mix.fill": "partner"}, ""),
     "layer, noise": Variant("layer", {"mix.fill": "noise"}, GRADMIX),
     "layer, zeros": Variant("layer", {"mix.fill": "zeros"}, ""),
-    "layer, batch normalisation of maps": Variant("layer", {"attribution.norm": "batch"}, ""),
+    "layer, maps normalized per batch": Variant("layer", {"attribution.norm": "batch"}, ""),
     "input, box": Variant("input", {"mix.mask": "box"}, ""),
-    "input, mean colour": Variant("input", {"mix.fill": "mean"}, ""),
+    "input, mean color": Variant("input", {"mix.fill": "mean"}, ""),
     "input, one draw a batch": Variant("input", {"mix.keep_draw": "batch"}, ""),
     "input, keep 0.3 to 0.7": Variant("input", {"mix.keep_range": (0.3, 0.7)}, ""),
     "input, keep 0.7 to 0.95": Variant("input", {"mix.keep_range": (0.7, 0.95)}, ""),
@@ -110,12 +110,12 @@ SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION}
 
 
 def folder_of(label: str) -> str:
-    """A label as the name of a folder."""
+    """Folder name of a label."""
     return "".join(letter if letter.isalnum() else "_" for letter in label)
 
 
 def keys_of(config: ConfigDict, variant: Variant) -> dict[str, object]:
-    """The keys of a variant as those of an experiment, which has so many phases."""
+    """The keys of a variant, with "phases[*]" expanded to every phase of the experiment."""
     keys = {}
     for key, value in variant.keys.items():
         every = range(len(config.phases)) if "[*]" in key else range(1)
@@ -133,12 +133,12 @@ def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
 
 
 def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
-    """Run what has no results yet of every variant, one after the other in this process.
+    """Run every variant that has no results yet, one after the other in this process.
 
     Args:
       name: a key of SWEEPS.
-      config: the experiment that is varied, without a recipe; its trial, seed and name do not matter.
-      workdir: directory that the variants' directories are in.
+      config: the experiment to vary, without a recipe; its trial, seed and name are ignored.
+      workdir: parent directory of the variants' directories.
       trials: class splits.
       seeds: seeds to run each of them with.
 
@@ -160,7 +160,7 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
 def check(
     name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
 ) -> list[tuple[str, list[tuple[ConfigDict, str]]]]:
-    """(directory, its runs) of every variant; raises ValueError unless all of it can run on so many devices."""
+    """(directory, its runs) of every variant; raises ValueError unless all of them can run on this many devices."""
     checked = []
     for label, variant in SWEEPS[name].items():
         folder = os.path.join(workdir, folder_of(label))
@@ -205,8 +205,8 @@ def _flops(one: runs.Run) -> float:
 def print_commands(
     name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
 ) -> None:
-    """The commands that `run` would carry out for this config, which has these flags."""
-    check(name, config, workdir, trials, seeds, num_devices=1)  # those that they will run on are elsewhere
+    """Print the commands that `run_sweep` would carry out for a config given by these flags."""
+    check(name, config, workdir, trials, seeds, num_devices=1)  # the devices of the printed commands are not here
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
     for label, variant in SWEEPS[name].items():
@@ -220,7 +220,7 @@ def _main(argv: list[str]) -> None:
         raise ValueError(f"name one sweep, {' or '.join(SWEEPS)}, got {' '.join(argv[1:]) or 'none'!r}.")
     trials, seeds = cli.numbers("trials"), cli.numbers("seeds")
     for word in cli.config_words():
-        # What a recipe sets beside the keys of the next one would stay in every row.
+        # Keys that this recipe sets and a row's recipe does not would stay in that row.
         if word.startswith("--config=") and ":" in word:
             raise ValueError(f"every row has its own recipe; give a config without one, got {word!r}.")
     if flags.FLAGS.print_commands:

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What the launch scripts share; sourced by them, starts nothing by itself.
-# Written for bash 3.2 as well, the one that macOS has.
+# Functions shared by the launch scripts, which source this file.
+# Compatible with bash 3.2, the version of macOS.
 
-# Ends the script with one sentence about what the user got wrong.
+# Ends the script with a one-line error message.
 fail() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2
   exit 2
@@ -13,7 +13,7 @@ usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$1"
 }
 
-# Prints its arguments as one line that a shell reads back as the same arguments.
+# Prints its arguments quoted for a shell, in one line.
 quoted() {
   local LC_ALL=C word line=""
   for word in "$@"; do

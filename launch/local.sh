@@ -3,7 +3,7 @@
 #
 #   bash launch/local.sh --config=configs/cifar_osr.py --workdir=runs/cifar [more arguments of gradmix_jax.main]
 #
-# Installs what is missing first. Started again with the same workdir, the job goes on where it stopped.
+# Installs what is missing first. Rerun with the same workdir to resume the job.
 # Paths are relative to the checkout.
 
 set -euo pipefail
@@ -21,7 +21,7 @@ done
 check_job
 bash launch/setup.sh
 mkdir -p "$workdir"
-# The script becomes the job, so that signals reach the job and its exit status is the script's; tee ignores Ctrl-C
-# and so lives to write down what the job says at the end. Unbuffered, because a log is read while it grows.
+# exec, so that signals reach the job and its exit status is the script's. tee ignores Ctrl-C to log the job's last
+# lines. Unbuffered, because the log is read while it grows.
 exec > >(tee -ia "$workdir/log.txt") 2>&1
 exec .venv/bin/python -u -m gradmix_jax.main "$@"

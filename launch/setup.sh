@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes the Python environment of this checkout: the exact versions of requirements.txt and the JAX of the machine.
+# Creates the Python environment of this checkout: the pinned versions of requirements.txt and the JAX for this machine.
 #
 #   bash launch/setup.sh [--jax=auto|cpu|cuda12|cuda13|tpu] [--python=PATH] [--venv=DIR] [--dry_run]
 #
-# --jax     which JAX. Not given: what is already installed, and the first time what launch/detect_jax.sh finds.
-# --python  the Python, 3.11 or newer, to make the environment with. Not given: the first good one on PATH.
-# --venv    where to make it; .venv
-# --dry_run print the commands and execute none
+# --jax     which JAX; default: the installed one, and the first time the one that launch/detect_jax.sh finds
+# --python  the Python, 3.11 or newer, to create the environment with; default: the first suitable one on PATH
+# --venv    where to create it; default: .venv
+# --dry_run print the commands and run none
 #
-# Does nothing when the environment already is as asked for.
+# Does nothing when the environment is already up to date.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

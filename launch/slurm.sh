@@ -14,8 +14,8 @@
 #
 # The environment is made on the first node. Where nodes have no network, make it on the login node beforehand, for
 # the GPUs of the nodes: `make setup JAX=cuda13` (or cuda12 for drivers older than 580).
-# Two minutes before the time limit the job is told to save a checkpoint; submit again to go on from there. A job
-# that was taken off its nodes is queued again by itself.
+# Two minutes before the time limit the job is told to save a checkpoint; submit again to resume. A
+# preempted job is requeued automatically.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

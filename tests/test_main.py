@@ -263,7 +263,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
         classifier.predict([broken])
     with pytest.raises(ValueError, match=r"gone\.png cannot be read as an image: No such file or directory$"):
         classifier.predict([tmp_path / "gone.png"])
-    with pytest.raises(ValueError, match=r"predict got an array float32 \(8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"images must be uint8 .*, got float32 \(8, 8, 1\)"):
         classifier.predict([images[0].astype(np.float32)])
     with pytest.raises(ValueError, match="threshold must be a number, got nan"):
         predict.OpenSetClassifier.load(str(workdir), threshold=float("nan"))

@@ -43,8 +43,8 @@ def test_runs_everything_once_and_skips_what_is_finished(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
     table = protocol.run_protocol(config, str(tmp_path), [0, 2], [0, 1])
     assert pretended == [(0, 0), (0, 1), (2, 0), (2, 1)]
-    # Mean of .5, .5, .7, .7 and its sample standard deviation.
-    assert "| 0.6000 ± 0.1155 |" in table and "| 4 |" in table
+    # Split 0 has .5 twice, split 2 has .7 twice: the mean and sample standard deviation of the two splits.
+    assert "| 0.6000 ± 0.1414 |" in table and "| 2 | 4 |" in table
     assert (tmp_path / "summary.md").read_text() == table + "\n"
     (tmp_path / "trial2_seed0" / "results.json").unlink()
     os.rename(tmp_path / "trial2_seed0", tmp_path / "gone")

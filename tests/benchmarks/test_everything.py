@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch):
         "trial": everything.Benchmark("good"),
     }
     monkeypatch.setattr(everything, "ROOT", tmp_path)
-    monkeypatch.setattr(everything.train, "commit", lambda: ("1234abc", True))
+    monkeypatch.setattr(everything.workdir_lib, "commit", lambda: ("1234abc", True))
     monkeypatch.setattr(everything, "BENCHMARKS", {"cpu": listed, "gpu": listed})
     monkeypatch.setenv("XLA_FLAGS", "--xla_mine=2")
     return tmp_path
@@ -122,7 +122,7 @@ def test_a_name_that_is_none_is_refused(root, monkeypatch, capsys):
     with pytest.raises(SystemExit) as refused:
         run(monkeypatch, str(root / "out"), "--platform=cpu", "--only=goood")
     assert refused.value.code == 2 and not (root / "out").exists()
-    assert "--only names 'goood'; allowed on a cpu: bad, good, slow, trial." in capsys.readouterr().err
+    assert "--only must be from bad, good, slow, trial on a cpu, got 'goood'." in capsys.readouterr().err
 
 
 def test_the_list_runs_nothing(root, monkeypatch, capsys):

@@ -58,7 +58,7 @@ def test_a_stretch_of_too_few_steps_is_refused(monkeypatch, capsys, steps, enoug
     with pytest.raises(SystemExit) as stopped:
         answer(monkeypatch, capsys, run_of(steps), *words)
     assert stopped.value.code == 2
-    assert "the stretch has 3 steps; allowed: 4 or more" in capsys.readouterr().err
+    assert "the stretch has 3 steps but needs 4; raise --epochs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("epochs", [0, 601])
@@ -66,7 +66,7 @@ def test_more_epochs_than_the_config_has_are_refused(monkeypatch, capsys, epochs
     with pytest.raises(SystemExit) as stopped:
         answer(monkeypatch, capsys, run_of(4), f"--epochs={epochs}")
     assert stopped.value.code == 2
-    assert f"--epochs is {epochs}; allowed: 1 to 600" in capsys.readouterr().err
+    assert f"--epochs must be from 1 to 600, the config's, got {epochs}." in capsys.readouterr().err
 
 
 def test_the_child_finds_what_its_parent_finds(monkeypatch):
