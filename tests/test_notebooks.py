@@ -59,7 +59,7 @@ def test_quickstart_stops_where_a_command_fails(tmp_path, monkeypatch):
     names = {}
     exec(setup_cell().replace("\nrun(", "\n# run("), names)
     names["run"]("-c", "print('fine')")
-    with pytest.raises(RuntimeError, match="written above"):
+    with pytest.raises(RuntimeError, match="see its output above"):
         names["run"]("-c", "raise SystemExit(3)")
 
 
