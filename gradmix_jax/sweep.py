@@ -106,7 +106,14 @@ ABLATION = {
     "input, detached anchors": Variant("input", {"attribution.loss": "training", "objective.detach_anchors": True}, ""),
     "input, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, ""),
 }
-SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION}
+# Does the map matter? The methods of results/plan.md under both of its objectives.
+MAXIMUM_LOGIT = {"evaluate.feature": "logits", "evaluate.score": "max_logit", "attribution.loss": "training"}
+MAP = {
+    f"{recipe}, {objective}": Variant(recipe, keys, "")
+    for objective, keys in {"contrastive": {}, "cross-entropy": CROSS_ENTROPY | MAXIMUM_LOGIT}.items()
+    for recipe in ("none", "cutmix", "random", "input", "layer")
+}
+SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION, "map": MAP}
 
 
 def folder_of(label: str) -> str:
@@ -217,7 +224,7 @@ def print_commands(
 
 def _main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in SWEEPS:
-        raise ValueError(f"name one sweep, {' or '.join(SWEEPS)}, got {' '.join(argv[1:]) or 'none'!r}.")
+        raise ValueError(f"name one sweep, {', '.join(SWEEPS)}; got {' '.join(argv[1:]) or 'none'!r}.")
     trials, seeds = cli.numbers("trials"), cli.numbers("seeds")
     for word in cli.config_words():
         # Keys that this recipe sets and a row's recipe does not would stay in that row.
