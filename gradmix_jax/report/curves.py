@@ -22,7 +22,7 @@ ORIENTATION = "Higher score = known."
 def _rates(run: Run, with_class: bool):
     """Correct or accepted share of a run's known images at each of RATES_F; None without scores.npz."""
     scores = run.headline
-    if scores is None:
+    if scores is None or (with_class and not {"predicted", "labels"} <= scores.keys()):
         return None
     known, unknown = scores["known_scores"], scores["unknown_scores"]
     if with_class:
@@ -47,7 +47,8 @@ def runs_curve(method: Method, *, with_class: bool) -> str:
     curves = _all_rates(method, with_class)
     name = "OSCR" if with_class else "ROC"
     if not curves:
-        return missing(method.example, workdir_lib.SCORES, f"the {name} curves")
+        what = f"array of labels in {workdir_lib.SCORES}" if with_class and method.example.headline else workdir_lib.SCORES
+        return missing(method.example, what, f"the {name} curves")
     drawn, axis = subplots()
     for curve in curves if len(curves) > 1 else ():
         axis.plot(RATES_F, curve, color=BLUE, linewidth=0.7, alpha=0.45)

@@ -21,7 +21,7 @@ SHARED = ("dataset.name", "dataset.unknown_name", "dataset.benchmark")
 # What results.json of an older version may lack, or hold as null.
 MISSING_PARTS = {
     **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
-    **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "intervals", "environment"), {}),
+    **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
     **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
     **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
     **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
@@ -117,11 +117,11 @@ class Run:
 
     @functools.cached_property
     def headline(self) -> dict[str, np.ndarray] | None:
-        """known_scores, unknown_scores, predicted and labels of the headline score; None where scores.npz lacks one."""
+        """known_scores and unknown_scores of the headline score, predicted and labels where there are any; or None."""
         names = ("known_scores", "unknown_scores", "predicted", "labels")
-        if self.scores is None or not all(name in self.scores for name in names):
+        if self.scores is None or not all(name in self.scores for name in names[:2]):
             return None
-        return {name: self.scores[name] for name in names}
+        return {name: self.scores[name] for name in names if name in self.scores}
 
     @functools.cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -260,13 +260,17 @@ def details(methods: list[Method]) -> list[str]:
     lines += [f"threshold of macro-F1 and of the confusion matrix: {rule}" for rule in rules]
     classes = {run.key[0]: run.results["known_classes"] for method in methods for run in method.runs}
     lines += [f"known classes of trial {trial}: {_listed(names)}" for trial, names in sorted(classes.items()) if names]
-    failed = {
-        f"{method.label}, {run.name}: {part}": reason
-        for method in methods
-        for run in method.runs
-        for part, reason in run.results["failed"].items()
-    }
-    return lines + [f"not evaluated: {part} ({reason})" for part, reason in failed.items()]
+    every = [(f"{method.label}, {run.name}", run.results) for method in methods for run in method.runs]
+    failed = [f"{of}: {part} ({why})" for of, result in every for part, why in result["failed"].items()]
+    pending = [f"{of}: {part} (interrupted)" for of, result in every for part in result.get("pending", ())]
+    left_out = dict.fromkeys(
+        f"{score} of {feature} ({why})"
+        for result in results
+        for feature, scores in result["left_out"].items()
+        for score, why in scores.items()
+    )
+    lines += [f"not evaluated: {each}" for each in failed + pending]
+    return lines + [f"score left out: {each}" for each in left_out]
 
 
 def _listed(names) -> str:

@@ -1,4 +1,4 @@
-"""Plain text of one run and a short Markdown table of many: what commands print."""
+"""What commands print: plain text of one run, and a short Markdown table of many."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MORE_ROWS = {metric.key: metric for metric in (*contents.CORRECT_AT, contents.MA
 
 
 def table(results: dict[str, Any], workdir: str) -> str:
-    """A plain-text table of one evaluation, and where its files lie.
+    """A plain-text table of one evaluation, and the paths of its files.
 
     Args:
       results: as `evaluate.evaluate` returns them; parts beyond the main metrics may be missing.
@@ -21,8 +21,8 @@ def table(results: dict[str, Any], workdir: str) -> str:
     Returns:
       Lines to print.
     """
-    rows = [(metric.label, metric, results[name]) for name, metric in ROWS.items()]
-    rows += [(metric.label, metric, results[n]) for n, metric in MORE_ROWS.items() if results.get(n) is not None]
+    metrics = (ROWS | MORE_ROWS).items()
+    rows = [(metric.label, metric, results[name]) for name, metric in metrics if results.get(name) is not None]
     rows += _more(results)
     width = max(len(label) for label, _, _ in rows)
     head = (
@@ -58,10 +58,10 @@ def _more(results: dict[str, Any]) -> list[tuple[str, Metric, float]]:
 
 
 def summary(workdirs: list[str]) -> str:
-    """A Markdown table of finished runs: mean +- sample standard deviation over trials and seeds, and n.
+    """A Markdown table of finished runs: mean +- sample standard deviation over splits, and how many splits and runs.
 
-    Runs are averaged when their configs differ in trial and seed only; each feature has a row of its own. Below the
-    table stand the data, the hardware, the versions and the commits that the numbers belong to.
+    Runs whose configs differ in trial and seed only are averaged, seeds within a split first; each feature has a row.
+    Data, hardware, versions and commits follow below the table.
 
     Args:
       workdirs: directories of runs that have been evaluated.

@@ -14,7 +14,7 @@ from evaluated_runs import ENVIRONMENT, KNOWN, open_set, write_run
 from test_report_page import Page
 
 from gradmix_jax import report, workdir
-from gradmix_jax.report import classes, contents, drawing, runs, sections
+from gradmix_jax.report import classes, contents, curves, drawing, runs, sections
 
 
 def test_every_file_is_read_once(tmp_path):
@@ -72,9 +72,25 @@ def test_results_of_an_older_version_have_defaults(tmp_path):
 
 def test_parts_that_failed_are_named(tmp_path):
     reason = "cannot open <folder:/a/b>"
-    path = write_run(tmp_path / "a", "none", results={"failed": {"ood a/b": reason}, "ood": {"near": {}, "far": {}}})
+    results = {"failed": {"ood a/b": reason}, "pending": ["probes"], "left_out": {"logits": {"vim": "too few images"}}}
+    path = write_run(tmp_path / "a", "none", results=results | {"ood": {"near": {}, "far": {}}})
     lines = runs.details(runs.load([path]))
     assert f"not evaluated: none, trial 0, seed 0: ood a/b ({reason})" in lines
+    assert "not evaluated: none, trial 0, seed 0: probes (interrupted)" in lines
+    assert "score left out: vim of logits (too few images)" in lines
+
+
+def test_a_run_without_labels_has_roc_curves_but_no_oscr(tmp_path):
+    path = write_run(tmp_path / "a", "none", results=dict.fromkeys(("accuracy", "oscr", "macro_f1", "ccr_at_fpr_01")))
+    arrays = dict(np.load(tmp_path / "a" / workdir.SCORES))
+    del arrays["labels"]
+    np.savez(tmp_path / "a" / workdir.SCORES, **arrays)
+    method = runs.load([path])[0]
+    with drawing.style():
+        assert "ROC curve (one run)" in curves.runs_curve(method, with_class=False)
+        assert curves.runs_curve(method, with_class=True).startswith("<p>There is no array of labels in ")
+    text = report.table(method.example.results, path)
+    assert "AUROC" in text and "OSCR  " not in text
 
 
 def test_a_large_confusion_matrix_is_summarized():
