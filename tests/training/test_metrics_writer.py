@@ -1,7 +1,10 @@
 """metrics.jsonl and TensorBoard files."""
 
+import errno
 import glob
 import json
+import threading
+import time
 
 from tensorboardX.proto import event_pb2
 
@@ -61,6 +64,42 @@ def test_not_finite_is_null(tmp_path):
     writer.write(1, {"loss": float("nan")})
     writer.close()
     assert read_lines(tmp_path) == [{"step": 1, "loss": None}]
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
+    writer = make(tmp_path)
+    writer.write(1, {"loss": 1.0})
+    time.sleep(0.3)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+
+    def train():
+        for step in range(2, 40):
+            writer.write(step, {"loss": 1.0, "accuracy": 0.5})
+            writer.advance()
+        writer.close()
+
+    training = threading.Thread(target=train, daemon=True)
+    training.start()
+    training.join(timeout=20)
+    assert not training.is_alive(), "a writer blocks training"
+    assert len(read_lines(tmp_path)) == 39
+    said = capsys.readouterr().err
+    assert said.count("warning: cannot write TensorBoard events ([Errno 28] No space left on device)") == 1
+
+
+def test_metrics_that_cannot_be_written_do_not_stop_training(tmp_path, capsys):
+    writer = make(tmp_path)
+    writer._file.close()
+    writer._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+    for step in range(1, 4):
+        writer.write(step, {"loss": 1.0})
+    writer.close()
+    assert capsys.readouterr().err.count("warning: cannot write metrics.jsonl ([Errno 28]") == 1
+    assert read_events(tmp_path)["loss", 3] == 1.0
 
 
 def test_disabled_writes_nothing(tmp_path):
