@@ -47,7 +47,9 @@ def runs_curve(method: Method, *, with_class: bool) -> str:
     curves = _all_rates(method, with_class)
     name = "OSCR" if with_class else "ROC"
     if not curves:
-        what = f"array of labels in {workdir_lib.SCORES}" if with_class and method.example.headline else workdir_lib.SCORES
+        what = (
+            f"array of labels in {workdir_lib.SCORES}" if with_class and method.example.headline else workdir_lib.SCORES
+        )
         return missing(method.example, what, f"the {name} curves")
     drawn, axis = subplots()
     for curve in curves if len(curves) > 1 else ():
