@@ -124,7 +124,7 @@ def html(table: Table) -> str:
     """A section with the table in a box that scrolls sideways, and the notes below."""
     heads = [f'<th scope="col" class="label">{escape_html(head)}</th>' for head in table.heads]
     heads += [f'<th scope="col">{escape_html(metric.label)}{_html_arrow(metric)}</th>' for metric in table.metrics]
-    heads += [f'<th scope="col">{head}</th>' for head in COUNTS]
+    heads += [f'<th scope="col" class="count">{head}</th>' for head in COUNTS]
     rows = []
     for labels, values, counts in zip(table.labels, table.values, table.counts):
         cells = [f'<th scope="row">{escape_html(label)}</th>' for label in labels]

@@ -27,7 +27,7 @@ table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabu
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); }
 td { white-space: nowrap; } thead th { vertical-align: bottom; border-bottom: 2px solid var(--ink); min-width: 4.5rem; }
 tbody th { font-weight: 500; text-align: left; white-space: nowrap; }
-thead th.label { text-align: left; white-space: nowrap; min-width: 0; }
+thead th.label { text-align: left; white-space: nowrap; min-width: 0; } thead th.count { min-width: 0; }
 td small { color: var(--soft); } sup { line-height: 0; }
 table.keys th, table.keys td { text-align: left; } table.keys td { white-space: normal; min-width: 8rem; }
 tr.changed th, tr.changed td { background: var(--mark); } tr.changed th { font-weight: 700; }
