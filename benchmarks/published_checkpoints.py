@@ -16,7 +16,7 @@ import numpy as np
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import metrics, models
-from gradmix_jax.data import build, splits
+from gradmix_jax.data import build, readers
 from gradmix_jax.evaluation import features
 from gradmix_jax.training import initial
 
@@ -41,8 +41,8 @@ def experiment_of(data: str, init_from: str, trial: int) -> config_lib.Experimen
 def logits_of(experiment: config_lib.Experiment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """logits_NxK and labels_N of the known test images, logits_MxK of the unknown ones."""
     spec, normalization = experiment.dataset, experiment.normalization
-    split = splits.get(spec.benchmark, spec.trial)
-    data = build.load_stored(spec, spec.name, with_train=False)
+    data = readers.load(spec, spec.name, with_train=False)
+    split = build.split_of(spec, data.class_names, data.class_names)
     module = models.create(experiment.model, num_classes=len(split.known))
     shape = (1, *experiment.image_shape)
     template = jax.jit(lambda key: module.init(key, np.zeros(shape, np.float32), train=False))(jax.random.key(0))

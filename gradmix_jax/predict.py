@@ -88,7 +88,10 @@ class OpenSetClassifier:
         if not len(images):
             raise ValueError("predict got no images; give at least one.")
         data_spec = self._evaluator.model.data_spec
-        arrays = [to_array(_as_pillow(image), data_spec.image_size, data_spec.channels) for image in images]
+        arrays = [
+            to_array(_as_pillow(image), data_spec.image_size, data_spec.channels, background=data_spec.background)
+            for image in images
+        ]
         outputs = self._evaluator.model.outputs(np.stack(arrays))
         score_N, best_N = self._evaluator.score(outputs), self._evaluator.predict(outputs)
         label_N = np.where(score_N >= self.threshold, best_N, UNKNOWN)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gradmix_jax.data import noise, prepared, splits
+from gradmix_jax.data import class_names, readers, splits
 from gradmix_jax.data.source import DataSet, Records, Source, without_bad_images
-from gradmix_jax.data.spec import PATH_KINDS, Spec, same_data
+from gradmix_jax.data.spec import NAMED, Spec, same_data
+from gradmix_jax.fields import check_choice
 
 _SHOWN = 5
 
@@ -43,13 +44,13 @@ def open_set(spec: Spec) -> OpenSet:
     """The images of one open set experiment; none is decoded yet, unless bad images are to be skipped.
 
     Raises:
-      ValueError: the data is missing or does not fit the spec: another number of classes than the benchmark's, a known
-        class without training or test images, an unknown one without test images, a class on both sides.
+      ValueError: the data is missing or does not fit the spec: classes that are not the benchmark's, a known class
+        without training or test images, an unknown one without test images, a class on both sides.
     """
-    known = load_stored(spec, spec.name, with_train=True)
+    known = readers.load(spec, spec.name, with_train=True)
     same = same_data(spec.name, spec.unknown_data)
-    unknown = known if same else load_stored(spec, spec.unknown_data, with_train=False)
-    split = _split(spec, len(known.class_names), len(unknown.class_names), same)
+    unknown = known if same else readers.load(spec, spec.unknown_data, with_train=False)
+    split = split_of(spec, known.class_names, unknown.class_names)
     if not same:
         _check_names_differ(split, known, unknown)
 
@@ -83,76 +84,89 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     return chosen_N
 
 
-def load_stored(spec: Spec, name: str, *, with_train: bool) -> DataSet:
-    """A data set by name, from where `spec` says; `with_train`, else noise will do as well."""
-    kind, _, path = name.partition(":")
-    if name in noise.KINDS and not with_train:
-        data = noise.load(name, image_size=spec.image_size, channels=spec.channels)
-    elif path:
-        data = PATH_KINDS[kind](path, with_train=with_train)
-    else:
-        data = prepared.load(name, data_dir=spec.data_dir, download=spec.download, with_train=with_train)
-    return dataclasses.replace(data, name=name)
+def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
+    """The split of this experiment; class ids are positions in the class names of the two data sets.
 
+    Args:
+      spec: the section.
+      known_names: all class names of `spec.name`, as stored.
+      unknown_names: all class names of `spec.unknown_data`; the same ones where it is the same data set.
 
-def _split(spec: Spec, num_classes: int, num_other: int, same: bool) -> splits.Split:
-    """The split of this experiment, with the names of the data sets that are used for it."""
+    Raises:
+      ValueError: the classes are not those that the benchmark is published for, or not those that are named.
+    """
+    same = same_data(spec.name, spec.unknown_data)
     names = {"known_dataset": spec.name, "unknown_dataset": spec.name if same else spec.unknown_data}
+    others = tuple(range(len(unknown_names)))
     if spec.benchmark == "all":
-        return splits.Split(tuple(range(num_classes)), tuple(range(num_other)), **names)
+        return splits.Split(tuple(range(len(known_names))), others, **names)
+    if spec.benchmark == NAMED:
+        known = _named("dataset.known", spec.known, spec.name, known_names)
+        left = tuple(c for c in others if not (same and c in known))
+        unknown = _named("dataset.unknown", spec.unknown, spec.unknown_data, unknown_names) or left
+        if not unknown:
+            raise ValueError("dataset.known has every class; leave one out, or set dataset.unknown_name.")
+        return splits.Split(known, unknown, **names)
     if spec.benchmark == "random":
-        split = splits.random_split(num_classes, spec.num_known, trial=spec.trial)
-        across = False
-    else:
-        split = splits.get(spec.benchmark, spec.trial)
-        across = split.known_dataset != split.unknown_dataset
-        _check_classes(spec, spec.name, num_classes, split.known if across else split.known + split.unknown, not across)
-        if across:
-            _check_classes(spec, spec.unknown_data, num_other, split.unknown, False)
+        split = splits.random_split(len(known_names), spec.num_known, trial=spec.trial)
+        return splits.Split(split.known, split.unknown if same else others, **names)
+    split = splits.get(spec.benchmark, spec.trial)
+    across = split.known_dataset != split.unknown_dataset
+    known = _published(spec, spec.name, known_names, split.known_dataset, split.known, whole=not across)
+    if same or across:
+        parts = (spec.unknown_data, unknown_names, split.unknown_dataset, split.unknown)
+        return splits.Split(known, _published(spec, *parts, whole=not across), **names)
     # A split of one data set says nothing about another one: there, every class is unknown.
-    unknown = split.unknown if same or across else tuple(range(num_other))
-    return splits.Split(split.known, unknown, **names)
+    return splits.Split(known, others, **names)
 
 
-def _check_classes(spec: Spec, name: str, num_classes: int, ids: Sequence[int], is_all: bool) -> None:
-    """The ids of a published split are places in a class list: one class too many or too few shifts them all."""
-    needed = max(ids) + 1
-    if num_classes < needed or (is_all and num_classes != needed):
-        raise ValueError(
-            f"data set {name!r} has {num_classes} classes; allowed for dataset.benchmark {spec.benchmark!r}: "
-            f"{needed}{'' if is_all else ' or more'}."
-        )
+def _published(
+    spec: Spec, name: str, stored: Sequence[str], dataset: str, ids: Sequence[int], *, whole: bool
+) -> tuple[int, ...]:
+    try:
+        return class_names.ids_in(stored, dataset, ids, whole=whole)
+    except ValueError as error:
+        raise ValueError(f"dataset.benchmark {spec.benchmark!r} does not fit {name!r}, which {error}") from None
+
+
+def _named(label: str, wanted: Sequence[str], dataset: str, stored: Sequence[str]) -> tuple[int, ...]:
+    for name in wanted:
+        check_choice(f"each element of {label} (classes of {dataset!r})", name, stored)
+    repeated = [name for name in wanted if wanted.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{label} must name every class once, got {repeated[0]!r} {wanted.count(repeated[0])} times.")
+    return tuple(stored.index(name) for name in wanted)
 
 
 def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -> None:
-    """Classes of the same name in two data sets are the same class; names that are mere numbers say nothing."""
+    """Raises where a known and an unknown class of two data sets have one name; numbers are no names."""
     shared = shared_classes(
         (known.class_names[c] for c in split.known), (unknown.class_names[c] for c in split.unknown)
     )
     if shared:
         raise ValueError(
             f"classes {listed(shared)} are known in {split.known_dataset!r} and unknown in {split.unknown_dataset!r}; "
-            "allowed: no class on both sides."
+            "leave them out on one side."
         )
 
 
 def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source:
-    """The images of some classes of one part, labelled by the place of their class in `classes`."""
+    """The images of some classes of one part, labeled by the place of their class in `classes`."""
     records: Records | None = getattr(data, part)
     label_of = np.full(len(data.class_names), -1, np.int32)
     label_of[list(classes)] = np.arange(len(classes))
     labels = label_of[records.labels]
     indices = np.flatnonzero(labels >= 0)
     shape = spec.image_size, spec.channels
-    source = Source(records, indices, labels[indices], *shape, data.class_names, data.name)
+    source = Source(records, indices, labels[indices], *shape, data.class_names, data.name, spec.background)
     if spec.bad_images == "skip":
         source = without_bad_images(source)
     absent = [data.class_names[c] for c in np.array(classes)[np.setdiff1d(range(len(classes)), source.labels)]]
     if absent:
         raise ValueError(
             f"{len(absent)} of the {len(classes)} classes of this split have no images in the {part} part of their "
-            f"data set: {listed(absent)}; allowed: known classes with training and test images, unknown classes with "
-            "test images."
+            f"data set: {listed(absent)}; add images, or choose other classes (known ones need training and test "
+            "images, unknown ones test images)."
         )
     return source
 
@@ -170,7 +184,7 @@ def _assert_no_leak(data: OpenSet) -> None:
 
 
 def shared_classes(known: Iterable[str], unknown: Iterable[str]) -> list[str]:
-    """Names on both sides, sorted, without mere numbers: those mean one thing here and another there."""
+    """Names on both sides, sorted; numbers do not count, which mean different classes in different data sets."""
     return sorted(name for name in set(known) & set(unknown) if not name.isdigit())
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS data set: 1,797 grey images of 8x8 pixels, 10 classes, no download.
+"""scikit-learn's handwritten digits as a TFDS data set: 1,797 gray images of 8x8 pixels, 10 classes, no download.
 
 Importing this module makes the name `digits` known to TFDS.
 """
@@ -13,7 +13,7 @@ _TEST_SHARE = 1 / 3
 class Digits(tfds.core.GeneratorBasedBuilder):
     """`digits`, with a fixed split: in every class the last third of the images, in file order, is the test set.
 
-    Neighbours in the file are alike, so this is harder than a shuffled split (support vector machine: .966 against .987
+    Neighbors in the file are alike, so this is harder than a shuffled split (support vector machine: .966 against .987
     correct), as test data from elsewhere should be. 1,201 training and 596 test images; values 0..16 become 0..255.
     """
 

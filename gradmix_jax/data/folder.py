@@ -1,98 +1,85 @@
-"""Image folders: PATH/train/<class>/* and PATH/test/<class>/*."""
+"""Image folders: `PATH/train/<class>/*` and `PATH/test/<class>/*`, or `PATH/<class>/*` without parts."""
 
-import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
-from absl import logging
-from PIL import Image
 
-from gradmix_jax.data.source import DataSet, hash_of
+from gradmix_jax.data import class_names, divide
+from gradmix_jax.data.files import FileRecords, find_images
+from gradmix_jax.data.source import DataSet
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_FOLDERS = ("test", "val", "validation")
+_ANNOTATIONS = "val_annotations.txt"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileRecords:
-    """Image files and their class ids, int32 [N]."""
+def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
+    """A data set of image files, one folder per class; `files.find_images` says which files count.
 
-    paths: list[str]
-    labels: np.ndarray
+    Class ids count in the class folders of train and test together, so that a class keeps its id where one part lacks
+    it: numbers by value, other names alphabetically. Three layouts are read:
 
-    def open(self, index: int) -> Image.Image:
-        return Image.open(self.paths[index])
+    - a `train` folder, and the first of test, val, validation that exists;
+    - TinyImageNet's archive as unpacked: `val/images` is the test part, labeled by `val/val_annotations.txt`, and
+      `test`, which has no labels, is not read;
+    - class folders alone, divided by `divide.divide`.
 
-    def describe(self, index: int) -> str:
-        return self.paths[index]
-
-    def fingerprint(self, indices: np.ndarray) -> str:
-        # Not of the content: reading all files takes as long as the features that are to be saved.
-        paths = [self.paths[index] for index in indices]
-        found = map(os.stat, paths)
-        return hash_of(np.array(paths), np.array([(each.st_size, each.st_mtime_ns) for each in found]))
-
-
-def load(path: str, *, with_train: bool) -> DataSet:
-    """A data set of image files, one folder a class.
-
-    Classes are the sorted names of the class folders of train and test together, so that a class keeps its id where one
-    part lacks it. The test part is the first of test, val, validation. Files lie in a class folder at any depth and are
-    taken in sorted order; names that start with a dot, and files other than .jpg, .jpeg, .png, .bmp and .webp (in any
-    case), are not images.
+    Args:
+      path: the folder.
+      with_train: whether to look for training images.
+      test_fraction, seed: of the division, for class folders alone.
 
     Raises:
       ValueError: a folder is missing, or there are no images.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"data set 'folder:{path}' does not exist; allowed: the path of a folder.")
+        raise ValueError(f"data set 'folder:{path}' does not exist; give the path of a folder.")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    has_train = (root / "train").is_dir()
+    annotations = root / "val" / _ANNOTATIONS
+    if test_root is None and not has_train:
+        names = _class_names([root])
+        train, test = divide.divide(read_part(root, names), test_fraction=test_fraction, seed=seed)
+        return DataSet(names, train if with_train else None, test)
     if test_root is None:
-        raise ValueError(
-            f"{root} has no test images; allowed: a folder named {', '.join(TEST_FOLDERS[:-1])} or "
-            f"{TEST_FOLDERS[-1]} with one folder a class."
-        )
-    roots = [test_root]
-    if with_train:
-        if not (root / "train").is_dir():
-            raise ValueError(f"{root} has no training images; allowed: a folder named train with one folder a class.")
-        roots.append(root / "train")
-    names = tuple(sorted({name for part in roots for name in _class_names(part)}))
-    parts = [read_part(part, names) for part in roots]
-    return DataSet(names, parts[1] if with_train else None, parts[0])
+        raise ValueError(f"{root} has no test images; add a folder named {_listed(TEST_FOLDERS)} with class folders.")
+    if with_train and not has_train:
+        raise ValueError(f"{root} has no training images; add a folder named train with class folders.")
+    if annotations.is_file():
+        return _tiny_imagenet(root, annotations, with_train)
+    names = _class_names([test_root, root / "train"] if with_train else [test_root])
+    return DataSet(names, read_part(root / "train", names) if with_train else None, read_part(test_root, names))
 
 
-def _class_names(part: Path) -> list[str]:
-    return [entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _class_names(parts: list[Path]) -> tuple[str, ...]:
+    folders = [entry for part in parts for entry in os.scandir(part)]
+    return class_names.in_order(entry.name for entry in folders if entry.is_dir() and not entry.name.startswith("."))
 
 
 def read_part(part: Path, names: tuple[str, ...]) -> FileRecords:
-    """The images of part/<class>/*, labelled by the place of their class in `names`."""
-    paths, labels, others = [], [], []
-    for label, name in enumerate(names):
-        files = _files(part / name)
-        images = [file for file in files if file.lower().endswith(EXTENSIONS)]
-        others += sorted(set(files) - set(images))
-        paths += images
-        labels += [label] * len(images)
-    if others:
-        logging.warning(
-            "%d files in %s are not taken for images (only %s are), the first is %s.",
-            len(others),
-            part,
-            ", ".join(EXTENSIONS),
-            others[0],
-        )
-    if not paths:
-        raise ValueError(f"{part} has no images; allowed: <class>/*, with one of the endings {', '.join(EXTENSIONS)}.")
-    return FileRecords(paths, np.array(labels, np.int32))
+    """The images of part/<class>/*, labeled by the place of their class in `names`."""
+    return find_images([(label, part / name) for label, name in enumerate(names)], what=str(part))
 
 
-def _files(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+def _tiny_imagenet(root: Path, annotations: Path, with_train: bool) -> DataSet:
+    """Lines of the annotations are `file <tab> WordNet id <tab> box`."""
+    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
+    if any(len(row) < 2 for row in rows):
+        raise ValueError(f"{annotations} must have lines 'file <tab> class <tab> ...'.")
+    label_of_file = dict(rows)
+    names = class_names.in_order([*label_of_file.values(), *(_class_names([root / "train"]) if with_train else ())])
+    found = find_images([(0, root / "val" / "images")], what=str(root / "val"))
+    stems = [os.path.basename(file) for file in found.paths]
+    missing = [stem for stem in stems if stem not in label_of_file]
+    if missing:
+        raise ValueError(f"{annotations} has no line for {missing[0]} ({len(missing)} such images); add their classes.")
+    place_of = {name: place for place, name in enumerate(names)}
+    labels = np.array([place_of[label_of_file[stem]] for stem in stems], np.int32)
+    order = np.lexsort((stems, labels))
+    test = FileRecords([found.paths[i] for i in order], labels[order])
+    return DataSet(names, read_part(root / "train", names) if with_train else None, test)

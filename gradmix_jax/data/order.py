@@ -44,7 +44,7 @@ def host_batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> n
 def steps_per_epoch(size: int, batch_size: int) -> int:
     """Whole batches of `size` images. Raises ValueError where there is not even one."""
     if not 1 <= batch_size <= size:
-        raise ValueError(f"train.batch_size is {batch_size}; allowed: 1 to {size}, the number of training images.")
+        raise ValueError(f"train.batch_size must be from 1 to {size}, the number of training images, got {batch_size}.")
     return size // batch_size
 
 

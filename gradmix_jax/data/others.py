@@ -1,4 +1,4 @@
-"""Data sets to test on that were not trained on: out-of-distribution images, corrupted ones, labelled ones to probe."""
+"""Data sets to test on that were not trained on: out-of-distribution images, corrupted ones, labeled ones to probe."""
 
 import dataclasses
 import os
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gradmix_jax.data.build import OpenSet, load_stored, pick, stratified
+from gradmix_jax.data import class_names, readers
+from gradmix_jax.data.build import OpenSet, pick, stratified
 from gradmix_jax.data.source import ArrayRecords, DataSet, Records, Source
 from gradmix_jax.data.spec import Spec
 
@@ -14,12 +15,12 @@ VALIDATION_SHARE = 0.1
 
 
 def out_of_distribution(spec: Spec, name: str) -> Source:
-    """The test images of another data set, at the size and channels of `spec`, labelled -1.
+    """The test images of another data set, at the size and channels of `spec`, labeled -1.
 
     Raises:
       ValueError: the data set is missing.
     """
-    data = load_stored(spec, name, with_train=False)
+    data = readers.load(spec, name, with_train=False)
     return pick(spec, data, "test", sorted(set(data.test.labels.tolist()))).as_unknown()
 
 
@@ -39,7 +40,7 @@ def labelled(spec: Spec, name: str) -> Labelled:
     Raises:
       ValueError: the data set is missing, or a class lacks training or test images.
     """
-    data = load_stored(spec, name, with_train=True)
+    data = readers.load(spec, name, with_train=True)
     # A folder may have test images of more classes than training images; only what can be learned is probed.
     classes = sorted(set(data.train.labels.tolist()))
     train = pick(spec, data, "train", classes)
@@ -73,18 +74,18 @@ def corrupted(
     """
     if data.split.known_dataset != data.split.unknown_dataset:
         raise ValueError(
-            f"evaluate.corruptions is {source!r}, which has no images of {data.split.unknown_dataset!r}; allowed where "
-            "known and unknown classes are of different data sets: regenerated."
+            f"evaluate.corruptions {source!r} has no images of {data.split.unknown_dataset!r} (unknown classes); "
+            "set it to 'regenerated'."
         )
     kind, _, path = source.partition(":")
     if kind != "folder":
-        stored = load_stored(spec, f"{source}/{corruption}_{severity}", with_train=False)
+        stored = readers.load(spec, f"{source}/{corruption}_{severity}", with_train=False)
     else:
         stored = _release(Path(path).expanduser(), source, corruption, severity, data.stored_names)
     if stored.class_names != data.stored_names:
         raise ValueError(
-            f"evaluate.corruptions is {source!r}, whose {len(stored.class_names)} classes are not the "
-            f"{len(data.stored_names)} of {data.split.known_dataset!r}; allowed: corrupted images of the same data set."
+            f"evaluate.corruptions must have the {len(data.stored_names)} classes of {data.split.known_dataset!r}, got "
+            f"{source!r} with {len(stored.class_names)} classes; name corrupted images of the same data set."
         )
     known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
     if places is not None:
@@ -100,9 +101,8 @@ def _those_at(images: Source, clean: Source, places: np.ndarray, name: str) -> S
         return images
     if not _same_order(images.records, records):
         raise ValueError(
-            f"evaluate.corruptions is {name!r}, whose images are not in the order of the run's test images, so that "
-            f"{left_out} of these cannot be left out there as they are here; allowed: regenerated, or test images "
-            "without duplicates."
+            f"evaluate.corruptions {name!r} has images in another order than the run's test images, so the {left_out} "
+            "test images that are left out cannot be found in it; set it to 'regenerated', or remove the duplicates."
         )
     return images.take(np.isin(images.indices, wanted))
 
@@ -126,8 +126,8 @@ def _release(root: Path, source: str, corruption: str, severity: int, names: tup
         rows = slice((severity - 1) * count, severity * count)
         return DataSet(names, None, ArrayRecords(images[rows], labels[rows].astype(np.int32), str(arrays)), source)
     if classes.is_dir():
-        found = tuple(sorted(entry.name for entry in os.scandir(classes) if entry.is_dir()))
+        found = class_names.in_order(entry.name for entry in os.scandir(classes) if entry.is_dir())
         return DataSet(found, None, folder.read_part(classes, found), source)
     raise ValueError(
-        f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; allowed: a release."
+        f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; give the folder of a release."
     )

@@ -133,8 +133,8 @@ def _prepare_quietly(builder) -> None:
 def _check_can_prepare(name: str, data_dir: str, download: bool) -> None:
     if not download:
         raise ValueError(
-            f"data set {name!r} is not prepared in {_where(data_dir)}; allowed: set dataset.data_dir to where it is, "
-            "or dataset.download to True."
+            f"data set {name!r} is not prepared in {_where(data_dir)}; set dataset.data_dir to where it is, or "
+            "dataset.download to True."
         )
     missing = [package for module, package in _NEEDED_TO_PREPARE.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -149,7 +149,7 @@ def _records(builder, part: str) -> PreparedRecords:
 
     name = f"{builder.info.full_name}:{part}"
     if part not in builder.info.splits:
-        raise ValueError(f"{name} does not exist; allowed: {', '.join(builder.info.splits)}.")
+        raise ValueError(f"{name} does not exist; the data set has {', '.join(builder.info.splits)}.")
     # Images stay encoded: labels are then cheap to read, and decoding is the same for every kind of data set.
     encoded = {
         key: tfds.decode.SkipDecoding()
@@ -160,8 +160,8 @@ def _records(builder, part: str) -> PreparedRecords:
         examples = builder.as_data_source(part, decoders=encoded)
     except NotImplementedError as error:
         raise ValueError(
-            f"{name} is prepared as {builder.info.file_format.value} in {builder.data_dir}; allowed: array_record, "
-            "which dataset.download = True prepares in another dataset.data_dir (needs TensorFlow)."
+            f"{name} must be prepared as array_record, got {builder.info.file_format.value} in {builder.data_dir}; set "
+            "dataset.data_dir to another folder and dataset.download to True (needs TensorFlow)."
         ) from error
     keep = builder.info.splits[part].num_bytes <= _KEEP_BYTES
     labels, images = [], []

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from absl import logging
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 
 # Decoding a photograph leaves Python's lock most of the time, and slow disks are waited for in parallel.
@@ -25,6 +26,9 @@ _CHUNK = 32
 # Seconds until a progress bar is worth showing.
 _BAR_AFTER = 1.0
 _SHOWN = 5
+# Share of copies among training images from which on a warning is worth it.
+_MANY_COPIES = 0.1
+BACKGROUNDS = {"white": (255, 255, 255, 255), "gray": (128, 128, 128, 255), "black": (0, 0, 0, 255)}
 
 
 def hash_of(*arrays: np.ndarray) -> str:
@@ -49,7 +53,7 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecords:
-    """Images that are in memory as a whole: uint8 [N, H, W] grey or [N, H, W, 3] RGB, labels int32 [N]."""
+    """Images that are in memory as a whole: uint8 [N, H, W] gray or [N, H, W, 3] RGB, labels int32 [N]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -92,9 +96,10 @@ class Source:
       labels: int32 [N], 0..K-1 for known classes, -1 for unknown ones.
       image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
         aspect ratio is not kept.
-      channels: C, 1 (grey) or 3 (RGB). Transparency is ignored.
+      channels: C, 1 (gray) or 3 (RGB).
       names: of every class of the data set, by class id.
       dataset: what the config calls the data set.
+      background: what transparent images are laid on, a key of `BACKGROUNDS`.
     """
 
     records: Records
@@ -104,6 +109,7 @@ class Source:
     channels: int
     names: tuple[str, ...] = ()
     dataset: str = ""
+    background: str = "white"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -113,7 +119,7 @@ class Source:
         # Pillow's decoders raise whatever a broken file leads them to: OSError, SyntaxError, EOFError, zlib.error ...
         try:
             with self.records.open(position) as image:
-                return to_array(image, self.image_size, self.channels)
+                return to_array(image, self.image_size, self.channels, background=self.background)
         except Exception as error:
             what = self.records.describe(position)
             raise BadImage(f"{what} ({reason_of(error, what)})") from error
@@ -155,11 +161,40 @@ def reason_of(error: Exception, what: str) -> str:
     return reason if reason and what not in reason else type(error).__name__
 
 
-def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels] of an image of any size and mode; public, for images that come from elsewhere."""
+def to_array(image: Image.Image, size: int, channels: int, *, background: str = "white") -> np.ndarray:
+    """The pixels of an image of any size and mode; public, for images that come from elsewhere.
+
+    - Animations: the first frame.
+    - EXIF orientation: applied, so that the image is upright.
+    - 16-bit gray: the upper 8 bits.
+    - Transparency (alpha channel, palette or color key): laid on the background.
+    - Palettes, CMYK, YCbCr, 1 bit: converted by Pillow to gray (ITU-R 601 luma) or RGB, without color management.
+
+    Args:
+      image: with at most `Image.MAX_IMAGE_PIXELS` pixels (89 million, Pillow's limit against decompression bombs).
+      size: height and width of the result, in pixels; bilinear with antialiasing.
+      channels: 1 (gray) or 3 (RGB).
+      background: key of `BACKGROUNDS`.
+
+    Returns:
+      uint8 [size, size, channels].
+
+    Raises:
+      ValueError: the image has too many pixels.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and math.prod(image.size) > limit:
+        raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {limit}")
+    # Only files have a format, and only their metadata an orientation.
+    if image.format and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        # 16-bit gray: Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    elif image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, BACKGROUNDS[background])
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
     # Resize after conversion: palette indices must not be interpolated.
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
@@ -220,8 +255,23 @@ def read_all(source: Source, *, progress: bool = False) -> np.ndarray:
 
 
 def resident(source: Source, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """A source as arrays, to be kept on the device: images_NxHxWxC uint8 and labels_N int32; see `read_range`."""
-    return read_all(source, progress=progress), source.labels
+    """A source as arrays, to be kept on the device: images_NxHxWxC uint8 and labels_N int32; see `read_range`.
+
+    Warns where many images are copies of others once they are decoded.
+    """
+    images = read_all(source, progress=progress)
+    copies = len(images) - len({hashlib.blake2b(image, digest_size=16).digest() for image in images})
+    if copies > _MANY_COPIES * len(images):
+        logging.warning(
+            "%d of %d training images are exact copies of others at %dx%d pixels and %d channel(s); check the files, "
+            "and dataset.background if they are transparent.",
+            copies,
+            len(images),
+            source.image_size,
+            source.image_size,
+            source.channels,
+        )
+    return images, source.labels
 
 
 def without_bad_images(source: Source) -> Source:

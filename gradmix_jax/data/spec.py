@@ -1,13 +1,13 @@
 """The `dataset` section of a config, and what its names mean."""
 
 import dataclasses
-import os
 
-from gradmix_jax.data import folder, idx, noise, prepared, splits
-from gradmix_jax.fields import Section, check_choice, check_number, key
+from gradmix_jax.data import readers, splits
+from gradmix_jax.data.source import BACKGROUNDS
+from gradmix_jax.fields import Section, check_number, key
 
-PATH_KINDS = {"folder": folder.load, "idx": idx.load}
 STORAGE = ("resident", "stream")
+NAMED = "named"
 BAD_IMAGES = ("error", "skip")
 
 
@@ -15,25 +15,36 @@ BAD_IMAGES = ("error", "skip")
 class Spec(Section, section="dataset"):
     """What to train and test on: the `dataset` section.
 
+    Which classes are known is said by `benchmark`, in one of four ways: a published split (with `trial`), "random"
+    (with `num_known` and `trial`), "named" (with `known` and `unknown`), or "all".
+
     The unknown classes come from `unknown_name`, by default the benchmark's own data set (CIFAR-100 for cifar+10 and
     cifar+50), else that of the known classes. Where the benchmark does not say which classes of `unknown_name` are
     unknown, all of them are.
     """
 
-    name: str = key("digits", "digits, a TFDS name, folder:PATH or idx:PATH")
+    name: str = key("digits", "digits, a TFDS name, folder:PATH, csv:PATH or idx:PATH")
     unknown_name: str = key("", "data set of the unknown classes; empty: the benchmark's, or the same one")
     benchmark: str = key(
         "mnist",
-        'whose published class splits; "random": a seeded one; "all": every class is known',
-        choices=lambda: (*splits.BENCHMARKS, "random", "all"),
+        'whose published class splits; "random": a seeded one; "named": dataset.known and dataset.unknown; "all": '
+        "every class is known",
+        choices=lambda: (*splits.BENCHMARKS, "random", NAMED, "all"),
     )
-    trial: int = key(0, 'which of the splits, 0 to 4 (any number for "random")', least=0)
+    trial: int = key(0, 'which of the splits, 0 to 4 (any number for "random" and "named")', least=0)
     num_known: int = key(6, 'number of known classes, for benchmark "random" only', least=1)
+    known: tuple[str, ...] = key((), 'names of the known classes in label order, for benchmark "named" only')
+    unknown: tuple[str, ...] = key((), 'names of the unknown classes, for benchmark "named" only; empty: all others')
     image_size: int = key(16, "pixels; images of another size are resized", least=1)
     channels: int = key(1, "1 (gray) or 3 (color); images are converted")
     validation_fraction: float = key(
         0.1, "share of the training images of each known class kept out of training", least=0, below=1
     )
+    test_fraction: float = key(
+        0.2, "share of each class that is the test part, for class folders and lists without parts", above=0, below=1
+    )
+    test_seed: int = key(0, "seed of that test part", least=0)
+    background: str = key("white", "what transparent images are laid on", choices=BACKGROUNDS)
     storage: str = key(
         "resident", '"resident": uint8 on the device; "stream": read from disk during training', choices=STORAGE
     )
@@ -47,7 +58,7 @@ class Spec(Section, section="dataset"):
     )
 
     def check(self):
-        check_name("dataset.name", self.name)
+        readers.check_name("dataset.name", self.name)
         if self.unknown_name:
             check_unknown_name("dataset.unknown_name", self.unknown_name)
         if self.channels not in (1, 3):
@@ -58,6 +69,13 @@ class Spec(Section, section="dataset"):
         trials = len(splits.BENCHMARKS.get(self.benchmark, ()))
         name = f"dataset.trial (of benchmark {self.benchmark!r})"
         check_number(name, self.trial, least=0, most=trials - 1 if trials else None, whole=True)
+        if self.benchmark == NAMED and not self.known:
+            raise ValueError("dataset.benchmark 'named' needs the names of the known classes; set dataset.known.")
+        if self.benchmark != NAMED and (self.known or self.unknown):
+            raise ValueError(
+                f"dataset.known and dataset.unknown are for dataset.benchmark 'named', got {self.benchmark!r}; set "
+                "dataset.benchmark to 'named'."
+            )
         if self.benchmark == "all" and same_data(self.name, self.unknown_data):
             raise ValueError(
                 f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another data set as "
@@ -75,25 +93,9 @@ class Spec(Section, section="dataset"):
 
 def same_data(name: str, other: str) -> bool:
     """Whether two names mean the same data set."""
-    return _canonical(name) == _canonical(other)
-
-
-def _canonical(name: str) -> str:
-    kind, _, path = name.partition(":")
-    return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if path else name
-
-
-def check_name(label: str, name: str) -> None:
-    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set."""
-    kind, _, path = name.partition(":")
-    if (kind in PATH_KINDS and path) or name.split("/")[0] in prepared.TEST_PARTS:
-        return
-    check_choice(label, name, (*prepared.TEST_PARTS, *(f"{kind}:PATH" for kind in PATH_KINDS)))
+    return readers.canonical(name) == readers.canonical(other)
 
 
 def check_unknown_name(label: str, name: str) -> None:
-    """Raises ValueError if `name`, the value of the key `label`, names neither a data set nor a kind of noise."""
-    if not name.startswith("noise:"):
-        check_name(label, name)
-    else:
-        check_choice(label, name, noise.KINDS)
+    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set with test images."""
+    readers.check_name(label, name, with_train=False)

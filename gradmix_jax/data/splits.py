@@ -7,9 +7,10 @@ included.
 """
 
 import dataclasses
-import difflib
 
 import numpy as np
+
+from gradmix_jax.fields import check_choice, check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +34,16 @@ class Split:
 
     def __post_init__(self):
         if not self.known:
-            raise ValueError("a split needs at least one known class, and this one has none")
+            raise ValueError("a split must have at least one known class, got none.")
         for side, classes in (("known", self.known), ("unknown", self.unknown)):
             repeated = sorted({c for c in classes if classes.count(c) > 1})
             if repeated:
-                raise ValueError(f"{side} classes must be listed once each, and {repeated} are repeated")
+                raise ValueError(f"{side} classes must be listed once each, got {repeated} more than once.")
             if any(c < 0 for c in classes):
-                raise ValueError(f"{side} classes must be 0 or more, and the smallest is {min(classes)}")
+                raise ValueError(f"{side} classes must be at least 0, got {min(classes)}.")
         overlap = sorted(set(self.known) & set(self.unknown))
         if self.known_dataset == self.unknown_dataset and overlap:
-            raise ValueError(f"classes {overlap} of data set {self.known_dataset!r} are both known and unknown")
+            raise ValueError(f"classes {overlap} of data set {self.known_dataset!r} must be on one side only.")
 
 
 def _within(dataset: str, num_classes: int, *trials: tuple[int, ...]) -> tuple[Split, ...]:
@@ -135,14 +136,9 @@ def get(name: str, trial: int) -> Split:
     Raises:
       ValueError: unknown benchmark, or trial out of range.
     """
-    if name not in BENCHMARKS:
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"dataset.benchmark is {name!r}; allowed: {', '.join(BENCHMARKS)}{hint}.")
-    if trial not in range(len(BENCHMARKS[name])):
-        raise ValueError(
-            f"dataset.trial is {trial!r}; allowed for dataset.benchmark {name!r}: 0 .. {len(BENCHMARKS[name]) - 1}."
-        )
+    check_choice("dataset.benchmark", name, BENCHMARKS)
+    label = f"dataset.trial (of benchmark {name!r})"
+    check_number(label, trial, least=0, most=len(BENCHMARKS[name]) - 1, whole=True)
     return BENCHMARKS[name][trial]
 
 
@@ -156,12 +152,8 @@ def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
       ValueError: fewer than two classes, num_known is not in 1..num_classes-1, or trial is negative.
     """
     if num_classes < 2:
-        raise ValueError(f"a data set of {num_classes} class cannot be split; allowed: two classes or more.")
-    if not 1 <= num_known < num_classes:
-        raise ValueError(
-            f"dataset.num_known is {num_known}; allowed: 1 .. {num_classes - 1} of the {num_classes} classes."
-        )
-    if trial < 0:
-        raise ValueError(f"dataset.trial is {trial}; allowed: 0 or more.")
+        raise ValueError(f"a random split needs a data set of two or more classes, got {num_classes}.")
+    check_number(f"dataset.num_known (of {num_classes} classes)", num_known, least=1, most=num_classes - 1, whole=True)
+    check_number("dataset.trial", trial, least=0, whole=True)
     drawn = tuple(int(c) for c in np.random.default_rng(trial).permutation(num_classes))
     return Split(drawn[:num_known], tuple(sorted(drawn[num_known:])), "", "")

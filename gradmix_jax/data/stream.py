@@ -77,7 +77,7 @@ def host_batches(
     import grain
 
     if batch_size % process_count:
-        raise ValueError(f"train.batch_size is {batch_size}; allowed: a multiple of the {process_count} processes.")
+        raise ValueError(f"train.batch_size must be a multiple of the {process_count} processes, got {batch_size}.")
     local_size = batch_size // process_count
     mine = slice(process_index * local_size, (process_index + 1) * local_size)
 

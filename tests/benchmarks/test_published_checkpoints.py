@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from gradmix_jax import models
 from gradmix_jax.data import splits
+from gradmix_jax.data.class_names import CLASS_NAMES
 from gradmix_jax.models import pretrained, safetensors_file
 
 MEAN, STD = np.float32((0.4914, 0.4822, 0.4465)), np.float32((0.2023, 0.1994, 0.2010))
@@ -24,8 +25,9 @@ def stored(tmp_path_factory, request):
     request.addfinalizer(patch.undo)
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for label in range(200):
-        (folder / "val" / f"n{label:03d}").mkdir(parents=True)
-        Image.fromarray(np.full((8, 8, 3), label, np.uint8)).save(folder / "val" / f"n{label:03d}" / "a.png")
+        images = folder / "val" / CLASS_NAMES[""][label]
+        images.mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), label, np.uint8)).save(images / "a.png")
     experiment = published_checkpoints.experiment_of(str(folder), "x", 0)
     module = models.create(experiment.model, num_classes=20)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)

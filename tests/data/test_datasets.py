@@ -9,6 +9,7 @@ from stored_data import SPEC, make_spec, write_folder, write_idx
 
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import build, splits
+from gradmix_jax.data.class_names import CLASS_NAMES
 
 ANIMALS = ("ant", "bee", "cat", "dog", "eel")
 
@@ -82,7 +83,9 @@ def test_a_benchmark_across_data_sets(tmp_path):
     assert (data.split.known, data.split.unknown) == (published.known, published.unknown)
     assert sorted(values(data.train)) == sorted(published.known)
     assert sorted(values(data.test_unknown)) == sorted(published.unknown)
-    with pytest.raises(ValueError, match="10 classes; allowed for dataset.benchmark 'cifar[+]10': 72 or more[.]"):
+    with pytest.raises(
+        ValueError, match="'cifar[+]10' does not fit .* 10 classes 0, 1, .*needs the 100 classes apple, .*0 to 99"
+    ):
         data_lib.open_set(make_spec(name=ten, unknown_name=ten, benchmark="cifar+10"))
 
 
@@ -94,7 +97,7 @@ def test_unknown_data_of_a_benchmark_across_data_sets():
 
 def test_classes_are_counted_over_train_and_test_together(tmp_path):
     """As with TinyImageNet, where the training images of the unknown classes are not needed."""
-    names = [f"n{i:03d}" for i in range(200)]
+    names = CLASS_NAMES[""]
     published = splits.get("tiny_imagenet", 0)
     name = write_folder(
         tmp_path / "tiny",
@@ -114,8 +117,65 @@ def test_classes_are_counted_over_train_and_test_together(tmp_path):
 def test_a_class_more_or_less_than_the_benchmark_has(tmp_path):
     for count in (9, 11):
         name = write_idx(tmp_path / str(count), train_labels=range(count), test_labels=range(count))
-        with pytest.raises(ValueError, match=f"{count} classes; allowed for dataset.benchmark 'mnist': 10[.]"):
+        with pytest.raises(ValueError, match=f"the {count} classes 0, 1, 2, 3, 4, ..., but the benchmark needs the 10"):
             data_lib.open_set(make_spec(name=name, benchmark="mnist"))
+
+
+def test_a_benchmark_is_of_names_and_not_of_positions(tmp_path):
+    """CIFAR-10 with a capital: 'Truck' sorts before all others, and every class is still the published one."""
+    names = [name.title() if name == "truck" else name for name in CLASS_NAMES["cifar10"]]
+    name = write_folder(tmp_path / "ten", train=dict.fromkeys(names, 2), test=dict.fromkeys(names, 1))
+    data = data_lib.open_set(make_spec(name=name, benchmark="cifar10", trial=2))
+    assert data.class_names == ("automobile", "dog", "horse", "cat", "Truck", "deer")
+    assert sorted(set(data.stored_names) - set(data.class_names)) == ["airplane", "bird", "frog", "ship"]
+    stored = sorted(names)
+    assert values(data.train)[0] // 10 == stored.index(data.class_names[data.train.labels[0]])
+    digits = write_folder(
+        tmp_path / "digits", train=dict.fromkeys("0123456789", 1), test=dict.fromkeys("0123456789", 1)
+    )
+    with pytest.raises(ValueError, match="'mnist' does not fit 'folder:.*ten', which has the 10 classes Truck, airpl"):
+        data_lib.open_set(make_spec(name=name, benchmark="mnist"))
+    for benchmark in ("mnist", "cifar10"):
+        data = data_lib.open_set(make_spec(name=digits, benchmark=benchmark))
+        assert data.class_names == tuple(str(c) for c in splits.get(benchmark, 0).known)
+
+
+def test_numbered_classes_are_ordered_as_numbers(tmp_path):
+    names = [str(c) for c in range(200)]
+    name = write_folder(tmp_path / "set", train=dict.fromkeys(names, 1), test=dict.fromkeys(names, 1), size=4)
+    data = data_lib.open_set(make_spec(name=name, benchmark="tiny_imagenet", trial=3, image_size=4))
+    assert data.stored_names == tuple(names)
+    assert data.class_names == tuple(str(c) for c in splits.get("tiny_imagenet", 3).known)
+
+
+def test_classes_by_name(animals, tmp_path):
+    named = lambda **keys: data_lib.open_set(make_spec(name=animals, benchmark="named", **keys))
+    data = named(known=("dog", "ant"), unknown=("bee",))
+    assert data.class_names == ("dog", "ant") and set(values(data.test_unknown)) == {10, 11, 12}
+    assert sorted(values(data.train.take(data.train.labels == 0))) == list(range(30, 38))
+    data = named(known=("dog", "ant"))
+    assert [ANIMALS[c] for c in data.split.unknown] == ["bee", "cat", "eel"]
+    other = write_folder(tmp_path / "other", train={}, test={"fly": 2, "gnu": 1})
+    assert values(named(known=("dog", "ant"), unknown_name=other).test_unknown) == [0, 1, 10]
+    assert values(named(known=("dog", "ant"), unknown_name=other, unknown=("gnu",)).test_unknown) == [10]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"known": ("cot", "dog")},
+            "element of dataset.known .* must be one of ant, .*, got 'cot'; did you mean 'cat'",
+        ),
+        ({"known": ("cat",), "unknown": ("dgo",)}, "dataset.unknown .*, got 'dgo'; did you mean 'dog'"),
+        ({"known": ("cat", "dog", "cat")}, "dataset.known must name every class once, got 'cat' 2 times"),
+        ({"known": ("cat",), "unknown": ("cat",)}, r"classes \[2\] .* must be on one side only"),
+        ({"known": ANIMALS}, "dataset.known has every class; leave one out"),
+    ],
+)
+def test_classes_by_name_rejects(animals, keys, message):
+    with pytest.raises(ValueError, match=message):
+        data_lib.open_set(make_spec(name=animals, benchmark="named", **keys))
 
 
 def test_classes_without_images(tmp_path):
@@ -139,7 +199,7 @@ def test_one_class_on_both_sides(animals, tmp_path):
 
 def test_one_data_set_under_two_names_is_one_data_set(animals):
     other = animals.replace("/set", "/../" + animals.split("/")[-2] + "/set/")
-    with pytest.raises(ValueError, match="'all', which leaves no class"):
+    with pytest.raises(ValueError, match="'all' leaves no class"):
         make_spec(name=animals, unknown_name=other, benchmark="all")
     data = data_lib.open_set(make_spec(name=animals, unknown_name=other))
     assert not set(data.split.known) & set(data.split.unknown)
@@ -175,25 +235,37 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "cifar11"}, "dataset.name is 'cifar11'; allowed: .*folder:PATH.* \\(did you mean 'cifar100?'\\?\\)"),
-        ({"name": ""}, "dataset.name is ''; allowed"),
-        ({"name": "folder:"}, "dataset.name is 'folder:'"),
-        ({"unknown_name": "mnits"}, "dataset.unknown_name is 'mnits'; .*'mnist'"),
-        ({"benchmark": "cifar"}, "dataset.benchmark is 'cifar'; allowed: mnist.*random, all .*'cifar10'"),
+        ({"name": "cifar11"}, "dataset.name must be one of .*folder:PATH.*, got 'cifar11'; did you mean 'cifar10"),
+        ({"name": ""}, "dataset.name must be one of .*, got ''"),
+        ({"name": "folder:"}, "dataset.name must be one of .*, got 'folder:'"),
+        (
+            {"unknown_name": "mnits"},
+            "dataset.unknown_name must be .*noise:uniform.*, got 'mnits'; did you mean 'mnist'",
+        ),
+        (
+            {"benchmark": "cifar"},
+            "dataset.benchmark must be one of mnist.*random, named, all, got 'cifar'; .*'cifar10'",
+        ),
         ({"benchmark": "all"}, "another data set as dataset.unknown_name"),
         (
             {"benchmark": "mnist", "trial": 5},
-            "dataset.trial .of benchmark 'mnist'. is 5; allowed: a whole number from 0 to 4",
+            "dataset.trial .of benchmark 'mnist'. must be an integer from 0 to 4, got 5",
         ),
-        ({"trial": -1}, "dataset.trial .* is -1; allowed: a whole number"),
-        ({"trial": "0"}, "dataset.trial .* is '0'"),
-        ({"num_known": 0}, "dataset.num_known is 0"),
-        ({"image_size": 0}, "dataset.image_size is 0"),
-        ({"channels": 2}, "dataset.channels is 2; allowed: 1 or 3"),
-        ({"validation_fraction": 1.0}, "dataset.validation_fraction is 1.0"),
-        ({"storage": "disk"}, "dataset.storage is 'disk'; allowed: resident, stream"),
-        ({"download": "False"}, "dataset.download is 'False'"),
-        ({"bad_images": "ignore"}, "dataset.bad_images is 'ignore'; allowed: error, skip"),
+        ({"trial": -1}, "dataset.trial must be an integer at least 0, got -1"),
+        ({"trial": "0"}, "dataset.trial .*, got '0'"),
+        ({"num_known": 0}, "dataset.num_known must be a positive integer, got 0"),
+        ({"image_size": 0}, "dataset.image_size must be a positive integer, got 0"),
+        ({"channels": 2}, "dataset.channels must be 1 or 3, got 2"),
+        ({"validation_fraction": 1.0}, "dataset.validation_fraction must be a number at least 0 and below 1, got 1.0"),
+        ({"storage": "disk"}, "dataset.storage must be one of resident, stream, got 'disk'"),
+        ({"download": "False"}, "dataset.download must be True or False, got 'False'"),
+        ({"bad_images": "ignore"}, "dataset.bad_images must be one of error, skip, got 'ignore'"),
+        ({"background": "red"}, "dataset.background must be one of white, gray, black, got 'red'"),
+        ({"test_fraction": 0.0}, "dataset.test_fraction must be .*above 0.*, got 0.0"),
+        ({"benchmark": "named"}, "needs the names of the known classes; set dataset.known"),
+        ({"known": ("cat",)}, "are for dataset.benchmark 'named', got 'random'; set dataset.benchmark to 'named'"),
+        ({"name": "noise:uniform"}, "dataset.name must be one of"),
+        ({"unknown_name": "noise:pink"}, "dataset.unknown_name must be one of .*, got 'noise:pink'"),
     ],
 )
 def test_spec_rejects(change, message):
@@ -208,7 +280,7 @@ def test_spec_has_no_other_keys():
 
 def test_slow_packages_are_not_imported_before_they_are_needed():
     code = (
-        "import sys, gradmix_jax.datasets; "
+        "import sys, gradmix_jax.data; "
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'grain', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

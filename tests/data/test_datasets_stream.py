@@ -75,7 +75,7 @@ def test_host_and_device_agree():
 
 @pytest.mark.parametrize("batch_size", [0, 23])
 def test_batch_size_has_to_fit(batch_size, source):
-    message = f"train.batch_size is {batch_size}; allowed: 1 to 22"
+    message = f"train.batch_size must be from 1 to 22, the number of training images, got {batch_size}"
     with pytest.raises(ValueError, match=message):
         indices(0, batch_size=batch_size)
     with pytest.raises(ValueError, match=message):
@@ -118,7 +118,7 @@ def test_processes_share_a_batch_in_order(source):
 
 
 def test_processes_have_to_divide_the_batch(source):
-    with pytest.raises(ValueError, match="train.batch_size is 4; allowed: a multiple of the 3 processes"):
+    with pytest.raises(ValueError, match="train.batch_size must be a multiple of the 3 processes, got 4"):
         data_lib.host_batches(source, seed=0, start_step=0, batch_size=4, process_count=3)
 
 

@@ -1,0 +1,77 @@
+"""Lists of image files: `csv:PATH`, a table with the columns path, label and, if it likes, split."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gradmix_jax.data import class_names, divide
+from gradmix_jax.data.files import FileRecords
+from gradmix_jax.data.source import DataSet
+from gradmix_jax.fields import check_choice
+
+TEST = ("test", "val", "validation")
+
+
+def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
+    """A data set of the images in a CSV file with a header; other columns are ignored.
+
+    Paths are relative to the folder of the list. Labels are class names: numbers count by value, other names
+    alphabetically. `split` is train or test, or val or validation where no row says test (rows that say val are not
+    used otherwise); a list without this column is divided by `divide.divide`.
+
+    Args:
+      path: of the list.
+      with_train: whether to return training images.
+      test_fraction, seed: of the division, for lists without splits.
+
+    Raises:
+      ValueError: the list is missing or not a table like this, a file is listed twice, or a part has no rows.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"data set 'csv:{path}' does not exist; give the path of a CSV file.")
+    rows = _rows(file)
+    names = class_names.in_order(label for _, label, _ in rows)
+    records = _records(rows, names)
+    if all(split is None for _, _, split in rows):
+        train, test = divide.divide(records, test_fraction=test_fraction, seed=seed)
+        return DataSet(names, train if with_train else None, test)
+    splits = np.array([split for _, _, split in rows])
+    test_name = next((name for name in TEST if name in splits), None)
+    if test_name is None:
+        raise ValueError(f"{file} has no test images; set the split of some rows to test.")
+    if with_train and "train" not in splits:
+        raise ValueError(f"{file} has no training images; set the split of some rows to train.")
+    return DataSet(names, records.take(splits == "train") if with_train else None, records.take(splits == test_name))
+
+
+def _rows(file: Path) -> list[tuple[str, str, str | None]]:
+    """(path, label, split or None) of every row."""
+    with open(file, newline="", encoding="utf-8-sig") as lines:
+        table = csv.DictReader(lines)
+        columns = table.fieldnames or ()
+        if not {"path", "label"} <= set(columns):
+            raise ValueError(f"{file} must have the columns path and label, got {', '.join(columns)}.")
+        rows = []
+        for number, row in enumerate(table, start=2):
+            path, label, split = (row.get(name) for name in ("path", "label", "split"))
+            if not path or not label:
+                raise ValueError(f"line {number} of {file} must have a path and a label, got {path!r} and {label!r}.")
+            if "split" in columns:
+                check_choice(f"the split in line {number} of {file}", split, ("train", *TEST))
+            rows.append((os.path.join(file.parent, path), label, split))
+    if not rows:
+        raise ValueError(f"{file} has no rows; list at least one image.")
+    return rows
+
+
+def _records(rows: list[tuple[str, str, str | None]], names: tuple[str, ...]) -> FileRecords:
+    first: dict[str, int] = {}
+    for number, (path, _, _) in enumerate(rows, start=2):
+        before = first.setdefault(os.path.realpath(path), number)
+        if before != number:
+            raise ValueError(f"{path} is listed in lines {before} and {number}; list every image once.")
+    place_of = {name: place for place, name in enumerate(names)}
+    return FileRecords([path for path, _, _ in rows], np.array([place_of[label] for _, label, _ in rows], np.int32))

@@ -1,0 +1,109 @@
+"""Train and test parts of data that comes without them: seeded, stratified, and copies of an image kept together."""
+
+import functools
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from gradmix_jax.data.files import FileRecords
+from gradmix_jax.data.source import THREADS, to_array
+
+THUMBNAIL = 16  # pixels
+# Root mean square difference of two thumbnails over their own standard deviation, below which two images are copies:
+# another size or JPEG quality gives 0.01 to 0.03.
+ALIKE = 0.05
+_BLOCK = 1024
+
+
+def divide(records: FileRecords, *, test_fraction: float, seed: int) -> tuple[FileRecords, FileRecords]:
+    """(train, test): of every class about `test_fraction` of the images are test images.
+
+    Files of the same bytes, and images that are the same but for size, compression or a shift in brightness, are on
+    one side. A class has at least one test image, and keeps at least one group of copies for training.
+
+    Args:
+      records: all images.
+      test_fraction: above 0, below 1.
+      seed: of the choice.
+    """
+    group_N = _groups_of_files(tuple(records.paths))
+    is_test_N = choose(records.labels, group_N, share=test_fraction, seed=seed)
+    logging.info("No test folder: %d of %d images are test images.", is_test_N.sum(), len(is_test_N))
+    return records.take(~is_test_N), records.take(is_test_N)
+
+
+def choose(labels_N: np.ndarray, group_N: np.ndarray, *, share: float, seed: int) -> np.ndarray:
+    """bool [N]: a seeded, stratified choice of whole groups; a group belongs to the class of its first image."""
+    random = np.random.default_rng(seed)
+    first_G, size_G = np.unique(group_N, return_index=True, return_counts=True)[1:]
+    chosen_G = np.zeros(len(first_G), bool)
+    for label in np.unique(labels_N[first_G]):
+        groups = random.permutation(np.flatnonzero(labels_N[first_G] == label))
+        # Copies are rare: small groups first come closest to the share, in random order among themselves.
+        wanted, taken = max(1, round(share * size_G[groups].sum())), 0
+        for group in groups[np.argsort(size_G[groups], kind="stable")][: len(groups) - 1]:
+            if taken + size_G[group] > wanted and taken:
+                break
+            chosen_G[group] = True
+            taken += size_G[group]
+    return chosen_G[np.unique(group_N, return_inverse=True)[1]]
+
+
+@functools.lru_cache(maxsize=4)  # a run opens its data several times
+def _groups_of_files(paths: tuple[str, ...]) -> np.ndarray:
+    with ThreadPoolExecutor(THREADS) as pool:
+        digests, thumbnails = zip(*pool.map(_summarize, paths))
+    return group_alike(digests, np.stack(thumbnails))
+
+
+def _summarize(path: str) -> tuple[bytes, np.ndarray]:
+    """(hash of the bytes, gray thumbnail): an unreadable image gets a thumbnail of its own noise."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        with Image.open(path) as image:
+            image.draft("L", (8 * THUMBNAIL, 8 * THUMBNAIL))
+            return digest, to_array(image, THUMBNAIL, 1).reshape(-1).astype(np.float32)
+    except Exception:  # reported where the image is read
+        digest = hashlib.sha256(path.encode()).digest()
+        return digest, np.random.default_rng(list(digest)).uniform(0, 255, THUMBNAIL**2).astype(np.float32)
+
+
+def group_alike(digests: tuple[bytes, ...], thumbnails_NxP: np.ndarray) -> np.ndarray:
+    """int [N]: the same number for images of the same digest and for those whose thumbnails are alike.
+
+    Thumbnails are alike up to a shift in brightness; flat ones (no standard deviation) only if they are equal.
+    """
+    parent = list(range(len(digests)))
+
+    def root(i):
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    def join(one, other):
+        one, other = sorted((root(int(one)), root(int(other))))
+        parent[other] = one
+
+    exact = digests, [row.tobytes() for row in thumbnails_NxP]
+    for values in exact:
+        first = {}
+        for i, value in enumerate(values):
+            join(first.setdefault(value, i), i)
+    centered_NxP = thumbnails_NxP - thumbnails_NxP.mean(axis=1, keepdims=True)
+    std_N = np.sqrt(np.mean(centered_NxP**2, axis=1))
+    # |std_i - std_j| <= difference <= ALIKE * min(std): sorted by std, candidates are neighbors.
+    order = np.argsort(std_N, kind="stable")
+    order = order[std_N[order] > 0]
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        stop = np.searchsorted(std_N[order], std_N[rows[-1]] * (1 + ALIKE), side="right")
+        columns = order[start:stop]
+        product = centered_NxP[rows] @ centered_NxP[columns].T / centered_NxP.shape[1]
+        squared = std_N[rows, None] ** 2 + std_N[columns] ** 2 - 2 * product
+        for i, j in zip(*np.nonzero(squared <= (ALIKE * np.minimum(std_N[rows, None], std_N[columns])) ** 2)):
+            join(rows[i], columns[j])
+    return np.array([root(i) for i in range(len(parent))])

@@ -1,0 +1,111 @@
+"""The readers of stored data sets: one entry for each name, or kind of name, that `dataset.name` may have.
+
+A new reader is a function `load(spec, name, with_train) -> DataSet` and one entry of `READERS`. It may come from
+another package: `READERS["lmdb"] = Reader(load, argument="PATH")` before the config is made.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gradmix_jax.data import csv_list, folder, idx, noise, prepared
+from gradmix_jax.data.source import DataSet
+from gradmix_jax.fields import check_choice
+
+if TYPE_CHECKING:
+    from gradmix_jax.data.spec import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How data sets of one kind are read.
+
+    Attributes:
+      load: (spec, what follows the colon or slash, with_train) -> `DataSet`; without training images where `with_train`
+        is False. Raises ValueError, one line, for data that is missing or does not fit.
+      argument: what follows "kind:" in the name: "PATH", or a tuple of the choices; "": the name has no colon.
+      has_train: whether there are training images; without them a data set can only be the unknown one.
+    """
+
+    load: "Callable[[Spec, str, bool], DataSet]"
+    argument: str | tuple[str, ...] = ""
+    has_train: bool = True
+
+    def forms(self, kind: str) -> tuple[str, ...]:
+        """The names that this reader takes, as an error lists them."""
+        if not self.argument:
+            return (kind,)
+        arguments = (self.argument,) if isinstance(self.argument, str) else self.argument
+        return tuple(f"{kind}:{argument}" for argument in arguments)
+
+    def takes(self, kind: str, name: str) -> bool:
+        """Whether `name` is a name of this kind."""
+        if not self.argument:
+            return name.split("/")[0] == kind  # a TFDS config may follow
+        argument = name.partition(":")[2]
+        return bool(argument) and (self.argument == "PATH" or argument in self.argument)
+
+
+def _folder(spec, path, with_train):
+    return folder.load(path, with_train=with_train, test_fraction=spec.test_fraction, seed=spec.test_seed)
+
+
+def _csv(spec, path, with_train):
+    return csv_list.load(path, with_train=with_train, test_fraction=spec.test_fraction, seed=spec.test_seed)
+
+
+def _idx(spec, path, with_train):
+    return idx.load(path, with_train=with_train)
+
+
+def _noise(spec, kind, with_train):
+    return noise.load(kind, image_size=spec.image_size, channels=spec.channels)
+
+
+def _prepared(spec, name, with_train):
+    return prepared.load(name, data_dir=spec.data_dir, download=spec.download, with_train=with_train)
+
+
+READERS: dict[str, Reader] = {
+    **{name: Reader(_prepared) for name in prepared.TEST_PARTS},
+    "folder": Reader(_folder, argument="PATH"),
+    "csv": Reader(_csv, argument="PATH"),
+    "idx": Reader(_idx, argument="PATH"),
+    "noise": Reader(_noise, argument=tuple(noise.KINDS), has_train=False),
+}
+
+
+def kind_of(name: str) -> str:
+    """The key of `READERS` that a name belongs to, if any."""
+    return name.partition(":")[0] if ":" in name else name.split("/")[0]
+
+
+def check_name(label: str, name: str, *, with_train: bool = True) -> None:
+    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set.
+
+    Args:
+      label: what to call the value.
+      name: the value.
+      with_train: whether training images are needed.
+    """
+    table = {kind: reader for kind, reader in READERS.items() if reader.has_train or not with_train}
+    kind = kind_of(name)
+    if kind in table and table[kind].takes(kind, name):
+        return
+    check_choice(label, name, [form for kind, reader in table.items() for form in reader.forms(kind)])
+
+
+def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
+    """The data set called `name`, from where `spec` says."""
+    check_name("dataset.name", name, with_train=with_train)
+    kind = kind_of(name)
+    argument = name.partition(":")[2] if READERS[kind].argument else name
+    return dataclasses.replace(READERS[kind].load(spec, argument, with_train), name=name)
+
+
+def canonical(name: str) -> str:
+    """The same string for all names of one data set: paths are resolved."""
+    kind, _, path = name.partition(":")
+    is_path = kind in READERS and READERS[kind].argument == "PATH"
+    return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if is_path else name
