@@ -10,7 +10,7 @@ from untrained_runs import animals, digits, untrained, write_noise
 from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, main, run
 from gradmix_jax import data as data_lib
-from gradmix_jax.data import build
+from gradmix_jax.data import readers
 from gradmix_jax.evaluation import closed_set, evaluate, features, guards
 
 
@@ -75,13 +75,13 @@ def test_class_names_may_have_slashes(tmp_path):
 
 
 def test_an_evaluation_with_slashes_in_class_names(tmp_path, monkeypatch):
-    load = build.load_stored
+    load = readers.load
 
     def with_slashes(*arguments, **options):
         data = load(*arguments, **options)
-        return build.dataclasses.replace(data, class_names=tuple(f"{name}/top" for name in data.class_names))
+        return readers.dataclasses.replace(data, class_names=tuple(f"{name}/top" for name in data.class_names))
 
-    monkeypatch.setattr(build, "load_stored", with_slashes)
+    monkeypatch.setattr(readers, "load", with_slashes)
     plain, workdir = untrained(animals(tmp_path / "data"), tmp_path / "run")
     results = run.evaluate(plain, workdir)
     assert results["failed"] == {}
