@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradmix_jax import data as data_lib
-from gradmix_jax import metrics
+from gradmix_jax import metrics, scores
 from gradmix_jax.evaluation import closed_set, corrupted, fitting, guards, headline, open_set, out_of_distribution
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
@@ -190,9 +190,10 @@ def _headline(evaluator: Evaluator, parts: Mapping[str, Features]) -> tuple[head
     scored = headline.score_parts(evaluator.fitted, {name: evaluator.complete(parts[name].outputs) for name in names})
     truth = headline.Truth(known.labels, known.classes, unknown.classes, evaluator.model.data.class_names)
     chosen = dict(feature=spec.feature, score=spec.score)
+    said = scores.describe(spec.score, spec.options.get(spec.score, {}), k=spec.k)
     results = {
         **headline.results(scored, truth, **chosen),
-        "score": headline.describe(spec.feature, spec.score, spec.k),
+        "score": f"{said} ({spec.feature}); higher means known",
         "left_out": evaluator.fitted.left_out,
         "arrays": headline.arrays(scored, known.labels, **chosen),
     }
@@ -203,7 +204,7 @@ def _gallery(evaluator: Evaluator, parts: Mapping[str, Features], scored: headli
     """Images of the clearest mistakes, with their scores, classes and predictions."""
     data, spec, gallery = evaluator.model.data, evaluator.model.spec, {}
     judged = headline.judged(scored, spec.feature, spec.score)
-    scores, predicted = dict(zip(_SIDES, judged[:2])), dict(zip(_SIDES, judged[2:]))
+    score_of, predicted = dict(zip(_SIDES, judged[:2])), dict(zip(_SIDES, judged[2:]))
     names = np.array(data.class_names)
     correct_N = judged[2] == parts["test_known"].labels
     for kind, (side, places) in open_set.gallery_places(*judged[:2], correct_N).items():
@@ -212,7 +213,7 @@ def _gallery(evaluator: Evaluator, parts: Mapping[str, Features], scored: headli
         images = np.array([source[int(i)] for i in part.places[places]], np.uint8)
         gallery |= {
             f"{kind}/images": images if len(images) else np.zeros(shape, np.uint8),
-            f"{kind}/scores": scores[side][places],
+            f"{kind}/scores": score_of[side][places],
             f"{kind}/truth": part.classes[places],
             f"{kind}/predicted": names[predicted[side][places]],
         }

@@ -135,12 +135,3 @@ def arrays(scored: Scored, labels_N: np.ndarray | None, *, feature: str, score: 
         for each, by_score in scored.scores[part].items():
             found |= {f"{each}/{name}/{side}": values for name, values in by_score.items()}
     return found
-
-
-def describe(feature: str, score: str, k: int) -> str:
-    """What the headline score is, for people."""
-    if score == "topk_cosine":
-        said = f"sum of the {k} largest cosine similarities to a class ({feature})"
-    else:
-        said = f"{score} ({feature})"
-    return f"{said}; higher means known"

@@ -17,7 +17,7 @@ from gradmix_jax.scores.base import Meaningless, Missing, Outputs, Reference, Sc
 from gradmix_jax.scores.neighbors import class_bank, class_similarities, topk_cosine
 
 __all__ = ["SCORES", "Meaningless", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
-__all__ += ["Missing", "class_bank", "class_similarities", "state_of", "topk_cosine"]
+__all__ += ["Missing", "class_bank", "class_similarities", "describe", "state_of", "topk_cosine"]
 
 
 def usable(reference: Reference) -> tuple[str, ...]:
@@ -57,6 +57,19 @@ def score(name: str, state: Any, outputs: Outputs) -> Any:
     return outputs.shared(("score", name, id(state)), lambda: (state, entry.score(state, outputs)))[1]
 
 
+def describe(name: str, options: Mapping[str, Any], *, k: int) -> str:
+    """What a score is, in words.
+
+    Args:
+      name: of `SCORES`.
+      options: {option: value}; the defaults where not given.
+      k: nearest neighbors per class of the predictions, which an option k of 0 stands for.
+    """
+    entry = _look_up(name)
+    values = _checked(name, entry, options)
+    return entry.about.format(**values | ({} if values.get("k", k) else {"k": k})) or name
+
+
 def _look_up(name):
     check_choice("The score", name, SCORES)
     return SCORES[name]
@@ -82,7 +95,13 @@ _TOPK = {
 }
 
 SCORES = {
-    "topk_cosine": Score(neighbors.fit_topk, neighbors.score_topk, _FEATURES, _TOPK),
+    "topk_cosine": Score(
+        neighbors.fit_topk,
+        neighbors.score_topk,
+        _FEATURES,
+        _TOPK,
+        about="sum of the {k} largest cosine similarities to a class",
+    ),
     "topk_cosine_normalized": Score(
         functools.partial(neighbors.fit_topk, normalized=True), neighbors.score_topk, _FEATURES, _TOPK
     ),

@@ -102,12 +102,14 @@ class Score(NamedTuple):
       score: score(state, outputs) -> score_N, higher means known.
       needs: names in `PARTS` of what `fit` and `score` use.
       options: {option: Key}, the keyword arguments of `fit`.
+      about: what the score is in a report, with options in braces; the name where empty.
     """
 
     fit: Callable
     score: Callable
     needs: tuple[str, ...]
     options: Mapping[str, Key] = {}
+    about: str = ""
 
     @property
     def on_logits(self) -> bool:

@@ -90,3 +90,14 @@ def test_what_is_compared():
         "postmax",
         "ensemble",
     }
+
+
+def test_the_page_of_scores_has_all_of_them_with_their_options():
+    page = (pathlib.Path(__file__).parents[2] / "docs/scores.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.partition("## Where")[0].splitlines() if line.startswith("| `")]
+    listed = {
+        row[0].strip(" `"): [option.strip(" `") for option in row[2].split(",") if option.strip()] for row in rows
+    }
+    assert listed == {name: list(entry.options) for name, entry in scores.SCORES.items()}
+    compared = {row[0].strip(" `") for row in rows if row[4].strip()}
+    assert compared == {name.partition("/")[2].partition("-")[0] for name in STORED if "/" in name}

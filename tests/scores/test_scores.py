@@ -710,3 +710,9 @@ def test_what_is_shared_does_not_outlive_its_state():
     for k in range(1, 30):
         got.append(np.asarray(scores.score("knn", scores.fit("knn", toy.reference(), k=k), outputs)))
     assert all(np.any(one != other) for one, other in zip(got, got[1:]))
+
+
+def test_a_description_has_the_options():
+    assert scores.describe("topk_cosine", {}, k=3) == "sum of the 3 largest cosine similarities to a class"
+    assert scores.describe("topk_cosine", {"k": 5}, k=3) == "sum of the 5 largest cosine similarities to a class"
+    assert scores.describe("msp", {}, k=3) == "msp"
