@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("gradmix_jax.main", []),
     "eval": ("gradmix_jax.main", ["--mode=eval"]),
     "predict": ("gradmix_jax.predict", []),
+    "score": ("gradmix_jax.score", []),
     "report": ("gradmix_jax.report", []),
     "protocol": ("gradmix_jax.protocol", []),
     "sweep": ("gradmix_jax.sweep", []),

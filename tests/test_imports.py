@@ -24,7 +24,7 @@ RANKS = [
     {"run"},
     {"report"},
     {"cli"},
-    {"main", "protocol", "sweep", "predict", "figure", "show_config", "__main__"},
+    {"main", "protocol", "sweep", "predict", "score", "figure", "show_config", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 COMMANDS = RANKS[-1]

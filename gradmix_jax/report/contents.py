@@ -94,8 +94,8 @@ def by_score(methods: list[Method]) -> Table | None:
 def out_of_distribution(methods: list[Method]) -> Table | None:
     """(distance, dataset, method) x detection metrics of the headline score."""
     rows = []
-    for distance in ("near", "far"):
-        names = _union(run.results["ood"][distance] for method in methods for run in method.runs)
+    for distance in ("near", "far", "other"):
+        names = _union(run.results["ood"].get(distance, {}) for method in methods for run in method.runs)
         for name in [*names, None] if len(names) > 1 else names:
             for method in methods:
                 chosen, label = ((name,), name) if name else (tuple(names), f"mean of the {len(names)}")
@@ -108,7 +108,7 @@ def out_of_distribution(methods: list[Method]) -> Table | None:
 
 def _detection(results: dict[str, Any], distance: str, names: tuple[str, ...]) -> dict[str, float]:
     """Mean over datasets of the metrics of the headline score; {} unless all of them are there."""
-    present = results["ood"][distance]
+    present = results["ood"].get(distance, {})
     if any(name not in present for name in names):
         return {}
     each = [present[name]["by_score"].get(results["feature"], {}).get(results["score_name"], {}) for name in names]

@@ -79,7 +79,7 @@ def score_entropy(state, outputs):
 
 def fit_gen(reference, *, gamma=0.1, largest=100):
     """The exponent, and how many of the largest probabilities are summed."""
-    return np.float32(gamma), np.arange(min(largest, np.shape(reference.train.logits)[1]))
+    return np.float32(gamma), np.arange(min(largest, reference.num_classes))
 
 
 @jax.jit

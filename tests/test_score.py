@@ -1,0 +1,236 @@
+"""Stored features and logits of any model: results against scikit-learn, files, and everything that is refused."""
+
+import csv
+import json
+import time
+
+import commands
+import numpy as np
+import pytest
+from scipy import special, stats
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from gradmix_jax import metrics, scores
+from gradmix_jax.evaluation import paired
+from gradmix_jax.models import safetensors_file
+from gradmix_jax.score import names_of, read, score
+
+K, F = 4, 12
+EXTRA = "unknown.far/out_side"  # names may have slashes and underscores
+
+
+def made_up(seed=0, *, scale=1.0):
+    """Arrays of all parts: clusters of features, and logits of a linear head."""
+    random = np.random.default_rng(0)
+    centers = 1.2 * random.normal(size=(K + 3, F))
+    random = np.random.default_rng(seed)
+    kernel, bias = centers[:K].T.astype(np.float32), (-(centers[:K] ** 2).sum(axis=1) / 2).astype(np.float32)
+    arrays = {"head_kernel": kernel, "head_bias": bias}
+    sizes = {"train": (200, 0, K), "validation": (60, 0, K), "known": (150, 0, K), "unknown": (90, K, K + 2)}
+    for part, (size, first, stop) in {**sizes, EXTRA: (40, K + 2, K + 3)}.items():
+        labels = np.arange(size) % (stop - first) + first
+        features = (centers[labels] + scale * random.normal(size=(size, F))).astype(np.float32)
+        arrays |= {f"{part}_features": features, f"{part}_logits": features @ kernel + bias, f"{part}_labels": labels}
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def results(arrays):
+    return score(arrays)
+
+
+def test_every_score_equals_scikit_learn(results, arrays):
+    truth = np.r_[np.ones(150), np.zeros(90)]
+    for feature, by_score in results["by_score"].items():
+        for name, values in by_score.items():
+            both = np.concatenate([results["arrays"][f"{feature}/{name}/{side}"] for side in ("known", "unknown")])
+            assert values["auroc"] == pytest.approx(roc_auc_score(truth, both), abs=1e-6)
+            expected = average_precision_score(1 - truth, -both)
+            assert values["average_precision_unknown"] == pytest.approx(expected, abs=1e-6)
+    assert set(results["by_score"]["logits"]) | set(results["by_score"]["features"]) == set(scores.SCORES) - {"odin"}
+    assert results["left_out"] == {"logits": {"odin": results["left_out"]["logits"]["odin"]}}
+    assert (results["feature"], results["score_name"]) == ("features", "topk_cosine")
+
+
+def test_scores_of_logits_by_hand(results, arrays):
+    logits = arrays["unknown_logits"].astype(np.float64)
+    found = lambda name: results["arrays"][f"logits/{name}/unknown"]
+    np.testing.assert_allclose(found("max_logit"), logits.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found("energy"), special.logsumexp(logits, axis=1), rtol=1e-5)
+    order = lambda values: stats.rankdata(values)
+    np.testing.assert_allclose(order(found("msp")), order(special.softmax(logits, axis=1).max(axis=1)))
+    accuracy = np.mean(arrays["known_logits"].argmax(axis=1) == arrays["known_labels"])
+    assert results["by_score"]["logits"]["msp"]["accuracy"] == pytest.approx(accuracy)
+    assert results["closed_set"]["head"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_the_headline_and_its_threshold(results, arrays):
+    bank = arrays["train_features"], arrays["train_labels"]
+    sums = lambda part: np.asarray(scores.topk_cosine(arrays[f"{part}_features"], *bank, k=3, num_classes=K))
+    known, unknown = sums("known"), sums("unknown")
+    np.testing.assert_allclose(results["arrays"]["known_scores"], known.max(axis=1), rtol=1e-5)
+    threshold = metrics.known_threshold(sums("validation").max(axis=1))
+    assert results["threshold"] == pytest.approx(threshold, rel=1e-5)
+    decide = lambda of: np.where(of.max(axis=1) >= results["threshold"] - 1e-6, of.argmax(axis=1), K)
+    truth = np.r_[arrays["known_labels"], np.full(90, K)]
+    expected = f1_score(truth, np.r_[decide(known), decide(unknown)], average="macro")
+    assert results["macro_f1"] == pytest.approx(expected, abs=1e-6)
+    assert results["known_classes"] == ["0", "1", "2", "3"]
+    assert set(results["per_unknown_class"]) == {"unknown 4", "unknown 5"}
+    low, high = results["intervals"]["auroc"]
+    assert low < results["auroc"] < high
+
+
+def test_further_unknown_images(results, arrays):
+    found = results["ood"]["other"]["far/out_side"]
+    both = np.r_[arrays["known_logits"].max(axis=1), arrays[f"{EXTRA}_logits"].max(axis=1)]
+    expected = roc_auc_score(np.r_[np.ones(150), np.zeros(40)], both)
+    assert found["n"] == 40 and found["by_score"]["logits"]["max_logit"]["auroc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_logits_alone_are_enough(arrays, results):
+    few = {name: arrays[name] for name in ("known_logits", "unknown_logits")}
+    found = score(few)
+    assert set(found["by_score"]) == {"logits"}
+    assert {"msp", "max_logit", "energy", "entropy", "gen"} <= set(found["by_score"]["logits"])
+    assert found["auroc"] == results["by_score"]["logits"]["max_logit"]["auroc"]
+    assert "accuracy" not in found and "intervals" not in found
+    assert found["left_out"]["features"]["knn"] == "known_features and unknown_features are not given."
+    assert found["left_out"]["logits"]["kl_matching"].endswith("train_logits and train_labels not given.")
+    assert set(found["left_out"]["logits"]) | set(found["by_score"]["logits"]) | set(
+        found["left_out"]["features"]
+    ) == set(scores.SCORES)
+    with_train = score(few | {name: arrays[name] for name in ("train_logits", "train_labels", "known_labels")})
+    expected = results["by_score"]["logits"]["kl_matching"]["auroc"]
+    assert with_train["by_score"]["logits"]["kl_matching"]["auroc"] == pytest.approx(expected, abs=1e-6)
+    assert with_train["accuracy"] == pytest.approx(results["by_score"]["logits"]["msp"]["accuracy"])
+
+
+def test_features_alone(arrays, results):
+    few = {name: x for name, x in arrays.items() if "logits" not in name and "head" not in name}
+    found = score(few)
+    assert found["auroc"] == pytest.approx(results["auroc"]) and set(found["by_score"]) == {"features"}
+    chosen = score(few, score="knn", names=("knn",), options={"knn": {"k": 5}})
+    assert (chosen["score_name"], set(chosen["by_score"]["features"])) == ("knn", {"knn"})
+    assert chosen["auroc"] != results["by_score"]["features"]["knn"]["auroc"]  # k is 50 by default
+
+
+def changed(**changes):
+    return {name: x for name, x in (made_up() | changes).items() if x is not None}
+
+
+NAN = made_up()["known_logits"].copy()
+NAN[3] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (changed(known_logits=NAN), "known_logits must be finite, got NaN or infinity in 1 of 150 rows"),
+        (changed(known_labels=np.full(150, K)), f"known_labels must be from 0 to {K - 1}, got {K}"),
+        (changed(known_labels=np.zeros(150)), "known_labels must be integers, got float64"),
+        (changed(known_labels=np.zeros(149, int)), "known_labels must have a row per image, got 149"),
+        (changed(train_labels=np.arange(200) % 5 - 1), r"train_labels must be of known classes only, got 40 negative"),
+        (
+            changed(known_features=np.zeros((150, 3))),
+            "features of all parts must have one width, .*known_features 3",
+        ),
+        (changed(known_logits=np.zeros(150)), r"known_logits must have 2 dimensions, got shape \[150\]"),
+        (changed(unknown_logits=None), "known and unknown images must have the same outputs.*logits"),
+        (changed(unknown_logits=None, unknown_features=None), "unknown_features or unknown_logits is needed"),
+        (changed(head_kernel=np.zeros((3, K))), r"head_kernel must have shape \[12, 4\], got \[3, 4\]"),
+        (changed(head_kernel=None), "head_bias is given without head_kernel"),
+        (changed(known_images=np.zeros(150)), "unexpected array 'known_images'"),
+        (changed(class_names=np.array(["a", "a", "b", "c"])), "class_names must be 4 different names"),
+        (changed(train_labels=np.zeros(200, int)), r"got none for class \[1, 2, 3\]"),
+    ],
+)
+def test_arrays_that_do_not_fit(arrays, message):
+    with pytest.raises(ValueError, match=message) as error:
+        score(arrays)
+    assert "\n" not in str(error.value)
+
+
+def test_every_format_is_read_alike(arrays, tmp_path):
+    plain = {name.replace("/", "-"): x for name, x in arrays.items()}
+    np.savez(tmp_path / "a.npz", **plain)
+    safetensors_file.write(str(tmp_path / "a.safetensors"), plain)
+    (tmp_path / "a").mkdir()
+    for name, x in plain.items():
+        np.save(tmp_path / "a" / f"{name}.npy", x)
+    for path in (tmp_path / "a.npz", tmp_path / "a.safetensors", tmp_path / "a"):
+        found = read(str(path))
+        assert set(found) == set(plain)
+        for name, x in plain.items():
+            np.testing.assert_array_equal(found[name], x)
+    (tmp_path / "bad.npz").write_bytes(b"PK nothing")
+    for path, message in (("none.npz", "does not exist"), ("bad.npz", "cannot be read"), ("a.csv", "give a .npz")):
+        with pytest.raises(ValueError, match=message):
+            read(str(tmp_path / path))
+    assert names_of(["x/run.npz", "y/run.npz", "z.npz"]) == ["run_1", "run_2", "z"]
+
+
+def test_the_command_writes_everything(tmp_path):
+    for name, seed in (("ours", 0), ("theirs", 1)):
+        given = {key: x for key, x in made_up(seed).items() if EXTRA not in key}
+        np.savez(tmp_path / f"{name}.npz", **given, known_ids=np.arange(150) + 7)
+    files = [tmp_path / "ours.npz", tmp_path / "theirs.npz"]
+    result = commands.run("gradmix_jax.score", *files, f"--out={tmp_path}/out", "--scores=topk_cosine,msp,max_logit")
+    assert result.returncode == 0, result.stderr
+    expected = score(read(str(files[0])), names=("topk_cosine", "msp", "max_logit"))
+    assert f"{expected['auroc']:.4f}" in result.stdout and "topk_cosine of features *" in result.stdout
+    assert "auroc, ours minus theirs: " in result.stdout and "(DeLong)" in result.stdout
+    written = json.loads((tmp_path / "out" / "ours" / "results.json").read_text())
+    assert written["auroc"] == expected["auroc"] and written["environment"]["packages"]["jax"]
+    board = list(csv.DictReader((tmp_path / "out" / "leaderboard.csv").open()))
+    assert len(board) == 6 and {row["file"] for row in board} == {"ours", "theirs"}
+    images = list(csv.DictReader((tmp_path / "out" / "ours" / "images.csv").open()))
+    assert len(images) == 150 + 90 + 60 and images[0]["id"] == "7" and images[0]["part"] == "known"
+    of_known = [float(row["features/topk_cosine"]) for row in images if row["part"] == "known"]
+    np.testing.assert_allclose(of_known, expected["arrays"]["known_scores"], rtol=1e-6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "ours" in page and "theirs" in page and f"{expected['auroc']:.4f}"[1:] in page
+    np.savez(tmp_path / "bad.npz", known_logits=NAN, unknown_logits=NAN)
+    result = commands.run("gradmix_jax.score", tmp_path / "bad.npz")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "bad.npz: known_logits must be finite" in result.stderr
+
+
+def test_delong_and_mcnemar():
+    random = np.random.default_rng(0)
+    signal = np.r_[random.normal(1, 1, 60), random.normal(0, 1, 50)]
+    one, two = (signal + random.normal(0, 0.8, 110)).round(1), (signal + random.normal(0, 0.8, 110)).round(1)
+    found = paired.auroc((one[:60], one[60:]), (two[:60], two[60:]))
+    # From the definition, pair by pair (DeLong et al. 1988).
+    wins = [(x[:60, None] > x[60:]) + 0.5 * (x[:60, None] == x[60:]) for x in (one, two)]
+    known, unknown = ([each.mean(axis=axis) for each in wins] for axis in (1, 0))
+    variance = np.var(known[0] - known[1], ddof=1) / 60 + np.var(unknown[0] - unknown[1], ddof=1) / 50
+    difference = wins[0].mean() - wins[1].mean()
+    assert found.difference == pytest.approx(difference)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
+    assert paired.auroc((one[:60], one[60:]), (one[:60], one[60:])).p_value == 1
+    first, second = np.array([1, 1, 1, 1, 0, 1, 0], bool), np.array([1, 0, 0, 0, 1, 0, 0], bool)
+    found = paired.accuracy(first, second)
+    assert found.difference == pytest.approx(3 / 7) and found.p_value == pytest.approx(0.375)  # 2 (1 + 5) / 32
+    with pytest.raises(ValueError, match="same known and unknown images"):
+        paired.auroc((one[:60], one[60:]), (two[:59], two[60:]))
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(20_000, 60), pytest.param(1_000_000, 120, marks=pytest.mark.slow)], ids=str
+)
+def test_many_images(size, seconds):
+    """The goal for a million images is 20 s on two idle cores; the bounds leave room for a busy machine."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 100, size // 2)
+    known, unknown = random.normal(size=(2, size // 2, 100)).astype(np.float32)
+    known[np.arange(size // 2), labels] += 4
+    started = time.perf_counter()
+    found = score({"known_logits": known, "unknown_logits": unknown, "known_labels": labels})
+    assert time.perf_counter() - started < seconds
+    assert found["auroc"] == pytest.approx(metrics.auroc(known.max(axis=1), unknown.max(axis=1)))
