@@ -17,7 +17,7 @@ from gradmix_jax.training import metrics_writer
 # What may differ between runs that are averaged.
 AVERAGED_OVER = ("dataset.trial", "seed")
 # What may not differ between methods that are compared.
-SHARED = ("dataset.name", "dataset.unknown_name", "dataset.benchmark")
+SHARED = tuple(f"dataset.{key}" for key in ("name", "unknown_name", "benchmark", "known", "unknown"))
 # What results.json of an older version may lack, or hold as null.
 MISSING_PARTS = {
     **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
