@@ -101,6 +101,10 @@ def test_a_wrong_value_is_named(key, value, sentence):
             {"evaluate.feature": "logits", "evaluate.score": "react", "model.classifier": "cosine"},
             r"evaluate\.score 'react' does not work: .*; use one of msp, ",
         ),
+        (
+            {"evaluate.score": "odin", "evaluate.feature": "logits"},
+            r"evaluate\.score 'odin' does not work: .* not the model; use one of msp, ",
+        ),
         ({"evaluate.near": ("mnist", "digits")}, r"evaluate\.near must be other data than the known classes' 'digits'"),
         ({"evaluate.far": ("digits",)}, r"evaluate\.far must be other data than the known classes' 'digits'"),
         (

@@ -88,6 +88,7 @@ def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) ->
     for part, lacking, why in (
         ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
         ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),
+        ("model", True, "an evaluation gives scores the outputs of the model, not the model"),
     ):
         if lacking and part in scores.SCORES[spec.score].needs:
             fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]
