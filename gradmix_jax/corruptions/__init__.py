@@ -2,16 +2,17 @@
 
     corrupted = corruptions.corrupt(key, images, name="fog", severity=3)
 
-The constants are those with which the authors made CIFAR-10-C, for images of 32x32. Lengths in pixels (radius
-and sigma of blurs, displacement of glass) grow with image_size / 32 for larger images; smaller ones get them
-unscaled, for a blur within one pixel would be none. Lengths of the elastic transform are shares of the image
-at any size. As in the authors' script, values between two grey levels are truncated, not rounded.
+The constants are those with which the authors made CIFAR-10-C, for images below 64x64, and TinyImageNet-C, from
+64x64 on; `published_set(image_size)` says which. Lengths in pixels (radius and sigma of blurs, displacement of glass)
+grow with the image for images larger than the set's; smaller ones get them unscaled, because a blur within one pixel
+would be none. Lengths of the elastic transform are shares of the image at any size. As in the authors' scripts, values
+between two gray levels are truncated, not rounded.
 
 What differs from the authors' images, beyond the random numbers: the frost photographs are replaced by a
 texture (`weather.frost`), and blurs and warps are computed in float32 throughout, without the fixed-point
-steps of image libraries between. Numbers on these images are close to those on CIFAR-10-C, not the same.
+steps of image libraries between. Numbers on these images are close to those on the published ones, not the same.
 
-A new corruption is a function of one image, a function for its constants and one entry of `ON_DEVICE`.
+A new corruption is a function of one image, a function for its constants and one entry of `CORRUPTIONS`.
 """
 
 from collections.abc import Callable
@@ -23,25 +24,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax.corruptions import blur, digital, filters, noise, weather
+from gradmix_jax.corruptions.published import published_set
 from gradmix_jax.fields import check_choice, check_number
 
-__all__ = ["NAMES", "SEVERITIES", "Corruption", "corrupt"]
+__all__ = ["CORRUPTIONS", "NAMES", "SEVERITIES", "Corruption", "corrupt", "published_set"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8  # pixels; the embedded digits
 
 
 class Corruption(NamedTuple):
-    """apply(key, image_HxWxC, *constants) -> image, in [0, 1]; constants(severity, image_size) -> arrays.
+    """A corruption.
 
-    The constants have the same shapes at every severity, so that a corruption is compiled once.
+    Attributes:
+      apply: (key, image_HxWxC, *constants) -> image, in [0, 1]; on the host, (images_BxHxWxC, *constants) -> images,
+        both uint8 NumPy arrays.
+      constants: (severity, image_size) -> arrays, of the same shapes at every severity, so that a corruption is
+        compiled once.
+      on_host: whether it runs on the host, where it may not be random.
     """
 
     apply: Callable
     constants: Callable
+    on_host: bool = False
 
 
-ON_DEVICE = {
+CORRUPTIONS = {
     "gaussian_noise": Corruption(noise.gaussian_noise, noise.gaussian_noise_constants),
     "shot_noise": Corruption(noise.shot_noise, noise.shot_noise_constants),
     "impulse_noise": Corruption(noise.impulse_noise, noise.impulse_noise_constants),
@@ -56,8 +64,9 @@ ON_DEVICE = {
     "contrast": Corruption(digital.contrast, digital.contrast_constants),
     "elastic_transform": Corruption(digital.elastic_transform, digital.elastic_transform_constants),
     "pixelate": Corruption(digital.pixelate, digital.pixelate_constants),
+    "jpeg_compression": Corruption(digital.jpeg_compression, digital.jpeg_compression_constants, on_host=True),
 }
-NAMES = (*ON_DEVICE, "jpeg_compression")
+NAMES = tuple(CORRUPTIONS)
 
 
 def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
@@ -74,7 +83,7 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
     Args:
       key: one typed JAX key, of shape ().
       images_BxHxWxC: uint8, square, at least 8x8, C = 1 or 3.
-      name: one of `NAMES`.    severity: one of `SEVERITIES`.    first: at least 0.
+      name: key of `CORRUPTIONS`.    severity: one of `SEVERITIES`.    first: at least 0.
 
     Returns:
       uint8 [B, H, W, C] on the device.
@@ -83,11 +92,10 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
       ValueError: another name, severity or first, or images or a key of another type or shape.
     """
     _check(key, images_BxHxWxC, name, severity, first)
-    if name == "jpeg_compression":
-        images = digital.jpeg_compression(jax.device_get(images_BxHxWxC), quality=digital.JPEG_QUALITY[severity - 1])
-        return jax.device_put(images)
-    corruption = ON_DEVICE[name]
+    corruption = CORRUPTIONS[name]
     constants = corruption.constants(severity, images_BxHxWxC.shape[1])
+    if corruption.on_host:
+        return jax.device_put(corruption.apply(jax.device_get(images_BxHxWxC), *constants))
     images, first, constants = jax.device_put((images_BxHxWxC, np.uint32(first), constants))
     return _corrupt(key, images, first, constants, apply=corruption.apply)
 
@@ -103,13 +111,13 @@ def _corrupt(key, images_BxHxWxC, first, constants, *, apply):
 
 
 def _check(key, images, name, severity, first):
-    check_choice("name of a corruption", name, NAMES)
+    check_choice("name of a corruption", name, CORRUPTIONS)
     check_number("severity of a corruption", severity, least=SEVERITIES[0], most=SEVERITIES[-1], whole=True)
     check_number("first", first, least=0, whole=True)
     if images.dtype != jnp.uint8:
-        raise ValueError(f"corrupt takes uint8 images, not {images.dtype}.")
+        raise ValueError(f"corrupt takes uint8 images, got {images.dtype}.")
     shape = images.shape
     if len(shape) != 4 or shape[-1] not in (1, 3) or shape[1] != shape[2] or shape[1] < SMALLEST:
-        raise ValueError(f"corrupt takes square images [B,H,W,C] of 8x8 or more with C = 1 or 3, not {shape}.")
+        raise ValueError(f"corrupt takes square images [B,H,W,C] of 8x8 or more with C = 1 or 3, got {shape}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
-        raise ValueError(f"corrupt takes one typed JAX key of shape (), not {key.dtype} {key.shape}.")
+        raise ValueError(f"corrupt takes one typed JAX key of shape (), got {key.dtype} {key.shape}.")

@@ -1,25 +1,39 @@
-"""Blur: defocus, glass, motion, zoom. Lengths in the tables are pixels at 32x32; see `filters.length_scale`."""
+"""Blur: defocus, glass, motion, zoom. Lengths in the tables are pixels of the published sets; see `length_scale`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax.corruptions import filters
+from gradmix_jax.corruptions.published import CIFAR10_C, TINY_IMAGENET_C, length_scale, published_set
 
-DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))  # radius, sigma of its antialiasing
-GLASS = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))  # sigma, rounds
+# Radius, sigma of its antialiasing.
+DEFOCUS = {
+    CIFAR10_C: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    TINY_IMAGENET_C: ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
+}
+# Sigma, distance of the neighbors, rounds.
+GLASS = {
+    CIFAR10_C: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    TINY_IMAGENET_C: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+}
 GLASS_TRUNCATE = 4  # sigmas
-MOTION = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))  # radius, sigma
+# Radius, sigma.
+MOTION = {
+    CIFAR10_C: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    TINY_IMAGENET_C: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+}
 MOTION_DEGREES = 45  # the angle to the x axis is uniform in +- this
 ZOOM_STOP = (1.06, 1.11, 1.16, 1.21, 1.26)  # exclusive end of the zoom factors from 1 in steps of 0.01
 
 
 def defocus_blur_constants(severity, image_size):
-    scale = filters.length_scale(image_size)
+    scale = length_scale(image_size)
     # The antialiasing has 3x3 taps, 5x5 for a radius above 8.
-    reach = [1 if scale * radius <= 8 else 2 for radius, _ in DEFOCUS]
-    half = max(int(scale * radius) + taps for (radius, _), taps in zip(DEFOCUS, reach))
-    (radius, sigma), reach = DEFOCUS[severity - 1], reach[severity - 1]
+    levels = DEFOCUS[published_set(image_size)]
+    reach = [1 if scale * radius <= 8 else 2 for radius, _ in levels]
+    half = max(int(scale * radius) + taps for (radius, _), taps in zip(levels, reach))
+    (radius, sigma), reach = levels[severity - 1], reach[severity - 1]
     offset = np.arange(-half, half + 1)
     disk = offset[:, None] ** 2 + offset[None, :] ** 2 <= (scale * radius) ** 2
     distance = np.abs(offset[:, None] - offset[None, :])
@@ -34,23 +48,24 @@ def defocus_blur(key, image_HxWxC, kernel_KxK):
 
 
 def glass_blur_constants(severity, image_size):
-    scale = filters.length_scale(image_size)
-    half = max(int(GLASS_TRUNCATE * scale * sigma + 0.5) for sigma, _ in GLASS)
-    sigma, rounds = GLASS[severity - 1]
-    return filters.gaussian_taps(scale * sigma, truncate=GLASS_TRUNCATE, half=half), np.int32(rounds)
+    scale = length_scale(image_size)
+    levels = GLASS[published_set(image_size)]
+    half = max(int(GLASS_TRUNCATE * scale * sigma + 0.5) for sigma, _, _ in levels)
+    sigma, distance, rounds = levels[severity - 1]
+    taps_K = filters.gaussian_taps(scale * sigma, truncate=GLASS_TRUNCATE, half=half)
+    return taps_K, np.int32(round(scale * distance)), np.int32(rounds)
 
 
-def glass_blur(key, image_HxWxC, taps_K, rounds):
+def glass_blur(key, image_HxWxC, taps_K, reach, rounds):
     """Gaussian blur, then one or two rounds of pixels taken from beside them, then the same blur.
 
-    The authors' script means to swap each pixel, last to first, with one up to d pixels away (d = 1 at 32x32,
-    offsets from -d to d - 1, a border of about d pixels left alone). Its two array rows are views, so it copies
-    the other pixel and never writes back; and with d = 1 the other one lies above or to the left, where no
-    pixel has been touched yet. So all copies of a round are independent, and one gather is exactly that script.
-    From 48x48 on, d = round(image_size / 32) is above 1 and this is the gather still.
+    The authors' script means to swap each pixel, last to first, with one up to `reach` pixels away (offsets from
+    -reach to reach - 1, a border of about `reach` pixels left alone). Its two array rows are views, so it copies the
+    other pixel and never writes back; and with reach 1, as in CIFAR-10-C, the other one lies above or to the left,
+    where no pixel has been touched yet. So all copies of a round are independent, and one gather is exactly that
+    script. With reach 2 or more some pixels there come from an already copied neighbor; here they never do.
     """
     height, width, _ = image_HxWxC.shape
-    reach = round(filters.length_scale(height))
     y_HxW, x_HxW = jnp.mgrid[:height, :width]
     inside_HxW = (y_HxW > reach) & (x_HxW > reach) & (y_HxW <= height - reach) & (x_HxW <= width - reach)
 
@@ -65,9 +80,10 @@ def glass_blur(key, image_HxWxC, taps_K, rounds):
 
 
 def motion_blur_constants(severity, image_size):
-    scale = filters.length_scale(image_size)
-    length = max(2 * int(np.ceil(scale * radius)) + 1 for radius, _ in MOTION)
-    radius, sigma = MOTION[severity - 1]
+    scale = length_scale(image_size)
+    levels = MOTION[published_set(image_size)]
+    length = max(2 * int(np.ceil(scale * radius)) + 1 for radius, _ in levels)
+    radius, sigma = levels[severity - 1]
     return filters.line_taps(scale * radius, scale * sigma, length=length)
 
 

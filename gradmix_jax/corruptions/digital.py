@@ -10,17 +10,25 @@ import numpy as np
 from PIL import Image
 
 from gradmix_jax.corruptions import filters
+from gradmix_jax.corruptions.published import CIFAR10_C, TINY_IMAGENET_C, published_set
 
-CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # factor of the distance to the mean
+# Factor of the distance to the mean.
+CONTRAST = {
+    CIFAR10_C: (0.75, 0.5, 0.4, 0.3, 0.15),
+    TINY_IMAGENET_C: (0.4, 0.3, 0.2, 0.1, 0.05),
+}
 # Displacement, sigma of its smoothing, shift of the corners of the affine map.
-ELASTIC = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+ELASTIC = {
+    CIFAR10_C: ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    TINY_IMAGENET_C: ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+}
 ELASTIC_TRUNCATE = 3  # sigmas
-PIXELATE = (0.95, 0.9, 0.85, 0.75, 0.65)  # of the image size
-JPEG_QUALITY = (80, 65, 58, 50, 40)
+PIXELATE = {CIFAR10_C: (0.95, 0.9, 0.85, 0.75, 0.65), TINY_IMAGENET_C: (0.9, 0.8, 0.7, 0.6, 0.5)}  # of the image size
+JPEG_QUALITY = {CIFAR10_C: (80, 65, 58, 50, 40), TINY_IMAGENET_C: (65, 58, 50, 40, 25)}
 
 
 def contrast_constants(severity, image_size):
-    return (np.float32(CONTRAST[severity - 1]),)
+    return (np.float32(CONTRAST[published_set(image_size)][severity - 1]),)
 
 
 def contrast(key, image_HxWxC, factor):
@@ -32,8 +40,9 @@ def contrast(key, image_HxWxC, factor):
 
 
 def elastic_transform_constants(severity, image_size):
-    half = max(int(ELASTIC_TRUNCATE * image_size * sigma + 0.5) for _, sigma, _ in ELASTIC)
-    displacement, sigma, shift = (image_size * length for length in ELASTIC[severity - 1])
+    levels = ELASTIC[published_set(image_size)]
+    half = max(int(ELASTIC_TRUNCATE * image_size * sigma + 0.5) for _, sigma, _ in levels)
+    displacement, sigma, shift = (image_size * length for length in levels[severity - 1])
     taps_K = filters.gaussian_taps(sigma, truncate=ELASTIC_TRUNCATE, half=half)
     return np.float32(displacement), taps_K, np.float32(shift)
 
@@ -52,7 +61,7 @@ def elastic_transform(key, image_HxWxC, displacement, taps_K, shift):
 def _affine_source(key, y_HxW, x_HxW, shift):
     """Where each pixel comes from, if three corners of the central square move by up to `shift` along each axis.
 
-    Corner 0 is bottom right, 1 top right, 2 top left, each a third of the image from the centre.
+    Corner 0 is bottom right, 1 top right, 2 top left, each a third of the image from the center.
     """
     size = y_HxW.shape[0]
     center, arm = size // 2, size // 3
@@ -72,7 +81,7 @@ def _sample(image_HxWxC, y_HxW, x_HxW, *, mode):
 
 
 def pixelate_constants(severity, image_size):
-    small = int(image_size * PIXELATE[severity - 1])
+    small = int(image_size * PIXELATE[published_set(image_size)][severity - 1])
     # Pillow's own weights: what its resize makes of the columns of an identity matrix.
     weights = lambda old, new: np.asarray(Image.fromarray(np.eye(old, dtype=np.float32)).resize((old, new), Image.BOX))
     down_HxH, up_HxH = np.zeros((2, image_size, image_size), np.float32)
@@ -89,13 +98,17 @@ def pixelate(key, image_HxWxC, down_HxH, up_HxH):
     return levels / 255
 
 
-def jpeg_compression(images_BxHxWxC, *, quality):
+def jpeg_compression_constants(severity, image_size):
+    return (JPEG_QUALITY[published_set(image_size)][severity - 1],)
+
+
+def jpeg_compression(images_BxHxWxC, quality):
     """Encode and decode NumPy images with Pillow, on the host."""
 
     def one(image_HxWxC):
         encoded = io.BytesIO()
-        grey = image_HxWxC.shape[-1] == 1
-        Image.fromarray(image_HxWxC[..., 0] if grey else image_HxWxC).save(encoded, "JPEG", quality=quality)
+        gray = image_HxWxC.shape[-1] == 1
+        Image.fromarray(image_HxWxC[..., 0] if gray else image_HxWxC).save(encoded, "JPEG", quality=quality)
         return np.asarray(Image.open(encoded)).reshape(image_HxWxC.shape)
 
     if len(images_BxHxWxC) == 0:

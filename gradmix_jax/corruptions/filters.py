@@ -1,24 +1,18 @@
 """What several corruptions share: truncation, blurs along taps, zoom, fractal noise. All of one image, in [0, 1].
 
 Sums over taps are loops of multiply-adds and not convolutions or matrix products: their rounding, and so the
-grey level they are truncated to, would depend on the batch size.
+gray level they are truncated to, would depend on the batch size.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-BASE_SIZE = 32  # pixels; the lengths in the tables of constants are for images of this size
 NEGLIGIBLE = 1e-7  # weight below which a tap is left out
 
 
-def length_scale(image_size):
-    """Factor of the lengths for images of another size; not below 1, where blurs would fall below a pixel."""
-    return max(1.0, image_size / BASE_SIZE)
-
-
 def truncated(image):
-    """Whole grey levels 0 .. 255 (as floats) of an image in [0, 1], clipped and rounded down."""
+    """Whole gray levels 0 .. 255 (as floats) of an image in [0, 1], clipped and rounded down."""
     # float32 must not make 99 of 99.99999: the sliver is above its rounding error here, below any visible step.
     return jnp.floor(jnp.clip(image, 0, 1) * 255 + 1e-3)
 
@@ -38,7 +32,7 @@ def correlate(image_HxWxC, kernel_PxQ, *, mode):
 
 
 def gaussian_taps(sigma, *, truncate, half):
-    """float32 [2 * half + 1] that sum to 1; zero beyond int(truncate * sigma + 0.5) pixels from the centre."""
+    """float32 [2 * half + 1] that sum to 1; zero beyond int(truncate * sigma + 0.5) pixels from the center."""
     offset = np.arange(-half, half + 1)
     weights = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
     weights = np.where(np.abs(offset) <= int(truncate * sigma + 0.5), weights, 0)

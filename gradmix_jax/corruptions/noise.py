@@ -4,13 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-GAUSSIAN_STD = (0.04, 0.06, 0.08, 0.09, 0.10)  # of the range
-SHOT_RATE = (500, 250, 100, 75, 50)  # photons of a white pixel
-IMPULSE_SHARE = (0.01, 0.02, 0.03, 0.05, 0.07)  # of the values
+from gradmix_jax.corruptions.published import CIFAR10_C, TINY_IMAGENET_C, published_set
+
+# Of the range.
+GAUSSIAN_STD = {
+    CIFAR10_C: (0.04, 0.06, 0.08, 0.09, 0.10),
+    TINY_IMAGENET_C: (0.04, 0.08, 0.12, 0.15, 0.18),
+}
+SHOT_RATE = {CIFAR10_C: (500, 250, 100, 75, 50), TINY_IMAGENET_C: (250, 100, 50, 30, 15)}  # photons of a white pixel
+# Of the values.
+IMPULSE_SHARE = {
+    CIFAR10_C: (0.01, 0.02, 0.03, 0.05, 0.07),
+    TINY_IMAGENET_C: (0.01, 0.02, 0.05, 0.08, 0.14),
+}
 
 
 def gaussian_noise_constants(severity, image_size):
-    return (np.float32(GAUSSIAN_STD[severity - 1]),)
+    return (np.float32(GAUSSIAN_STD[published_set(image_size)][severity - 1]),)
 
 
 def gaussian_noise(key, image_HxWxC, std):
@@ -19,7 +29,7 @@ def gaussian_noise(key, image_HxWxC, std):
 
 
 def shot_noise_constants(severity, image_size):
-    return (np.float32(SHOT_RATE[severity - 1]),)
+    return (np.float32(SHOT_RATE[published_set(image_size)][severity - 1]),)
 
 
 def shot_noise(key, image_HxWxC, rate):
@@ -28,7 +38,7 @@ def shot_noise(key, image_HxWxC, rate):
 
 
 def impulse_noise_constants(severity, image_size):
-    return (np.float32(IMPULSE_SHARE[severity - 1]),)
+    return (np.float32(IMPULSE_SHARE[published_set(image_size)][severity - 1]),)
 
 
 def impulse_noise(key, image_HxWxC, share):

@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, brightness. Lengths in the tables are pixels at 32x32; see `filters.length_scale`."""
+"""Weather: snow, frost, fog, brightness. Lengths in the tables are pixels of the published sets; see `length_scale`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,46 @@ import numpy as np
 
 from gradmix_jax import augment
 from gradmix_jax.corruptions import filters
+from gradmix_jax.corruptions.published import CIFAR10_C, TINY_IMAGENET_C, length_scale, published_set
 
 # Mean and std of the flakes' noise, its zoom, threshold; radius and sigma of their fall; weight of the image.
-SNOW = (
-    (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-    (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-    (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-    (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-    (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-)
+SNOW = {
+    CIFAR10_C: (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    TINY_IMAGENET_C: (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+    ),
+}
 SNOW_DEGREES = (-135, -45)
-FROST = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))  # weights of the image and of the frost
+# Weights of the image and of the frost.
+FROST = {
+    CIFAR10_C: ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    TINY_IMAGENET_C: ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
+}
 FROST_DECAYS = (1.8, 1.5, 1.3)  # of the fractal noise of rime, coarse and fine needles
 FROST_TINT = (0.85, 0.95, 1.0)  # red, green, blue; inverse exponents of the thickness
-FOG = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))  # weight of the fog, decay of its finer structure
-BRIGHTNESS = (0.05, 0.1, 0.15, 0.2, 0.3)  # of the range
+# Weight of the fog, decay of its finer structure.
+FOG = {
+    CIFAR10_C: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    TINY_IMAGENET_C: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
+}
+BRIGHTNESS = {CIFAR10_C: (0.05, 0.1, 0.15, 0.2, 0.3), TINY_IMAGENET_C: (0.1, 0.2, 0.3, 0.4, 0.5)}  # of the range
 
 
 def snow_constants(severity, image_size):
-    scale = filters.length_scale(image_size)
-    mean, std, zoom, threshold, radius, sigma, keep = SNOW[severity - 1]
-    length = max(2 * int(np.ceil(scale * row[4])) + 1 for row in SNOW)
+    scale = length_scale(image_size)
+    rows = SNOW[published_set(image_size)]
+    mean, std, zoom, threshold, radius, sigma, keep = rows[severity - 1]
+    length = max(2 * int(np.ceil(scale * row[4])) + 1 for row in rows)
     levels = tuple(map(np.float32, (mean, std, threshold, keep)))
     fall = filters.line_taps(scale * radius, scale * sigma, length=length)
     return levels, filters.zoom_positions(zoom, image_size), fall
@@ -48,7 +67,7 @@ def snow(key, image_HxWxC, levels, flake_size, fall):
 
 
 def frost_constants(severity, image_size):
-    return tuple(map(np.float32, FROST[severity - 1]))
+    return tuple(map(np.float32, FROST[published_set(image_size)][severity - 1]))
 
 
 def frost(key, image_HxWxC, keep, weight):
@@ -68,7 +87,7 @@ def frost(key, image_HxWxC, keep, weight):
 
 
 def fog_constants(severity, image_size):
-    return tuple(map(np.float32, FOG[severity - 1]))
+    return tuple(map(np.float32, FOG[published_set(image_size)][severity - 1]))
 
 
 def fog(key, image_HxWxC, weight, decay):
@@ -79,11 +98,11 @@ def fog(key, image_HxWxC, weight, decay):
 
 
 def brightness_constants(severity, image_size):
-    return (np.float32(BRIGHTNESS[severity - 1]),)
+    return (np.float32(BRIGHTNESS[published_set(image_size)][severity - 1]),)
 
 
 def brightness(key, image_HxWxC, shift):
-    """Shift the value of HSV, keeping hue and saturation; of a grey image, shift the grey level."""
+    """Shift the value of HSV, keeping hue and saturation; of a gray image, shift the gray level."""
     # Hue and saturation are ratios of the channels, so a common factor keeps them; black has neither.
     value_HxWx1 = jnp.max(image_HxWxC, axis=-1, keepdims=True)
     shifted_HxWx1 = jnp.clip(value_HxWx1 + shift, 0, 1)
