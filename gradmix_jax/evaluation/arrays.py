@@ -16,7 +16,7 @@ import numpy as np
 
 from gradmix_jax.evaluation import headline, open_set, out_of_distribution
 from gradmix_jax.fields import check_choice, check_number, check_options
-from gradmix_jax.scores import SCORES
+from gradmix_jax.scores import SCORES, Outputs, describe
 from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import FAILURES, LOGITS, Fitted
 
@@ -194,7 +194,7 @@ def measure(
     known_scores = scored.scores[headline.KNOWN]
     return {
         **headline.results(scored, truth, **of_headline),
-        "score": headline.describe(feature, score, k),
+        "score": f"{describe(score, (options or {}).get(score, {}), k=k)} ({feature}); higher means known",
         "left_out": fitted.left_out,
         **{"step": None, "trial": 0, "checkpoint": "", "failed": {}, "corruptions": None, "probes": {}},
         "known_classes": list(given.class_names),
@@ -264,7 +264,11 @@ def _fit(given: Given, names: tuple[str, ...], k: int, options: Mapping[str, Map
 def _fit_without_training(given, fitted, feature, names, options, reason) -> None:
     """Scores that learn nothing; the others are left out."""
     states, left_out = {}, {}
-    reference = types.SimpleNamespace(num_classes=len(given.class_names))
+    held_out = _outputs(given, "validation") if _fits(given, "validation") else None
+    reference = types.SimpleNamespace(
+        num_classes=len(given.class_names),
+        validation=held_out and Outputs(held_out[FEATURES], held_out.get(LOGITS)),
+    )
     for name in names:
         entry = SCORES[name]
         missing = sorted(set(entry.needs) & set(OUTPUTS) - set(given.outputs))
