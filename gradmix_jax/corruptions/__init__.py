@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax.corruptions import blur, digital, filters, noise, weather
-from gradmix_jax.corruptions.published import published_set
+from gradmix_jax.corruptions.published import CIFAR10_C, published_set
 from gradmix_jax.fields import check_choice, check_number
 
-__all__ = ["CORRUPTIONS", "NAMES", "SEVERITIES", "Corruption", "corrupt", "published_set"]
+__all__ = ["CIFAR10_C", "CORRUPTIONS", "NAMES", "SEVERITIES", "Corruption", "corrupt", "published_set"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8  # pixels; the embedded digits

@@ -29,7 +29,8 @@ def measure(
       labels_N: of the known ones.
 
     Returns:
-      {"source", "n", "results": {corruption: {"1" to "5": {METRICS}}}, "mean", "clean", "mce", "mce_reference"}.
+      {"source", "constants", "n", "results": {corruption: {"1" to "5": {METRICS}}}, "mean", "clean", "mce",
+      "mce_reference"}; "constants" is the published set whose strengths regenerated images have, else None.
       Known and unknown test images are corrupted by the same corruption and severity.
 
     Raises:
@@ -50,6 +51,7 @@ def measure(
         results.setdefault(name, {})[str(severity)] = {metric: found[metric] for metric in METRICS}
     return {
         "source": source,
+        "constants": _constants(source, model.data_spec),
         "n": sum(map(len, places)),
         "results": results,
         "mean": {metric: float(np.mean(_table(results, metric))) for metric in METRICS},
@@ -97,6 +99,14 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             f"evaluate.corruption_reference must be a run evaluated with corruptions {source!r}, got {workdir!r}, "
             f"which was evaluated with {had!r}."
         )
+    # Before there were two sets, all sizes had CIFAR-10-C's.
+    had_constants = before.get("constants", corruptions.CIFAR10_C if source == "regenerated" else None)
+    wanted = _constants(source, data_spec)
+    if had_constants != wanted:
+        raise ValueError(
+            f"evaluate.corruption_reference must be a run evaluated with the constants {wanted!r}, got "
+            f"{workdir!r}, which was evaluated with {had_constants!r}; evaluate it again."
+        )
     had = workdir_lib.read_json(workdir, workdir_lib.CONFIG)["dataset"]
     for key in ("name", "benchmark", "trial"):
         if had[key] != getattr(data_spec, key):
@@ -111,6 +121,10 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             "divide by; use another run."
         )
     return errors, os.path.normpath(workdir)
+
+
+def _constants(source: str, data_spec: data_lib.Spec) -> str | None:
+    return corruptions.published_set(data_spec.image_size) if source == "regenerated" else None
 
 
 def _table(results: dict[str, Any], metric: str) -> np.ndarray:

@@ -291,11 +291,16 @@ def test_regenerated_corruptions_and_their_reference(run, tmp_path, monkeypatch)
     accuracy = np.mean(judge.predict(model.outputs(worst)) == data.test_known.labels)
     assert found["results"]["contrast"]["5"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
     assert found["source"] == "regenerated" and found["mce_reference"].startswith("none")
+    assert found["constants"] == "cifar10_c"
 
     (tmp_path / "results.json").write_text(json.dumps({"corruptions": found}))
     (tmp_path / "config.json").write_text(json.dumps(config))
     config["evaluate"]["corruption_reference"] = str(tmp_path)
     assert run_lib.evaluate(config, workdir)["corruptions"]["mce"] == pytest.approx(1.0)
+    (tmp_path / "results.json").write_text(json.dumps({"corruptions": found | {"constants": "tiny_imagenet_c"}}))
+    with pytest.raises(ValueError, match="with the constants 'cifar10_c', got .*, which was .* 'tiny_imagenet_c'"):
+        check(config)
+    (tmp_path / "results.json").write_text(json.dumps({"corruptions": found}))
     other = config | {"dataset": config["dataset"] | {"trial": config["dataset"]["trial"] + 1}}
     (tmp_path / "config.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match=r"must be a run with dataset\.trial 0, got .*, which has 1"):
