@@ -222,9 +222,13 @@ def conditions(methods: list[Method]) -> list[str]:
         f"data: {unique(run.config['dataset']['name'] for run in runs)}; "
         f"trials {unique(trials)}; seeds {unique(seeds)}",
         f"score: {unique(result['score'] for result in results)}",
-        f"steps: {unique(result['step'] for result in results)}; hardware: {unique(map(_hardware, environments))}; "
+        f"steps: {unique(_or_unknown(result['step']) for result in results)}; hardware: {unique(map(_hardware, environments))}; "
         f"{unique(map(_versions, environments))}; commit: {unique(map(_commit, environments))}",
     ]
+
+
+def _or_unknown(value: Any) -> Any:
+    return "unknown" if value is None else value
 
 
 def _hardware(environment: dict[str, Any]) -> str:
@@ -263,14 +267,22 @@ def details(methods: list[Method]) -> list[str]:
     every = [(f"{method.label}, {run.name}", run.results) for method in methods for run in method.runs]
     failed = [f"{of}: {part} ({why})" for of, result in every for part, why in result["failed"].items()]
     pending = [f"{of}: {part} (interrupted)" for of, result in every for part in result.get("pending", ())]
-    left_out = dict.fromkeys(
-        f"{score} of {feature} ({why})"
-        for result in results
-        for feature, scores in result["left_out"].items()
-        for score, why in scores.items()
-    )
     lines += [f"not evaluated: {each}" for each in failed + pending]
-    return lines + [f"score left out: {each}" for each in left_out]
+    return lines + [f"scores left out, {names}: {why}" for why, names in _left_out(results).items()]
+
+
+def _left_out(results: list[dict[str, Any]]) -> dict[str, str]:
+    """{reason: the scores that were left out for it, by feature}."""
+    grouped: dict[str, dict[str, dict[str, None]]] = {}
+    for result in results:
+        for feature, scores in result["left_out"].items():
+            for score, why in scores.items():
+                reason = why.removeprefix(f"{score} ").rstrip(".")
+                grouped.setdefault(reason, {}).setdefault(feature, {})[score] = None
+    return {
+        reason: "; ".join(f"{', '.join(scores)} of {feature}" for feature, scores in by_feature.items())
+        for reason, by_feature in grouped.items()
+    }
 
 
 def _listed(names) -> str:
