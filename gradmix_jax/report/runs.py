@@ -222,7 +222,8 @@ def conditions(methods: list[Method]) -> list[str]:
         f"data: {unique(run.config['dataset']['name'] for run in runs)}; "
         f"trials {unique(trials)}; seeds {unique(seeds)}",
         f"score: {unique(result['score'] for result in results)}",
-        f"steps: {unique(_or_unknown(result['step']) for result in results)}; hardware: {unique(map(_hardware, environments))}; "
+        f"steps: {unique(_or_unknown(result['step']) for result in results)}; "
+        f"hardware: {unique(map(_hardware, environments))}; "
         f"{unique(map(_versions, environments))}; commit: {unique(map(_commit, environments))}",
     ]
 
