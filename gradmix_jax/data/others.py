@@ -122,12 +122,34 @@ def _release(root: Path, source: str, corruption: str, severity: int, names: tup
     arrays, classes = root / f"{corruption}.npy", root / corruption / str(severity)
     if arrays.is_file() and (root / "labels.npy").is_file():
         images, labels = np.load(arrays, mmap_mode="r"), np.load(root / "labels.npy")
+        labels = _checked_labels(root / "labels.npy", labels, arrays, images, len(names))
         count = len(images) // 5
         rows = slice((severity - 1) * count, severity * count)
-        return DataSet(names, None, ArrayRecords(images[rows], labels[rows].astype(np.int32), str(arrays)), source)
+        return DataSet(names, None, ArrayRecords(images[rows], labels[rows], str(arrays)), source)
     if classes.is_dir():
         found = class_names.in_order(entry.name for entry in os.scandir(classes) if entry.is_dir())
         return DataSet(found, None, folder.read_part(classes, found), source)
     raise ValueError(
         f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; give the folder of a release."
     )
+
+
+def _checked_labels(path: Path, labels: np.ndarray, images_path: Path, images: np.ndarray, num_classes: int):
+    """The labels of a release as int32 [N]; a column [N, 1] is taken for such a list.
+
+    Raises:
+      ValueError: images or labels that do not fit, one line.
+    """
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+        raise ValueError(f"{images_path} must be uint8 [N, H, W] or [N, H, W, 1 or 3], got {_described(images)}.")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((len(images),), (len(images), 1)):
+        raise ValueError(f"{path} must be integers [{len(images)}], a label per image, got {_described(labels)}.")
+    if not len(images) or len(images) % 5:
+        raise ValueError(f"{images_path} must have as many images of each of 5 severities, got {len(images)} in all.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"{path} must be from 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}.")
+    return labels.reshape(-1).astype(np.int32)
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -129,3 +129,32 @@ def test_the_checks_before_training_look_at_every_corruption(tmp_path):
     last.symlink_to(tmp_path / "fewer" / "test")
     with pytest.raises(ValueError, match=f"{corruptions.NAMES[-1]} of .*, or other classes, at severity 5"):
         check()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: (images, labels[:, None]), None),
+        (lambda images, labels: (images, labels + 1), "labels.npy must be from 0 to 2, got 1 to 3"),
+        (lambda images, labels: (images, labels[:-1]), r"labels.npy must be integers \[75\], a label per image"),
+        (lambda images, labels: (images, labels / 2), "labels.npy must be integers"),
+        (lambda images, labels: (images[:-1], labels[:-1]), "as many images of each of 5 severities, got 74"),
+        (lambda images, labels: (images / 255, labels), "must be uint8 .*, got float64"),
+    ],
+)
+def test_a_release_of_arrays_is_checked(tmp_path, change, message):
+    config = animals(tmp_path / "data")
+    images, labels = np.zeros((75, 8, 8), np.uint8), np.tile(np.repeat(np.arange(3), 5), 5)
+    images, labels = change(images, labels)
+    (tmp_path / "release").mkdir()
+    np.save(tmp_path / "release" / "labels.npy", labels)
+    for name in corruptions.NAMES:
+        np.save(tmp_path / "release" / f"{name}.npy", images)
+    config.evaluate.corruptions = f"folder:{tmp_path}/release"
+    experiment = run.from_config(config_lib.to_plain(config), num_devices=1)
+    check = lambda: evaluate.check_data(experiment.setup, data_lib.open_set(experiment.dataset))
+    if message is None:
+        check()
+    else:
+        with pytest.raises(ValueError, match=message):
+            check()
