@@ -36,21 +36,24 @@ class Within(NamedTuple):
     share_K: np.ndarray
 
 
-def blocks(features_NxF, size=BLOCK_SIZE):
-    """float64 blocks of at most `size` rows."""
-    for start in range(0, len(features_NxF), size):
-        yield np.asarray(features_NxF[start : start + size], np.float64)
+def blocks(features_NxF):
+    """float64 blocks of at most BLOCK_SIZE rows."""
+    for start in range(0, len(features_NxF), BLOCK_SIZE):
+        yield np.asarray(features_NxF[start : start + BLOCK_SIZE], np.float64)
 
 
-def scatter(features_NxF, origin_F):
+def scatter(features_NxF, origin_GxF, group_N=None):
     """Sum of the outer products of feature - origin, float64 [F, F]; not divided by N.
 
-    origin_F: one origin, or one per image [N, F].
+    Args:
+      features_NxF: any dtype; float64 a block at a time.
+      origin_GxF: the origins, one for each group.
+      group_N: which origin each feature has; None: the first.
     """
     total_FxF = np.zeros((np.shape(features_NxF)[1],) * 2)
-    origin_NxF = np.broadcast_to(origin_F, np.shape(features_NxF))
-    for block_NxF, from_NxF in zip(blocks(features_NxF), blocks(origin_NxF)):
-        centered_NxF = block_NxF - from_NxF
+    group_N = np.zeros(len(features_NxF), int) if group_N is None else group_N
+    for start, block_NxF in zip(range(0, len(features_NxF), BLOCK_SIZE), blocks(features_NxF)):
+        centered_NxF = block_NxF - origin_GxF[group_N[start : start + BLOCK_SIZE]]
         total_FxF += centered_NxF.T @ centered_NxF
     return total_FxF
 
@@ -79,7 +82,7 @@ def whitening(covariance_FxF, least_F):
 
 def _within(features_NxF, labels_N, num_classes):
     mean_KxF = class_means(features_NxF, labels_N, num_classes)
-    covariance_FxF = scatter(features_NxF, mean_KxF[labels_N]) / len(features_NxF)
+    covariance_FxF = scatter(features_NxF, mean_KxF, labels_N) / len(features_NxF)
     whiten_FxR = whitening(covariance_FxF, CONSTANT * np.abs(features_NxF).max(axis=0))
     if not whiten_FxR.shape[1]:
         raise Unfit(
@@ -154,7 +157,7 @@ def fit_mahalanobis_per_class(reference, *, shrinkage=0.1):
     for known_class, mean_R in enumerate(shared.mean_KxR):
         own_NxF = features_NxF[labels_N == known_class]
         z_NxR = np.concatenate([(x_NxF - shared.center_F) @ shared.whiten_FxR for x_NxF in blocks(own_NxF)])
-        own_RxR = scatter(z_NxR, mean_R) / len(z_NxR)
+        own_RxR = scatter(z_NxR, mean_R[None]) / len(z_NxR)
         if shrinkage:
             # Of full rank in z: the inverse Cholesky factor whitens as well and is a tenth of the work.
             root_RxR = np.linalg.cholesky((1 - shrinkage) * own_RxR + shrinkage * np.eye(len(own_RxR)))

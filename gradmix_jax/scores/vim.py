@@ -46,7 +46,7 @@ def fit_vim(reference, *, dimension=0):
     # The weights are float32: smaller singular values, as a head with columns that sum to zero has, are rounding.
     rounding = max(kernel_FxK.shape) * np.finfo(np.float32).eps
     origin_F = -np.linalg.pinv(kernel_FxK.T, rcond=rounding) @ bias_K
-    residual_FxR = np.linalg.eigh(scatter(features_NxF, origin_F))[1][:, : channels - dimension]
+    residual_FxR = np.linalg.eigh(scatter(features_NxF, origin_F[None]))[1][:, : channels - dimension]
     residual_N = _residual_norm(features_NxF, origin_F, residual_FxR)
     size = np.linalg.norm(features_NxF, axis=1).mean(dtype=np.float64)
     if not residual_N.mean() > 1e-6 * size:

@@ -5,6 +5,7 @@ import pytest
 from scored_toy import LABELS, K, N, logsumexp, mahalanobis, toy
 
 from gradmix_jax import scores
+from gradmix_jax.scores import gaussians
 
 
 def test_mahalanobis_ignores_dead_features():
@@ -92,3 +93,11 @@ def test_vim_of_nearly_flat_features_has_the_residual_of_float64():
     virtual = lambda x: np.linalg.norm(x.astype(np.float64) @ rows.T, axis=1)
     scale = train[:, :3].max(axis=1).mean() / virtual(train).mean()
     np.testing.assert_allclose(got, logsumexp(test[:, :3].astype(np.float64)) - scale * virtual(test), rtol=1e-3)
+
+
+def test_scatter_is_the_same_in_blocks(monkeypatch):
+    train, labels, _ = ill_conditioned(1e2, size=70)
+    origins = np.random.default_rng(3).normal(size=(3, 16))
+    monkeypatch.setattr(gaussians, "BLOCK_SIZE", 32)
+    centered = train.astype(np.float64) - origins[labels]
+    np.testing.assert_allclose(gaussians.scatter(train, origins, labels), centered.T @ centered, rtol=1e-12)
