@@ -165,7 +165,7 @@ def train(
       data: the run's data if it is open already.
 
     Returns:
-      The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
+      The number of steps done and planned; done is smaller where several processes were told to stop.
 
     Raises:
       KeyboardInterrupt, ValueError: see `training.train.train`; ValueError too where the workdir holds another run.
@@ -175,7 +175,8 @@ def train(
     mapped = mapping.MAPPINGS[experiment.train.mapping]()
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
     init = lambda: initial_state(experiment, program)
-    options = dict(storage=experiment.dataset.storage, workdir=workdir)
+    of = {"dataset": experiment.dataset.name, "trial": experiment.dataset.trial, "seed": experiment.seed}
+    options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of | {"classes": data.num_classes})
     if mapping.is_main_process():
         if experiment.model.init_from and not Checkpoints.exist(workdir):
             options["first"] = _loaded(experiment, init())
@@ -194,13 +195,15 @@ def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.
 def check_same_run(config: dict[str, Any], workdir: str) -> None:
     """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model.
 
-    A directory with neither a checkpoint nor results counts as empty.
+    A directory with neither a checkpoint nor results counts as empty. Raises it also for checkpoints without a config.
     """
     has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
-    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)) or not (
-        Checkpoints.exist(workdir) or has_results
-    ):
+    if not (Checkpoints.exist(workdir) or has_results):
         return
+    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
+        raise ValueError(
+            f"{workdir} holds a run without its {workdir_lib.CONFIG}; restore it or use another --workdir."
+        )
     before = config_lib.fixed(config_lib.read(workdir))
     for name, value in config_lib.fixed(config).items():
         if before.get(name) != value:

@@ -225,6 +225,19 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     assert checkpoint_steps(tmp_path) == [2, 4]
 
 
+@pytest.mark.parametrize("number, raised", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_during_the_last_step_ends_the_run_before_its_evaluation(number, raised, tmp_path, monkeypatch):
+    def last_step(state, *, total_steps, **_):
+        signal.raise_signal(number)
+        return state, total_steps
+
+    monkeypatch.setattr(loop, "run", last_step)
+    monkeypatch.setattr(run_lib, "evaluate", lambda *_, **__: pytest.fail("an evaluation was started"))
+    with pytest.raises(raised) as stopped:
+        run_lib.run(digits(), str(tmp_path))
+    assert stopped.value.args[0] == 143 or "rerun the command to resume" in stopped.value.args[0]
+
+
 def test_parameters_that_explode_end_the_run(tmp_path):
     with pytest.raises(ValueError, match=r"the loss of step \d+ is (nan|inf)"):
         fit(digits(**{"optimizer.learning_rate": 1e30}), tmp_path)
@@ -461,6 +474,9 @@ def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_pat
     run_lib.check_same_run(other, str(tmp_path))
     (tmp_path / "checkpoints" / "2").mkdir()
     with pytest.raises(ValueError, match=r"holds a run with augment\.flip_prob=0\.5, not 0\.25"):
+        run_lib.check_same_run(other, str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a run without its config\.json; restore it"):
         run_lib.check_same_run(other, str(tmp_path))
 
 

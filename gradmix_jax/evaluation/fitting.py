@@ -296,7 +296,7 @@ def _variables(setup: Setup, model: Any, workdir: str) -> tuple[int, Any]:
         print(report, file=sys.stderr)
         return 0, variables
     checkpoints = Checkpoints(workdir, read_only=True)
-    variables, step = checkpoints.restore_model(template), checkpoints.latest_step()
+    variables, step = checkpoints.restore_model(template), checkpoints.restored_step
     checkpoints.close()
     return step, variables
 

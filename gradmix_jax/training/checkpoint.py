@@ -1,16 +1,22 @@
 """Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`).
 
+A third item, `about`, has the SHA-256 of both, which are checked when they are restored, and says what run they are of.
+
 Where the run is judged by a moving average, that is the `model`, and the weights it follows belong to `training`.
 """
 
 import concurrent.futures
 import contextlib
 import glob
+import hashlib
 import os
+import sys
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gradmix_jax import workdir as workdir_lib
@@ -22,18 +28,27 @@ class Checkpoints:
 
     What is still being saved counts only after `close`.
 
-    For the main process alone: the others get their state from it (`parallel.broadcast`).
+    For the main process alone: the others get their state from it (`mapping.broadcast`).
 
     Args:
       workdir: directory of the run.
       keep: how many of the newest checkpoints to keep.
       read_only: raise where there are none, and create nothing.
+      of: what identifies the run, such as {"seed": 0}: recorded with what is saved, and compared with what was recorded
+        where something is restored.
+
+    Attributes:
+      restored_step: the step of what was restored last.
 
     Raises:
       ValueError: `read_only` and there is no checkpoint.
     """
 
-    def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self, workdir: str, *, keep: int = 2, read_only: bool = False, of: Mapping[str, int | str] | None = None
+    ):
+        self._of, self._read_only = dict(of or {}), read_only
+        self.restored_step: int | None = None
         self.directory = workdir_lib.path(os.path.abspath(workdir), workdir_lib.CHECKPOINTS)
         missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
         if read_only and not os.path.isdir(self.directory):
@@ -83,8 +98,10 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step():
             return
-        save = ocp.args.StandardSave
-        self._manager.save(step, args=ocp.args.Composite(model=save(state.evaluated), training=save(_training(state))))
+        items = {"model": state.evaluated, "training": _training(state)}
+        about = {"of": self._of, "sha256": {name: _digest(tree) for name, tree in items.items()}}
+        wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
 
     def _finish(self) -> None:
         saving, self._saving = self._saving, None
@@ -94,8 +111,11 @@ class Checkpoints:
     def restore(self, template: TrainState, step: int | None = None) -> TrainState:
         """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves.
 
+        Where the newest is damaged, the one before it is restored, with a warning; unless `read_only`, the damaged one
+        is moved out of the way.
+
         Raises:
-          ValueError: the checkpoint is damaged, or of another shape.
+          ValueError: no checkpoint can be read, or it is of another run or of another shape.
         """
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
         restored = self._restore(step, model=shapes.evaluated, training=_training(shapes))
@@ -113,23 +133,48 @@ class Checkpoints:
         return self._restore(None, model=None)["model"]
 
     def _restore(self, step: int | None, **shapes: Any) -> Any:
-        step = self.latest_step() if step is None else step
+        if step is not None:
+            return self._restore_step(step, shapes)
+        while True:
+            step = self.latest_step() if step is None else step
+            try:
+                return self._restore_step(step, shapes)
+            except DamagedError as error:
+                earlier = [other for other in self.steps() if other < step]
+                if not earlier:
+                    raise
+                print(f"warning: {error} Using {self._path(earlier[-1])}.", file=sys.stderr)
+                if not self._read_only:  # training will come to this step again
+                    os.replace(self._path(step), self._path(f"damaged_{step}"))
+                    self._manager.reload()
+                step = earlier[-1]
+
+    def _path(self, name: int | str) -> str:
+        return os.path.join(self.directory, str(name))
+
+    def _restore_step(self, step: int, shapes: Mapping[str, Any]) -> Any:
         try:
             wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
+            if os.path.isdir(os.path.join(self._path(step), "about")):  # older checkpoints have none
+                wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
             for name, tree in shapes.items():
-                if tree is None:
-                    continue
-                jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
-            return restored
-        except MemoryError:
+                if tree is not None:
+                    jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
+                if about["sha256"].get(name, "") not in ("", _digest(restored[name])):
+                    raise ValueError(f"the SHA-256 of {name!r} is not that of what was saved")
+        except (MemoryError, ShapeError):
             raise
         except Exception as error:  # Orbax and TensorStore raise whatever a missing or broken file leads them to
             said = textwrap.shorten(str(error), 200, placeholder=" ...")
-            raise ValueError(
-                f"{os.path.join(self.directory, str(step))} cannot be read ({said}); allowed: a checkpoint as this "
-                "run saved it. Without that folder the one before it is used, if there is one."
-            ) from error
+            raise DamagedError(f"{self._path(step)} cannot be read ({said}).") from error
+        for name, value in self._of.items():
+            if about["of"].get(name, value) != value:
+                found = f"{self._path(step)} is of a run with {name} {about['of'][name]!r}"
+                raise ValueError(f"{found}, not {value!r}; give another workdir.")
+        self.restored_step = step
+        return restored
 
     def close(self) -> None:
         """Wait for what is being written; raises what became of it."""
@@ -140,11 +185,29 @@ class Checkpoints:
             self._finish()
 
 
+class DamagedError(ValueError):
+    """A checkpoint cannot be read, or its content is not what was saved."""
+
+
+class ShapeError(ValueError):
+    """A checkpoint is of another model than it is restored for."""
+
+
 def _check_shape(path: tuple, wanted: Any, found: Any) -> None:
     """Orbax does not: it gives what it has."""
     if wanted.shape != found.shape:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        raise ValueError(f"{name} has the shape {found.shape} there and {wanted.shape} in the config's model")
+        shapes = f"{found.shape} in the checkpoint and {wanted.shape} in the config's model"
+        raise ShapeError(f"{name} has the shape {shapes}; use the config of the run.")
+
+
+def _digest(tree: Any) -> str:
+    """SHA-256 of all arrays of a tree, in its order: dtypes, shapes and bytes."""
+    sha = hashlib.sha256()
+    for leaf in map(np.ascontiguousarray, jax.tree.leaves(tree)):
+        sha.update(f"{leaf.dtype} {leaf.shape}".encode())
+        sha.update(leaf.view(np.uint8).data if leaf.size and leaf.ndim else leaf.tobytes())
+    return sha.hexdigest()
 
 
 def _training(state: TrainState) -> dict[str, Any]:

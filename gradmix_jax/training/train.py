@@ -6,7 +6,7 @@ import functools
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -58,6 +58,7 @@ def train(
     storage: str,
     workdir: str,
     first: state_lib.TrainState | None = None,
+    of: Mapping[str, int | str] | None = None,
 ) -> tuple[int, int]:
     """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
 
@@ -70,15 +71,17 @@ def train(
       storage: "resident" or "stream", see `dataset.storage`.
       workdir: directory of the run, which exists.
       first: a state to start from in place of that of `init`; the main process's counts.
+      of: what identifies the run, see `Checkpoints`.
 
     Returns:
-      The number of steps done and planned; done is smaller after SIGTERM, which saves a checkpoint first.
+      The number of steps done and planned; done is smaller where several processes were told to stop.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C, with a checkpoint saved; a second one interrupts at once.
+      SystemExit: status 143 after SIGTERM, with a checkpoint saved.
       ValueError: the images cannot be read, or the loss is not finite.
     """
-    checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints) if mapping.is_main_process() else None
+    checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints, of=of) if mapping.is_main_process() else None
     state = _first_state(init, first, checkpoints, mapped)
     start_step, seed = (int(number) for number in mapped.to_host((state.step, state.seed)))
     total_steps = state_lib.total_steps(program.phases, program.steps_per_epoch)
@@ -108,8 +111,12 @@ def train(
             save=checkpoints.save if checkpoints else lambda snapshot: None,
             should_stop=mapping.preempted if jax.process_count() > 1 else lambda step: bool(received),
         )
-    if signal.SIGINT in received and done < total_steps:
-        raise KeyboardInterrupt(f"stopped at step {done} of {total_steps} and saved; rerun the command to resume")
+    stopped = f"stopped at step {done} of {total_steps} and saved; rerun the command to resume"
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt(stopped)
+    if signal.SIGTERM in received:  # also during the last step: nothing may follow
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     return done, total_steps
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, to the bit."""
 
+import re
 import shutil
 import threading
 
@@ -98,7 +99,7 @@ def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monke
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, monkeypatch, capsys):
     state = jax.device_get(small_state(*small_program()))
     checkpoints = Checkpoints(str(tmp_path))
     for step in (1, 2):
@@ -110,8 +111,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_
             path.write_bytes(b"")
     for restore, template in (("restore", state), ("restore_model", model)):
         reader = Checkpoints(str(tmp_path), read_only=True)
-        with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \(.+\); allowed: a checkpoint as this run"):
-            getattr(reader, restore)(template)
+        with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \("):
+            reader.restore(state, 2)
+        getattr(reader, restore)(template)
+        assert reader.restored_step == 1
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"warning: \S+checkpoints/2 cannot be read \(.+\)\. Using \S+checkpoints/1\.\n", said)
         reader.close()
 
     def no_memory(*_, **__):
@@ -126,6 +131,58 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_still_there(tmp_
     reader = Checkpoints(str(tmp_path), read_only=True)
     assert int(reader.restore(state).step) == 1
     wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), model)
-    with pytest.raises(ValueError, match=r"1 cannot be read \(\S+ has the shape \(\d+,\) there and \(2, \d+\) in"):
+    with pytest.raises(ValueError, match=r"\S+ has the shape \(\d+,\) in the checkpoint and \(2, \d+\) in the config"):
         reader.restore_model(wider)
+    reader.close()
+
+
+def test_content_that_is_not_what_was_saved_is_found_and_training_resumes_before_it(tmp_path, capsys):
+    state = jax.device_get(small_state(*small_program()))
+    at = lambda step: state.replace(step=np.int32(step))
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (1, 2):
+        checkpoints.save(at(step))
+    checkpoints.close()
+    # Readable and of the right shapes: other weights of the same model.
+    other = Checkpoints(str(tmp_path / "other"))
+    other.save(at(2).replace(params=jax.tree.map(lambda x: x + 1, state.params)))
+    other.close()
+    saved = tmp_path / "checkpoints" / "2" / "model"
+    shutil.rmtree(saved)
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "2" / "model", saved)
+    checkpoints = Checkpoints(str(tmp_path))
+    same(checkpoints.restore(state), at(1))
+    assert "checkpoints/2 cannot be read (the SHA-256 of 'model' is not that of what" in capsys.readouterr().err
+    checkpoints.save(at(2))  # training comes to this step again
+    checkpoints.close()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    same(reader.restore(state), at(2))
+    assert reader.restored_step == 2 and reader.steps() == [1, 2]
+    reader.close()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path), of={"trial": 0, "seed": 3})
+    for step in (1, 2):
+        checkpoints.save(state.replace(step=np.int32(step)))
+    checkpoints.close()
+    for of in ({"trial": 0, "seed": 3}, {}, {"trial": 0, "seed": 3, "younger": "key"}):
+        reader = Checkpoints(str(tmp_path), read_only=True, of=of)
+        assert int(reader.restore(state).step) == 2
+        reader.close()
+    reader = Checkpoints(str(tmp_path), read_only=True, of={"trial": 1, "seed": 3})
+    with pytest.raises(ValueError, match=r"checkpoints/2 is of a run with trial 0, not 1; give another workdir"):
+        reader.restore(state)
+    reader.close()
+
+
+def test_a_checkpoint_without_digests_is_restored(tmp_path):
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state.replace(step=np.int32(1)))
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "about")
+    reader = Checkpoints(str(tmp_path), read_only=True, of={"seed": 3})
+    assert int(reader.restore(state).step) == 1
     reader.close()
