@@ -1,10 +1,11 @@
 """The published maximum-logit baseline on TinyImageNet, evaluated as it is (Vaze et al. 2022, arXiv 2110.06207).
 
-python -m gradmix_jax.protocol --config=configs/mls_tinyimagenet.py --workdir=runs/mls --trials=0,1,2,3,4 --seeds=0 \
+python -m gradmix_jax.main --config=configs/mls_tinyimagenet.py --mode=eval --workdir=runs/mls/trial0 \
     --config.dataset.name=folder:PATH --config.model.init_from=CHECKPOINTS/tinyimagenet_{trial}.pth
 
-PATH as for configs/tiny_imagenet_osr.py; CHECKPOINTS holds the authors' five files, one for each class split. Nothing
-is trained: evaluation takes training images all the same, for the scores and probes that compare features to them.
+PATH as for configs/tiny_imagenet_osr.py; CHECKPOINTS holds the authors' five files, one for each class split. All five
+trials: `gradmix_jax.protocol` with --trials=0,1,2,3,4 --seeds=0 in place of --mode. Nothing is trained, but evaluation
+takes training images all the same, for the scores and probes that compare features to them.
 
 Measured in results/published.md.
 """
@@ -26,7 +27,9 @@ def get_config(recipe: str = "none"):
     c.model.name = "classifier32"
     c.model.classifier = "linear_without_bias"
     c.model.init_from = "mls_tinyimagenet/tinyimagenet_{trial}.pth"
-    c.phases = (phase("none", epochs=0),)
+    c.attribution.stages = ("stage3",)
+    # No epochs: give it some, and a recipe, to train on from the published weights.
+    c.phases = (phase("joint", epochs=0, supcon=1.0, ssl=1.0),)
     c.evaluate.feature = "logits"
     c.evaluate.score = "max_logit"
     # TinyImageNet has images in two classes, or in both its parts: one unknown image of trial 0 is a training image.
