@@ -219,19 +219,12 @@ class Sharded(Mapping):
         # collective of another thread could meet a step of another process.
         gather = jax.jit(jnp.copy, out_shardings=self._whole)
 
-        def whole(state):
-            leaf_of = lambda leaf: np.array(gather(leaf).addressable_data(0))
-            leaves = [leaf_of(leaf) if wanted else jax.block_until_ready(gather(leaf)) and None for leaf in state]
-            return leaves
+        def fetch(leaf):
+            whole = jax.block_until_ready(gather(leaf))
+            return np.array(whole.addressable_data(0)) if wanted else None
 
-        flat = lambda state: jax.tree.flatten(state)
-        whole(flat(state)[0])  # compiles
-
-        def snapshot(state):
-            leaves, structure = flat(state)
-            leaves = whole(leaves)
-            return jax.tree.unflatten(structure, leaves) if wanted else None
-
+        snapshot = lambda state: jax.tree.map(fetch, state)
+        snapshot(state)  # compiles
         return snapshot
 
     def split(self, tree: Any) -> Any:
