@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": ("gradmix_jax.main", ["--mode=eval"]),
     "predict": ("gradmix_jax.predict", []),
     "score": ("gradmix_jax.score", []),
+    "export": ("gradmix_jax.export", []),
     "report": ("gradmix_jax.report", []),
     "protocol": ("gradmix_jax.protocol", []),
     "sweep": ("gradmix_jax.sweep", []),

@@ -1,24 +1,29 @@
 """Name the class of an image, or say that it is of none.
 
-python -m gradmix_jax.predict runs/cifar10_0 photo.jpg another.png
+python -m gradmix_jax.predict runs/cifar10_0 photo.jpg folder/of/images
+find . -name '*.jpg' | python -m gradmix_jax.predict models/cifar10 - --csv > answers.csv
 
     classifier = OpenSetClassifier.load("runs/cifar10_0")
     prediction = classifier.predict(images_NxHxWxC)
+
+The model is the workdir of a run or what `gradmix export` wrote.
 """
 
+import csv
+import json
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from gradmix_jax import cli, metrics
-from gradmix_jax import config as config_lib
-from gradmix_jax.data.source import reason_of, to_array
-from gradmix_jax.evaluation import fitting
+from gradmix_jax import cli
 from gradmix_jax.fields import check_number
+from gradmix_jax.portable import conformal, files, from_run
+from gradmix_jax.portable import images as images_lib
+from gradmix_jax.portable.classifier import BATCH, Classifier
 
 UNKNOWN = -1
 
@@ -36,42 +41,51 @@ class OpenSetClassifier:
 
     Attributes:
       class_names: of the K known classes.
-      threshold: lowest score that counts as known.
+      threshold: lowest score that counts as known; -inf: none is rejected.
+      warnings: what its user should know, one sentence each.
     """
 
-    def __init__(self, evaluator: fitting.Evaluator, threshold: float):
-        self.class_names = evaluator.model.data.class_names
+    def __init__(self, classifier: Classifier, threshold: float, warnings: Sequence[str] = ()):
+        self.class_names = classifier.class_names
         self.threshold = threshold
-        self._evaluator = evaluator
+        self.warnings = tuple(warnings)
+        self._classifier = classifier
 
     @classmethod
-    def load(cls, workdir: str, *, threshold: float | None = None, keep: float = 0.95) -> "OpenSetClassifier":
-        """From a run's workdir; its data has to be where it was in training.
+    def load(cls, directory: str, *, threshold: float | None = None, keep: float = 0.95) -> "OpenSetClassifier":
+        """From the workdir of a run, or from an export.
+
+        The images of a run are needed only where its features.npz is missing or of another checkpoint.
 
         Args:
-          workdir: directory of a run.
-          threshold: lowest score that counts as known; if not given, the one that keeps the share `keep` of the
-            validation images of the known classes. No unknown image is needed, and no test image is looked at.
+          directory: of a run or an export.
+          threshold: lowest score that counts as known; if not given, the one that rejects at most the share 1 - keep
+            of known images, in expectation over sets of validation images (`conformal.threshold`). No unknown image is
+            needed, and no test image is looked at.
           keep: see `threshold`, above 0 and at most 1.
 
         Raises:
-          ValueError: no run or no checkpoint there; no threshold given and no validation images kept by the run; a
-            threshold that is no finite number.
+          ValueError: no run, no checkpoint or no export there; no threshold given and no validation images kept by the
+            run; a threshold that is no finite number.
         """
         if threshold is not None:
             check_number("threshold", threshold)
-        config = config_lib.read(workdir)
-        model = fitting.restore(config_lib.from_config(config, num_devices=1).setup, workdir)
-        parts = fitting.compute_parts(model, workdir, ("train", "validation"))
-        evaluator = fitting.fit(model, parts, headline_only=True)
+        classifier = files.read(directory) if files.is_export(directory) else from_run.load(directory)
+        calibration_V = classifier.calibration_V
+        warnings = [each for each in [from_run.unfinished(classifier.metadata)] if each]
         if threshold is None:
-            if "validation" not in parts:
+            if calibration_V is None:
                 raise ValueError(
-                    f"the run in {workdir} has no validation images to set a threshold with; give a threshold, or "
-                    "a run with dataset.validation_fraction above 0."
+                    f"the run in {directory} kept no validation images to set a threshold with; give a threshold, or "
+                    "train with dataset.validation_fraction above 0."
                 )
-            threshold = metrics.known_threshold(evaluator.score(parts["validation"].outputs), keep=keep)
-        return cls(evaluator, threshold)
+            threshold = conformal.threshold(calibration_V, keep=keep)
+            if threshold == -np.inf and keep < 1:
+                warnings.append(
+                    f"no image is rejected: that at most {1 - keep:.2%} of known images are takes "
+                    f"{conformal.fewest(keep)} calibration images, there are {len(calibration_V)}."
+                )
+        return cls(classifier, threshold, warnings)
 
     def predict(self, images: np.ndarray | Sequence) -> Prediction:
         """Classify images of any size.
@@ -86,44 +100,164 @@ class OpenSetClassifier:
           ValueError: no image, a file that cannot be read as one, or an array of another type or shape.
         """
         if not len(images):
-            raise ValueError("predict got no images; give at least one.")
-        data_spec = self._evaluator.model.data_spec
-        arrays = [
-            to_array(_as_pillow(image), data_spec.image_size, data_spec.channels, background=data_spec.background)
-            for image in images
-        ]
-        outputs = self._evaluator.model.outputs(np.stack(arrays))
-        score_N, best_N = self._evaluator.score(outputs), self._evaluator.predict(outputs)
-        label_N = np.where(score_N >= self.threshold, best_N, UNKNOWN)
+            raise ValueError("predict needs one image or more, got none.")
+        found = self._classifier.scores(self._classifier.outputs(np.stack([self.array(image) for image in images])))
+        label_N = np.where(found["score"] >= self.threshold, found["class"], UNKNOWN)
         names = (*self.class_names, "unknown")
-        return Prediction(label_N, [names[label] for label in label_N], score_N)
+        return Prediction(label_N, [names[label] for label in label_N], found["score"])
+
+    def array(self, image: Any) -> np.ndarray:
+        """One image as the model takes it, uint8 [H, W, C]; raises as `predict`."""
+        described = self._classifier.metadata["image"]
+        return images_lib.as_array(image, described["size"], described["channels"])
+
+    def p_values(self, score_N: np.ndarray) -> np.ndarray | None:
+        """Split-conformal p-values of scores, see `conformal.p_values`; None without validation images."""
+        calibration_V = self._classifier.calibration_V
+        return None if calibration_V is None else conformal.p_values(calibration_V, score_N)
+
+    def records(self, images_NxHxWxC: np.ndarray, *, top: int = 3, neighbors: int = 0) -> list[dict[str, Any]]:
+        """One dict for each image, of values that JSON can hold.
+
+        Args:
+          images_NxHxWxC: of `array`.
+          top: how many classes to list.
+          neighbors: how many training images to list.
+
+        Returns:
+          [{"label", "accepted", "score", "p_value" or None, "top": [{"class", "score"}], "neighbors": [...] if asked}],
+          see `Classifier.neighbors`.
+
+        Raises:
+          ValueError: neighbors were asked for and the run's score has none.
+        """
+        outputs = self._classifier.outputs(images_NxHxWxC)
+        found = self._classifier.scores(outputs)
+        p_N = self.p_values(found["score"])
+        nearest = self._classifier.neighbors(outputs, count=neighbors) if neighbors else None
+        records = []
+        for row, (score, label) in enumerate(zip(found["score"].tolist(), found["class"].tolist())):
+            accepted = score >= self.threshold
+            classes_K = found["class_scores"][row]
+            best = np.argsort(-classes_K, kind="stable")[:top]
+            record = {
+                "label": self.class_names[label] if accepted else "unknown",
+                "accepted": accepted,
+                "score": score,
+                "p_value": None if p_N is None else float(p_N[row]),
+                "top": [{"class": self.class_names[each], "score": float(classes_K[each])} for each in best],
+            }
+            records.append(record | ({"neighbors": nearest[row]} if nearest else {}))
+        return records
+
+    def maps(self, images_NxHxWxC: np.ndarray) -> np.ndarray:
+        """map_NxHxW in [0, 1]: where a change of the image changes the score most (gradient of the score)."""
+        return self._classifier.maps(images_NxHxWxC)
 
 
-def _as_pillow(image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, (str, os.PathLike)):
+def _read(classifier: OpenSetClassifier, paths: Iterable[str], broken: list[str]):
+    """Batches of ([path], images_NxHxWxC); a file that cannot be read is reported and added to `broken`."""
+    names, arrays = [], []
+    for path in paths:
         try:
-            with Image.open(image) as opened:
-                opened.load()
-                return opened
-        except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-            raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"images must be uint8 [H, W, C] with C = 1 or 3, got {array.dtype} {array.shape}.")
-    return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
+            arrays.append(classifier.array(path))
+            names.append(path)
+        except ValueError as error:
+            broken.append(path)
+            print(f"error: {error}", file=sys.stderr)
+        if len(names) == BATCH:
+            yield names, np.stack(arrays)
+            names, arrays = [], []
+    if names:
+        yield names, np.stack(arrays)
+
+
+class _Plain:
+    """One line for each image; classes and neighbors below it where they were asked for."""
+
+    def __init__(self, classifier: OpenSetClassifier):
+        self.threshold = classifier.threshold
+
+    def write(self, path: str, record: dict[str, Any]) -> None:
+        print(f"{path}: {record['label']} (score {record['score']:.3f}, threshold {self.threshold:.3f})")
+        for each in record["top"] if flags.FLAGS["top"].present else ():
+            print(f"    class {each['class']} {each['score']:.3f}")
+        for each in record.get("neighbors", ()):
+            print(f"    neighbor {each['image']} ({each['class']}) {each['cosine']:.3f}")
+
+
+class _Json:
+    """One JSON object a line."""
+
+    def __init__(self, classifier: OpenSetClassifier):
+        pass
+
+    def write(self, path: str, record: dict[str, Any]) -> None:
+        print(json.dumps({"path": path} | record))
+
+
+class _Csv:
+    """One row for each image, below the names of the columns."""
+
+    COLUMNS = ("label", "accepted", "score", "p_value")
+
+    def __init__(self, classifier: OpenSetClassifier):
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._is_first = True
+
+    def write(self, path: str, record: dict[str, Any]) -> None:
+        lists = {"top": record["top"], "neighbor": record.get("neighbors", ())}
+        row = {"path": path} | {name: record[name] for name in self.COLUMNS}
+        for kind, entries in lists.items():
+            for number, entry in enumerate(entries, 1):
+                row |= {f"{kind}{number}_{name}": value for name, value in entry.items()}
+        if self._is_first:
+            self._writer.writerow(row)
+            self._is_first = False
+        self._writer.writerow(row.values())
+
+
+def _explain(classifier: OpenSetClassifier, names: list[str], images_NxHxWxC: np.ndarray, taken: set[str]) -> None:
+    directory = os.path.expanduser(flags.FLAGS.explain)
+    for name, image, map_HxW in zip(names, images_NxHxWxC, classifier.maps(images_NxHxWxC)):
+        images_lib.overlay(image, map_HxW).save(os.path.join(directory, images_lib.drawing_name(name, taken)))
 
 
 def _main(argv: list[str]) -> None:
+    options = flags.FLAGS
     if len(argv) < 3:
-        raise ValueError("predict takes the workdir of a run and one image file or more.")
-    classifier = OpenSetClassifier.load(argv[1], threshold=flags.FLAGS.threshold)
-    prediction = classifier.predict(argv[2:])
-    for file, name, score in zip(argv[2:], prediction.name_N, prediction.score_N):
-        print(f"{file}: {name} (score {score:.3f}, threshold {classifier.threshold:.3f})")
+        raise ValueError("predict takes the workdir of a run or an export, and one image file, folder or - or more.")
+    if options["threshold"].present and options["keep"].present:
+        raise ValueError("--threshold and --keep exclude each other; give one of them.")
+    if options.json and options.csv:
+        raise ValueError("--json and --csv exclude each other; give one of them.")
+    paths = list(images_lib.find(argv[2:], sys.stdin))
+    classifier = OpenSetClassifier.load(os.path.expanduser(argv[1]), threshold=options.threshold, keep=options.keep)
+    for warning in classifier.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if options.explain:
+        os.makedirs(os.path.expanduser(options.explain), exist_ok=True)
+    writer = (_Json if options.json else _Csv if options.csv else _Plain)(classifier)
+    broken, taken = [], set()
+    for names, images_NxHxWxC in _read(classifier, paths, broken):
+        for name, record in zip(
+            names, classifier.records(images_NxHxWxC, top=options.top, neighbors=options.neighbors)
+        ):
+            writer.write(name, record)
+        if options.explain:
+            _explain(classifier, names, images_NxHxWxC, taken)
+    if broken:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
     flags.DEFINE_float("threshold", None, "Lowest score that counts as known; else from the validation images.")
+    flags.DEFINE_float(
+        "keep", 0.95, "Share of known images to accept: at most the rest is rejected, in expectation.", 0, 1
+    )
+    flags.DEFINE_bool("json", False, "Print one JSON object a line: path, label, accepted, score, p_value, top.")
+    flags.DEFINE_bool("csv", False, "Print a table with the same columns.")
+    flags.DEFINE_integer("top", 3, "Classes to list with their scores.", lower_bound=1)
+    flags.DEFINE_integer("neighbors", 0, "Training images to list, the most similar first.", lower_bound=0)
+    flags.DEFINE_string("explain", None, "Directory for a PNG of each image, with the gradient of its score.")
     cli.run(_main)

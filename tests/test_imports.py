@@ -22,9 +22,9 @@ RANKS = [
     {"evaluation"},
     {"config"},
     {"run"},
-    {"report"},
+    {"report", "portable"},
     {"cli"},
-    {"main", "protocol", "sweep", "predict", "score", "figure", "show_config", "__main__"},
+    {"main", "protocol", "sweep", "predict", "score", "export", "figure", "show_config", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 COMMANDS = RANKS[-1]

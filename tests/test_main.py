@@ -247,7 +247,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     _, workdir = whole_run
     arrays = run_lib.evaluate(json.loads((workdir / "config.json").read_text()), str(workdir))["arrays"]
     classifier = predict.OpenSetClassifier.load(str(workdir), keep=0.8)
-    data = classifier._evaluator.model.data
+    data = data_lib.open_set(config_lib.from_config(config_lib.read(str(workdir)), num_devices=1).dataset)
     images = data_lib.read_all(data.test_known)
     prediction = classifier.predict(images)
     np.testing.assert_allclose(prediction.score_N, arrays["known_scores"], rtol=1e-4)

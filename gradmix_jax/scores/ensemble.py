@@ -30,10 +30,11 @@ def fit(reference, *, members=("topk_cosine", "relative_mahalanobis"), state_of,
     Raises:
       Unfit: a member cannot be fitted, or does not vary over the validation images.
     """
-    states = {name: state_of(name, reference) for name in members}
+    # Sorted, as JAX sorts the keys of a dict: the order of the means is that of the states in a program, too.
+    states = {name: state_of(name, reference) for name in sorted(members)}
     scores_SxV = _scores(states, reference.validation, score)
     std_S = scores_SxV.std(axis=1)
-    constant = [name for name, std in zip(members, std_S) if not std > 0]
+    constant = [name for name, std in zip(states, std_S) if not std > 0]
     if constant:
         raise Unfit(
             f"Members of an ensemble must vary over the validation images, {', '.join(constant)} did not over "

@@ -1,0 +1,63 @@
+"""Write a trained run as a model that needs neither its training data nor this package.
+
+python -m gradmix_jax.export runs/cifar10_0 --out=models/cifar10
+python -m gradmix_jax.export runs/cifar10_0 --out=models/cifar10_torch --layout=torch
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from gradmix_jax import cli
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.portable import files, from_run, gallery
+
+
+def export(
+    workdir: str, out: str, *, layout: str = "ours", reduction: from_run.Reduction | None = None
+) -> from_run.Classifier:
+    """Write the newest checkpoint of a run and its headline score into the directory `out`.
+
+    Args:
+      workdir: of a run.
+      out: a directory that is empty or does not exist.
+      layout: names of the weights, of `files.LAYOUTS`.
+      reduction: which training features to keep; None: all.
+
+    Returns:
+      The classifier that was written.
+
+    Raises:
+      ValueError: no checkpoint, neither cached features nor data, `out` is not empty, or the export differs.
+    """
+    files.check_out(out)
+    classifier = from_run.load(workdir, reduction)
+    has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
+    results = workdir_lib.read_json(workdir, workdir_lib.RESULTS) if has_results else None
+    files.write(classifier, out, layout=layout, results=results)
+    return classifier
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise ValueError(f"export takes one workdir of a run, got {len(argv) - 1} arguments.")
+    options = flags.FLAGS
+    per_class = options.gallery or None
+    reduction = from_run.Reduction(per_class, options.gallery_rule, options.gallery_dtype)
+    out = os.path.expanduser(options.out)
+    classifier = export(workdir_lib.resolve(argv[1], "the workdir"), out, layout=options.layout, reduction=reduction)
+    unfinished = from_run.unfinished(classifier.metadata)
+    if unfinished:
+        print(f"warning: {unfinished}", file=sys.stderr)
+    for name in sorted(os.listdir(out)):
+        print(f"{os.path.join(out, name)}  {os.path.getsize(os.path.join(out, name)):,} bytes")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "New directory to write.")
+    flags.DEFINE_enum("layout", "ours", files.LAYOUTS, "Names of the weights; torch: torchvision's, timm's.")
+    flags.DEFINE_integer("gallery", 0, "Training features to keep of each class; 0: all.", lower_bound=0)
+    flags.DEFINE_enum("gallery_rule", "k_center", list(gallery.RULES), "How they are chosen.")
+    flags.DEFINE_enum("gallery_dtype", "float32", ("float32", "float16"), "How they are stored.")
+    cli.run(main, required=("out",))

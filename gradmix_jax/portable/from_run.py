@@ -1,0 +1,233 @@
+"""From the workdir of a run to its classifier, without its images where their features are cached."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.config import Experiment
+from gradmix_jax.data import order, splits
+from gradmix_jax.evaluation import features as features_lib
+from gradmix_jax.evaluation import fitting, guards
+from gradmix_jax.evaluation.features import Features
+from gradmix_jax.evaluation.fitting import Evaluator
+from gradmix_jax.portable import conformal, functions, gallery
+from gradmix_jax.portable.classifier import Classifier
+from gradmix_jax.scores.fitted import LOGITS
+from gradmix_jax.scores.neighbors import TopK
+from gradmix_jax.training import state as state_lib
+
+FORMAT, VERSION = "gradmix_jax classifier", 1
+KEEP = 0.95
+RESIZE = (
+    "convert to RGB (grey if channels is 1), then resize to size x size pixels with Pillow's bilinear filter "
+    "(antialiased, aspect ratio not kept); divide 16-bit grey by 256 first"
+)
+NEEDED = ("train", "validation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """What is kept of the gallery of training features.
+
+    Attributes:
+      per_class: features of each class; None: all.
+      rule: of `gallery.RULES`.
+      dtype: "float32" or "float16", as stored.
+    """
+
+    per_class: int | None = None
+    rule: str = "k_center"
+    dtype: str = "float32"
+
+
+def load(workdir: str, reduction: Reduction | None = None) -> Classifier:
+    """The classifier of a run's newest checkpoint and headline score.
+
+    Features of the training and validation images come from the run's features.npz if it is of this checkpoint; only
+    where it is not are the images themselves needed.
+
+    Raises:
+      ValueError: no run or no checkpoint there, or neither cached features nor the data set.
+    """
+    experiment = config_lib.from_config(config_lib.read(workdir), num_devices=1)
+    evaluator, parts = _restore(experiment, workdir)
+    return classifier_of(experiment, evaluator, parts, workdir, reduction or Reduction())
+
+
+def classifier_of(
+    experiment: Experiment, evaluator: Evaluator, parts: Mapping[str, Features], workdir: str, reduction: Reduction
+) -> Classifier:
+    """The classifier of a fitted evaluator; its threshold and calibration are those of the validation images."""
+    evaluator, rows_M, reduced = _reduce(evaluator, parts, reduction)
+    made = functions.make(evaluator)
+    classifier = Classifier(
+        metadata=_describe(experiment, evaluator, made, parts, workdir) | {"gallery": reduced},
+        weights=made.weights,
+        arrays=made.arrays,
+        model=jax.jit(made.model),
+        score=jax.jit(made.score),
+        explain=jax.jit(made.explain),
+        **_gallery_rows(experiment, evaluator, parts["train"], rows_M),
+    )
+    if "validation" in parts:
+        scores = np.sort(classifier.scores(evaluator.complete(parts["validation"].outputs))["score"])
+        classifier.metadata["calibration_scores"] = scores.tolist()
+        classifier.metadata["threshold"] = conformal.threshold(scores, keep=KEEP)
+    return classifier
+
+
+def unfinished(metadata: Mapping[str, Any]) -> str | None:
+    """A sentence if the training of a classifier is not over; None if it is."""
+    step, steps = metadata["step"], metadata["steps"]
+    if step >= steps:
+        return None
+    return f"the run is unfinished: its newest checkpoint is of step {step} of {steps}."
+
+
+def _restore(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, Features]]:
+    cached = _cached(experiment, workdir)
+    if cached is not None:
+        return cached
+    try:
+        model = fitting.restore(experiment.setup, workdir)
+        parts = fitting.compute_parts(model, workdir, NEEDED)
+    except (ValueError, OSError) as error:
+        if "checkpoint" in str(error):
+            raise
+        raise ValueError(
+            f"{workdir} has no cached features of its newest checkpoint, and its data set cannot be read "
+            f"({str(error).rstrip('.')}); run `gradmix eval --config=... --workdir={workdir}` where the data is."
+        ) from error
+    return fitting.fit(model, parts, headline_only=True), parts
+
+
+def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, Features]] | None:
+    """From features.npz; None where it is missing, of another checkpoint, or without the headline's feature."""
+    try:
+        parts = features_lib.load(workdir)
+    except ValueError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return None
+    if not parts or "train" not in parts:
+        return None
+    names = _class_names(parts["train"], experiment.dataset.name)
+    # All that a restored model wants to know of its data is what the classes are called.
+    nothing = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
+    known, dataset = tuple(range(len(names))), experiment.dataset.name
+    data = data_lib.OpenSet(**nothing, split=splits.Split(known, (), dataset, dataset), class_names=names, stored_names=names)
+    model = fitting.restore(experiment.setup, workdir, data=data)
+    feature = experiment.evaluate.feature
+    if parts["train"].checkpoint != model.checkpoint or feature not in {LOGITS, *parts["train"].outputs}:
+        return None
+    parts = {name: parts[name] for name in NEEDED if name in parts}
+    if "validation" in parts:
+        parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
+        parts = {name: part for name, part in parts.items() if part}
+    return fitting.fit(model, parts, headline_only=True), parts
+
+
+def _class_names(train: Features, dataset: str) -> tuple[str, ...]:
+    """Names of the known classes in label order, without that of their data set."""
+    first = np.unique(train.labels, return_index=True)[1]
+    return tuple(name.removeprefix(f"{dataset}/") for name in train.classes[first].tolist())
+
+
+def _reduce(
+    evaluator: Evaluator, parts: Mapping[str, Features], reduction: Reduction
+) -> tuple[Evaluator, np.ndarray, dict[str, Any] | None]:
+    """(the evaluator with fewer training features, their rows of the training part, what that changes)."""
+    spec, train = evaluator.model.spec, parts["train"]
+    rows_M = np.arange(len(train))
+    if spec.feature == LOGITS:
+        return evaluator, rows_M, None
+    before = evaluator.fitted.banks[spec.feature]
+    after = before
+    if reduction.per_class is not None:
+        found = dict(num_classes=len(before.parts_KxQ), k=before.k, count=reduction.per_class, rule=reduction.rule)
+        after, rows_M = gallery.reduced(train.outputs[spec.feature], train.labels, **found)
+    if reduction.dtype == "float16":
+        after = after.replace(features_PxLxD=after.features_PxLxD.astype(np.float16))
+    described = {"features": len(rows_M), "of": len(train), "dtype": reduction.dtype, "rule": "all training features"}
+    if after is before:
+        return evaluator, rows_M, described
+    if len(rows_M) < len(train):
+        described["rule"] = gallery.RULES[reduction.rule][1]
+    if "validation" in parts:
+        held_out = parts["validation"]
+        described["change"] = gallery.difference(before, after, held_out.outputs[spec.feature], held_out.labels)
+    return _with_bank(evaluator, before, after), rows_M, described
+
+
+def _with_bank(evaluator: Evaluator, before: gallery.Bank, after: gallery.Bank) -> Evaluator:
+    """The evaluator with another gallery, also in a score of the same gallery."""
+    spec, fitted = evaluator.model.spec, evaluator.fitted
+    swap = lambda state: state._replace(bank=after) if isinstance(state, TopK) and state.bank is before else state
+    states = {spec.feature: {spec.score: swap(fitted.states[spec.feature][spec.score])}}
+    return dataclasses.replace(
+        evaluator, fitted=dataclasses.replace(fitted, banks={spec.feature: after}, states=states)
+    )
+
+
+def _gallery_rows(experiment: Experiment, evaluator: Evaluator, train: Features, rows_M: np.ndarray) -> dict[str, Any]:
+    """places_M and paths_M of a `Classifier`: class by class, as `gallery.rows_of` lists the features."""
+    if evaluator.model.spec.feature == LOGITS:
+        return {}
+    places_M = train.places[rows_M[np.argsort(train.labels[rows_M], kind="stable")]]
+    spec = experiment.dataset
+    if not spec.name.startswith("folder:"):
+        return {"places_M": places_M}
+    try:
+        source = data_lib.open_set(spec).train
+    except (ValueError, OSError):  # the images are elsewhere: they go by their places
+        return {"places_M": places_M}
+    root = os.path.expanduser(spec.name.removeprefix("folder:"))
+    paths = [source.records.describe(int(source.indices[place])) for place in places_M]
+    return {"places_M": places_M, "paths_M": [os.path.relpath(path, root) for path in paths]}
+
+
+def _describe(
+    experiment: Experiment, evaluator: Evaluator, made: functions.Functions, parts: Mapping[str, Features], workdir: str
+) -> dict[str, Any]:
+    """The metadata of a classifier, but for its gallery and its calibration."""
+    model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
+    per_epoch = order.steps_per_epoch(len(parts["train"]), experiment.train.batch_size)
+    commit, changed = workdir_lib.commit()
+    inputs = ["features"] if spec.feature == LOGITS else [spec.feature]
+    inputs += [LOGITS] if spec.feature == LOGITS and experiment.model.classifier != "none" else []
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "class_names": list(model.data.class_names),
+        "image": {"size": dataset.image_size, "channels": dataset.channels, "dtype": "uint8", "resize": RESIZE},
+        "normalization": {"inside_model": True, **dataclasses.asdict(experiment.normalization)},
+        "score": {
+            "name": spec.score,
+            "feature": spec.feature,
+            "k": spec.k,
+            "options": spec.options.get(spec.score, {}),
+            "orientation": "higher means known",
+            "inputs": inputs,
+            "float64": made.double,
+        },
+        "threshold": None,
+        "threshold_rule": (
+            f"accept if (1 + number of calibration scores <= score) / (V + 1) > {1 - KEEP:.2f}: rejects at most "
+            f"{1 - KEEP:.0%} of known images in expectation over sets of V validation images"
+        ),
+        "calibration_scores": None,
+        "step": int(model.step),
+        "steps": state_lib.total_steps(experiment.phases, per_epoch),
+        "checkpoint": model.checkpoint,
+        "commit": commit,
+        "uncommitted_changes": changed,
+        "packages": workdir_lib.environment()["packages"],
+        "config": config_lib.read(workdir),
+    }

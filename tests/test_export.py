@@ -1,0 +1,288 @@
+"""Exports: the same answers as the run, for every score and layout, without this package and without the data."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+
+import commands
+import numpy as np
+import pytest
+from PIL import Image
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import export as export_lib
+from gradmix_jax import predict, scores
+from gradmix_jax.evaluation import features as features_lib
+from gradmix_jax.evaluation import fitting
+from gradmix_jax.portable import files, from_run
+from gradmix_jax.scores.fitted import works_on_logits
+from gradmix_jax.training.checkpoint import Checkpoints
+
+pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
+ARCHIVE = pathlib.Path(__file__).with_name("old_run.tar.xz")
+SCORES = [name for name, entry in scores.SCORES.items() if "model" not in entry.needs]
+
+
+def set_config(workdir, **changes):
+    config = json.loads((workdir / "config.json").read_text())
+    for name, value in changes.items():
+        section, key = name.split("__")
+        config[section][key] = value
+    (workdir / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A digits run with the features of its checkpoint, and no way to its data."""
+    folder = tmp_path_factory.mktemp("run")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    setup = config_lib.from_config(config_lib.read(str(folder)), num_devices=1).setup
+    fitting.compute_parts(fitting.restore(setup, str(folder)), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "digits"
+    export_lib.export(str(workdir), str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Image files of ten digits, of other sizes and modes than the model's."""
+    from sklearn.datasets import load_digits
+
+    folder, data = tmp_path_factory.mktemp("digits"), load_digits()
+    for i in range(10):
+        image = Image.fromarray((data.images[-1 - i] * 255 / 16).astype(np.uint8)).resize((16 + i, 20))
+        image.convert("RGB" if i % 2 else "L").save(folder / f"{i}.png")
+    return sorted(str(path) for path in folder.iterdir())
+
+
+def no_data(monkeypatch):
+    def fail(*_):
+        raise AssertionError("the data set was opened")
+
+    monkeypatch.setattr("gradmix_jax.data.open_set", fail)
+
+
+@pytest.fixture(scope="module")
+def restored(workdir):
+    experiment = config_lib.from_config(config_lib.read(str(workdir)), num_devices=1)
+    evaluator, parts = from_run._restore(experiment, str(workdir))
+    return experiment, evaluator.model, parts
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_is_the_evaluation_s(workdir, restored, tmp_path, name):
+    """Read back as StableHLO, on test images, against the evaluation's own functions (float64 NumPy for some)."""
+    experiment, model, parts = restored
+    feature = "logits" if works_on_logits(name) else "features"
+    spec = dataclasses.replace(experiment.evaluate, score=name, feature=feature)
+    experiment = dataclasses.replace(experiment, evaluate=spec)
+    evaluator = fitting.fit(dataclasses.replace(model, setup=experiment.setup), parts, headline_only=True)
+    classifier = from_run.classifier_of(experiment, evaluator, parts, str(workdir), from_run.Reduction())
+    outputs = features_lib.load(str(workdir))["test_unknown"].outputs
+    program = dataclasses.replace(classifier, score=files.write_score(classifier, str(tmp_path / "score"), outputs))
+    found, expected = program.scores(outputs), evaluator.score(outputs)
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(found["score"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["class"], evaluator.predict(outputs))
+
+
+def test_all_that_an_export_says(workdir, exported):
+    metadata = json.loads((exported / "metadata.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
+    assert metadata["class_names"] == results["known_classes"]
+    assert metadata["checkpoint"] == features_lib.load(str(workdir))["train"].checkpoint
+    assert metadata["steps"] == metadata["step"] == results["step"]
+    cached = features_lib.load(str(workdir))
+    calibration = np.array(metadata["calibration_scores"])
+    assert len(calibration) == len(cached["validation"]) and (np.diff(calibration) >= 0).all()
+    places = files.read(str(exported)).places_M
+    np.testing.assert_array_equal(np.sort(places), np.arange(len(cached["train"])))
+    card = (exported / "README.md").read_text()
+    for name in ("accuracy", "auroc", "oscr", "macro_f1"):
+        assert f"{results[name]:.4f}" in card
+    assert "Unfinished" not in card and "another checkpoint" not in card
+    assert metadata["model"]["platforms"] == ["cpu", "cuda", "tpu"]
+
+
+BLOCKED = """\
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("gradmix_jax", "flax", "optax", "orbax", "sklearn"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.mark.parametrize("score", ["topk_cosine", "mahalanobis"])
+def test_the_code_of_the_card_needs_only_jax_and_numpy(workdir, digits, tmp_path, score):
+    before = (workdir / "config.json").read_text()
+    try:
+        set_config(workdir, evaluate__score=score)
+        export_lib.export(str(workdir), str(tmp_path / "out"))
+        prediction = predict.OpenSetClassifier.load(str(workdir)).predict(digits)
+    finally:
+        (workdir / "config.json").write_text(before)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "use.py").write_text(BLOCKED + code)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(tmp_path / "use.py"), str(tmp_path / "out"), *digits]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows] == digits
+    assert [row[1] for row in rows] == prediction.name_N
+    np.testing.assert_allclose([float(row[2]) for row in rows], prediction.score_N, rtol=1e-5, atol=1e-5)
+    # And the package is blocked indeed.
+    blocked = subprocess.run(
+        [sys.executable, "-c", BLOCKED + "import gradmix_jax"], capture_output=True, text=True, cwd=files.__file__[:-30]
+    )
+    assert "ImportError: gradmix_jax" in blocked.stderr
+
+
+def test_an_export_predicts_what_its_run_does(workdir, exported, digits, monkeypatch):
+    no_data(monkeypatch)
+    run, export = (predict.OpenSetClassifier.load(str(each)) for each in (workdir, exported))
+    assert export.threshold == run.threshold
+    for images in (digits, digits[:1], digits * 30):
+        expected, found = run.predict(images), export.predict(images)
+        assert found.name_N == expected.name_N
+        np.testing.assert_allclose(found.score_N, expected.score_N, rtol=1e-5)
+    assert {"unknown"} < set(found.name_N)
+    images = np.stack([run.array(file) for file in digits])
+    np.testing.assert_allclose(export.maps(images), run.maps(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "classifier32", "vit_tiny_token"])
+def test_pytorch_s_layout(tmp_path, name):
+    """Weights with PyTorch's names and shapes give the outputs of our own."""
+    classifier = random_classifier(tmp_path, name)
+    for layout in files.LAYOUTS:
+        files.write(classifier, str(tmp_path / layout), layout=layout)
+    ours, torch = (files.read(str(tmp_path / layout)) for layout in files.LAYOUTS)
+    signs = {"resnet18": "layer1.0.conv1.weight", "classifier32": "conv1.weight"}
+    assert signs.get(name, "blocks.0.attn.qkv.weight") in torch.weights
+    assert not set(torch.weights) & {key for key in ours.weights if key.startswith("params/encoder")}
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected, found = ours.outputs(images), torch.outputs(images)
+    assert expected.keys() == found.keys()
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6)
+
+
+def random_classifier(tmp_path, name):
+    """Of an untrained network with 32 x 32 pixels and random features of a training part."""
+    import jax
+    from programs import small_config
+
+    from gradmix_jax import data as data_lib
+    from gradmix_jax import models
+    from gradmix_jax.data import splits
+
+    config = small_config(**{"model.name": name, "model.width": 0 if name.startswith("vit") else 8})
+    config.dataset.image_size = 32
+    experiment = config_lib.from_config(config_lib.to_plain(config), num_devices=1)
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.to_plain(config)))
+    network = models.create(experiment.model, num_classes=2)
+    variables = network.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
+    variables = jax.device_get({"batch_stats": {}} | dict(variables))
+    none = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
+    data = data_lib.OpenSet(**none, split=splits.Split((0, 1), (), "", ""), class_names=("a", "b"), stored_names=())
+    function = features_lib.make_feature_function(network, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model = fitting.Model(experiment.setup, data, 1, "0" * 16, function, variables)
+    images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    labels = np.arange(8, dtype=np.int32) % 2
+    rows = dict(labels=labels, classes=labels.astype(str), hashes=labels.astype(np.uint64), places=np.arange(8))
+    train = features_lib.Features("train", "0" * 16, model.outputs(images), **rows)
+    evaluator = fitting.fit(model, {"train": train}, headline_only=True)
+    return from_run.classifier_of(experiment, evaluator, {"train": train}, str(tmp_path), from_run.Reduction())
+
+
+def test_fewer_training_features(workdir, exported, digits, tmp_path):
+    reduction = from_run.Reduction(20, "k_center", "float16")
+    export_lib.export(str(workdir), str(tmp_path / "small"), reduction=reduction)
+    small, whole = files.read(str(tmp_path / "small")), files.read(str(exported))
+    described, classes = small.metadata["gallery"], len(small.class_names)
+    assert described["features"] == 20 * classes and described["dtype"] == "float16"
+    assert described["change"]["images"] == len(whole.calibration_V)
+    assert 0.5 < described["change"]["auroc"][1] <= 1 and described["change"]["auroc"][0] != described["change"]["auroc"][1]
+    size = lambda folder: os.path.getsize(folder / "score.safetensors")
+    assert size(tmp_path / "small") < 0.4 * size(exported)
+    # Thresholds are those of its own scores: the same share of the validation images is kept.
+    kept = [np.mean(each.calibration_V >= each.metadata["threshold"]) for each in (small, whole)]
+    assert kept[0] == pytest.approx(kept[1], abs=0.02)
+    assert "k-center" in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_nothing_is_left_of_an_export_that_fails(workdir, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"--out must be a new or empty directory, got '.*full'"):
+        export_lib.export(str(workdir), str(tmp_path / "full"))
+    read = files.read
+
+    def changed(directory):
+        found = read(directory)
+        weights = {name: x * 1.01 for name, x in found.weights.items()}
+        return files.Classifier(**{**found.__dict__, "weights": weights})
+
+    monkeypatch.setattr(files, "read", changed)
+    with pytest.raises(ValueError, match=r"the export differs from the run: score by"):
+        export_lib.export(str(workdir), str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == ["full"] and os.listdir(tmp_path / "full") == ["file"]
+    monkeypatch.undo()
+    (tmp_path / "empty").mkdir()
+    export_lib.export(str(workdir), str(tmp_path / "empty"))
+    assert (tmp_path / "empty" / "README.md").exists()
+
+
+def test_an_unfinished_run_says_so(workdir, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    before = json.dumps(config)
+    config["phases"][0]["epochs"] += 1
+    try:
+        (workdir / "config.json").write_text(json.dumps(config))
+        result = commands.run("gradmix_jax.export", workdir, f"--out={tmp_path / 'out'}")
+        asked = commands.run("gradmix_jax.predict", tmp_path / "out", pathlib.Path(__file__).parent)
+    finally:
+        (workdir / "config.json").write_text(before)
+    assert result.returncode == 0 and "model.stablehlo" in result.stdout
+    assert re.search(r"warning: the run is unfinished: its newest checkpoint is of step \d+ of \d+\.", result.stderr)
+    assert "**Unfinished:**" in (tmp_path / "out" / "README.md").read_text()
+    assert "has no image" in asked.stderr and asked.returncode == 2
+
+
+def test_what_cannot_be_exported(workdir, tmp_path):
+    run = lambda *words: commands.run("gradmix_jax.export", *words)
+    result = run(tmp_path, f"--out={tmp_path / 'out'}")
+    assert result.returncode == 2 and result.stderr.startswith("error: no config.json in ")
+    assert run(workdir).stderr == "error: --out is required; see --help.\n"
+    layout = run(workdir, f"--out={tmp_path / 'out'}", "--layout=torch")
+    assert layout.stderr == "error: this model.name has no counterpart in PyTorch's libraries to be exported as.\n"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text((workdir / "config.json").read_text())
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        Checkpoints(str(tmp_path / "empty"), read_only=True)
+    result = run(tmp_path / "empty", f"--out={tmp_path / 'out'}")
+    assert result.returncode == 2 and "no checkpoint in" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "model.stablehlo", "score.safetensors"])
+def test_a_damaged_export(exported, tmp_path, name):
+    for path in exported.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if path.name == name else content)
+    with pytest.raises(ValueError, match="cannot be read as an export: "):
+        files.read(str(tmp_path))
