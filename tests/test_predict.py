@@ -145,7 +145,9 @@ def test_an_unfinished_run_says_so(workdir, pictures, tmp_path):
     finally:
         (workdir / "config.json").write_text(before)
     assert result.returncode == 0
-    assert re.fullmatch(r"warning: the run is unfinished: its newest checkpoint is of step (\d+) of \d+\.\n", result.stderr)
+    assert re.fullmatch(
+        r"warning: the run is unfinished: its newest checkpoint is of step (\d+) of \d+\.\n", result.stderr
+    )
 
 
 def test_without_cached_features_and_without_data(workdir, pictures, tmp_path):

@@ -12,7 +12,7 @@ METRICS = {
     "fpr95_known_positive": "FPR at 95 % TPR, known positive",
     "macro_f1": "macro-F1 with the class unknown",
 }
-CODE = '''\
+CODE = """\
 import json, pathlib, sys
 import jax, numpy as np
 from PIL import Image
@@ -39,13 +39,13 @@ images = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for 
 outputs = model(weights, np.stack(images).reshape(-1, size, size, channels))
 with jax.enable_x64(meta["score"]["float64"]):
     found = score(learned, {name: outputs[name] for name in meta["score"]["inputs"]})
-'''
+"""
 DECISION = {
-    True: '''\
+    True: """\
 calibration = np.array(meta["calibration_scores"], np.float32)
 p = (1 + np.searchsorted(calibration, found["score"], side="right")) / (len(calibration) + 1)
 accepted = p > 0.05  # rejects at most 5 % of known images
-''',
+""",
     False: """\
 THRESHOLD = -np.inf  # the run kept no validation images to choose one with: set it
 accepted = np.asarray(found["score"]) >= THRESHOLD
@@ -183,7 +183,10 @@ def _files(metadata):
         ("score.stablehlo", "learned arrays, outputs -> score, class, class_scores"),
         ("score.safetensors", "what the score has learned, and of which training images (`gallery/place_M`)"),
         ("explain.stablehlo", "weights, learned arrays, images -> map in [0, 1], the gradient of the score"),
-        ("metadata.json", "class names, image size and resizing, score, threshold, calibration scores, config, versions"),
+        (
+            "metadata.json",
+            "class names, image size and resizing, score, threshold, calibration scores, config, versions",
+        ),
     ]
     yield _table(("file", "holds"), rows)
 

@@ -71,7 +71,8 @@ class Classifier:
         feature = self.metadata["score"]["feature"]
         if feature == LOGITS or self.places_M is None:
             raise ValueError(
-                f"--neighbors needs a score on features, got evaluate.score {self.metadata['score']['name']!r} on logits."
+                "--neighbors needs a score on features, got evaluate.score "
+                f"{self.metadata['score']['name']!r} on {feature}."
             )
         features_MxD, classes_M = gallery.rows_of(self.arrays)
         rows_Nxc, cosine_Nxc = gallery.nearest(features_MxD, outputs[feature], count=count)
@@ -93,11 +94,15 @@ def _in_batches(function: Callable, rows: Any, *, double: bool) -> dict[str, np.
     """The outputs for all rows; batches are padded to few sizes, each of which is one compiled program."""
     count, parts = len(jax.tree.leaves(rows)[0]), []
     for start in range(0, count, BATCH):
-        batch = jax.tree.map(lambda x: x[start : start + BATCH], rows)
         size = min(BATCH, count - start)
-        padding = (1 << (size - 1).bit_length()) - size
-        padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)]), batch)
+        padded = _padded(rows, start, size, 1 << (size - 1).bit_length())
         with jax.enable_x64(double):
             found = function(padded)
         parts.append({name: np.asarray(x)[:size] for name, x in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _padded(rows: Any, start: int, size: int, padded_size: int) -> Any:
+    """`size` rows from `start` on, and zeros up to the padded size."""
+    zeros = lambda x: np.zeros((padded_size - size, *x.shape[1:]), x.dtype)
+    return jax.tree.map(lambda x: np.concatenate([x[start : start + size], zeros(x)]), rows)

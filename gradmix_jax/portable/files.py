@@ -234,4 +234,6 @@ def _compare(classifier: Classifier, written: Classifier) -> None:
     for name in ("score", "class_scores"):
         error = float(np.max(np.abs(expected[name] - found[name]) / np.maximum(1, np.abs(expected[name]))))
         if not error <= TOLERANCE:
-            raise ValueError(f"the export differs from the run: {name} by {error:.2g} on {CHECKED_IMAGES} random images.")
+            raise ValueError(
+                f"the export differs from the run: {name} by {error:.2g} on {CHECKED_IMAGES} random images."
+            )

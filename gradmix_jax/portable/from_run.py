@@ -14,8 +14,7 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment
 from gradmix_jax.data import order, splits
-from gradmix_jax.evaluation import features as features_lib
-from gradmix_jax.evaluation import fitting, guards
+from gradmix_jax.evaluation import cache, fitting, guards
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.portable import conformal, functions, gallery
@@ -112,7 +111,7 @@ def _restore(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str,
 def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, Features]] | None:
     """From features.npz; None where it is missing, of another checkpoint, or without the headline's feature."""
     try:
-        parts = features_lib.load(workdir)
+        parts = cache.load(workdir)
     except ValueError as error:
         print(f"warning: {error}", file=sys.stderr)
         return None
@@ -122,7 +121,9 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
     # All that a restored model wants to know of its data is what the classes are called.
     nothing = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
     known, dataset = tuple(range(len(names))), experiment.dataset.name
-    data = data_lib.OpenSet(**nothing, split=splits.Split(known, (), dataset, dataset), class_names=names, stored_names=names)
+    data = data_lib.OpenSet(
+        **nothing, split=splits.Split(known, (), dataset, dataset), class_names=names, stored_names=names
+    )
     model = fitting.restore(experiment.setup, workdir, data=data)
     feature = experiment.evaluate.feature
     if parts["train"].checkpoint != model.checkpoint or feature not in {LOGITS, *parts["train"].outputs}:
@@ -198,7 +199,8 @@ def _describe(
 ) -> dict[str, Any]:
     """The metadata of a classifier, but for its gallery and its calibration."""
     model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
-    per_epoch = order.steps_per_epoch(len(parts["train"]), experiment.train.batch_size)
+    is_trained = any(phase.epochs for phase in experiment.phases)
+    per_epoch = order.steps_per_epoch(len(parts["train"]), experiment.train.batch_size) if is_trained else 0
     commit, changed = workdir_lib.commit()
     inputs = ["features"] if spec.feature == LOGITS else [spec.feature]
     inputs += [LOGITS] if spec.feature == LOGITS and experiment.model.classifier != "none" else []

@@ -38,9 +38,7 @@ def mahalanobis_plus_plus(state, outputs):
     """See `gaussians.score_mahalanobis_plus_plus`."""
     features_NxF = _double(outputs.features)
     norm_Nx1 = jnp.linalg.norm(features_NxF, axis=1, keepdims=True)
-    return -_least_distance(
-        _whitened(state, features_NxF / jnp.where(norm_Nx1 > 0, norm_Nx1, 1)), state.mean_KxR
-    )
+    return -_least_distance(_whitened(state, features_NxF / jnp.where(norm_Nx1 > 0, norm_Nx1, 1)), state.mean_KxR)
 
 
 def mahalanobis_per_class(state, outputs):

@@ -34,7 +34,8 @@ def fit(reference, *, members=("topk_cosine", "relative_mahalanobis"), state_of,
     states = {name: state_of(name, reference) for name in sorted(members)}
     scores_SxV = _scores(states, reference.validation, score)
     std_S = scores_SxV.std(axis=1)
-    constant = [name for name, std in zip(states, std_S) if not std > 0]
+    spread = dict(zip(states, std_S))
+    constant = [name for name in members if not spread[name] > 0]
     if constant:
         raise Unfit(
             f"Members of an ensemble must vary over the validation images, {', '.join(constant)} did not over "
