@@ -109,7 +109,8 @@ class OpenSetClassifier:
     def array(self, image: Any) -> np.ndarray:
         """One image as the model takes it, uint8 [H, W, C]; raises as `predict`."""
         described = self._classifier.metadata["image"]
-        return images_lib.as_array(image, described["size"], described["channels"])
+        background = described["background"]
+        return images_lib.as_array(image, described["size"], described["channels"], background=background)
 
     def p_values(self, score_N: np.ndarray) -> np.ndarray | None:
         """Split-conformal p-values of scores, see `conformal.p_values`; None without validation images."""

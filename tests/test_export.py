@@ -63,6 +63,13 @@ def digits(tmp_path_factory):
     for i in range(10):
         image = Image.fromarray((data.images[-1 - i] * 255 / 16).astype(np.uint8)).resize((16 + i, 20))
         image.convert("RGB" if i % 2 else "L").save(folder / f"{i}.png")
+    # Transparent, 16 bits, and lying on its side.
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(folder / "transparent.png")
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "sixteen.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    image.convert("L").save(folder / "side.jpg", exif=exif)
     return sorted(str(path) for path in folder.iterdir())
 
 
@@ -164,21 +171,43 @@ def test_an_export_predicts_what_its_run_does(workdir, exported, digits, monkeyp
     np.testing.assert_allclose(export.maps(images), run.maps(images), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "classifier32", "vit_tiny_token"])
-def test_pytorch_s_layout(tmp_path, monkeypatch, name):
-    """Weights with PyTorch's names and shapes give the outputs of our own."""
-    classifier = random_classifier(tmp_path, monkeypatch, name)
+def test_weights_with_pytorch_s_names(tmp_path, monkeypatch):
+    """Weights with torchvision's names and shapes give the outputs of our own."""
+    classifier = random_classifier(tmp_path, monkeypatch, "resnet18")
     for layout in files.LAYOUTS:
         files.write(classifier, str(tmp_path / layout), layout=layout)
     ours, torch = (files.read(str(tmp_path / layout)) for layout in files.LAYOUTS)
-    signs = {"resnet18": "layer1.0.conv1.weight", "classifier32": "conv1.weight"}
-    assert signs.get(name, "blocks.0.attn.qkv.weight") in torch.weights
-    assert not set(torch.weights) & {key for key in ours.weights if key.startswith("params/encoder")}
+    assert torch.weights["layer1.0.conv1.weight"].shape == (8, 8, 3, 3)
+    assert not set(torch.weights) & {key for key in ours.weights if "/encoder/" in key}
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     expected, found = ours.outputs(images), torch.outputs(images)
     assert expected.keys() == found.keys()
     for key in expected:
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "classifier32", "vit_tiny_token", "dinov2_small_registers"])
+def test_every_pytorch_layout_is_read_inside_a_program(name):
+    """From the stored tensors a traced function gets our weights back, to the bit."""
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    from gradmix_jax import models
+
+    size = 28 if name.startswith("dinov2") else 32
+    spec = models.Spec(name=name, stem="imagenet" if name.startswith("dinov2") else "cifar", classifier="linear")
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    init = lambda key, image: models.create(spec, num_classes=5).init(key, image, train=False)
+    shapes = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), image)), sep="/")
+    random = np.random.default_rng(0)
+    weights = {path: random.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+    stored, names = files._laid_out(weights, "torch")
+    assert set(names) <= set(stored) and not any("/encoder/" in path for path in names)
+    read = files._reader({path: x.shape for path, x in weights.items()}, "torch")
+    found = jax.jit(read)({path: stored[path] for path in names})
+    assert found.keys() == weights.keys()
+    for path, expected in weights.items():
+        np.testing.assert_array_equal(found[path], expected, err_msg=path)
 
 
 def random_classifier(tmp_path, monkeypatch, name):

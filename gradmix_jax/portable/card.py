@@ -15,7 +15,7 @@ METRICS = {
 CODE = """\
 import json, pathlib, sys
 import jax, numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = pathlib.Path(sys.argv[1])  # this directory
 TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "BOOL": "?"}
@@ -34,9 +34,18 @@ learned = arrays_of("score.safetensors", meta["score"]["arrays"])
 program = lambda name: jax.jit(jax.export.deserialize(bytearray((HERE / name).read_bytes())).call)
 model, score = program("model.stablehlo"), program("score.stablehlo")
 
-images = [Image.open(file).convert("L" if channels == 1 else "RGB") for file in sys.argv[2:]]
-images = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images]
-outputs = model(weights, np.stack(images).reshape(-1, size, size, channels))
+def pixels(file):
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith("I"):  # 16-bit gray
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    elif image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, tuple(meta["image"]["background_color"]))
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
+    image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
+
+outputs = model(weights, np.stack([pixels(file) for file in sys.argv[2:]]))
 with jax.enable_x64(meta["score"]["float64"]):
     found = score(learned, {name: outputs[name] for name in meta["score"]["inputs"]})
 """

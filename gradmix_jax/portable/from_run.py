@@ -14,6 +14,7 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment
 from gradmix_jax.data import order, splits
+from gradmix_jax.data.source import BACKGROUNDS
 from gradmix_jax.evaluation import cache, fitting, guards
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
@@ -26,8 +27,8 @@ from gradmix_jax.training import state as state_lib
 FORMAT, VERSION = "gradmix_jax classifier", 1
 KEEP = 0.95
 RESIZE = (
-    "convert to RGB (grey if channels is 1), then resize to size x size pixels with Pillow's bilinear filter "
-    "(antialiased, aspect ratio not kept); divide 16-bit grey by 256 first"
+    "apply the EXIF orientation; divide 16-bit gray by 256; lay transparent images on the background; convert to RGB, "
+    "or to gray if channels is 1; resize to size x size pixels with Pillow's bilinear filter, aspect ratio not kept"
 )
 NEEDED = ("train", "validation")
 
@@ -208,7 +209,14 @@ def _describe(
         "format": FORMAT,
         "version": VERSION,
         "class_names": list(model.data.class_names),
-        "image": {"size": dataset.image_size, "channels": dataset.channels, "dtype": "uint8", "resize": RESIZE},
+        "image": {
+            "size": dataset.image_size,
+            "channels": dataset.channels,
+            "dtype": "uint8",
+            "resize": RESIZE,
+            "background": dataset.background,
+            "background_color": BACKGROUNDS[dataset.background],
+        },
         "normalization": {"inside_model": True, **dataclasses.asdict(experiment.normalization)},
         "score": {
             "name": spec.score,

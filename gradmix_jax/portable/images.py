@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from gradmix_jax.data.folder import EXTENSIONS
+from gradmix_jax.data.files import EXTENSIONS
 from gradmix_jax.data.source import reason_of, to_array
 
 # Pixels of the shorter side of a drawing, at least.
@@ -44,18 +44,20 @@ def _in_folder(folder: str) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def as_array(image, size: int, channels: int) -> np.ndarray:
+def as_array(image, size: int, channels: int, *, background: str = "white") -> np.ndarray:
     """uint8 [size, size, channels] of a Pillow image, a file name or a uint8 array [H, W, C] with C = 1 or 3.
+
+    See `to_array` of `data.source`, which training reads its images with.
 
     Raises:
       ValueError: a file that cannot be read as an image, or an array of another type or shape.
     """
     if isinstance(image, Image.Image):
-        return to_array(image, size, channels)
+        return to_array(image, size, channels, background=background)
     if isinstance(image, (str, os.PathLike)):
         try:
             with Image.open(image) as opened:
-                return to_array(opened, size, channels)
+                return to_array(opened, size, channels, background=background)
         except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
             raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
     array = np.asarray(image)
