@@ -166,7 +166,7 @@ def _keep_compiled_programs():
 
 
 def _parse(argv, required):
-    argv = [_with_config_path(word) for word in _joined(argv)]
+    argv = [_with_config_path(_renamed(word)) for word in _joined(argv)]
     try:
         rest = flags.FLAGS(argv)
         missing = [name for name in required if flags.FLAGS[name].value is None]
@@ -208,6 +208,13 @@ def _joined(argv: list[str]) -> list[str]:
 def _with_config_path(word: str) -> str:
     flag, equals, value = word.partition("=")
     return f"{flag}={config_path_of(value)}" if equals and flag in ("--config", "-config") else word
+
+
+def _renamed(word: str) -> str:
+    """--config.KEY=VALUE under today's name of the key."""
+    flag, equals, value = word.partition("=")
+    dashes, config, key = flag.partition("config.")
+    return f"{dashes}{config}{config_lib.RENAMED.get(key, key)}{equals}{value}" if dashes in ("-", "--") else word
 
 
 def _named_keys(argv: list[str]) -> list[str]:

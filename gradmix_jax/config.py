@@ -4,8 +4,10 @@ An experiment file in `configs/` takes `default_config()` and assigns a few keys
 the folder that uses it (`SECTIONS`); it declares the keys with their defaults and comments, and checks the values.
 """
 
+import copy
 import dataclasses
 import difflib
+import functools
 import json
 from typing import Any
 
@@ -17,8 +19,8 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import spec as evaluation_spec
 from gradmix_jax.fields import check_choice, check_number
 from gradmix_jax.method import attribution, mix
-from gradmix_jax.training import losses, train
-from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import optimizer, train
+from gradmix_jax.training import phases as phases_lib
 
 SECTIONS = {
     "dataset": data_lib.Spec,
@@ -28,10 +30,12 @@ SECTIONS = {
     "attribution": attribution.Spec,
     "mix": mix.Spec,
     "objective": objectives.Spec,
-    "optimizer": state_lib.OptimizerSpec,
+    "optimizer": optimizer.OptimizerSpec,
     "train": train.Spec,
     "evaluate": evaluation_spec.Spec,
 }
+# Keys by their old names, in configs of runs and on command lines.
+RENAMED = {"mix.mixup_alpha": "mix.options.mixup.alpha", "mix.fmix_decay": "mix.options.fmix.decay"}
 # Sections and keys that a resumed run may change besides those declared with `may_change`.
 FREE = ("evaluate", "name")
 
@@ -48,9 +52,16 @@ def default_config() -> ConfigDict:
     return c
 
 
-def phase(name: str, *, epochs: int, supcon: float = 0.0, ssl: float = 0.0, cross_entropy: float = 0.0) -> ConfigDict:
-    """One entry of `phases`: objective weights for a number of epochs."""
-    weights = dict(supcon=float(supcon), ssl=float(ssl), cross_entropy=float(cross_entropy))
+def phase(name: str, *, epochs: int, **weights: float) -> ConfigDict:
+    """One entry of `phases`: objective weights for a number of epochs.
+
+    Args:
+      name: what to call it.
+      epochs: how long it is.
+      **weights: {objective: weight}, 0 where not given; `ssl` is that of the objective that `objective.ssl` names.
+    """
+    labeled = [each for each, entry in objectives.OBJECTIVES.items() if entry.uses_labels]
+    weights = dict.fromkeys([*labeled, objectives.ALIAS], 0.0) | {each: float(value) for each, value in weights.items()}
     return ConfigDict(dict(name=name, epochs=epochs, **weights))
 
 
@@ -124,18 +135,35 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def read(workdir: str) -> dict[str, Any]:
-    """The config of a run, with the defaults of keys that are younger than the run.
+    """The config of a run under today's names of keys, with the defaults of keys that are younger than the run.
 
     Raises:
       ValueError: config.json is missing or damaged.
     """
-    config, complete = workdir_lib.read_json(workdir, workdir_lib.CONFIG), to_plain(default_config())
-    for name, section in complete.items():
-        if isinstance(section, dict):
-            complete[name] = section | config.get(name, {})
-        else:
-            complete[name] = config.get(name, section)
-    return complete
+    return _completed(to_plain(default_config()), renamed(workdir_lib.read_json(workdir, workdir_lib.CONFIG)))
+
+
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain config whose keys of RENAMED have their new names."""
+    config = copy.deepcopy(config)
+    for old, new in RENAMED.items():
+        *sections, last = old.split(".")
+        holder = functools.reduce(lambda each, name: each.get(name, {}), sections, config)
+        if last in holder:
+            *sections, key = new.split(".")
+            target = functools.reduce(lambda each, name: each.setdefault(name, {}), sections, config)
+            target[key] = holder.pop(last)
+    return config
+
+
+def _completed(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The given values, with the defaults of the keys that are missing."""
+    both = {
+        name: _completed(default, given[name])
+        for name, default in defaults.items()
+        if isinstance(default, dict) and isinstance(given.get(name), dict)
+    }
+    return defaults | given | both
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -179,6 +207,8 @@ def fixed(config: dict[str, Any]) -> dict[str, Any]:
         if "key" in field.metadata and field.metadata["key"].may_change
     }
     flat = flatten(json.loads(json.dumps(config)))
+    # A weight of 0 may be left out.
+    flat["phases"] = [{name: value for name, value in entry.items() if value != 0} for entry in flat["phases"]]
     return {name: value for name, value in flat.items() if name not in free and name.partition(".")[0] not in FREE}
 
 
@@ -194,8 +224,8 @@ class Experiment:
     attribution: attribution.Spec
     mix: mix.Spec
     objective: objectives.Spec
-    phases: tuple[state_lib.Phase, ...]
-    optimizer: state_lib.OptimizerSpec
+    phases: tuple[phases_lib.Phase, ...]
+    optimizer: optimizer.OptimizerSpec
     train: train.Spec
     evaluate: evaluation_spec.Spec
 
@@ -225,7 +255,7 @@ def from_config(config: ConfigDict | dict[str, Any], *, num_devices: int) -> Exp
     if not isinstance(config["name"], str):
         raise ValueError(f"name must be a string, got {config['name']!r}.")
     sections = {name: make(**config[name]) for name, make in SECTIONS.items()}
-    phases = tuple(state_lib.Phase(**dict(entry)) for entry in config["phases"])
+    phases = tuple(phases_lib.from_entry(entry, sections["objective"].ssl) for entry in config["phases"])
     experiment = Experiment(seed=config["seed"], phases=phases, **sections)
     _check_batch(experiment, num_devices)
     _check_channels(experiment)
@@ -250,23 +280,28 @@ def _check_keys(config: dict[str, Any], defaults: dict[str, Any], prefix: str = 
             if not prefix:
                 _check_keys(config[name], default, f"{name}.")
     if not prefix:
-        _check_phases(config["phases"], defaults["phases"][0])
+        _check_phases(config["phases"])
 
 
-def _check_phases(phases: Any, example: dict[str, Any]) -> None:
+def _check_phases(phases: Any) -> None:
     if not isinstance(phases, (tuple, list)) or not phases:
         raise ValueError(f"phases must be a tuple of at least one phase, got {phases!r}.")
     for index, entry in enumerate(phases):
         if not isinstance(entry, dict):
             raise ValueError(f"phases[{index}] must be a phase as gradmix_jax.config.phase makes it, got {entry!r}.")
-        _check_keys(entry, example, f"phases[{index}].")
+        for name in phases_lib.KEYS:
+            if name not in entry:
+                raise ValueError(f"missing config key phases[{index}].{name}.")
+        known = (*phases_lib.KEYS, objectives.ALIAS, *objectives.OBJECTIVES)
+        for name in entry:
+            check_choice(f"a key of phases[{index}]", name, known)
 
 
 def _check_batch(experiment: Experiment, num_devices: int) -> None:
     batch, group = experiment.train.batch_size, experiment.mix.group_size
     if batch % num_devices:
         raise ValueError(f"train.batch_size must be a multiple of the {num_devices} devices, got {batch}.")
-    if experiment.mix.method != "none" and (batch // num_devices) % group:
+    if experiment.mix.mixes and (batch // num_devices) % group:
         raise ValueError(
             f"mix.group_size must divide the {batch // num_devices} images of one device, got {group} "
             f"(train.batch_size {batch} on {num_devices} devices)."
@@ -282,51 +317,36 @@ def _check_channels(experiment: Experiment) -> None:
 
 
 def _check_objectives(experiment: Experiment) -> None:
-    views = experiment.train.num_views
+    """Whether the other sections allow what the phases weigh, and mixed images have a loss."""
+    spec, used = experiment.objective, {}
     for index, phase in enumerate(experiment.phases):
-        if phase.cross_entropy and experiment.model.classifier == "none":
-            raise ValueError(f"phases[{index}].cross_entropy needs a model.classifier: 'linear' or 'cosine'.")
-        if phase.ssl and views < 2:
-            raise ValueError(f"phases[{index}].ssl needs train.num_views of at least 2, got {views}.")
-    _check_self_supervised(experiment)
-    phases, mixed_supcon = experiment.phases, experiment.objective.mixed_supcon
-    has_mixed_loss = any(phase.ssl or phase.cross_entropy or (phase.supcon and mixed_supcon) for phase in phases)
-    if experiment.mix.method != "none" and not has_mixed_loss:
+        for name in phase.weights:
+            entry, where = objectives.OBJECTIVES[name], f"phases[{index}].{name}"
+            entry.check(experiment, where if name != spec.ssl else f"phases[{index}].{objectives.ALIAS}")
+            used[name] = entry
+    if not experiment.mix.mixes:
+        return
+    mixed = [name for name, entry in used.items() if entry.mixes(spec)]
+    if not mixed:
         raise ValueError(
             f"mix.method is {experiment.mix.method!r} but no phase has a loss of mixed images; give ssl or "
             "cross_entropy a weight, set objective.mixed_supcon, or set mix.method to 'none'."
         )
-    if experiment.mix.mixed_views == "first" and experiment.mix.method != "none":
-        mixes_labels = any(phase.cross_entropy for phase in experiment.phases) or experiment.objective.mixed_supcon
-        if mixes_labels:
-            raise ValueError("mix.mixed_views must be 'all' with cross-entropy or objective.mixed_supcon, got 'first'.")
-
-
-def _check_self_supervised(experiment: Experiment) -> None:
-    spec, views, used = experiment.objective, experiment.train.num_views, any(p.ssl for p in experiment.phases)
-    rows = experiment.train.batch_size * views
-    if used and spec.ssl == "moco" and spec.queue_size % rows:
-        raise ValueError(
-            f"objective.queue_size must be a multiple of the {rows} views of a step, got {spec.queue_size} "
-            f"(train.batch_size {experiment.train.batch_size} x train.num_views {views})."
-        )
-    if used and spec.ssl == "barlow_twins" and views != 2:
-        raise ValueError(f"objective.ssl 'barlow_twins' needs train.num_views 2, got {views}.")
-    loss = experiment.attribution.loss
-    maps_gradients = experiment.mix.uses_map and experiment.attribution.uses_gradients
-    if maps_gradients and loss in ("moco", "barlow_twins") and (not used or spec.ssl != loss):
-        raise ValueError(f"attribution.loss {loss!r} needs the same objective.ssl and a phase with a weight ssl.")
+    labeled = [name for name in mixed if used[name].uses_labels]
+    if experiment.mix.mixed_views == "first" and labeled:
+        raise ValueError(f"mix.mixed_views must be 'all' with mixed images for {labeled[0]}, got 'first'.")
 
 
 def _check_attribution(experiment: Experiment) -> None:
     spec = experiment.attribution
-    check_choice("attribution.loss", spec.loss, losses.ATTRIBUTION_LOSSES)
+    check_choice("attribution.loss", spec.loss, (*objectives.OBJECTIVES, attribution.TRAINING))
     if not (experiment.mix.uses_map and spec.uses_gradients):
         return
-    if spec.loss == "cross_entropy" and experiment.model.classifier == "none":
-        raise ValueError("attribution.loss 'cross_entropy' needs a model.classifier: 'linear' or 'cosine'.")
-    if spec.loss == "simclr" and experiment.train.num_views < 2:
-        raise ValueError("attribution.loss 'simclr' needs train.num_views of at least 2; use 'training' with one view.")
+    if spec.loss != attribution.TRAINING:
+        entry, where = objectives.OBJECTIVES[spec.loss], f"attribution.loss {spec.loss!r}"
+        if entry.state and not any(spec.loss in phase.weights for phase in experiment.phases):
+            raise ValueError(f"{where} needs a phase that gives {spec.loss} a weight, as objective.ssl or by its name.")
+        entry.check(experiment, where)
     stages = models.available_stages(experiment.model)
     for stage in spec.stages if spec.uses_stages else ():
         check_choice("each element of attribution.stages", stage, stages)

@@ -91,7 +91,7 @@ def options(table: Callable[[], Mapping[str, Any]], comment: str) -> Any:
         count.
       comment: what the entries are.
     """
-    return dataclasses.field(default_factory=dict, metadata={"table": table, "comment": comment})
+    return dataclasses.field(default_factory=dict, hash=False, metadata={"table": table, "comment": comment})
 
 
 def default_options(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from absl import flags
 from gradmix_jax import cli, run
 from gradmix_jax import config as config_lib
 from gradmix_jax.report.labels import short
-from gradmix_jax.training import step as step_lib
+from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing
 
@@ -46,7 +46,7 @@ def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = No
     state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
     checkpoints.close()
     batch, labels = prepared.batch(int(state.seed), int(state.step))
-    explanation = jax.jit(lambda *arrays: step_lib.explain(prepared.program, *arrays))(state, batch, labels)
+    explanation = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))(state, batch, labels)
     _draw(jax.device_get(explanation), {i: prepared.data.class_names[labels[i]] for i in chosen}, out, kind)
 
 

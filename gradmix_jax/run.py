@@ -22,6 +22,8 @@ from gradmix_jax.data import order
 from gradmix_jax.evaluation import evaluate as evaluation
 from gradmix_jax.training import cost, mapping
 from gradmix_jax.training import initial as initial_lib
+from gradmix_jax.training import optimizer as optimizer_lib
+from gradmix_jax.training import phases as phases_lib
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -103,10 +105,10 @@ def make_program(
     module = models.create(experiment.model, num_classes=num_classes, axis_name=mapped and mapped.axis_name)
     batch_size = experiment.train.batch_size
     steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
-    schedule = state_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
+    schedule = optimizer_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
     return Program(
         model=mapped.model(module) if mapped else module,
-        transform=state_lib.optimizer(
+        transform=optimizer_lib.optimizer(
             experiment.optimizer,
             schedule,
             frozen=experiment.model.frozen,
@@ -137,7 +139,8 @@ def initial_state(experiment: Experiment, program: Program) -> state_lib.TrainSt
         experiment.seed,
         experiment.image_shape,
         averaged=bool(program.average_decay),
-        queue_size=program.objective.queue_size if program.uses_momentum else 0,
+        carrying=program.carrying,
+        objective=program.objective,
     )
 
 
@@ -262,7 +265,7 @@ def is_finished(config: ConfigDict, workdir: str) -> bool:
         return False
     results, wanted = workdir_lib.read_json(workdir, workdir_lib.RESULTS), config_lib.to_plain(config)
     steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
-    whole = results["step"] == state_lib.total_steps(config.phases, steps_per_epoch)
+    whole = results["step"] == phases_lib.total_steps(config.phases, steps_per_epoch)
     whole = whole and not results.get("pending") and not results.get("failed")
     return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
 
@@ -332,8 +335,8 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
       ValueError: a run that does not mix, or data that is not there.
     """
     experiment = from_config(config, num_devices=1)
-    if experiment.mix.method == "none":
-        raise ValueError(f"the run in {workdir} does not mix (mix.method 'none'): there is nothing to show.")
+    if not experiment.mix.mixes:
+        raise ValueError(f"the run in {workdir} does not mix (mix.method {experiment.mix.method!r}): nothing to show.")
     data = data_lib.open_set(experiment.dataset)
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     return Prepared(experiment, data, program)

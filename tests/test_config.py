@@ -213,9 +213,9 @@ def test_a_config_from_before_a_key_has_its_default(tmp_path):
         ({"objective.momentum": 1.0}, r"objective\.momentum must be a number at least 0 and below 1, got 1\.0"),
         (
             {"objective.ssl": "barlow_twins", "train.num_views": 3},
-            r"objective\.ssl 'barlow_twins' needs train\.num_views 2, got 3",
+            r"phases\[0\]\.ssl needs train\.num_views 2 for barlow_twins, got 3",
         ),
-        ({"attribution.loss": "moco"}, r"attribution\.loss 'moco' needs the same objective\.ssl"),
+        ({"attribution.loss": "moco"}, r"attribution\.loss 'moco' needs a phase that gives moco a weight"),
         ({"optimizer.ema": 1.0}, r"optimizer\.ema must be a number at least 0 and below 1, got 1\.0"),
     ],
 )

@@ -8,6 +8,8 @@ Letters: B batch, H W image, h w feature map, C image channels, F feature channe
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +18,21 @@ from jax import lax
 from gradmix_jax.fields import Section, check_choice, key
 
 NORMS = ("image", "batch")
-METHODS = ("input", "gradient_x_input", "layer", "grad_cam", "random")
+TRAINING = "training"  # the attribution loss that is the sum of the phase
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec(Section, section="attribution"):
     """How maps are made: the `attribution` section."""
 
-    method: str = key("input", "input, gradient_x_input, layer (LayerCAM), grad_cam, random", choices=METHODS)
+    method: str = key("input", "input, gradient_x_input, layer (LayerCAM), grad_cam, random", choices=lambda: MAPS)
     stages: tuple[str, ...] = key(("stage3", "stage4"), "tapped stages, for layer and grad_cam")
     sign: int = key(1, "1: evidence that raises the loss; -1: that lowers it")
     norm: str = key("image", 'min-max per "image", or over the whole "batch"', choices=NORMS)
     smoothing: int = key(3, "odd averaging window of input maps, pixels; 1: none", least=1)
     loss: str = key(
         "simclr",
-        'whose gradient: simclr, supcon, cross_entropy, moco, barlow_twins, or "training" (the phase\'s weighted sum)',
+        'whose gradient: an objective, or "training" (the phase\'s weighted sum)',
     )
     every: int = key(
         1, "a fresh map every so many steps; random maps, which cost no backward pass, between them", least=1
@@ -46,16 +48,46 @@ class Spec(Section, section="attribution"):
 
     @property
     def uses_stages(self) -> bool:
-        return self.method in ("layer", "grad_cam")
+        return MAPS[self.method].taps == "stages"
 
     @property
     def uses_input(self) -> bool:
-        return self.method in ("input", "gradient_x_input")
+        return MAPS[self.method].taps == "input"
 
     @property
     def uses_gradients(self) -> bool:
-        """All but random maps do."""
-        return self.uses_input or self.uses_stages
+        """Whether there is anything to tap."""
+        return MAPS[self.method].taps is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What maps are made from.
+
+    Attributes:
+      images_BxHxWxC: the views in [0, 1].
+      activations: {stage: [B, h, w, F]} of the tapped stages.
+      gradients: of the attribution loss at the taps: {"images": [B, H, W, C]} or {stage: [B, h, w, F]}.
+      keys_B: one key for each map.
+      axis_name: the mapped axis over which the batch is spread, if any.
+    """
+
+    images_BxHxWxC: jax.Array
+    activations: Mapping[str, jax.Array]
+    gradients: Mapping[str, jax.Array]
+    keys_B: jax.Array
+    axis_name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """An entry of MAPS: `function(source, spec)` gives map_BxHxW in [0, 1] of gradients at `taps`.
+
+    `taps` is "input" (the images), "stages" (`attribution.stages`) or None (a map that needs no gradient).
+    """
+
+    function: Callable[[Source, Spec], jax.Array]
+    taps: str | None
 
 
 def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None = None) -> jax.Array:
@@ -221,3 +253,34 @@ def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
 def average(maps: list[jax.Array]) -> jax.Array:
     """Mean of one map per stage; each map_BxHxW in [0, 1], so every stage has the same say."""
     return sum(maps) / len(maps)
+
+
+def _of_stages(make_map, source: Source, spec: Spec) -> jax.Array:
+    options = dict(
+        image_size=source.images_BxHxWxC.shape[1:3], sign=spec.sign, norm=spec.norm, axis_name=source.axis_name
+    )
+    return average([make_map(source.activations[each], source.gradients[each], **options) for each in spec.stages])
+
+
+def _of_input(times_input: bool, source: Source, spec: Spec) -> jax.Array:
+    return input_gradient(
+        source.gradients["images"],
+        norm=spec.norm,
+        images_BxHxWxC=source.images_BxHxWxC if times_input else None,
+        smoothing=spec.smoothing,
+        axis_name=source.axis_name,
+    )
+
+
+MAPS = {
+    "input": Map(partial(_of_input, False), taps="input"),
+    "gradient_x_input": Map(partial(_of_input, True), taps="input"),
+    "layer": Map(partial(_of_stages, layer_cam), taps="stages"),
+    "grad_cam": Map(partial(_of_stages, grad_cam), taps="stages"),
+    "random": Map(lambda source, spec: random_map(source.keys_B, image_size=source.images_BxHxWxC.shape[1:3]), None),
+}
+
+
+def make(source: Source, spec: Spec) -> jax.Array:
+    """map_BxHxW as the config says."""
+    return MAPS[spec.method].function(source, spec)

@@ -11,11 +11,14 @@ Letters: B batch (views included), H W image, C image channels, G groups, g imag
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradmix_jax.fields import Section, check_choice, key
+from gradmix_jax import fields
+from gradmix_jax.fields import Key, Section, check_choice, key
 from gradmix_jax.method import attribution, masks
 
 FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
@@ -36,10 +39,7 @@ class Spec(Section, section="mix"):
     keep_draw: str = key("image", 'one draw per "image", or per "batch"', choices=KEEP_DRAWS)
     mixed_views: str = key("all", 'mix "all" views, or the "first" only', choices=MIXED_VIEWS)
     group_size: int = key(16, "partners are drawn within groups of this many images; divides a device's batch", least=2)
-    mixup_alpha: float = key(1.0, "of mixup's Beta(alpha, alpha)", above=0)
-    fmix_decay: float = key(
-        3.0, "of the power of fmix's noise with frequency; the larger, the larger the patches", least=0, most=10
-    )
+    options: dict[str, dict[str, Any]] = fields.options(lambda: METHODS, "mixing methods")
 
     def check(self):
         low, high = self.keep_range
@@ -47,8 +47,39 @@ class Spec(Section, section="mix"):
             raise ValueError(f"mix.keep_range must be (low, high) with low <= high, got {self.keep_range}.")
 
     @property
+    def mixes(self) -> bool:
+        return METHODS[self.method].function is not None
+
+    @property
     def uses_map(self) -> bool:
-        return self.method == "gradmix"
+        return METHODS[self.method].needs_map
+
+    @property
+    def has_mask(self) -> bool:
+        return METHODS[self.method].has_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An entry of METHODS.
+
+    Attributes:
+      function: (key, images_BxHxWxC, maps_BxHxW or None, *, views, and what it takes) -> (mixed, weight_B, partner_B);
+        None: nothing is mixed.
+      needs_map: whether it looks at the attribution maps.
+      takes: which of `keep_range`, `keep_B`, `mask` and `fill` it has arguments for.
+      options: {option: Key}, arguments of the function and config keys `mix.options.NAME.OPTION`.
+    """
+
+    function: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None
+    needs_map: bool = False
+    takes: tuple[str, ...] = ("keep_range", "keep_B", "fill")
+    options: Mapping[str, Key] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it has a hole to fill."""
+        return "fill" in self.takes
 
 
 def kept_share(mask_BxHxW: jax.Array) -> jax.Array:
@@ -107,7 +138,7 @@ def gradmix(
     """
     batch = images_BxHxWxC.shape[0]
     if batch % views:
-        raise ValueError(f"gradmix got {batch} images and views={views}; allowed: a multiple of the number of views.")
+        raise ValueError(f"gradmix needs a multiple of views={views} images, got {batch}.")
     check_choice("mask", mask, masks.MASKS)
     partner_key, keep_key, noise_key = jax.random.split(key, 3)
     mask_BxHxW = masks.MASKS[mask](maps_BxHxW, _given_or_drawn(keep_B, keep_key, batch, keep_range))
@@ -299,7 +330,17 @@ def mixup(
     return mixed.astype(images_BxHxWxC.dtype), weight_B, partner_B
 
 
-METHODS = ("none", "gradmix", "cutmix", "saliencymix", "fmix", "mixup")
+_ALPHA = Key(1.0, "of Beta(alpha, alpha), from which the kept share is drawn", above=0)
+_DECAY = Key(3.0, "of the noise's amplitude with frequency; the larger, the larger the patches", least=0, most=10)
+
+METHODS = {
+    "none": Method(None, takes=()),
+    "gradmix": Method(gradmix, needs_map=True, takes=("keep_range", "keep_B", "mask", "fill")),
+    "cutmix": Method(cutmix),
+    "saliencymix": Method(saliencymix),
+    "fmix": Method(fmix, options={"decay": _DECAY}),
+    "mixup": Method(mixup, takes=(), options={"alpha": _ALPHA}),
+}
 
 
 def apply(
@@ -315,7 +356,7 @@ def apply(
       key: the key of this step, the same on every device.
       images_BxHxWxC: this device's images in [0, 1], view-major.
       maps_BxHxW: their maps; None where `spec.uses_map` is false.
-      spec: the mix section; its keep range, mask and fill do not concern mixup.
+      spec: the mix section; keep range, mask and fill concern the methods that take them.
       views: number of views V in B.
       first_group: number of this device's first group in the global batch.
 
@@ -324,14 +365,15 @@ def apply(
       view 0 are returned, B / V of them.
 
     Raises:
-      ValueError: `spec.method` is "none", or the images of a view do not fill whole groups.
+      ValueError: a method that does not mix, or the images of a view do not fill whole groups.
     """
     batch = images_BxHxWxC.shape[0]
     size = spec.group_size
-    if spec.method == "none":
-        raise ValueError(f"mix.method is 'none', which mixes nothing; allowed: {', '.join(METHODS[1:])}.")
+    method = METHODS[spec.method]
+    if method.function is None:
+        raise ValueError(f"mix.method {spec.method!r} mixes nothing; choose another.")
     if batch % (views * size):
-        raise ValueError(f"mix.group_size is {size}; allowed: a divisor of the {batch / views:g} images of one device.")
+        raise ValueError(f"mix.group_size must divide the {batch / views:g} images of one device, got {size}.")
     groups = batch // views // size
     group_key, keep_key = jax.random.split(key)
     keys_G = jax.vmap(lambda index: jax.random.fold_in(group_key, index))(first_group + jnp.arange(groups))
@@ -340,16 +382,9 @@ def apply(
         keep_Gxg = jnp.broadcast_to(draw_keep(keep_key, (), spec.keep_range), (groups, views * size))
 
     def one_group(key, images, maps, keep):
-        common = dict(views=views, keep_B=keep, keep_range=spec.keep_range, fill=spec.fill)
-        if spec.method == "gradmix":
-            return gradmix(key, images, maps, mask=spec.mask, **common)
-        if spec.method == "cutmix":
-            return cutmix(key, images, maps, **common)
-        if spec.method == "saliencymix":
-            return saliencymix(key, images, maps, **common)
-        if spec.method == "fmix":
-            return fmix(key, images, maps, decay=spec.fmix_decay, **common)
-        return mixup(key, images, maps, alpha=spec.mixup_alpha, views=views)
+        common = dict(keep_B=keep, keep_range=spec.keep_range, mask=spec.mask, fill=spec.fill)
+        taken = {name: common[name] for name in method.takes}
+        return method.function(key, images, maps, views=views, **taken, **spec.options.get(spec.method, {}))
 
     mixed, weight, partner = jax.vmap(one_group)(
         keys_G, _to_groups(images_BxHxWxC, views, size), _to_groups(maps_BxHxW, views, size), keep_Gxg

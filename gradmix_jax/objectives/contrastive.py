@@ -1,40 +1,16 @@
-"""Losses on projections and logits, in float32, over the global batch.
+"""What the losses share: the contrastive loss, which row is of which image and class, means over devices.
 
-Letters: B rows of this device (views included), N anchors, M contrast features, P positive features, D embedding,
-K classes. Contrast is global: with `axis_name`, features of all devices are gathered, and since the transpose of a
-gather adds up what every device's loss says about a feature, the mean over devices of the parameter gradients is the
-gradient of the global loss.
+Letters: B rows of this device (views included), N anchors, M contrast features, P positive features, D embedding.
+Contrast is global: with `axis_name`, features of all devices are gathered, and since the transpose of a gather adds up
+what every device's loss says about a feature, the mean over devices of the parameter gradients is the gradient of the
+global loss.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
-
-from gradmix_jax.fields import Section, key
-
-# Self-supervised losses, of which a run has one.
-SSL = ("simclr", "moco", "barlow_twins")
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec(Section, section="objective"):
-    """What is minimized: the `objective` section."""
-
-    temperature: float = key(0.05, "of contrastive losses", above=0)
-    base_temperature: float = key(0.07, "contrastive losses are multiplied by temperature / base_temperature", above=0)
-    mixed_supcon: bool = key(False, "add the supervised loss with mixed positives")
-    detach_anchors: bool = key(False, "no gradient of the mixed loss through the clean features")
-    label_smoothing: float = key(0.0, "of cross-entropy", least=0, below=1)
-    block_size: int = key(
-        4096, "anchors at a time of a contrastive loss on a device: bounds the memory of large batches", least=1
-    )
-    ssl: str = key("simclr", "what a phase's weight `ssl` is of: simclr, moco or barlow_twins", choices=SSL)
-    queue_size: int = key(8192, "of moco: a multiple of batch_size * num_views", least=1)
-    momentum: float = key(0.999, "of moco's key encoder", least=0, below=1)
-    off_diagonal_weight: float = key(0.005, "of barlow_twins", above=0)
 
 
 def contrastive(
@@ -164,11 +140,11 @@ def make_batch(
     )
 
 
-def _of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
+def of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
     return (batch.image_N[row_n][:, None] == batch.image_M[None, :]) & _not_self(batch, row_n)
 
 
-def _of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
+def of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
     return (batch.label_N[row_n][:, None] == batch.label_M[None, :]) & _not_self(batch, row_n)
 
 
@@ -176,48 +152,7 @@ def _not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
     return (batch.first_anchor + row_n)[:, None] != jnp.arange(batch.contrast_MxD.shape[0])[None, :]
 
 
-def simclr(batch: Batch, spec: Spec) -> jax.Array:
-    """NT-Xent: the positive of a view is the other view of the same image. Scalar, this device's part of the mean."""
-    return _mean_loss(batch, lambda row_n: _of_same_image(batch, row_n), spec)
-
-
-def supcon(batch: Batch, spec: Spec) -> jax.Array:
-    """SupCon: all rows of the same class are positives. Scalar, this device's part of the mean."""
-    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec)
-
-
-def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
-    """SimCLR with mixed images as positives: clean anchors, clean denominators, weighted by what was kept.
-
-    The positive of view v of an image is the mixed version of its *other* view, which lives on the same device: the
-    mixed features need no gather.
-
-    Args:
-      batch: the clean features.
-      mixed_PxD: projections of this device's mixed images, of all views or of view 0 only, view-major.
-      weight_P: kept share of each mixed image.
-      spec: the objective section.
-
-    Returns:
-      Scalar, this device's part of the mean.
-    """
-    images = batch.anchors_NxD.shape[0] // batch.views
-    mixed_P = jnp.arange(mixed_PxD.shape[0])
-
-    def positives_of(row_n):
-        same_image_nxP = (row_n % images)[:, None] == (mixed_P % images)[None, :]
-        return same_image_nxP & (row_n[:, None] != mixed_P[None, :])
-
-    return _mean_loss(batch, positives_of, spec, mixed_PxD, weight_P)
-
-
-def mixed_supcon(batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec) -> jax.Array:
-    """SupCon with the mixed versions of all rows of the same class (but the anchor's own) as positives. Scalar."""
-    mixed, weight = gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name)
-    return _mean_loss(batch, lambda row_n: _of_same_class(batch, row_n), spec, mixed, weight)
-
-
-def _mean_loss(batch, positives_of, spec, positive_features=None, positive_weights=None):
+def mean_loss(batch, positives_of, spec, positive_features=None, positive_weights=None):
     """Mean over the anchors that have a positive, `spec.block_size` anchors at a time.
 
     Blocks are computed again in the backward pass, so that memory grows with the number of contrast features and not
@@ -257,14 +192,8 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)
 
 
-def cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, spec: Spec) -> jax.Array:
-    """Mean softmax cross-entropy against probabilities, label smoothing included. Scalar, this device's mean."""
-    targets_BxK = optax.smooth_labels(targets_BxK, spec.label_smoothing)
-    return jnp.mean(optax.softmax_cross_entropy(logits_BxK.astype(jnp.float32), targets_BxK))
-
-
-def mixed_targets(labels_B: jax.Array, weight_B: jax.Array, partner_B: jax.Array, *, num_classes: int) -> jax.Array:
-    """Area-weighted labels: weight * own + (1 - weight) * partner's; targets_BxK."""
-    own_BxK = jax.nn.one_hot(labels_B, num_classes)
-    weight_Bx1 = weight_B[:, None]
-    return weight_Bx1 * own_BxK + (1.0 - weight_Bx1) * own_BxK[partner_B]
+def by_view(x_M, views, axis_name):
+    """Rows of all devices, each device's view-major, as one array a view: [x_N, ...]."""
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    x = x_M.reshape(devices, views, -1, *x_M.shape[1:])
+    return [x[:, view].reshape(-1, *x_M.shape[1:]) for view in range(views)]

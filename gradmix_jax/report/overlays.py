@@ -8,11 +8,12 @@ from matplotlib.collections import LineCollection
 
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import default_config, to_plain
+from gradmix_jax.method import mix
 from gradmix_jax.report.drawing import framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Run
-from gradmix_jax.training import step as step_lib
+from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
 ROWS = 6
@@ -29,7 +30,8 @@ def overlays(run: Run) -> str:
     config["dataset"]["download"] = False
     # The evaluate section does not concern the steps, and its keys may be older than this code.
     config["evaluate"] = to_plain(default_config())["evaluate"]
-    if config["mix"]["method"] in ("none", "mixup"):
+    method = mix.METHODS.get(config["mix"]["method"])
+    if method and not method.has_mask:
         return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
     try:
         prepared = run_lib.prepare(config, run.workdir)
@@ -48,14 +50,14 @@ def _names(prepared) -> list[str]:
     return [prepared.data.class_names[label] for label in labels[:ROWS]]
 
 
-def _explanations(prepared, checkpoints) -> dict[int, step_lib.Explanation]:
+def _explanations(prepared, checkpoints) -> dict[int, explain_lib.Explanation]:
     """{step: what the step would do to the first batch, its first ROWS rows}; one compilation serves all steps.
 
     Batch, views, partners and kept shares are those of step 0 throughout, so that only the parameters change.
     """
     start = run_lib.initial_state(prepared.experiment, prepared.program)
     images, labels = prepared.batch(prepared.experiment.seed, 0)
-    explain = jax.jit(lambda *arrays: step_lib.explain(prepared.program, *arrays))
+    explain = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))
     found, saved = {}, checkpoints.steps()
     # A run that starts from other weights has its first state in a checkpoint or nowhere.
     first = [] if prepared.experiment.model.init_from and 0 not in saved else [0]

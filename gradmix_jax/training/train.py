@@ -14,7 +14,7 @@ import numpy as np
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import order
 from gradmix_jax.fields import Section, key
-from gradmix_jax.training import loop, mapping
+from gradmix_jax.training import loop, mapping, phases
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -84,7 +84,7 @@ def train(
     checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints, of=of) if mapping.is_main_process() else None
     state = _first_state(init, first, checkpoints, mapped)
     start_step, seed = (int(number) for number in mapped.to_host((state.step, state.seed)))
-    total_steps = state_lib.total_steps(program.phases, program.steps_per_epoch)
+    total_steps = phases.total_steps(program.phases, program.steps_per_epoch)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,

@@ -17,7 +17,8 @@ from gradmix_jax import augment, objectives
 from gradmix_jax import run as run_lib
 from gradmix_jax.method import attribution, masks, mix
 from gradmix_jax.training import step as step_lib
-from gradmix_jax.training.program import apply_model
+from gradmix_jax.training.forward import apply_model
+from gradmix_jax.training.program import Context
 
 IMAGES = 8
 ROWS = 2 * IMAGES
@@ -39,14 +40,14 @@ def batches(specs, keep):
     """What our step makes of the views of three batches: one compiled program."""
     program = run_lib.make_program(specs, num_classes=6, num_images=64)
     state = run_lib.initial_state(specs, program)
-    weights = {"supcon": jnp.zeros(()), "ssl": jnp.ones(()), "cross_entropy": jnp.zeros(())}
+    weights = {"simclr": jnp.ones(())}
     params, batch_stats, key = state.params, state.batch_stats, jax.random.key(5)
 
     @jax.jit
     def everything(views):
-        given = params, batch_stats, views, jnp.zeros(IMAGES, jnp.int32), weights, None
-        half = step_lib.clean_half(program, key, *given)
-        gradient, new_stats, metrics = step_lib.gradients(program, key, *given)
+        context = Context(program, None, key, params, batch_stats, jnp.zeros(IMAGES, jnp.int32), weights)
+        half = step_lib.clean_half(context, views)
+        gradient, new_stats, metrics = step_lib.gradients(context, views)
         mixed_z, _, _ = apply_model(program, params, batch_stats, half.mixed.images)
         made = dict(z=half.clean.outputs.z, mixed_z=mixed_z, **half.mixed._asdict())
         return made | dict(gradient=gradient, batch_stats=new_stats, loss=metrics["loss"])

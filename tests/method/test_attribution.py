@@ -218,12 +218,15 @@ def test_average_gives_every_stage_the_same_say():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(method="saliency"), r"attribution\.method is 'saliency'; allowed: input, gradient_x_input, layer"),
-        (dict(norm="pixel"), r"attribution\.norm is 'pixel'; allowed: image, batch"),
-        (dict(sign=0), r"attribution\.sign is 0; allowed: 1 or -1"),
-        (dict(smoothing=2), r"attribution\.smoothing is 2; allowed: an odd number"),
-        (dict(smoothing=-1), r"attribution\.smoothing is -1; allowed: an odd number"),
-        (dict(stages=()), r"attribution\.stages is empty; allowed: one stage or more with method 'layer'"),
+        (
+            dict(method="saliency"),
+            r"attribution\.method must be one of input, gradient_x_input, layer, .*, got 'saliency'",
+        ),
+        (dict(norm="pixel"), r"attribution\.norm must be one of image, batch, got 'pixel'"),
+        (dict(sign=0), r"attribution\.sign must be 1 or -1, got 0"),
+        (dict(smoothing=2), r"attribution\.smoothing must be an odd number of pixels, got 2"),
+        (dict(smoothing=-1), r"attribution\.smoothing must be a positive integer, got -1"),
+        (dict(stages=()), r"attribution\.method 'layer' needs at least one of attribution\.stages, got none"),
     ],
 )
 def test_spec_names_key_value_and_what_is_allowed(change, message):
@@ -232,7 +235,7 @@ def test_spec_names_key_value_and_what_is_allowed(change, message):
 
 
 def test_spec_says_what_a_method_needs():
-    needs = {m: dataclasses.replace(SPEC, method=m, stages=["stage3"]) for m in attribution.METHODS}
+    needs = {m: dataclasses.replace(SPEC, method=m, stages=["stage3"]) for m in attribution.MAPS}
     assert [m for m in needs if needs[m].uses_stages] == ["layer", "grad_cam"]
     assert [m for m in needs if needs[m].uses_input] == ["input", "gradient_x_input"]
     assert needs["layer"].stages == ("stage3",) and hash(needs["layer"])
@@ -240,7 +243,7 @@ def test_spec_says_what_a_method_needs():
 
 
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="norm is 'Image'; allowed: image, batch"):
+    with pytest.raises(ValueError, match="norm must be one of image, batch, got 'Image'; did you mean 'image'"):
         attribution.input_gradient(jnp.ones((1, 2, 2, 1)), norm="Image")
 
 

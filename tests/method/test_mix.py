@@ -20,8 +20,6 @@ SPEC = mix.Spec(
     keep_draw="image",
     mixed_views="all",
     group_size=2,
-    mixup_alpha=1.0,
-    fmix_decay=3.0,
 )
 # 2 views of 4 images of 9 x 7 pixels in all tests: few compilations.
 ROWS, IMAGES, HEIGHT, WIDTH = 8, 4, 9, 7
@@ -38,7 +36,7 @@ SPECS = {
     "saliencymix": dataclasses.replace(SPEC, method="saliencymix"),
     "cutout": dataclasses.replace(SPEC, **RECIPES["cutout"]["mix"]),
     "fmix": dataclasses.replace(SPEC, **RECIPES["fmix"]["mix"]),
-    "mixup": dataclasses.replace(SPEC, method="mixup", mixup_alpha=5.0),
+    "mixup": dataclasses.replace(SPEC, method="mixup", options={"mixup": {"alpha": 5.0}}),
 }
 FILLS_OF = {"threshold": mix.FILLS, "box": ("partner", "partner_resized", "zeros")}
 
@@ -278,7 +276,7 @@ def test_fmix_follows_the_decay_of_its_spec(key, monkeypatch):
         return jnp.zeros((batch, *image_size))
 
     monkeypatch.setattr(masks, "fourier_noise", noise)
-    spec = dataclasses.replace(SPECS["fmix"], fmix_decay=1.5)
+    spec = dataclasses.replace(SPECS["fmix"], options={"fmix": {"decay": 1.5}})
     jax.eval_shape(lambda images: mix.apply(key, images, None, spec, views=2, first_group=0), PICTURES)
     assert seen == [1.5]
 
@@ -436,23 +434,34 @@ def test_only_gradmix_looks_at_maps(key):
         assert same != spec.uses_map, name
 
 
+def options(method, **values):
+    return dict(options={method: values})
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(method="cutout"), r"mix\.method is 'cutout'; allowed: none, gradmix, cutmix, saliencymix, fmix, mixup"),
-        (dict(mask="circle"), r"mix\.mask is 'circle'; allowed: box, threshold"),
-        (dict(fill="black"), r"mix\.fill is 'black'; allowed: partner, partner_resized, noise, mean, zeros"),
-        (dict(keep_draw="pixel"), r"mix\.keep_draw is 'pixel'; allowed: image, batch"),
-        (dict(mixed_views="second"), r"mix\.mixed_views is 'second'; allowed: all, first"),
-        (dict(keep_range=(0.9, 0.5)), r"mix\.keep_range is \(0\.9, 0\.5\); allowed: \(low, high\)"),
-        (dict(keep_range=(-0.1, 0.5)), r"mix\.keep_range is \(-0\.1, 0\.5\); allowed"),
-        (dict(keep_range=(0.5, 1.1)), r"mix\.keep_range is \(0\.5, 1\.1\); allowed"),
-        (dict(keep_range=(0.5, float("nan"))), r"mix\.keep_range is \(0\.5, nan\); allowed"),
-        (dict(keep_range=(0.5,)), r"mix\.keep_range is \(0\.5,\); allowed"),
-        (dict(group_size=1), r"mix\.group_size is 1; allowed: a whole number, 2 or more"),
-        (dict(mixup_alpha=0.0), r"mix\.mixup_alpha is 0\.0; allowed: a number above 0"),
-        (dict(fmix_decay=-1.0), r"mix\.fmix_decay is -1\.0; allowed: a number from 0 to 10"),
-        (dict(fmix_decay=float("nan")), r"mix\.fmix_decay is nan; allowed: a number from 0 to 10"),
+        (
+            dict(method="cutout"),
+            r"mix\.method must be one of none, gradmix, cutmix, saliencymix, fmix, mixup, got 'cutout'",
+        ),
+        (dict(mask="circle"), r"mix\.mask must be one of box, threshold, got 'circle'"),
+        (dict(fill="black"), r"mix\.fill must be one of partner, partner_resized, noise, mean, zeros, got 'black'"),
+        (dict(keep_draw="pixel"), r"mix\.keep_draw must be one of image, batch, got 'pixel'"),
+        (dict(mixed_views="second"), r"mix\.mixed_views must be one of all, first, got 'second'"),
+        (dict(keep_range=(0.9, 0.5)), r"mix\.keep_range must be \(low, high\) with low <= high, got \(0\.9, 0\.5\)"),
+        (dict(keep_range=(-0.1, 0.5)), r"each element of mix\.keep_range must be a number from 0 to 1, got -0\.1"),
+        (dict(keep_range=(0.5, 1.1)), r"each element of mix\.keep_range must be a number from 0 to 1, got 1\.1"),
+        (
+            dict(keep_range=(0.5, float("nan"))),
+            r"each element of mix\.keep_range must be a number from 0 to 1, got nan",
+        ),
+        (dict(keep_range=(0.5,)), r"mix\.keep_range must have 2 elements, got \(0\.5,\)"),
+        (dict(group_size=1), r"mix\.group_size must be an integer at least 2, got 1"),
+        (options("mixup", alpha=0.0), r"mix\.options\.mixup\.alpha must be a positive number, got 0\.0"),
+        (options("fmix", decay=-1.0), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got -1\.0"),
+        (options("fmix", decay=float("nan")), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got nan"),
+        (options("fmix", alpha=1.0), r"the key mix\.options\.fmix\.alpha must be one of decay, got 'alpha'"),
     ],
 )
 def test_spec_names_key_value_and_what_is_allowed(change, message):
@@ -465,20 +474,20 @@ def test_spec_takes_the_list_of_a_json_file():
 
 
 def test_calls_that_cannot_work_say_why(key):
-    with pytest.raises(ValueError, match="gradmix got 8 images and views=3; allowed: a multiple"):
+    with pytest.raises(ValueError, match="gradmix needs a multiple of views=3 images, got 8"):
         mix.gradmix(key, PICTURES, MAPS, views=3)
-    with pytest.raises(ValueError, match=r"mask is 'circle'; allowed: box, threshold\."):
+    with pytest.raises(ValueError, match=r"mask must be one of box, threshold, got 'circle'"):
         mix.gradmix(key, PICTURES, MAPS, mask="circle")
     wrong = dict(keep_range=(0.5, 0.9), fill="patner", views=2)
     for method in (mix.gradmix, mix.cutmix, mix.saliencymix, partial(mix.fmix, decay=3.0)):
         with pytest.raises(
             ValueError,
-            match=r"fill is 'patner'; allowed: partner, partner_resized, noise, mean, zeros .did you mean 'partner'",
+            match=r"fill must be one of partner, .*, got 'patner'; did you mean 'partner'",
         ):
             method(key, PICTURES, MAPS, **wrong)
-    with pytest.raises(ValueError, match=r"mix\.group_size is 3; allowed: a divisor of the 4 images of one device"):
+    with pytest.raises(ValueError, match=r"mix\.group_size must divide the 4 images of one device, got 3"):
         mix.apply(key, PICTURES, MAPS, dataclasses.replace(SPEC, group_size=3), views=2, first_group=0)
-    with pytest.raises(ValueError, match=r"mix\.method is 'none', which mixes nothing; allowed: gradmix"):
+    with pytest.raises(ValueError, match=r"mix\.method 'none' mixes nothing"):
         mix.apply(key, PICTURES, MAPS, dataclasses.replace(SPEC, method="none"), views=2, first_group=0)
 
 

@@ -324,11 +324,11 @@ def test_mixed_targets_are_area_weighted_and_sum_to_one():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(temperature=0.0), r"objective\.temperature is 0\.0; allowed: a number above 0"),
-        (dict(temperature=float("nan")), r"objective\.temperature is nan; allowed: a number above 0"),
-        (dict(base_temperature=-1.0), r"objective\.base_temperature is -1\.0; allowed: a number above 0"),
-        (dict(label_smoothing=1.0), r"objective\.label_smoothing is 1\.0; allowed: 0 <= value < 1"),
-        (dict(label_smoothing=-0.1), r"objective\.label_smoothing is -0\.1; allowed: 0 <= value < 1"),
+        (dict(temperature=0.0), r"objective\.temperature must be a positive number, got 0\.0"),
+        (dict(temperature=float("nan")), r"objective\.temperature must be a positive number, got nan"),
+        (dict(base_temperature=-1.0), r"objective\.base_temperature must be a positive number, got -1\.0"),
+        (dict(label_smoothing=1.0), r"objective\.label_smoothing must be a number at least 0 and below 1, got 1\.0"),
+        (dict(label_smoothing=-0.1), r"objective\.label_smoothing must be a number at least 0 and below 1, got -0\.1"),
     ],
 )
 def test_spec_names_key_value_and_what_is_allowed(change, message):

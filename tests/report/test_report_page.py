@@ -16,7 +16,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import report
 from gradmix_jax import run as run_lib
 from gradmix_jax.report import classes, curves, drawing, labels, overlays, runs
-from gradmix_jax.training import step as step_lib
+from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
 VOID = {"meta", "img", "br"}
@@ -189,8 +189,8 @@ def trained(tmp_path_factory):
 def test_maps_of_every_checkpoint_from_one_compilation(trained, monkeypatch):
     run, prepared = trained
     traces = []
-    explain = step_lib.explain
-    monkeypatch.setattr(step_lib, "explain", lambda *arguments: traces.append(1) or explain(*arguments))
+    explain = explain_lib.explain
+    monkeypatch.setattr(explain_lib, "explain", lambda *arguments: traces.append(1) or explain(*arguments))
     checkpoints = Checkpoints(run.workdir, read_only=True)
     found = overlays._explanations(prepared, checkpoints)
     checkpoints.close()

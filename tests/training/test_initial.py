@@ -15,7 +15,7 @@ from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.models import pretrained, safetensors_file
 from gradmix_jax.models.parts import expanded, part_of
-from gradmix_jax.training import initial, loop, mapping
+from gradmix_jax.training import initial, loop, mapping, optimizer
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -178,10 +178,10 @@ def test_the_factor_is_one_of_the_encoders_learning_rate(name, options):
     rng = np.random.default_rng(0)
     tree = lambda: {part: {"kernel": rng.normal(size=(3, 2)).astype(np.float32)} for part in ("encoder", "classifier")}
     params, gradients = tree(), [tree(), tree()]
-    spec = state_lib.OptimizerSpec(name=name, **options)
+    spec = optimizer.OptimizerSpec(name=name, **options)
 
     def updates(rate, **given):
-        transform, found = state_lib.optimizer(spec, optax.constant_schedule(rate), **given), []
+        transform, found = optimizer.optimizer(spec, optax.constant_schedule(rate), **given), []
         state = transform.init(params)
         for gradient in gradients:
             update, state = transform.update(gradient, state, params)

@@ -10,17 +10,18 @@ import pytest
 from programs import small_program, small_state
 
 from gradmix_jax.config import default_config, phase
-from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import optimizer
+from gradmix_jax.training.phases import Phase
 
 PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(3)}
 
 
 def spec(**changes):
-    return state_lib.OptimizerSpec(**default_config().optimizer.to_dict() | changes)
+    return optimizer.OptimizerSpec(**default_config().optimizer.to_dict() | changes)
 
 
 def updated(gradient, steps=1, **changes):
-    transform = state_lib.optimizer(spec(learning_rate=0.1, **changes), lambda count: 0.1)
+    transform = optimizer.optimizer(spec(learning_rate=0.1, **changes), lambda count: 0.1)
     params, opt_state = PARAMS, transform.init(PARAMS)
     for _ in range(steps):
         updates, opt_state = transform.update(gradient, opt_state, params)
@@ -28,7 +29,7 @@ def updated(gradient, steps=1, **changes):
     return params
 
 
-@pytest.mark.parametrize("name", state_lib.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
 def test_weight_decay_spares_norms_and_biases(name):
     nothing = {name: jnp.zeros_like(value) for name, value in PARAMS.items()}
     decayed = updated(nothing, name=name, weight_decay=0.1)
@@ -58,9 +59,9 @@ def test_lars_moves_matrices_by_a_share_of_their_norm():
 
 
 def test_the_full_cosine_with_warm_up():
-    phases = (state_lib.Phase("ssl", 10, 0.0, 1.0, 0.0),)
+    phases = (Phase("ssl", 10, {"simclr": 1.0}),)
     flat = spec(learning_rate=1.0, warmup_epochs=2.0, final_fraction=0.0, per_epoch=False)
-    schedule = state_lib.learning_rate_schedule(flat, phases, steps_per_epoch=10)
+    schedule = optimizer.learning_rate_schedule(flat, phases, steps_per_epoch=10)
     rates = np.array([float(schedule(step)) for step in range(101)])
     np.testing.assert_allclose(rates[:21], np.arange(21) / 20, atol=1e-6)
     np.testing.assert_allclose(rates[20:], (1 + np.cos(np.pi * np.arange(81) / 80)) / 2, atol=1e-6)
@@ -90,23 +91,23 @@ def test_the_seed_decides_the_initial_parameters():
 
 @pytest.mark.parametrize("warmup_epochs, warmup", [(1.0, 10), (0.5, 5), (2.5, 25), (100.0, 99)])
 def test_the_warm_up_rises_in_every_step_and_the_cosine_falls_in_every_epoch(warmup_epochs, warmup):
-    phases = (state_lib.Phase("ssl", 10, 0.0, 1.0, 0.0), state_lib.Phase("joint", 2, 1.0, 1.0, 0.0))
+    phases = (Phase("ssl", 10, {"simclr": 1.0}), Phase("joint", 2, {"supcon": 1.0, "simclr": 1.0}))
     changes = dict(learning_rate=1.0, warmup_epochs=warmup_epochs, final_fraction=0.0)
-    schedule = state_lib.learning_rate_schedule(spec(**changes), phases, steps_per_epoch=10)
+    schedule = optimizer.learning_rate_schedule(spec(**changes), phases, steps_per_epoch=10)
     rates = np.array([float(schedule(step)) for step in range(120)])
     np.testing.assert_allclose(rates[:warmup], np.arange(warmup) / warmup, atol=1e-6)
-    flat = state_lib.learning_rate_schedule(spec(**changes, per_epoch=False), phases, steps_per_epoch=10)
+    flat = optimizer.learning_rate_schedule(spec(**changes, per_epoch=False), phases, steps_per_epoch=10)
     starts = np.maximum(np.arange(warmup, 120) // 10 * 10, warmup)
     np.testing.assert_allclose(rates[warmup:], [float(flat(start)) for start in starts], atol=1e-6)
     assert np.flatnonzero(rates == 0).tolist() == [0]
 
 
 def test_the_warm_up_is_of_the_first_phase_that_has_epochs():
-    nothing = state_lib.Phase("ssl", 0, 0.0, 1.0, 0.0)
-    whole = state_lib.Phase("joint", 3, 1.0, 1.0, 0.0)
+    nothing = Phase("ssl", 0, {"simclr": 1.0})
+    whole = Phase("joint", 3, {"supcon": 1.0, "simclr": 1.0})
     rates = [
         [
-            float(state_lib.learning_rate_schedule(spec(warmup_epochs=1.0), phases, steps_per_epoch=10)(i))
+            float(optimizer.learning_rate_schedule(spec(warmup_epochs=1.0), phases, steps_per_epoch=10)(i))
             for i in range(30)
         ]
         for phases in ((nothing, whole), (whole,), (whole, nothing))
@@ -121,7 +122,7 @@ def test_weight_decay_spares_norms_and_the_biases_of_attention(name):
         "norm": {"scale": jnp.ones(8), "bias": jnp.ones(8)},
     }
     options = dict(name=name, learning_rate=0.5, weight_decay=0.1, per_epoch=False)
-    transform = state_lib.optimizer(spec(**options), optax.constant_schedule(0.5))
+    transform = optimizer.optimizer(spec(**options), optax.constant_schedule(0.5))
     updates, _ = transform.update(jax.tree.map(jnp.zeros_like, params), transform.init(params), params)
     moved = jax.tree.map(lambda update: bool(np.any(update)), updates)
     assert moved == {

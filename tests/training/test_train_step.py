@@ -1,5 +1,8 @@
 """The train step: one shared clean forward, devices that agree, and its cost."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,11 @@ from programs import NUM_IMAGES, PHASES, SIZE, small_images, small_order, small_
 from gradmix_jax import models, objectives
 from gradmix_jax.config import phase
 from gradmix_jax.method import attribution
-from gradmix_jax.training import losses
-from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import explain, losses, optimizer
+from gradmix_jax.training import phases as phases_lib
 from gradmix_jax.training import step as step_lib
-from gradmix_jax.training.program import Outputs, apply_model
+from gradmix_jax.training.forward import Outputs, apply_model
+from gradmix_jax.training.program import Context
 
 RECIPES = ("input", "layer")
 
@@ -45,8 +49,7 @@ MOCO = {"objective.ssl": "moco", "objective.queue_size": 128, "objective.momentu
 
 def weighted_sum(terms, weights):
     """What the phase's weights make of losses, each known by its name."""
-    named = [(name.removeprefix("mixed_"), value) for name, value in terms.items()]
-    return sum(weights["ssl" if name in objectives.SSL else name] * value for name, value in named)
+    return sum(weights[name.removeprefix("mixed_")] * value for name, value in terms.items())
 
 
 def normalized_forward(program, params, batch_stats, images):
@@ -57,27 +60,20 @@ def normalized_forward(program, params, batch_stats, images):
     return z, out, new["batch_stats"]
 
 
-def reference_gradient(program, state, mixed, views, labels, weights, momentum):
+def reference_gradient(context, mixed, views):
     """The gradient by plain `jax.grad` of the whole loss, with the mixed images as constants."""
+    forward = partial(normalized_forward, context.program)
 
     def loss(params):
-        z, out, stats = normalized_forward(program, params, state.batch_stats, views)
+        z, out, stats = forward(params, context.batch_stats, views)
         outputs = Outputs(z, z, out.get("logits"))
-        _, terms = losses.clean_loss(program, outputs, labels, weights, None, momentum)
-        z_mixed, out_mixed, _ = normalized_forward(program, params, state.batch_stats, mixed.images)
-        _, mixed_terms = losses.mixed_loss(
-            program,
-            outputs,
-            (z_mixed, out_mixed.get("logits")),
-            labels,
-            mixed,
-            weights,
-            None,
-            momentum,
-        )
-        return weighted_sum(terms | mixed_terms, weights), stats
+        _, terms = losses.clean_loss(context, outputs)
+        z_mixed, out_mixed, _ = forward(params, context.batch_stats, mixed.images)
+        seen = objectives.Mixed(z_mixed, out_mixed.get("logits"), mixed.weight, mixed.partner)
+        _, mixed_terms = losses.mixed_loss(context, outputs, seen)
+        return weighted_sum(terms | mixed_terms, context.weights), stats
 
-    return jax.value_and_grad(loss, has_aux=True)(state.params)
+    return jax.value_and_grad(loss, has_aux=True)(context.params)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +93,17 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     specs, program = small_program(recipe, phases=phases, **overrides)
     state = small_state(specs, program)
     images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
-    weights = {"supcon": jnp.float32(0.8), "ssl": jnp.float32(1.2), "cross_entropy": jnp.float32(0.7)}
+    weights = {"supcon": jnp.float32(0.8), "cross_entropy": jnp.float32(0.7), specs.objective.ssl: jnp.float32(1.2)}
     view_key, mix_key = step_lib.step_keys(state)
     views = step_lib.views_of(program, view_key, images, None)
 
     @jax.jit
     def both(state):
-        momentum, _ = step_lib.momentum_half(program, state, views, None)
-        args = (program, mix_key, state.params, state.batch_stats, views, labels, weights, None, momentum)
-        mixed = step_lib.clean_half(*args).mixed
-        (loss, stats), expected = reference_gradient(program, state, mixed, views, labels, weights, momentum)
-        return step_lib.gradients(*args), expected, loss, stats
+        context, _ = step_lib.context_of(program, mix_key, state, views, labels, None)
+        context = dataclasses.replace(context, weights=weights)
+        mixed = step_lib.clean_half(context, views).mixed
+        (loss, stats), expected = reference_gradient(context, mixed, views)
+        return step_lib.gradients(context, views), expected, loss, stats
 
     (gradient, stats, metrics), expected, loss, expected_stats = both(state)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
@@ -172,7 +168,7 @@ def test_an_explanation_shows_what_the_step_does(recipe, overrides, monkeypatch)
     monkeypatch.setattr(step_lib, "make_mixed", watched)
     step = step_lib.make_train_step(program, axis_name=None)
     done = jax.jit(lambda *arrays: (step(*arrays), seen[-1])[1])(state, images, labels)
-    shown = jax.jit(lambda *arrays: step_lib.explain(program, *arrays))(state, images, labels)
+    shown = jax.jit(lambda *arrays: explain.explain(program, *arrays))(state, images, labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), shown.mixed, done)
     mixed, mask = np.asarray(done.images), np.asarray(shown.mask)
     if recipe == "mixup":
@@ -188,7 +184,7 @@ def test_maps_come_from_the_gradient_of_the_attribution_loss(method):
     specs, program = small_program("layer", **{"attribution.method": method, "attribution.smoothing": 1})
     state = small_state(specs, program)
     images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
-    explanation = jax.jit(lambda s: step_lib.explain(program, s, images, labels))(state)
+    explanation = jax.jit(lambda s: explain.explain(program, s, images, labels))(state)
     views = explanation.views
 
     def loss_of(views, taps):
@@ -277,14 +273,13 @@ def test_both_views_have_the_class_of_their_image():
     _, program = small_program("input", phases=CROSS_ENTROPY, **{"model.classifier": "linear"})
     outputs, labels = random_outputs()
     weight, partner = np.linspace(0.5, 0.9, 2 * IMAGES, dtype=np.float32), np.roll(np.arange(2 * IMAGES), 5)
-    mixed = step_lib.Mixed(None, None, jnp.array(weight), jnp.array(partner))
+    context = Context(program, None, None, None, None, labels, {"cross_entropy": 1.0})
 
     @jax.jit
     def both(outputs):
-        weights = {"cross_entropy": 1.0}
-        clean, _ = losses.clean_loss(program, outputs, labels, weights, None, None)
-        mixed_outputs = outputs.z, outputs.logits
-        return clean, losses.mixed_loss(program, outputs, mixed_outputs, labels, mixed, weights, None, None)[0]
+        clean, _ = losses.clean_loss(context, outputs)
+        mixed = objectives.Mixed(outputs.z, outputs.logits, jnp.array(weight), jnp.array(partner))
+        return clean, losses.mixed_loss(context, outputs, mixed)[0]
 
     clean, of_mixed = both(outputs)
     logits, rows = np.asarray(outputs.logits, np.float64), np.arange(2 * IMAGES)
@@ -310,7 +305,10 @@ def test_maps_are_of_the_loss_that_the_config_names():
         batch = objectives.make_batch(outputs.z, outputs.z_all, labels, views=2)
         return {"simclr": objectives.simclr, "supcon": objectives.supcon}[name](batch, programs[name].objective)
 
-    cotangent = lambda name, given: losses.attribution_cotangent(programs[name], outputs, labels, given, None, None)
+    def cotangent(name, given):
+        context = Context(programs[name], None, None, None, None, labels, {})
+        return losses.attribution_cotangent(context, outputs, given)
+
     expected, found = jax.jit(
         lambda outputs: (
             {name: jax.grad(loss_of, 1)(name, outputs) for name in names},
@@ -333,18 +331,18 @@ def test_maps_have_the_sign_norm_and_smoothing_of_the_config(method):
     options = {"attribution.sign": -1, "attribution.norm": "batch", "attribution.smoothing": 3}
     _, program = small_program("layer", **options, **{"attribution.method": method})
     if method in ("input", "gradient_x_input"):
-        probe = of_images
+        taps = of_images
         times = images if method == "gradient_x_input" else None
-        expected = attribution.input_gradient(probe["images"], norm="batch", images_BxHxWxC=times, smoothing=3)
+        expected = attribution.input_gradient(taps["images"], norm="batch", images_BxHxWxC=times, smoothing=3)
     else:
-        probe = of_stages
+        taps = of_stages
         make_map = {"layer": attribution.layer_cam, "grad_cam": attribution.grad_cam}[method]
-        maps = [make_map(activations[name], probe[name], image_size=8, sign=-1, norm="batch") for name in probe]
+        maps = [make_map(activations[name], taps[name], image_size=8, sign=-1, norm="batch") for name in taps]
         expected = sum(maps) / 2
 
     # The batch of norm "batch" is that of all devices.
-    make = lambda *shard: step_lib.maps_from(program, *shard, None, "batch")
-    shards = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), (images, activations, probe))
+    make = lambda *shard: attribution.make(attribution.Source(*shard, None, "batch"), program.attribution)
+    shards = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), (images, activations, taps))
     found = jax.jit(jax.vmap(make, axis_name="batch"))(*shards)
     np.testing.assert_allclose(found.reshape(4, 8, 8), expected, atol=1e-5)
 
@@ -358,13 +356,13 @@ def test_loss_falls():
 
 
 def test_weights_and_rate_follow_the_phases():
-    phases = tuple(state_lib.Phase(**entry) for entry in PHASES)
-    weights = [state_lib.phase_weights(phases, 2, step) for step in range(5)]
+    phases = tuple(phases_lib.from_entry(entry, "moco") for entry in PHASES)
+    weights = [phases_lib.weights_at(phases, 2, step) for step in range(5)]
     assert [float(w["supcon"]) for w in weights] == [0, 0, 1, 1, 1]
-    np.testing.assert_allclose([float(w["ssl"]) for w in weights], [1, 1, 1.2, 1.2, 1.2])
-    long = (state_lib.Phase("a", 10, 0.0, 1.0, 0.0), state_lib.Phase("b", 4, 1.0, 1.0, 0.0))
-    spec = state_lib.OptimizerSpec("adam", 1e-3, 0.0, 0.512, True, 0.0, 0.9, 0.0)
-    rate = state_lib.learning_rate_schedule(spec, long, 3)
+    np.testing.assert_allclose([float(w["moco"]) for w in weights], [1, 1, 1.2, 1.2, 1.2])
+    long = (phases_lib.Phase("a", 10, {"simclr": 1.0}), phases_lib.Phase("b", 4, {"supcon": 1.0, "simclr": 1.0}))
+    spec = optimizer.OptimizerSpec("adam", 1e-3, 0.0, 0.512, True, 0.0, 0.9, 0.0)
+    rate = optimizer.learning_rate_schedule(spec, long, 3)
     expected = lambda epoch, epochs: 1e-3 * (0.512 + 0.488 * (1 + np.cos(np.pi * epoch / epochs)) / 2)
     for step in range(30):
         np.testing.assert_allclose(rate(jnp.int32(step)), expected(step // 3, 10), rtol=1e-5)

@@ -1,0 +1,66 @@
+"""Forward passes of a train step, in train mode.
+
+Letters: B rows of this device (views included), H W image, C image channels, D embedding, K known classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradmix_jax import augment, objectives
+from gradmix_jax.training.program import Context
+
+
+class Outputs(NamedTuple):
+    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None without a classifier)."""
+
+    z: jax.Array
+    z_all: jax.Array
+    logits: jax.Array | None
+
+
+class Clean(NamedTuple):
+    """A clean forward pass: outputs, its pullback to (params, taps), activations by stage, new batch statistics."""
+
+    outputs: Outputs
+    pullback: Callable
+    activations: dict[str, jax.Array]
+    batch_stats: Any
+
+
+def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None):
+    """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics)."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    if perturbations is not None:
+        variables["perturbations"] = perturbations
+    normalized = augment.normalize(images_BxHxWxC, mean=program.mean, std=program.std)
+    (z, out), mutated = program.model.apply(variables, normalized, train=True, mutable=["batch_stats"])
+    return z, out, mutated.get("batch_stats", {})
+
+
+def _taps(context: Context, images_BxHxWxC):
+    """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
+    program = context.program
+    if not program.maps_gradients:
+        return {}
+    if program.attribution.uses_input:
+        return {"images": images_BxHxWxC}
+    shapes = jax.eval_shape(lambda x: apply_model(program, context.params, context.batch_stats, x)[1], images_BxHxWxC)
+    return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
+
+
+def clean_forward(context: Context, images_BxHxWxC) -> Clean:
+    """Forward the clean views once, ready to be pulled back as often as needed."""
+
+    def forward(params, taps):
+        images = taps.get("images", images_BxHxWxC)
+        added = {name: value for name, value in taps.items() if name != "images"}
+        z, out, new_stats = apply_model(context.program, params, context.batch_stats, images, added or None)
+        outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"))
+        return outputs, ({name: out[name] for name in added}, new_stats)
+
+    taps = _taps(context, images_BxHxWxC)
+    outputs, pullback, (activations, new_stats) = jax.vjp(forward, context.params, taps, has_aux=True)
+    return Clean(outputs, pullback, activations, new_stats)
