@@ -63,7 +63,7 @@ def state_bytes(mapping_name: str, state, devices: int) -> int:
 def print_mappings(recipe: str, *, devices: int, **options) -> None:
     """One row for each mapping: numbers of one device."""
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-    heads = ("mapping", "GFLOP", "GB moved", "temporary MB", "state MB", "sent MB", *kinds)
+    heads = ("mapping", "GFLOP", "GB moved", "temporary MB", "state MB", "collectives MB", *kinds)
     print("|", " | ".join(heads), "|")
     print("|---" * len(heads), "|", sep="")
     for name in mapping.MAPPINGS:

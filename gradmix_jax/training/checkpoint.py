@@ -50,7 +50,7 @@ class Checkpoints:
         self._of, self._read_only = dict(of or {}), read_only
         self.restored_step: int | None = None
         self.directory = workdir_lib.path(os.path.abspath(workdir), workdir_lib.CHECKPOINTS)
-        missing = ValueError(f"no checkpoint in {workdir}; allowed: the workdir of a run that has saved one.")
+        missing = ValueError(f"no checkpoint in {workdir}; give the workdir of a run that has saved one.")
         if read_only and not os.path.isdir(self.directory):
             raise missing
         # One process writes and reads: the hosts of a pod need no disk in common.

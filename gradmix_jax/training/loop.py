@@ -1,4 +1,4 @@
-"""The only Python loop over training steps. It knows neither JAX programs nor files: it is given callables."""
+"""The Python loop over training steps. It knows neither JAX programs nor files: it takes callables."""
 
 import collections
 import math
@@ -32,9 +32,9 @@ def run(
     """Run steps `start_step` ... `total_steps - 1`.
 
     The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
-    no more than `max_in_flight` steps are under way. Every loss is checked, and every `gradient_norm` where there is
-    one; a state is saved only after those of all steps that led to it, and those it has itself, were found finite, from
-    a copy that was dispatched before the next step. The last state is saved without the latter.
+    no more than `max_in_flight` steps are under way. A checkpoint is written only once its own loss and all earlier
+    ones are known to be finite, and every `gradient_norm` where there is one; it is a copy, dispatched before the next
+    step. The last checkpoint has no loss of its own.
 
     Args:
       state: the initial state, on the device.

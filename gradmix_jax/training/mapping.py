@@ -1,4 +1,4 @@
-"""How one train step runs on all devices: `pmap`, `shard_map` or sharded state. Also what concerns processes.
+"""Run a train step on all devices: by `pmap`, by `shard_map`, or with sharded state. Also what concerns processes.
 
 A step is written for one device. A mapping compiles it for all of them and places its arguments. The rest of the
 package does not know which one it has (`train.mapping`):
@@ -291,7 +291,7 @@ def initialize() -> None:
         jax.distributed.initialize()
     except ValueError as error:
         raise ValueError(
-            f"--multihost finds no other processes ({str(error).rstrip('.')}); allowed: on a TPU pod, under SLURM, "
+            f"--multihost finds no other processes ({str(error).rstrip('.')}); use it on a TPU pod, under SLURM, "
             "Open MPI or Kubernetes."
         ) from error
 
