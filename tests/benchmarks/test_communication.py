@@ -4,6 +4,8 @@ import communication
 import hlo
 import pytest
 
+from gradmix_jax.training import cost, mapping
+
 
 @pytest.mark.parametrize("recipe, devices", [("layer", 8), pytest.param("input", 4, marks=pytest.mark.slow)])
 def test_the_step_says_no_more_than_it_has_to(recipe, devices):
@@ -18,3 +20,17 @@ def test_the_step_says_no_more_than_it_has_to(recipe, devices):
     assert kinds.count("reduce-scatter") == 2, "the cotangents of the map and of the training"
     # Batch norms wait for each other: 20 in each of four passes, 5 behind the map's first stage; the rest rides along.
     assert kinds.count("all-reduce") <= (88 if recipe == "layer" else 104)
+
+
+@pytest.mark.slow
+def test_the_work_is_shared_under_every_mapping():
+    size = dict(devices=8, width=8, batch=128)
+    flops = {}
+    for name in mapping.MAPPINGS:
+        executable, _, state = communication.compile_step("layer", mapping_name=name, **size)
+        flops[name] = cost.of(executable).flops
+    assert flops["shard_map"] == pytest.approx(flops["pmap"], rel=0.05)
+    assert flops["sharded"] == pytest.approx(flops["pmap"], rel=0.05), "a device computes its share of the batch"
+    whole = communication.state_bytes("pmap", state, 8)
+    assert communication.state_bytes("shard_map", state, 8) == whole
+    assert whole / 8 < communication.state_bytes("sharded", state, 8) < whole / 7

@@ -75,12 +75,15 @@ def test_eight_devices_agree_with_one(name, case):
     step = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
     images, labels = mapped.replicate(resident_images())
     state = mapped.create(lambda: small_state(specs, program))
+    where = lambda state: [leaf.addressable_shards[3].index for leaf in jax.tree.leaves(state)]
+    places = where(state)
     for index, metrics_of_one in enumerate(history):
         order_N = mapped.replicate(small_order(program, index))
         before = state
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, images, labels, order_N)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "the step takes the memory of the state"
+        assert where(state) == places, "and leaves every array where it was"
         metrics = mapped.to_host(metrics)
         for key, value in metrics_of_one.items():
             np.testing.assert_allclose(metrics[key], value, rtol=2e-5, atol=1e-6, err_msg=key)
