@@ -130,10 +130,9 @@ def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
         raise ValueError(f"views takes one key per image, not keys {keys_B.shape} for images {shape}.")
     if num_views < 1:
         raise ValueError(f"num_views must be at least 1, not {num_views}.")
+    of_view = lambda view: jax.vmap(lambda key: jax.random.fold_in(key, view))(keys_B)
     # One flat axis of V*B, not a vmap in a vmap: the random bits of the latter take XLA twice as long to compile.
-    keys = jax.vmap(jax.random.fold_in)(
-        jnp.concatenate([keys_B] * num_views), jnp.repeat(jnp.arange(num_views), shape[0])
-    )
+    keys = jax.vmap(of_view)(jnp.arange(num_views)).reshape(num_views * shape[0])
     images = jnp.concatenate([images_BxHxWxC] * num_views).astype(jnp.float32) / 255
     return jax.vmap(partial(view, spec=spec))(keys, images)
 

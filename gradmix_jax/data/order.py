@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradmix_jax.keys import key_of
+
 
 def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, *, size: int) -> jax.Array:
     """The order of an epoch: a permutation of 0..size-1, int32 [size]."""
-    # The generator is named, because jax_default_prng_impl may differ between the programs that have to agree.
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch)
-    return jax.random.permutation(key, size).astype(jnp.int32)
+    return jax.random.permutation(key_of(seed, "order", epoch), size).astype(jnp.int32)
 
 
 def batch_indices(order_N: jax.Array, step: jax.Array | int, *, batch_size: int) -> jax.Array:

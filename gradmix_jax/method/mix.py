@@ -149,12 +149,13 @@ def _given_or_drawn(keep_B, key, batch, keep_range):
     return draw_keep(key, (batch,), keep_range) if keep_B is None else keep_B
 
 
-def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views):
+def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views, *, drawn_B=None):
+    """Fill the masked region; `drawn_B` are partners that were drawn already."""
     check_choice("fill", fill, FILLS)
     batch = images_BxHxWxC.shape[0]
     partner_B = jnp.arange(batch, dtype=jnp.int32)
     if fill.startswith("partner"):
-        partner_B = partners(partner_key, batch, views=views)
+        partner_B = partners(partner_key, batch, views=views) if drawn_B is None else drawn_B
         content = images_BxHxWxC[partner_B]
         if fill == "partner_resized":
             content = jax.vmap(_resize_into_box)(content, mask_BxHxW)
@@ -259,7 +260,7 @@ def saliencymix(
     saliency_BxHxW = attribution.spectral_residual(images_BxHxWxC)
     partner_B = partners(partner_key, batch, views=views)
     mask_BxHxW = masks.box(saliency_BxHxW[partner_B], keep_B)
-    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+    return _fill(None, noise_key, images_BxHxWxC, mask_BxHxW, fill, views, drawn_B=partner_B)
 
 
 def fmix(

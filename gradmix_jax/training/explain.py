@@ -21,9 +21,8 @@ class Explanation(NamedTuple):
 
 def explain(program: Program, state: TrainState, images_bxHxWxC, labels_b) -> Explanation:
     """What the step `state.step` would do to a batch of uint8 images, on one device."""
-    view_key, mix_key = step_lib.step_keys(state)
-    views_BxHxWxC = step_lib.views_of(program, view_key, images_bxHxWxC, None)
-    context, _ = step_lib.context_of(program, mix_key, state, views_BxHxWxC, labels_b, None)
+    views_BxHxWxC = step_lib.views_of(program, step_lib.step_key(state, "views"), images_bxHxWxC, None)
+    context, _ = step_lib.context_of(program, state, views_BxHxWxC, labels_b, None)
     mixed = step_lib.clean_half(context, views_BxHxWxC).mixed
     mask_BxHxW = jnp.zeros(mixed.images.shape[:3], bool)
     if program.mix.has_mask:

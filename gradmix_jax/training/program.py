@@ -82,7 +82,7 @@ class Context:
     Attributes:
       program: the static part of the step.
       axis_name: the mapped axis, if any.
-      key: randomness of map and mix.
+      keys: of this step, {"map": key, "mix": key}.
       params, batch_stats: of the model; the running statistics are not used in train mode, but updated.
       labels_b: int32, classes of this device's images.
       weights: {objective: float32 scalar} of this step's phase.
@@ -92,7 +92,7 @@ class Context:
 
     program: Program
     axis_name: str | None
-    key: jax.Array
+    keys: dict[str, jax.Array]
     params: Any
     batch_stats: Any
     labels_b: jax.Array

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gradmix_jax import objectives
+from gradmix_jax.keys import key_of
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -64,8 +65,7 @@ def create(
 
     @jax.jit
     def init(seed):
-        # The step's keys are fold_in(key(seed), step): a number that no step has keeps this one apart.
-        key = jax.random.fold_in(jax.random.key(seed), 2**31)
+        key = key_of(seed, "initialization")
         images = jnp.zeros((2, *image_shape), jnp.float32)
         (z, _), variables = model.init_with_output(key, images, train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -74,7 +74,7 @@ def create(
             extra["average"] = both
         for number, name in enumerate(carrying, 1):
             init_state = objectives.OBJECTIVES[name].state.init
-            extra |= init_state(jax.random.fold_in(key, number), both, z.shape[-1], objective)
+            extra |= init_state(key_of(seed, "initialization", number), both, z.shape[-1], objective)
         return TrainState(jnp.zeros((), jnp.int32), seed, params, batch_stats, transform.init(params), extra)
 
     return init(jnp.asarray(seed, jnp.int32))

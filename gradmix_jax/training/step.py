@@ -23,6 +23,7 @@ from jax.experimental import layout
 
 from gradmix_jax import augment, objectives
 from gradmix_jax.data import order
+from gradmix_jax.keys import key_of
 from gradmix_jax.method import attribution, mix
 from gradmix_jax.training import losses, phases
 from gradmix_jax.training.forward import Clean, Outputs, apply_model, clean_forward
@@ -30,9 +31,9 @@ from gradmix_jax.training.program import Context, Program
 from gradmix_jax.training.state import TrainState
 
 
-def step_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
-    """All randomness of a step, a function of (seed, step): (key of the views, key of map and mix)."""
-    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step)))
+def step_key(state: TrainState, domain: str) -> jax.Array:
+    """The key of the step `state.step` for the views, the map or the mix."""
+    return key_of(state.seed, domain, state.step)
 
 
 def choose_batch(program: Program, step, images, labels, order_N, device, devices) -> tuple[jax.Array, jax.Array]:
@@ -59,7 +60,7 @@ def _keys(key, device, images):
 
 
 def context_of(
-    program: Program, key, state: TrainState, views_BxHxWxC, labels_b, axis_name: str | None
+    program: Program, state: TrainState, views_BxHxWxC, labels_b, axis_name: str | None
 ) -> tuple[Context, dict[str, Any]]:
     """What the parts of the step `state.step` hand on, and the next state's `extra` but for the average."""
     carried, extra = {}, {}
@@ -80,7 +81,7 @@ def context_of(
     context = Context(
         program=program,
         axis_name=axis_name,
-        key=key,
+        keys={domain: step_key(state, domain) for domain in ("map", "mix")},
         params=state.params,
         batch_stats=state.batch_stats,
         labels_b=labels_b,
@@ -110,7 +111,7 @@ def make_mixed(context: Context, images_BxHxWxC, clean: Clean, tap_gradients) ->
     """Map -> mask -> mix for this device's views. Nothing here is differentiated."""
     program, maps = context.program, None
     if program.mix.uses_map:
-        keys_B = _view_keys(context, jax.random.fold_in(context.key, 1), images_BxHxWxC.shape[0])
+        keys_B = _view_keys(context, context.keys["map"], images_BxHxWxC.shape[0])
         maps = make_map(context, images_BxHxWxC, clean.activations, tap_gradients, keys_B)
         if context.fresh is not None:
             random = attribution.random_map(keys_B, image_size=images_BxHxWxC.shape[1:3])
@@ -121,9 +122,9 @@ def make_mixed(context: Context, images_BxHxWxC, clean: Clean, tap_gradients) ->
 def mix_views(context: Context, spec: mix.Spec, images_BxHxWxC, maps_BxHxW):
     """`mix.apply` on this device's share of the global batch."""
     device = 0 if context.axis_name is None else lax.axis_index(context.axis_name)
-    views, key = context.program.num_views, jax.random.fold_in(context.key, 0)
+    views = context.program.num_views
     first_group = device * (images_BxHxWxC.shape[0] // views // spec.group_size)
-    return mix.apply(key, images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group)
+    return mix.apply(context.keys["mix"], images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group)
 
 
 def _view_keys(context, key, rows):
@@ -230,10 +231,9 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
     def train_step(state: TrainState, images, labels, order_N=None):
         device = 0 if axis_name is None else lax.axis_index(axis_name)
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
-        view_key, mix_key = step_keys(state)
         images_b, labels_b = choose_batch(program, state.step, images, labels, order_N, device, devices)
-        views_BxHxWxC = views_of(program, view_key, images_b, axis_name)
-        context, extra = context_of(program, mix_key, state, views_BxHxWxC, labels_b, axis_name)
+        views_BxHxWxC = views_of(program, step_key(state, "views"), images_b, axis_name)
+        context, extra = context_of(program, state, views_BxHxWxC, labels_b, axis_name)
         gradient, batch_stats, metrics = gradients(context, views_BxHxWxC)
         if axis_name is not None:
             gradient, metrics = lax.pmean((gradient, metrics), axis_name)

@@ -41,11 +41,11 @@ def batches(specs, keep):
     program = run_lib.make_program(specs, num_classes=6, num_images=64)
     state = run_lib.initial_state(specs, program)
     weights = {"simclr": jnp.ones(())}
-    params, batch_stats, key = state.params, state.batch_stats, jax.random.key(5)
+    params, batch_stats, keys = state.params, state.batch_stats, {"map": jax.random.key(4), "mix": jax.random.key(5)}
 
     @jax.jit
     def everything(views):
-        context = Context(program, None, key, params, batch_stats, jnp.zeros(IMAGES, jnp.int32), weights)
+        context = Context(program, None, keys, params, batch_stats, jnp.zeros(IMAGES, jnp.int32), weights)
         half = step_lib.clean_half(context, views)
         gradient, new_stats, metrics = step_lib.gradients(context, views)
         mixed_z, _, _ = apply_model(program, params, batch_stats, half.mixed.images)

@@ -94,12 +94,11 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     state = small_state(specs, program)
     images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
     weights = {"supcon": jnp.float32(0.8), "cross_entropy": jnp.float32(0.7), specs.objective.ssl: jnp.float32(1.2)}
-    view_key, mix_key = step_lib.step_keys(state)
-    views = step_lib.views_of(program, view_key, images, None)
+    views = step_lib.views_of(program, step_lib.step_key(state, "views"), images, None)
 
     @jax.jit
     def both(state):
-        context, _ = step_lib.context_of(program, mix_key, state, views, labels, None)
+        context, _ = step_lib.context_of(program, state, views, labels, None)
         context = dataclasses.replace(context, weights=weights)
         mixed = step_lib.clean_half(context, views).mixed
         (loss, stats), expected = reference_gradient(context, mixed, views)
