@@ -9,6 +9,7 @@ from stored_data import write_folder
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
 SCORES = ("topk_cosine", "class_mean_l1", "msp", "vim", "ensemble")
@@ -30,6 +31,7 @@ def untrained(config, workdir):
     checkpoints = Checkpoints(str(workdir))
     checkpoints.save(run_lib.initial_state(specs, program))
     checkpoints.close()
+    workdir_lib.write_json(str(workdir), workdir_lib.CONFIG, plain)
     return plain, str(workdir)
 
 

@@ -75,13 +75,13 @@ class Setup:
 
 
 def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) -> None:
-    """Whether an evaluation can be of such data and such a model: what it cannot, it would say after the training.
+    """Reject an evaluation that does not fit the data or the model before training starts.
 
     Args:
       spec, data_spec, model_spec: the sections `evaluate`, `dataset` and `model` of a config.
 
     Raises:
-      ValueError: one sentence with the key of `evaluate`, its value and what is allowed.
+      ValueError: one line with the key of `evaluate`, its value and what to do.
     """
     for name in spec.stages:
         check_choice("each element of evaluate.stages", name, models.available_stages(model_spec))
