@@ -1,9 +1,9 @@
 """Random views of images, made on the device inside the train step.
 
-One view is, in this order: colour jitter, rotation, random resized crop, horizontal flip, grey, blur (policy
-"standard"); or rotation, crop and flip, and then the operations of RandAugment or AugMix in place of jitter, grey
-and blur. Normalising is a separate function. A step whose strength or probability is 0 is not part of the program
-at all, and neither are hue, saturation and grey for images of one channel.
+One view is, in this order: color jitter, rotation, random resized crop, horizontal flip, gray, blur (policy
+"standard"); or rotation, crop and flip, and then the operations of RandAugment or AugMix in place of jitter, gray
+and blur. Normalizing is a separate function. A step whose strength or probability is 0 is not part of the program
+at all, and neither are hue, saturation and gray for images of one channel.
 
 `view` works on one image and takes its own key first, so that it can be mapped, and a view depends on nothing but
 its key and its image: not on the batch it is in, nor on the number of devices. (True of JAX's default threefry keys;
@@ -118,7 +118,7 @@ def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
       num_views: V >= 1.
 
     Returns:
-      float32 [V*B, H, W, C] in [0, 1], view-major (all images of view 0 come first), not normalised.
+      float32 [V*B, H, W, C] in [0, 1], view-major (all images of view 0 come first), not normalized.
 
     Raises:
       ValueError: images of another type or shape, not one key per image, or num_views < 1.

@@ -132,14 +132,14 @@ def _to_bytes(image):
 
 
 def _enhance_weights(factor):
-    """Weights of (image, grey, its mean, smooth image) of each operation of ImageEnhance."""
+    """Weights of (image, gray, its mean, smooth image) of each operation of ImageEnhance."""
     without_smooth = {name: (*weights, 0) for name, weights in blend_weights(factor).items()}
     # Pillow's names: its Color is torchvision's saturation.
     return {**without_smooth, "color": without_smooth["saturation"], "sharpness": (factor, 0, 0, 1 - factor)}
 
 
 def enhance(image_HxWxC, weights_4):
-    """Weighted sum of image, grey image, mean grey and smooth image, clipped."""
+    """Weighted sum of image, gray image, mean gray and smooth image, clipped."""
     return jnp.clip(blend(image_HxWxC, weights_4) + weights_4[3] * smooth(image_HxWxC), 0, 1)
 
 
@@ -178,8 +178,8 @@ def _matrices(height, width, amount, ranges):
 def affine(image_HxWxC, matrix_6):
     """Each pixel from where the matrix (see `_matrices`) says: bilinear, zeros from outside of the image.
 
-    Pillow's Image.transform(AFFINE, BILINEAR): the first pixel's centre is (0.5, 0.5), and positions up to half a
-    pixel beyond the outermost centres are inside and take the outermost pixel.
+    Pillow's Image.transform(AFFINE, BILINEAR): the first pixel's center is (0.5, 0.5), and positions up to half a
+    pixel beyond the outermost centers are inside and take the outermost pixel.
     """
     height, width, _ = image_HxWxC.shape
     y_Hx1, x_1xW = (jnp.arange(height) + 0.5)[:, None], (jnp.arange(width) + 0.5)[None]

@@ -32,11 +32,11 @@ def color_jitter(key, image_HxWxC, *, strengths, prob):
 
     Args:
       strengths: (b, c, s, h). The factors of brightness, contrast and saturation are uniform in
-        [max(0, 1-b), 1+b] etc., the shift of hue in [-h, h], in turns of the colour circle.
+        [max(0, 1-b), 1+b] etc., the shift of hue in [-h, h], in turns of the color circle.
       prob: share of the images that are changed at all.
     """
-    coloured = image_HxWxC.shape[-1] == 3
-    active = [i for i, strength in enumerate(strengths) if strength > 0 and (coloured or i < 2)]
+    colored = image_HxWxC.shape[-1] == 3
+    active = [i for i, strength in enumerate(strengths) if strength > 0 and (colored or i < 2)]
     if not active or prob == 0:
         return image_HxWxC
     # One call for all draws (each call is a kernel), always of nine numbers, so that switching one operation
@@ -77,7 +77,7 @@ def jitter_in_order(image_HxWxC, operations, factors, order_N):
 
 
 def blend_weights(factor):
-    """{name of an operation: its weights of (image, grey image, mean grey)}, see `blend`."""
+    """{name of an operation: its weights of (image, gray image, mean gray)}, see `blend`."""
     return {
         "identity": (1, 0, 0),
         "brightness": (factor, 0, 0),
@@ -87,7 +87,7 @@ def blend_weights(factor):
 
 
 def blend(image_HxWxC, weights):
-    """Weighted sum of image, grey image and mean grey, not clipped; of `weights` the first three."""
+    """Weighted sum of image, gray image and mean gray, not clipped; of `weights` the first three."""
     grey_HxW = grey(image_HxWxC)
     offset_HxW = weights[1] * grey_HxW + weights[2] * jnp.mean(grey_HxW)
     return weights[0] * image_HxWxC + offset_HxW[..., None]
@@ -103,7 +103,7 @@ def _blend(image_HxWxC, weights_3):
 
 
 def rotate(key, image_HxWxC, *, degrees):
-    """Rotation about the centre by an angle uniform in +-degrees: bilinear, zeros from outside."""
+    """Rotation about the center by an angle uniform in +-degrees: bilinear, zeros from outside."""
     if degrees == 0:
         return image_HxWxC
     limit = math.radians(degrees)
@@ -111,7 +111,7 @@ def rotate(key, image_HxWxC, *, degrees):
 
 
 def rotate_by(image_HxWxC, radians):
-    """Counter-clockwise rotation about the centre; bilinear between pixels, zeros outside of the image."""
+    """Counter-clockwise rotation about the center; bilinear between pixels, zeros outside of the image."""
     height, width = image_HxWxC.shape[:2]
     center_y, center_x = (height - 1) / 2, (width - 1) / 2
     y_Hx1 = (jnp.arange(height) - center_y)[:, None]
@@ -175,7 +175,7 @@ def horizontal_flip(key, image_HxWxC, *, prob):
 
 
 def random_grey(key, image_HxWxC, *, prob):
-    """Replace all channels by the grey image with probability `prob`; one channel stays as it is."""
+    """Replace all channels by the gray image with probability `prob`; one channel stays as it is."""
     if prob == 0 or image_HxWxC.shape[-1] == 1:
         return image_HxWxC
     return jnp.where(jax.random.bernoulli(key, prob), grey(image_HxWxC)[..., None], image_HxWxC)

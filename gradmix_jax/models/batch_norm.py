@@ -89,14 +89,14 @@ def _normalize_forward(x, scale_F, bias_F, epsilon, with_relu, axis_name):
 def _normalize_backward(epsilon, with_relu, axis_name, kept, cotangents):
     x, scale_F, bias_F, mean_F, inverse_F = kept
     mean, slope, bias = _like(x, mean_F, inverse_F * scale_F, bias_F)
-    centred, gradient = x.astype(jnp.float32) - mean, cotangents[0].astype(jnp.float32)
-    passed = centred * slope + bias > 0
+    centered, gradient = x.astype(jnp.float32) - mean, cotangents[0].astype(jnp.float32)
+    passed = centered * slope + bias > 0
     masked = jnp.where(passed, gradient, 0) if with_relu else gradient
-    sums = jnp.sum(masked, _rows(x)), jnp.sum(masked * centred, _rows(x))
+    sums = jnp.sum(masked, _rows(x)), jnp.sum(masked * centered, _rows(x))
     rows = x.size // x.shape[-1]
     mean_gradient_F, mean_product_F = _over_devices(sums[0] / rows, sums[1] / rows, axis_name)
     offset, tilt = _like(x, inverse_F * scale_F * mean_gradient_F, inverse_F**3 * scale_F * mean_product_F)
-    along = offset + centred * tilt
+    along = offset + centered * tilt
     # Written with a second `where` instead of `masked`, which XLA would otherwise keep in memory for this line.
     dx = jnp.where(passed, slope * gradient - along, -along) if with_relu else slope * gradient - along
     # Of scale and bias each device has its own share, as of every other parameter: the step averages them.

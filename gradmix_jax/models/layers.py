@@ -1,6 +1,6 @@
-"""What every encoder shares: its fields, its convolution and batch norm, and the initialisers.
+"""What every encoder shares: its fields, its convolution and batch norm, and the initializers.
 
-Initialisation follows torchvision: convolutions He normal with fan-out, batch-norm scale 1 and bias 0, dense
+Initialization follows torchvision: convolutions He normal with fan-out, batch-norm scale 1 and bias 0, dense
 kernels uniform in +-1/sqrt(fan_in) as PyTorch's `Linear`, but dense biases 0.
 """
 

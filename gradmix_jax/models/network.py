@@ -10,14 +10,14 @@ from gradmix_jax.models.layers import Encoder
 
 
 class Network(nn.Module):
-    """images_BxHxWxC (normalised, float) -> z_BxD (float32, unit length), out.
+    """images_BxHxWxC (normalized, float) -> z_BxD (float32, unit length), out.
 
     out["features"] is features_BxF (float32), out["stage1"] ... the activations_BxhxwxF of every stage after
     its last ReLU, and out["logits"] logits_BxK (float32) where there is a classification head.
 
     The variable collection "perturbations" may hold, for any of the stages, an array that is added to the
     stage's activations; the gradient with respect to it is dL/dA. Flax's own `Module.perturb` will not do:
-    `init` would put perturbations of the initialisation's batch size among the variables, and `apply` wants
+    `init` would put perturbations of the initialization's batch size among the variables, and `apply` wants
     either all or none of them.
 
     Raises:

@@ -67,7 +67,7 @@ def as_array(image, size: int, channels: int, *, background: str = "white") -> n
 
 
 def overlay(image_HxWxC: np.ndarray, map_HxW: np.ndarray) -> Image.Image:
-    """The image as the model sees it, and beside it the same in grey under the map, the more opaque the larger it is.
+    """The image as the model sees it, and beside it the same in gray under the map, the more opaque the larger it is.
 
     Args:
       image_HxWxC: uint8, C = 1 or 3.
