@@ -22,7 +22,7 @@ from gradmix_jax.portable import conformal, functions, gallery
 from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.scores.fitted import LOGITS
 from gradmix_jax.scores.neighbors import TopK
-from gradmix_jax.training import state as state_lib
+from gradmix_jax.training import phases as phases_lib
 
 FORMAT, VERSION = "gradmix_jax classifier", 1
 KEEP = 0.95
@@ -234,7 +234,7 @@ def _describe(
         ),
         "calibration_scores": None,
         "step": int(model.step),
-        "steps": state_lib.total_steps(experiment.phases, per_epoch),
+        "steps": phases_lib.total_steps(experiment.phases, per_epoch),
         "checkpoint": model.checkpoint,
         "commit": commit,
         "uncommitted_changes": changed,
