@@ -166,6 +166,7 @@ def _keep_compiled_programs():
 
 
 def _parse(argv, required):
+    sys.argv = [_renamed(word) for word in sys.argv]  # ml_collections looks for overridden keys there
     argv = [_with_config_path(_renamed(word)) for word in _joined(argv)]
     try:
         rest = flags.FLAGS(argv)

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import tarfile
 
+import commands
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -68,3 +69,24 @@ def test_another_config_is_refused(workdir):
     plain["mix"]["fill"] = "noise"
     with pytest.raises(ValueError, match=r"holds a run with mix\.fill='partner', not 'noise'"):
         run.check_same_run(plain, str(workdir))
+
+
+def test_keys_by_their_old_names(workdir):
+    path = workdir / "config.json"
+    old = json.loads(path.read_text())
+    assert "options" not in old["mix"]
+    path.write_text(json.dumps(old | {"mix": old["mix"] | {"mixup_alpha": 0.2, "fmix_decay": 1.5}}))
+    plain = config_lib.read(str(workdir))
+    assert plain["mix"]["options"] == {"mixup": {"alpha": 0.2}, "fmix": {"decay": 1.5}}
+    assert not {"mixup_alpha", "fmix_decay"} & plain["mix"].keys()
+    run.check_same_run(plain, str(workdir))
+    plain["mix"]["options"]["mixup"]["alpha"] = 0.3
+    with pytest.raises(ValueError, match=r"holds a run with mix\.options\.mixup\.alpha=0\.2, not 0\.3"):
+        run.check_same_run(plain, str(workdir))
+
+
+@pytest.mark.parametrize("words", [["--config.mix.mixup_alpha=0.2"], ["-config.mix.mixup_alpha", "0.2"]])
+def test_flags_by_their_old_names(words):
+    shown = commands.run("gradmix_jax.show_config", "--config=digits_osr:mixup", *words)
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[2] for line in shown.stdout.splitlines() if "mixup.alpha" in line] == ["0.2"], shown.stdout

@@ -32,7 +32,7 @@ class Spec(Section, section="attribution"):
     smoothing: int = key(3, "odd averaging window of input maps, pixels; 1: none", least=1)
     loss: str = key(
         "simclr",
-        'whose gradient: an objective, or "training" (the phase\'s weighted sum)',
+        'whose gradient: the name of an objective, or "training" (the phase\'s weighted sum)',
     )
     every: int = key(
         1, "a fresh map every so many steps; random maps, which cost no backward pass, between them", least=1
