@@ -83,10 +83,10 @@ def test_the_table_of_sections_is_that_of_the_config():
 
 def test_tables_that_new_entries_go_into_exist():
     from gradmix_jax import data, models, scores
-    from gradmix_jax.method import masks, mix
+    from gradmix_jax.method import fills, masks, mix
 
     named = set(re.findall(r"`(\w+\.[A-Z]+)`", section("How to add")))
-    tables = {"mix.METHODS": mix, "masks.MASKS": masks, "mix.FILLS": mix, "scores.SCORES": scores}
+    tables = {"mix.METHODS": mix, "masks.MASKS": masks, "fills.FILLS": fills, "scores.SCORES": scores}
     tables |= {"models.ENCODERS": models, "data.READERS": data}
     assert tables.keys() <= named
     assert all(hasattr(module, name.split(".")[1]) for name, module in tables.items())

@@ -1,5 +1,7 @@
 """Masks: map_BxHxW and the share of each image to keep in, mask_BxHxW out (True = masked out).
 
+What fills them also takes soft masks, float in [0, 1]; see `fills`.
+
 Letters: B batch, H W image, P pixels of an image (H * W), F frequencies along W that a real image needs.
 """
 
@@ -12,12 +14,12 @@ TIE = 1e-6
 
 
 def box(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
-    """A box of sides round(H * sqrt(1 - keep)) x round(W * sqrt(1 - keep)), centred on the peak, clipped.
+    """A box of sides round(H * sqrt(1 - keep)) x round(W * sqrt(1 - keep)), centered on the peak, clipped.
 
     The peak is the centroid of all pixels that share the maximum: an upsampled map has a plateau at the border, and
     its first pixel would pull every such box into the corner. A side of s pixels around row r covers rows
     r - s // 2 ... r - s // 2 + s - 1, as far as they lie inside the image, so that the true masked area may be
-    smaller than 1 - keep: take the weight from the mask (`mix.kept_share`), not from `keep`.
+    smaller than 1 - keep: take the weight from the mask (`fills.kept_share`), not from `keep`.
 
     Args:
       map_BxHxW: maps of any finite range.
@@ -39,13 +41,13 @@ def box(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
 
 
 def box_at(row_B: jax.Array, column_B: jax.Array, keep_B: jax.Array, *, image_size: tuple[int, int]) -> jax.Array:
-    """The box of `box` around given centres (in pixels, rounded to whole ones); mask_BxHxW, bool."""
+    """The box of `box` around given centers (in pixels, rounded to whole ones); mask_BxHxW, bool."""
     side_share_B = jnp.sqrt(jnp.clip(1.0 - jnp.asarray(keep_B, jnp.float32), 0.0, 1.0))
 
-    def inside(centre_B, size):
+    def inside(center_B, size):
         positions_1xS = jnp.arange(size, dtype=jnp.float32)[None]
         side_B = jnp.round(size * side_share_B)
-        start_B = jnp.round(centre_B) - jnp.floor(side_B / 2)
+        start_B = jnp.round(center_B) - jnp.floor(side_B / 2)
         return (positions_1xS >= start_B[:, None]) & (positions_1xS < (start_B + side_B)[:, None])
 
     rows_BxH, columns_BxW = inside(row_B, image_size[0]), inside(column_B, image_size[1])

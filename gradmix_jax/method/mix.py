@@ -2,7 +2,7 @@
 
 One signature for all methods: `(mixed, weight_B, partner_B)`, where `weight_B` is the share of the image that is still
 its own and `partner_B` the index of the image that the rest came from (its own index where the fill has no partner,
-so that area-weighted labels come out right without a special case). Images are float in [0, 1], not normalised.
+so that area-weighted labels come out right without a special case). Images are float in [0, 1], not normalized.
 
 With V views the B rows are view-major (all of view 0, then all of view 1), and the partner of view v of image i is
 view V-1-v of image pi(i), with pi a random permutation without fixed points.
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from gradmix_jax import fields
 from gradmix_jax.fields import Key, Section, check_choice, key
 from gradmix_jax.method import attribution, masks
+from gradmix_jax.method.fills import FILLS, fill_masked
 
-FILLS = ("partner", "partner_resized", "noise", "mean", "zeros")
 KEEP_DRAWS = ("image", "batch")
 MIXED_VIEWS = ("all", "first")
 
@@ -32,7 +32,7 @@ class Spec(Section, section="mix"):
 
     method: str = key("gradmix", "mixing method", choices=lambda: METHODS)
     mask: str = key("threshold", '"threshold" or "box"', choices=lambda: masks.MASKS)
-    fill: str = key("partner", "partner, partner_resized, noise, mean, zeros", choices=FILLS)
+    fill: str = key("partner", "what fills the masked part", choices=lambda: FILLS)
     keep_range: tuple[float, float] = key(
         (0.5, 0.9), "share of pixels kept, drawn uniformly", least=0, most=1, length=2
     )
@@ -82,11 +82,6 @@ class Method:
         return "fill" in self.takes
 
 
-def kept_share(mask_BxHxW: jax.Array) -> jax.Array:
-    """Share of pixels that stay, weight_B float32 in [0, 1], counted from the mask itself."""
-    return 1.0 - jnp.mean(mask_BxHxW.astype(jnp.float32), axis=(1, 2))
-
-
 def partners(key: jax.Array, batch: int, *, views: int = 1) -> jax.Array:
     """Partner of every row: a uniformly random cycle through the images, crossed over views; partner_B int32."""
     images = batch // views
@@ -126,7 +121,7 @@ def gradmix(
       keep_range: lowest and highest share of pixels to keep, each in [0, 1]; drawn once per row.
       mask: `threshold` or `box`, see `masks`.
       fill: `partner` (its pixels at the same place), `partner_resized` (the whole partner, resized to the mask's
-        bounding box), `noise` (uniform in [0, 1]), `mean` (the image's own mean colour) or `zeros`.
+        bounding box), `noise` (uniform in [0, 1]), `mean` (the image's own mean color), `zeros` or `ones`.
       views: number of views V in B.
       keep_B: keep shares, to use in place of a draw.
 
@@ -142,53 +137,12 @@ def gradmix(
     check_choice("mask", mask, masks.MASKS)
     partner_key, keep_key, noise_key = jax.random.split(key, 3)
     mask_BxHxW = masks.MASKS[mask](maps_BxHxW, _given_or_drawn(keep_B, keep_key, batch, keep_range))
-    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+    partner_B = partners(partner_key, batch, views=views)
+    return fill_masked(noise_key, images_BxHxWxC, mask_BxHxW, fill, partner_B=partner_B)
 
 
 def _given_or_drawn(keep_B, key, batch, keep_range):
     return draw_keep(key, (batch,), keep_range) if keep_B is None else keep_B
-
-
-def _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views, *, drawn_B=None):
-    """Fill the masked region; `drawn_B` are partners that were drawn already."""
-    check_choice("fill", fill, FILLS)
-    batch = images_BxHxWxC.shape[0]
-    partner_B = jnp.arange(batch, dtype=jnp.int32)
-    if fill.startswith("partner"):
-        partner_B = partners(partner_key, batch, views=views) if drawn_B is None else drawn_B
-        content = images_BxHxWxC[partner_B]
-        if fill == "partner_resized":
-            content = jax.vmap(_resize_into_box)(content, mask_BxHxW)
-    elif fill == "noise":
-        content = jax.random.uniform(noise_key, images_BxHxWxC.shape, images_BxHxWxC.dtype)
-    elif fill == "mean":
-        content = jnp.mean(images_BxHxWxC, axis=(1, 2), keepdims=True)
-    else:
-        content = jnp.zeros_like(images_BxHxWxC)
-    mixed = jnp.where(mask_BxHxW[..., None], content, images_BxHxWxC)
-    return mixed, kept_share(mask_BxHxW), partner_B
-
-
-def _resize_into_box(image_HxWxC, mask_HxW):
-    """The whole image, shrunk (bilinear, antialiased) onto the bounding box of the mask; zeros elsewhere."""
-
-    def extent(occupied):
-        # Not the number of occupied rows: a thresholded mask has gaps.
-        first, after_last = jnp.argmax(occupied), occupied.shape[0] - jnp.argmax(occupied[::-1])
-        return first.astype(jnp.float32), (after_last - first).astype(jnp.float32)
-
-    top, box_height = extent(jnp.any(mask_HxW, axis=1))
-    left, box_width = extent(jnp.any(mask_HxW, axis=0))
-    height, width, _ = image_HxWxC.shape
-    resized = jax.image.scale_and_translate(
-        image_HxWxC,
-        image_HxWxC.shape,
-        (0, 1),
-        scale=jnp.stack([box_height / height, box_width / width]),
-        translation=jnp.stack([top, left]),
-        method="linear",
-    )
-    return jnp.clip(resized, 0, 1)  # the weights of the resizing add up to 1 but for rounding
 
 
 def cutmix(
@@ -224,7 +178,8 @@ def cutmix(
     row_B = jax.random.randint(row_key, (batch,), 0, height)
     column_B = jax.random.randint(column_key, (batch,), 0, width)
     mask_BxHxW = masks.box_at(row_B, column_B, keep_B, image_size=(height, width))
-    return _fill(partner_key, noise_key, images_BxHxWxC, mask_BxHxW, fill, views)
+    partner_B = partners(partner_key, batch, views=views)
+    return fill_masked(noise_key, images_BxHxWxC, mask_BxHxW, fill, partner_B=partner_B)
 
 
 def saliencymix(
@@ -260,7 +215,7 @@ def saliencymix(
     saliency_BxHxW = attribution.spectral_residual(images_BxHxWxC)
     partner_B = partners(partner_key, batch, views=views)
     mask_BxHxW = masks.box(saliency_BxHxW[partner_B], keep_B)
-    return _fill(None, noise_key, images_BxHxWxC, mask_BxHxW, fill, views, drawn_B=partner_B)
+    return fill_masked(noise_key, images_BxHxWxC, mask_BxHxW, fill, partner_B=partner_B)
 
 
 def fmix(
@@ -296,7 +251,8 @@ def fmix(
     keep_B = _given_or_drawn(keep_B, keep_key, batch, keep_range)
     noise_BxHxW = masks.fourier_noise(mask_key, batch, image_size=(height, width), decay=decay)
     mask_BxHxW = masks.threshold(noise_BxHxW, keep_B)
-    return _fill(partner_key, fill_key, images_BxHxWxC, mask_BxHxW, fill, views)
+    partner_B = partners(partner_key, batch, views=views)
+    return fill_masked(fill_key, images_BxHxWxC, mask_BxHxW, fill, partner_B=partner_B)
 
 
 def mixup(

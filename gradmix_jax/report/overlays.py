@@ -90,7 +90,7 @@ def _draw(explanations, names, run: Run) -> str:
             if explanation.mixed.maps is not None:
                 options = dict(cmap="magma", vmin=0, vmax=1, alpha=0.7, interpolation="nearest")
                 axes[row, column].imshow(explanation.mixed.maps[row], **options)
-            _outline(axes[row, column], explanation.mask[row])
+            _outline(axes[row, column], explanation.mask[row] > 0.5)
     axes[0, 0].set_title("view")
     for column, step in enumerate(explanations, 1):
         axes[0, column].set_title(f"step {step}")

@@ -12,7 +12,8 @@ from gradmix_jax.training.state import TrainState
 
 
 class Explanation(NamedTuple):
-    """views_BxHxWxC, their Mixed, and mask_BxHxW (bool; all False for a method without masks)."""
+    """views_BxHxWxC, their Mixed, and mask_BxHxW (float in [0, 1], 1 where the image is replaced; all 0 for a method
+    without masks)."""
 
     views: jax.Array
     mixed: step_lib.Mixed
@@ -24,10 +25,12 @@ def explain(program: Program, state: TrainState, images_bxHxWxC, labels_b) -> Ex
     views_BxHxWxC = step_lib.views_of(program, step_lib.step_key(state, "views"), images_bxHxWxC, None)
     context, _ = step_lib.context_of(program, state, views_BxHxWxC, labels_b, None)
     mixed = step_lib.clean_half(context, views_BxHxWxC).mixed
-    mask_BxHxW = jnp.zeros(mixed.images.shape[:3], bool)
+    mask_BxHxW = jnp.zeros(mixed.images.shape[:3])
     if program.mix.has_mask:
-        # The masks, seen by filling them with noise under the same key: it meets no pixel's value.
-        noisy = dataclasses.replace(program.mix, fill="noise")
-        filled = step_lib.mix_views(context, noisy, views_BxHxWxC, mixed.maps)[0]
-        mask_BxHxW = jnp.any(filled != views_BxHxWxC[: len(filled)], axis=-1)
+        # The masks, seen by two fills under the same key: mask * 1 + (1 - mask) * image, less (1 - mask) * image.
+        filled = [
+            step_lib.mix_views(context, dataclasses.replace(program.mix, fill=fill), views_BxHxWxC, mixed.maps)[0]
+            for fill in ("ones", "zeros")
+        ]
+        mask_BxHxW = jnp.mean(filled[0] - filled[1], axis=-1)
     return Explanation(views_BxHxWxC, mixed, mask_BxHxW)

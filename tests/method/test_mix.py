@@ -38,7 +38,7 @@ SPECS = {
     "fmix": dataclasses.replace(SPEC, **RECIPES["fmix"]["mix"]),
     "mixup": dataclasses.replace(SPEC, method="mixup", options={"mixup": {"alpha": 5.0}}),
 }
-FILLS_OF = {"threshold": mix.FILLS, "box": ("partner", "partner_resized", "zeros")}
+FILLS_OF = {"threshold": tuple(mix.FILLS), "box": ("partner", "partner_resized", "zeros")}
 
 
 # Random bits are slow to compile: two programs, not optimised, give most tests their results.
@@ -216,7 +216,7 @@ def test_constant_images_and_maps_stay_finite(key):
         for fill, (mixed, weight, _) in to_numpy(results).items():
             assert np.all(np.isfinite(mixed)), (mask, fill)
             assert np.all((weight >= 0.4 - 0.02) & (weight < 1)), (mask, fill)
-            if fill not in ("noise", "zeros"):
+            if fill not in ("noise", "zeros", "ones"):
                 np.testing.assert_allclose(mixed, constant, atol=1e-6)
 
 
@@ -446,7 +446,10 @@ def options(method, **values):
             r"mix\.method must be one of none, gradmix, cutmix, saliencymix, fmix, mixup, got 'cutout'",
         ),
         (dict(mask="circle"), r"mix\.mask must be one of box, threshold, got 'circle'"),
-        (dict(fill="black"), r"mix\.fill must be one of partner, partner_resized, noise, mean, zeros, got 'black'"),
+        (
+            dict(fill="black"),
+            r"mix\.fill must be one of partner, .*, zeros, ones, got 'black'",
+        ),
         (dict(keep_draw="pixel"), r"mix\.keep_draw must be one of image, batch, got 'pixel'"),
         (dict(mixed_views="second"), r"mix\.mixed_views must be one of all, first, got 'second'"),
         (dict(keep_range=(0.9, 0.5)), r"mix\.keep_range must be \(low, high\) with low <= high, got \(0\.9, 0\.5\)"),
