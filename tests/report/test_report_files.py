@@ -167,7 +167,7 @@ def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int,
 
 
 def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
-    """The report of such a run takes under a minute and 1.2 GB, and its page stays small."""
+    """The report of such a run takes under a minute and 1.5 GB, and its page stays small."""
     _write_large_run(tmp_path / "run", num_classes=1000, num_images=100_000, width=512)
     command = [sys.executable, "-m", "gradmix_jax.report", str(tmp_path / "run"), f"--out={tmp_path / 'out'}"]
     with open(tmp_path / "said", "w+") as said:
@@ -176,7 +176,7 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
         said.seek(0)
         assert status == 0, said.read()
     process.returncode = 0
-    assert used.ru_maxrss < 1.2e6  # kB
+    assert used.ru_maxrss < 1.5e6  # kB
     # Time of the processor, which does not depend on what else runs.
     assert used.ru_utime + used.ru_stime < 60
     text = (tmp_path / "out" / "report.html").read_text()
