@@ -31,6 +31,8 @@ HEAD_NAMES = r"(encoder_q\.)?(fc|heads?|classifier|linear|projection_head|projec
 # The queue and the key encoders of MoCo's versions.
 UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?"
 LISTED = 8  # names in a message
+# {first layer: {its kernel size: model.stem}}
+STEMS = {"conv1.weight": {3: "cifar", 7: "imagenet"}, "patch_embed.proj.weight": {4: "cifar", 16: "imagenet"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +233,13 @@ def _read(entry: Entry, tensors: Mapping, shapes: Mapping, loaded: dict, problem
         return
     tensor, wanted = tensors[entry.name], _tensor_shape(entry, shapes)
     if tensor.shape != wanted:
-        problems.shapes.append(f"{entry.name} {_shape(tensor.shape)} instead of {_shape(wanted)}")
+        stem = (
+            STEMS.get(entry.name, {}).get(tensor.shape[-1])
+            if tensor.ndim == 4 and tensor.shape[-1] != wanted[-1]
+            else None
+        )
+        cause = f" (model.stem={stem!r})" if stem else ""
+        problems.shapes.append(f"{entry.name} {_shape(tensor.shape)}{cause} instead of {_shape(wanted)}")
         return
     for path, array in zip(entry.paths, entry.read(tensor.astype(np.float32)), strict=True):
         loaded[path] = np.ascontiguousarray(array)

@@ -220,6 +220,15 @@ def test_one_error_lists_what_is_missing_unexpected_and_of_another_shape():
         pretrained.merge(state, template, source="x")
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_token"])
+def test_weights_of_the_other_stem_name_it(name):
+    _, variables = template_of(spec_of(name, stem="imagenet", width=12), 32)
+    state = pretrained.to_state_dict(variables)
+    _, template = template_of(spec_of(name, width=12), 32)
+    with pytest.raises(ValueError, match=r"\(model.stem='imagenet'\) instead of 12x3x"):
+        pretrained.merge(state, template, source="x")
+
+
 def test_layers_that_our_encoder_lacks_are_not_taken_for_heads():
     """Squeeze-and-excitation, say: without it the same weights give other features."""
     state, template = resnet_state()
