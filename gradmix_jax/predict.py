@@ -233,6 +233,8 @@ def _main(argv: list[str]) -> None:
     if options.json and options.csv:
         raise ValueError("--json and --csv exclude each other; give one of them.")
     paths = list(images_lib.find(argv[2:], sys.stdin))
+    if not paths:
+        raise ValueError("no image to classify: standard input must list one path a line, got none.")
     classifier = OpenSetClassifier.load(os.path.expanduser(argv[1]), threshold=options.threshold, keep=options.keep)
     for warning in classifier.warnings:
         print(f"warning: {warning}", file=sys.stderr)

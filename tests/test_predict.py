@@ -113,6 +113,9 @@ def test_a_list_of_paths_on_stdin(workdir, pictures, answers):
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert [each["path"] for each in found] == lines.split()
     assert all(each["label"] == answers[each["path"]]["label"] for each in found)
+    result = subprocess.run(command, input="\n", capture_output=True, text=True, cwd=commands.ROOT, timeout=200)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: no image to classify: standard input must list one path a line, got none.\n"
 
 
 def test_keep_decides_by_the_p_value(workdir, answers):
