@@ -14,6 +14,7 @@ class_names [K]. Logits of known and unknown images are enough for the scores of
 import csv
 import itertools
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,20 +53,33 @@ def read(path: str) -> dict[str, np.ndarray]:
     Raises:
       ValueError: it is missing, damaged, or of another format.
     """
+    if not os.path.exists(path):
+        raise ValueError(f"{path} does not exist.")
     try:
         if os.path.isdir(path):
-            names = sorted(name for name in os.listdir(path) if name.endswith(".npy"))
-            return {name.removesuffix(".npy"): np.load(os.path.join(path, name), mmap_mode="r") for name in names}
+            return _read_folder(path)
         if path.endswith(".safetensors"):
             return safetensors_file.read(path)
         if not path.endswith(".npz"):
             raise ValueError("give a .npz or .safetensors file, or a folder of .npy files")
+        if not zipfile.is_zipfile(path):  # NumPy takes any other file for a pickle
+            raise ValueError("it is damaged or not a .npz file")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist.") from error
     except Exception as error:  # NumPy and zipfile raise whatever a broken file leads them to
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
+def _read_folder(path: str) -> dict[str, np.ndarray]:
+    found = {}
+    for name in sorted(each for each in os.listdir(path) if each.endswith(".npy")):
+        try:
+            found[name.removesuffix(".npy")] = np.lib.format.open_memmap(os.path.join(path, name), mode="r")
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if not found:
+        raise ValueError("it is a folder without .npy files")
+    return found
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -201,8 +215,14 @@ def _write_images(path: str, arrays: Mapping[str, np.ndarray], scored: headline.
 
 def names_of(paths: list[str]) -> list[str]:
     """Short distinct names of files: their names without the ending, numbered where two are the same."""
-    stems = [os.path.splitext(os.path.basename(os.path.normpath(path)))[0] for path in paths]
-    return [stem if stems.count(stem) == 1 else f"{stem}_{index}" for index, stem in enumerate(stems, 1)]
+    stems = [os.path.splitext(os.path.basename(os.path.abspath(path)))[0] for path in paths]
+    names: list[str] = []
+    for index, stem in enumerate(stems, 1):
+        name = stem if stems.count(stem) == 1 else f"{stem}_{index}"
+        while name in names or (name != stem and name in stems):
+            name += "_"
+        names.append(name)
+    return names
 
 
 def main(argv: list[str]) -> None:

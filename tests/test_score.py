@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import time
 
 import commands
@@ -133,7 +134,8 @@ NAN[3] = np.nan
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (changed(known_logits=NAN), "known_logits must be finite, got NaN or infinity in 1 of 150 rows"),
+        (changed(known_logits=NAN), "known_logits must be finite in float32, got NaN or infinity in 1 of 150"),
+        (changed(unknown_logits=np.full((90, K), 1e200)), "unknown_logits must be finite in float32, .*90 of 90 rows"),
         (changed(known_labels=np.full(150, K)), f"known_labels must be from 0 to {K - 1}, got {K}"),
         (changed(known_labels=np.zeros(150)), "known_labels must be integers, got float64"),
         (changed(known_labels=np.zeros(149, int)), "known_labels must have a row per image, got 149"),
@@ -149,6 +151,15 @@ NAN[3] = np.nan
         (changed(head_kernel=None), "head_bias is given without head_kernel"),
         (changed(known_images=np.zeros(150)), "unexpected array 'known_images'"),
         (changed(class_names=np.array(["a", "a", "b", "c"])), "class_names must be 4 different names"),
+        (
+            {
+                "train_features": np.ones((3, F)),
+                "train_labels": np.array([0, 1, 2**60]),
+                "known_features": np.ones((2, F)),
+                "unknown_features": np.ones((2, F)),
+            },
+            f"labels must number the known classes from 0, got {2**60} with 3 images",
+        ),
         (changed(train_labels=np.zeros(200, int)), r"got none for class \[1, 2, 3\]"),
     ],
 )
@@ -170,11 +181,53 @@ def test_every_format_is_read_alike(arrays, tmp_path):
         assert set(found) == set(plain)
         for name, x in plain.items():
             np.testing.assert_array_equal(found[name], x)
+
+
+class Planted:
+    """Unpickling it would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_what_cannot_be_read(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
-    for path, message in (("none.npz", "does not exist"), ("bad.npz", "cannot be read"), ("a.csv", "give a .npz")):
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Planted(str(tmp_path / "opened"))))
+    (tmp_path / "a.csv").write_text("1,2")
+    for folder in ("empty", "folder"):
+        (tmp_path / folder).mkdir()
+    objects = np.array([Planted(str(tmp_path / "opened"))], dtype=object)
+    np.savez(tmp_path / "objects.npz", known_logits=objects)
+    np.save(tmp_path / "folder" / "known_logits.npy", objects)
+    for path, message in {
+        "none.npz": "none.npz does not exist.$",
+        "none": "none does not exist.$",
+        "bad.npz": "it is damaged or not a .npz file.$",
+        "pickle.npz": "it is damaged or not a .npz file.$",
+        "objects.npz": "cannot be read: Object arrays cannot be loaded",
+        "folder": "folder cannot be read: known_logits.npy: ",
+        "empty": "it is a folder without .npy files.$",
+        "a.csv": "give a .npz",
+    }.items():
         with pytest.raises(ValueError, match=message):
             read(str(tmp_path / path))
+    assert not (tmp_path / "opened").exists()
+
+
+def test_names_of_files_are_distinct(monkeypatch, tmp_path):
     assert names_of(["x/run.npz", "y/run.npz", "z.npz"]) == ["run_1", "run_2", "z"]
+    names = names_of(["x/run.npz", "y/run.npz", "run_1.npz", "x/run_1_.npz"])
+    assert len(set(names)) == 4 and names[2] == "run_1"
+    monkeypatch.chdir(tmp_path)
+    assert names_of([".", ".."]) == [tmp_path.name, tmp_path.parent.name]  # not a place outside of --out
+
+
+def test_the_feature_of_the_headline_must_be_one():
+    with pytest.raises(ValueError, match="feature must be one of features, logits, got 'logit'"):
+        score(made_up(), feature="logit")
 
 
 def test_the_command_writes_everything(tmp_path):

@@ -48,6 +48,8 @@ def measure(
       ValueError: arrays that do not fit, or a headline score that they do not allow; one line.
     """
     check_number("k", k, least=1, whole=True)
+    if feature is not None:
+        check_choice("feature", feature, OUTPUTS)
     given = check(arrays)
     chosen = tuple(SCORES) if "all" in names else names
     for name in (*chosen, *([score] if score else [])):

@@ -83,9 +83,13 @@ def _check_rows(part: str, of_part: dict[str, np.ndarray]) -> None:
             continue
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise ValueError(f"{name} must be numbers, got {array.dtype}.")
-        bad = sum(int((~np.isfinite(array[at : at + BLOCK]).all(axis=1)).sum()) for at in range(0, size, BLOCK))
+        with np.errstate(over="ignore"):  # scores are computed in float32
+            bad = sum(
+                int((~np.isfinite(array[at : at + BLOCK].astype(np.float32, copy=False)).all(axis=1)).sum())
+                for at in range(0, size, BLOCK)
+            )
         if bad:
-            raise ValueError(f"{name} must be finite, got NaN or infinity in {bad} of {size} rows.")
+            raise ValueError(f"{name} must be finite in float32, got NaN or infinity in {bad} of {size} rows.")
 
 
 def _check_widths(parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -133,6 +137,9 @@ def _class_names(arrays, parts) -> tuple[str, ...]:
     highest = max((int(x.max()) for x in labels if np.issubdtype(x.dtype, np.integer)), default=-1) + 1
     count = highest if logits is None else logits.shape[1]
     if "class_names" not in arrays:
+        images = sum(map(len, labels))
+        if logits is None and count > images:
+            raise ValueError(f"labels must number the known classes from 0, got {count - 1} with {images} images.")
         return tuple(map(str, range(count)))
     names = tuple(map(str, np.asarray(arrays["class_names"]).tolist()))
     if (logits is not None and len(names) != count) or len(names) < count or len(set(names)) < len(names):
