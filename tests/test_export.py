@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import tarfile
 
 import commands
 import numpy as np
+import old_run
 import pytest
 from PIL import Image
 
@@ -24,7 +23,6 @@ from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
-ARCHIVE = pathlib.Path(__file__).with_name("old_run.tar.xz")
 SCORES = [name for name, entry in scores.SCORES.items() if "model" not in entry.needs]
 
 
@@ -39,12 +37,7 @@ def set_config(workdir, **changes):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A digits run with the features of its checkpoint, and no way to its data."""
-    folder = tmp_path_factory.mktemp("run")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    setup = config_lib.from_config(config_lib.read(str(folder)), num_devices=1).setup
-    fitting.compute_parts(fitting.restore(setup, str(folder)), str(folder))
-    return folder
+    return old_run.unpack_with_features(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

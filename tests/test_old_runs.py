@@ -6,24 +6,20 @@
 import json
 import pathlib
 import shutil
-import tarfile
 
 import commands
 import numpy as np
+import old_run
 import pytest
 from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import figure, predict, report, run
 
-ARCHIVE = pathlib.Path(__file__).with_name("old_run.tar.xz")
-
 
 @pytest.fixture
 def workdir(tmp_path):
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path / "old", filter="data")
-    return tmp_path / "old"
+    return old_run.unpack(tmp_path / "old")
 
 
 def test_evaluating_it_gives_the_numbers_it_had(workdir):

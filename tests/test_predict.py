@@ -3,35 +3,25 @@
 import csv
 import io
 import json
-import pathlib
 import re
 import subprocess
 import sys
-import tarfile
 
 import commands
 import numpy as np
+import old_run
 import pytest
 from PIL import Image
 
-from gradmix_jax import config as config_lib
 from gradmix_jax import predict
-from gradmix_jax.evaluation import fitting
 from gradmix_jax.portable import conformal
 from gradmix_jax.portable import images as images_lib
-
-ARCHIVE = pathlib.Path(__file__).with_name("old_run.tar.xz")
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A digits run with the features of its checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    setup = config_lib.from_config(config_lib.read(str(folder)), num_devices=1).setup
-    fitting.compute_parts(fitting.restore(setup, str(folder)), str(folder))
-    return folder
+    return old_run.unpack_with_features(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
