@@ -74,7 +74,7 @@ def measure(
         "num_unknown": len(_any_output(given.parts["unknown"])),
         "closed_set": _closed_set(known),
         "ood": {"near": {}, "far": {}, "other": _others(given, scored)},
-        "arrays": headline.arrays(scored, truth.labels_N, **of_headline),
+        "arrays": headline.arrays(scored, truth, **of_headline),
         "scored": scored,
     }
 

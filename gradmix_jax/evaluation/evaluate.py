@@ -6,11 +6,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from gradmix_jax import data as data_lib
 from gradmix_jax import metrics, scores
-from gradmix_jax.evaluation import closed_set, corrupted, fitting, guards, headline, open_set, out_of_distribution
+from gradmix_jax.evaluation import closed_set, corrupted, fitting, gallery, guards, headline, out_of_distribution
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.evaluation.images import Opener
@@ -127,7 +125,7 @@ def _optional_parts(
     nearest_N = scored.predicted[headline.KNOWN].get("features")
     put = lambda key, compute: lambda: results.__setitem__(key, compute())
     tasks = {
-        "gallery": put("gallery", lambda: _gallery(evaluator, parts, scored)),
+        "gallery": put("gallery", lambda: gallery.gallery(evaluator, parts, scored)),
         "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
         "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
     }
@@ -195,26 +193,6 @@ def _headline(evaluator: Evaluator, parts: Mapping[str, Features]) -> tuple[head
         **headline.results(scored, truth, **chosen),
         "score": f"{said} ({spec.feature}); higher means known",
         "left_out": evaluator.fitted.left_out,
-        "arrays": headline.arrays(scored, known.labels, **chosen),
+        "arrays": headline.arrays(scored, truth, **chosen),
     }
     return scored, results
-
-
-def _gallery(evaluator: Evaluator, parts: Mapping[str, Features], scored: headline.Scored) -> dict[str, np.ndarray]:
-    """Images of the clearest mistakes, with their scores, classes and predictions."""
-    data, spec, gallery = evaluator.model.data, evaluator.model.spec, {}
-    judged = headline.judged(scored, spec.feature, spec.score)
-    score_of, predicted = dict(zip(_SIDES, judged[:2])), dict(zip(_SIDES, judged[2:]))
-    names = np.array(data.class_names)
-    correct_N = judged[2] == parts["test_known"].labels
-    for kind, (side, places) in open_set.gallery_places(*judged[:2], correct_N).items():
-        part, source = parts[f"test_{side}"], getattr(data, f"test_{side}")
-        shape = (0, source.image_size, source.image_size, source.channels)
-        images = np.array([source[int(i)] for i in part.places[places]], np.uint8)
-        gallery |= {
-            f"{kind}/images": images if len(images) else np.zeros(shape, np.uint8),
-            f"{kind}/scores": score_of[side][places],
-            f"{kind}/truth": part.classes[places],
-            f"{kind}/predicted": names[predicted[side][places]],
-        }
-    return gallery

@@ -126,11 +126,17 @@ def _labeled(scored: Scored, truth: Truth, feature: str, score: str) -> dict[str
     }
 
 
-def arrays(scored: Scored, labels_N: np.ndarray | None, *, feature: str, score: str) -> dict[str, np.ndarray]:
-    """What scores.npz holds: the headline's arrays, and "<feature>/<score>/<known or unknown>" of every score."""
-    known_N, unknown_M, predicted_N, _ = judged(scored, feature, score)
+def arrays(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[str, np.ndarray]:
+    """What scores.npz holds: the headline's arrays, and "<feature>/<score>/<known or unknown>" of every score.
+
+    "unknown_classes" are places in the sorted names of the unknown classes: the keys of "per_unknown_class".
+    """
+    known_N, unknown_M, predicted_N, predicted_M = judged(scored, feature, score)
     found = {"known_scores": known_N, "unknown_scores": unknown_M, "predicted": predicted_N}
-    found |= {} if labels_N is None else {"labels": labels_N}
+    found |= {"predicted_unknown": predicted_M}
+    if truth.labels_N is not None:
+        places_M = np.unique(truth.classes_M, return_inverse=True)[1].astype(np.int32)
+        found |= {"labels": truth.labels_N, "unknown_classes": places_M}
     for side, part in (("known", KNOWN), ("unknown", UNKNOWN)):
         for each, by_score in scored.scores[part].items():
             found |= {f"{each}/{name}/{side}": values for name, values in by_score.items()}

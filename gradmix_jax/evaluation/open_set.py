@@ -11,6 +11,7 @@ from gradmix_jax import metrics
 from gradmix_jax.metrics import calibration, significance
 
 KEEP = 0.95
+_MEANS = ("confidence", "accuracy")
 RULE = f"keeps {KEEP:.0%} of the validation images of the known classes"
 
 
@@ -144,13 +145,16 @@ def intervals(known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray,
     return limits | {"confidence": confidence, "resamples": resamples, "over": "test images"}
 
 
-def classifier_metrics(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Accuracy and calibration of logits on known test images."""
+def classifier_metrics(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
+    """Accuracy and calibration of logits on known test images; "reliability" holds the bins behind "ece"."""
+    bins = calibration.reliability(logits_NxK, labels_N)
+    means = {name: [None if np.isnan(m) else m for m in getattr(bins, f"{name}_M").tolist()] for name in _MEANS}
     return {
         "accuracy": float(np.mean(logits_NxK.argmax(axis=1) == labels_N)),
-        "ece": calibration.ece(logits_NxK, labels_N),
+        "ece": calibration.expected_error(bins),
         "nll": calibration.nll(logits_NxK, labels_N),
         "brier": calibration.brier(logits_NxK, labels_N),
+        "reliability": {"count": bins.count_M.tolist(), **means},
     }
 
 
@@ -160,13 +164,22 @@ def gallery_places(
     """Which test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
 
     accepted_unknown: unknown images of the highest scores; rejected_known: known ones of the lowest; misclassified:
-    known ones of the highest scores in the wrong class; accepted_known: in the right one, for comparison.
+    known ones of the highest scores in the wrong class; accepted_known: in the right one, for comparison;
+    unknown_spread, known_spread: of every rank, evenly, highest scores first.
     """
     right, wrong = np.flatnonzero(correct_N), np.flatnonzero(~correct_N)
     descending = lambda scores: np.argsort(-scores, kind="stable")[:size]
+    evenly = lambda scores: np.argsort(-scores, kind="stable")[_spread(len(scores), size)]
     return {
         "accepted_unknown": ("unknown", descending(unknown_M)),
         "rejected_known": ("known", descending(-known_N)),
         "misclassified": ("known", wrong[descending(known_N[wrong])]),
         "accepted_known": ("known", right[descending(known_N[right])]),
+        "unknown_spread": ("unknown", evenly(unknown_M)),
+        "known_spread": ("known", evenly(known_N)),
     }
+
+
+def _spread(count: int, size: int) -> np.ndarray:
+    """At most `size` different places in 0 .. count - 1, at even distances, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, size)).round().astype(int))

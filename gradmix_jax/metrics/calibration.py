@@ -4,9 +4,24 @@ All take logits [N, K] of known test images and their labels [N]. The softmax is
 float32; the host averages over images in float64.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+class Reliability(NamedTuple):
+    """Images by confidence, in bins of equal width: what a reliability diagram shows.
+
+    Attributes:
+      count_M: int64 numbers of images; bin m holds confidences in (m/M, (m+1)/M].
+      confidence_M, accuracy_M: means of the bin, in [0, 1]; NaN where it is empty.
+    """
+
+    count_M: np.ndarray
+    confidence_M: np.ndarray
+    accuracy_M: np.ndarray
 
 
 @jax.jit
@@ -33,18 +48,31 @@ def _checked(logits_NxK, labels_N):
     return [np.asarray(values, np.float64) for values in _per_image(logits_NxK, labels_N.astype(np.int32))]
 
 
+def reliability(logits_NxK, labels_N, *, num_bins=15):
+    """`Reliability` of the softmax (Guo et al. 2017, fig. 1). Raises ValueError as `ece`."""
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+    confidence_N, correct_N, _, _ = _checked(logits_NxK, labels_N)
+    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
+    count_M = np.bincount(bin_N, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(bin_N, weights=each, minlength=num_bins) / count_M for each in (confidence_N, correct_N)]
+    return Reliability(count_M, *means)
+
+
 def ece(logits_NxK, labels_N, *, num_bins=15):
     """Expected calibration error in [0, 1]: sum over equal-width bins of share * |accuracy - mean confidence|.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3, bins (m/M, (m+1)/M].
     Raises ValueError for logits that are NaN or inf, labels outside the known classes or num_bins < 1.
     """
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    confidence_N, correct_N, _, _ = _checked(logits_NxK, labels_N)
-    bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gap_M = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=num_bins)
-    return float(np.abs(gap_M).sum() / confidence_N.size)
+    return expected_error(reliability(logits_NxK, labels_N, num_bins=num_bins))
+
+
+def expected_error(bins):
+    """The expected calibration error of a `Reliability`."""
+    gap_M = np.nan_to_num(bins.accuracy_M - bins.confidence_M)
+    return float(np.sum(bins.count_M * np.abs(gap_M)) / bins.count_M.sum())
 
 
 def nll(logits_NxK, labels_N):

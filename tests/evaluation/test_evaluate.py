@@ -22,6 +22,7 @@ from gradmix_jax import corruptions, metrics, scores
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.evaluation import cache, closed_set, corrupted, evaluate, features, fitting, guards, images, probes
+from gradmix_jax.evaluation import gallery as gallery_lib
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,10 @@ def test_the_threshold_is_of_validation_images(run):
     assert np.trace(counts[:6, :6]) == np.sum((truth == decided)[: results["num_known"]])
     assert counts[6:, 6].sum() == np.sum((truth == decided)[results["num_known"] :])
     assert results["confusion"]["rows"][:6] == results["known_classes"]
+    # What the report needs to decide again at another threshold.
+    np.testing.assert_array_equal(arrays["predicted_unknown"], unknown)
+    names = np.array(list(results["per_unknown_class"]))
+    np.testing.assert_array_equal(names[arrays["unknown_classes"]], parts["test_unknown"].classes)
 
 
 def test_classes_one_by_one(run):
@@ -137,6 +142,35 @@ def test_the_gallery_shows_the_images_of_the_highest_scores(run):
     assert gallery["rejected_known/scores"][0] == arrays["known_scores"].min()
     assert not np.any(gallery["misclassified/truth"] == gallery["misclassified/predicted"])
     assert len(gallery["misclassified/images"]) == min(16, np.sum(arrays["predicted"] != arrays["labels"]))
+
+
+def test_the_gallery_has_the_nearest_training_images_of_every_image(run):
+    config, _, results = run
+    gallery, parts = results["gallery"], parts_of(run)
+    data = data_lib.open_set(data_lib.Spec(**config["dataset"]))
+    unit = lambda x: x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    feature, worst = results["feature"], int(results["arrays"]["unknown_scores"].argmax())
+    cosine = unit(parts["test_unknown"].outputs[feature])[worst] @ unit(parts["train"].outputs[feature]).T
+    nearest = np.argsort(-cosine)[: gallery_lib.NEIGHBORS]
+    np.testing.assert_allclose(gallery["accepted_unknown/similarity"][0], cosine[nearest], atol=1e-5)
+    for place, row in zip(gallery["accepted_unknown/nearest"][0], nearest):
+        np.testing.assert_array_equal(gallery["train/images"][place], data.train[int(parts["train"].places[row])])
+        assert gallery["train/classes"][place] == parts["train"].classes[row]
+
+
+def test_nearest_rows_of_a_bank_in_blocks(monkeypatch):
+    random = np.random.default_rng(0)
+    bank, asked = random.normal(size=(23, 4)), random.normal(size=(5, 4))
+    bank[3], bank[20] = 0, 2 * bank[7]  # no direction; the same direction, so the first of the two comes first
+    asked[0] = bank[7]
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
+    cosine = unit(asked) @ unit(bank).T
+    monkeypatch.setattr(gallery_lib, "_BLOCK", 10)
+    rows, found = gallery_lib.nearest_rows(bank, asked, count=4)
+    assert rows[0, :2].tolist() == [7, 20]
+    np.testing.assert_array_equal(rows[1:], np.argsort(-cosine[1:], axis=1, kind="stable")[:, :4])
+    np.testing.assert_allclose(found, -np.sort(-cosine, axis=1)[:, :4], atol=1e-6)
+    assert gallery_lib.nearest_rows(bank[:2], asked, count=4)[0].shape == (5, 2)
 
 
 def test_features_are_computed_once(run, monkeypatch):

@@ -55,6 +55,9 @@ def test_the_gallery_compares_with_images_in_the_right_class():
     places = {kind: (side, found.tolist()) for kind, (side, found) in places.items()}
     assert places["accepted_known"] == ("known", [2, 1]) and places["misclassified"] == ("known", [0, 3])
     assert places["accepted_unknown"] == ("unknown", [1, 0]) and places["rejected_known"] == ("known", [1, 3, 2, 0])
+    assert places["known_spread"] == ("known", [0, 2, 3, 1]) and places["unknown_spread"] == ("unknown", [1, 0])
+    many = open_set.gallery_places(np.arange(100.0), np.arange(3.0), np.ones(100, bool), size=5)["known_spread"]
+    assert many[1].tolist() == [99, 74, 49, 25, 0]
 
 
 def test_classes_of_the_same_name_on_both_sides_have_a_row_each():

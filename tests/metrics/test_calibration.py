@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from gradmix_jax.metrics import calibration
 
@@ -25,6 +26,17 @@ def test_ece(num_bins):
         if inside.any():
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert calibration.ece(logits, labels, num_bins=num_bins) == pytest.approx(expected, abs=1e-6)
+
+
+def test_reliability_against_scikit_learn():
+    logits, labels, p = toy(3)
+    bins = calibration.reliability(logits, labels, num_bins=10)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=10)
+    full = bins.count_M > 0
+    np.testing.assert_allclose(bins.accuracy_M[full], accuracy)
+    np.testing.assert_allclose(bins.confidence_M[full], mean, atol=1e-6)
+    assert bins.count_M.sum() == len(labels) and np.isnan(bins.accuracy_M[~full]).all() and not full.all()
 
 
 def test_nll_and_brier():
