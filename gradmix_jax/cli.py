@@ -8,13 +8,14 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import config_file
 from gradmix_jax.fields import check_choice
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -113,7 +114,7 @@ def no_words(argv: list[str]) -> None:
 def define_experiment_flags(*, workdir: bool = True) -> None:
     """--config and, unless told otherwise, --workdir."""
     what = "Experiment file, or the name of one that comes with the package; override a key with --config.KEY=VALUE."
-    config_flags.DEFINE_config_file("config", None, what)
+    config_file.define_flag("config", what)
     if workdir:
         flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
 
@@ -171,31 +172,28 @@ def _parse(argv, required):
     try:
         rest = flags.FLAGS(argv)
         missing = [name for name in required if flags.FLAGS[name].value is None]
-        # A config file that could not be read raises only on its first use.
-        for name in flags.FLAGS:
-            getattr(flags.FLAGS[name].value, "lock", None)
-    except Exception as error:  # whatever a flag or the config file raises
-        # ml_collections puts the traceback of the config file into its message; the last line says what was wrong.
-        said = error
-        while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \n
-            said = said.args[0]
-        lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-        sentence = lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
-        sentence = re.sub(r"^\[Errno \d+\] (.*): '(.*)'$", r"\1: \2.", sentence)  # of a config file that is not there
-        frames = traceback.extract_tb(error.__traceback__)
-        looked_up = any(frame.filename.endswith("config_path.py") for frame in frames)  # ml_collections, for a flag
-        if looked_up and isinstance(error, IndexError):
-            places = [name for name in _named_keys(argv) if "[" in name]
-            sentence = f"no such phase: {', '.join(places)}."
-        elif looked_up:
-            sentence = f"unknown config key {_unknown_key(' '.join(lines), argv)}."
-        elif isinstance(error, (AttributeError, LookupError)):
-            own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
-            sentence = f"{own.filename}, line {own.lineno}: {type(error).__name__}: {' '.join(lines)}"
-        raise ValueError(sentence) from error
+    except config_file.ConfigFileError as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:  # whatever a flag raises
+        raise ValueError(_said_of_flag(error, argv)) from error
     if missing:
         raise ValueError(f"--{missing[0]} is required; see --help.")
     return rest
+
+
+def _said_of_flag(error: Exception, argv: list[str]) -> str:
+    """What is wrong with a flag, in one sentence."""
+    said: Any = error
+    while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \n
+        said = said.args[0]
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    frames = traceback.extract_tb(error.__traceback__)
+    looked_up = any(frame.filename.endswith("config_path.py") for frame in frames)  # ml_collections, for a flag
+    if looked_up and isinstance(error, IndexError):
+        return f"no such phase: {', '.join(name for name in _named_keys(argv) if '[' in name)}."
+    if looked_up:
+        return f"unknown config key {_unknown_key(' '.join(lines), argv)}."
+    return " ".join(lines) if lines else type(error).__name__
 
 
 def _joined(argv: list[str]) -> list[str]:

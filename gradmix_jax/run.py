@@ -1,5 +1,6 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import models
+from gradmix_jax import lock, models
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
@@ -47,12 +48,19 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
       results["failed"] names optional parts of the evaluation that failed, with the reason.
 
     Raises:
-      ValueError: a user's mistake, in one line.
+      ValueError: a user's mistake, or another process in the workdir, in one line.
       SystemExit: status 143 after SIGTERM, with the state saved.
     """
     workdir = workdir_lib.resolve(workdir)
     plain = config_lib.to_plain(config)
     experiment = from_config(plain, num_devices=jax.device_count())
+    # The other processes of a pod may have no disk in common with the main one, or the same one.
+    with lock.hold(workdir) if mapping.is_main_process() else contextlib.nullcontext():
+        return _run(experiment, plain, workdir, mode)
+
+
+def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str) -> dict[str, Any] | None:
+    """`run` in a workdir that is this process's own."""
     check_same_run(plain, workdir)
     data = data_lib.open_set(experiment.dataset)
     if mode == "train_and_eval":

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "gradmix_jax"
 # Lower ranks know nothing of higher ones. Modules of the same rank do not import each other.
 RANKS = [
-    {"fields", "keys", "workdir"},
+    {"fields", "keys", "lock", "workdir"},
     {"data"},
     {"augment", "models"},
     {"method"},
@@ -21,7 +21,7 @@ RANKS = [
     {"metrics", "scores", "corruptions"},
     {"evaluation"},
     {"config"},
-    {"run"},
+    {"config_file", "run"},
     {"report", "portable"},
     {"cli"},
     {"main", "protocol", "sweep", "predict", "score", "export", "figure", "show_config", "__main__"},

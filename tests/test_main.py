@@ -370,7 +370,7 @@ def test_a_mistake_in_a_config_file_names_its_line(tmp_path, mistake, said):
     own = tmp_path / "own.py"
     own.write_text(f"def get_config():\n    return {mistake}\n")
     result = run_command(f"--config={own}", f"--workdir={tmp_path / 'run'}", "--config.seed=1")
-    assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: {said}\n")
+    assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: {said}.\n")
 
 
 def test_what_the_system_refuses_is_one_sentence():

@@ -62,8 +62,10 @@ def run(
     window: list[dict[str, float]] = []
     clock = time.perf_counter()
 
+    saved = False
+
     def drain(leave: int):
-        nonlocal window, clock
+        nonlocal window, clock, saved
         while len(pending) > leave:
             index, metrics, kept = pending.popleft()
             scalars = {name: float(value) for name, value in fetch(metrics).items()}
@@ -72,7 +74,8 @@ def run(
                 value = scalars.get(name, 0.0)
                 if not math.isfinite(value):
                     said = f"the {name.replace('_', ' ')} of step {index} is {value}"
-                    raise NonFiniteLossError(f"{said}; earlier checkpoints stay.")
+                    kept_any = "earlier checkpoints stay" if start_step or saved else "there is no checkpoint yet"
+                    raise NonFiniteLossError(f"{said}; {kept_any}; lower optimizer.learning_rate.")
             window.append(scalars)
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:
@@ -84,6 +87,7 @@ def run(
                 window, clock = [], now
             if kept is not None:
                 save(kept)
+                saved = True
 
     done, kept = start_step, None
     while done < total_steps and not should_stop(done):

@@ -1,0 +1,114 @@
+"""Load the user's experiment file; an error in it is one line that names the file and its line."""
+
+import os
+import sys
+import traceback
+import types
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import tuple_parser
+
+FUNCTION = "get_config"
+
+
+class ConfigFileError(Exception):
+    """What is wrong with an experiment file, in one line; no ValueError, of which absl makes another one."""
+
+
+def define_flag(name: str, help_string: str) -> None:
+    """A flag for an experiment file whose keys are flags too, `--config.KEY=VALUE`.
+
+    Of a key that is given twice the last value counts, for tuples as for everything else.
+    """
+    config_flags.register_flag_parser_for_type(tuple, _TupleParser())
+    config_flags.DEFINE_config_file(name, None, help_string)
+    flags.FLAGS[name].parser = _Parser()
+
+
+class _TupleParser(flags.ArgumentParser):
+    """ml_collections' own joins the values of all flags of a key."""
+
+    syntactic_help = "a tuple such as (1, 2)"
+
+    def parse(self, argument: Any) -> tuple:
+        return tuple_parser.TupleParser().parse(argument)
+
+    def flag_type(self) -> str:
+        return "tuple"
+
+
+class _Parser(flags.ArgumentParser):
+    """FILE or FILE:RECIPE -> the locked config."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        config = load(argument)
+        config.lock()
+        return config
+
+    def flag_type(self) -> str:
+        return "experiment file"
+
+
+def load(argument: str) -> ConfigDict:
+    """What `get_config` of an experiment file returns.
+
+    Args:
+      argument: FILE, or FILE:RECIPE, where RECIPE is passed to get_config. The file is the user's own and is run.
+
+    Raises:
+      ConfigFileError: there is no such file, or it does not return a config; one line with file and line.
+    """
+    path, *recipe = argument.split(":", 1)
+    module = types.ModuleType("gradmix_jax_config_file")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        code = compile(_source(path), path, "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+    except BaseException as error:
+        raise _translated(error, path) from error
+    function = getattr(module, FUNCTION, None)
+    if not callable(function):
+        raise ConfigFileError(f"{path} has no function {FUNCTION}; define `def {FUNCTION}(recipe='input')` in it.")
+    try:
+        config = function(*recipe)
+    except BaseException as error:
+        raise _translated(error, path) from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigFileError(
+            f"{FUNCTION} of {path} must return a config as gradmix_jax.config.default_config makes it, "
+            f"got {repr(config)[:80]}."
+        )
+    return config
+
+
+def _source(path: str) -> bytes:
+    try:
+        if os.path.isdir(path):
+            raise ConfigFileError(f"--config must be a file, got the directory {path!r}.")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigFileError(f"{error.strerror}: {path}.") from error
+
+
+def _translated(error: BaseException, path: str) -> BaseException:
+    """The error to raise instead: one line with file and line, whatever the file did."""
+    if isinstance(error, (KeyboardInterrupt, ConfigFileError)):
+        return error
+    said = error
+    while isinstance(said, (AttributeError, KeyError)) and said.args and not isinstance(said.args[0], str):
+        said = said.args[0]
+    text = str(said.args[0]) if isinstance(said, (AttributeError, KeyError)) and said.args else str(said)
+    if isinstance(error, SyntaxError):
+        where, text = f"{error.filename or path}, line {error.lineno}", error.msg
+    else:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{path}, line {own[-1].lineno}" if own else path
+    if isinstance(error, SystemExit):
+        text = f"it ends the command with {error.code!r} instead of returning a config"
+    said = " ".join(text.split()) or "no reason given"
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return ConfigFileError(f"{where}: {kind}{said[:300]}{'' if said.endswith(('.', '?')) else '.'}")

@@ -1,0 +1,173 @@
+"""One process per workdir: a lock that names its owner and does not outlive it."""
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+NAME = "lock.json"
+# Seconds. The owner touches its file this often; one of another host that has not been touched for so long is dead.
+TOUCHED_EVERY = 20.0
+DEAD_AFTER = 180.0
+# A file system that cannot lock says one of these.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+class LockedError(ValueError):
+    """Another process works in the directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """A process: host, pid, when the system started it (pids are reused), and when it took the lock (ISO 8601)."""
+
+    host: str
+    pid: int
+    born: str
+    since: str
+    command: str
+
+    @classmethod
+    def this(cls) -> "Owner":
+        """The process that asks."""
+        words = [os.path.basename(sys.argv[0]), *sys.argv[1:2]] if sys.argv else []
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        return cls(socket.gethostname(), os.getpid(), _born(os.getpid()), since, " ".join(words)[:80])
+
+    @classmethod
+    def read(cls, path: str) -> "Owner | None":
+        """The owner that a lock file names; None where it is missing, empty or cut short."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+            return cls(**{field.name: field.type(found[field.name]) for field in dataclasses.fields(cls)})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def is_alive(self, touched: float) -> bool:
+        """Whether the process still runs; one of another host counts as alive while its file is touched."""
+        if self.host != socket.gethostname():
+            return time.time() - touched < DEAD_AFTER
+        try:
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # another user's
+            pass
+        return _born(self.pid) in ("", self.born) or not self.born
+
+
+def _born(pid: int) -> str:
+    """When the system started a process, in its own unit; "" where it does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+@contextlib.contextmanager
+def hold(workdir: str) -> Iterator[None]:
+    """Keep other processes out of a workdir, which is made if need be; a dead owner's lock is taken over.
+
+    The system's lock on an open file (flock) ends with its process, however that ends. Where a file system has none, or
+    has it for one host only, the owner named in the file counts: on this host by its process, on another by the time at
+    which the file was last touched. The file is removed at the end, and so are directories made here that stayed empty.
+
+    Raises:
+      LockedError: another process holds it; one line with host, process and start.
+    """
+    made = _make(workdir)
+    path = os.path.join(workdir, NAME)
+    descriptor = None
+    try:
+        descriptor = _acquire(path, workdir)
+        done = threading.Event()
+        threading.Thread(target=_touch, args=(path, done), name="lock", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.remove(path)  # before it is let go: whoever opened this file sees that it is no longer the one
+            os.close(descriptor)
+        for directory in made:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
+def _make(directory: str) -> list[str]:
+    """Make a directory; returns what had to be made, the innermost first."""
+    made, missing = [], os.path.abspath(directory)
+    while not os.path.isdir(missing) and os.path.dirname(missing) != missing:
+        made.append(missing)
+        missing = os.path.dirname(missing)
+    os.makedirs(directory, exist_ok=True)
+    return made
+
+
+def _acquire(path: str, workdir: str) -> int:
+    """The open lock file, locked and signed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            locked = _flock(descriptor)
+            owner, here = Owner.read(path), os.fstat(descriptor)
+            try:
+                there = os.stat(path)
+            except FileNotFoundError:
+                there = None
+            if there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
+                os.close(descriptor)  # its owner removed it between our opening and our locking
+                continue
+            other_host = owner is not None and owner.host != socket.gethostname()
+            if locked is False or (owner and (locked is None or other_host) and owner.is_alive(here.st_mtime)):
+                raise LockedError(_said(owner, workdir, path))
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(dataclasses.asdict(Owner.this())) + "\n").encode(), 0)
+            return descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the system's lock was taken; None where there is no such lock."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _said(owner: Owner | None, workdir: str, path: str) -> str:
+    if owner is None:  # it has just been taken
+        return f"{workdir} is in use by another process; wait for it, or use another --workdir."
+    what = f"process {owner.pid} on {owner.host} since {owner.since} ({owner.command})"
+    if owner.host == socket.gethostname():
+        return f"{workdir} is in use by {what}; wait for it, or use another --workdir."
+    return f"{workdir} is in use by {what}; wait for it, or delete {path} if that process is gone."
+
+
+def _touch(path: str, done: threading.Event) -> None:
+    while not done.wait(TOUCHED_EVERY):
+        with contextlib.suppress(OSError):
+            os.utime(path)
