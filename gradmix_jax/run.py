@@ -184,7 +184,7 @@ def train(
     check_same_run(config, workdir)
     data = data_lib.open_set(experiment.dataset) if data is None else data
     mapped = mapping.MAPPINGS[experiment.train.mapping]()
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training), mapped=mapped)
     init = lambda: initial_state(experiment, program)
     of = {"dataset": experiment.dataset.name, "trial": experiment.dataset.trial, "seed": experiment.seed}
     options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of | {"classes": data.num_classes})
@@ -192,7 +192,7 @@ def train(
         if experiment.model.init_from and not Checkpoints.exist(workdir):
             options["first"] = _loaded(experiment, init())
         _record(config, workdir, jax.eval_shape(init).params)
-    return train_lib.train(program, init, data.train, experiment.train, mapped, **options)
+    return train_lib.train(program, init, data.for_training, experiment.train, mapped, **options)
 
 
 def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.TrainState:
@@ -272,7 +272,8 @@ def is_finished(config: ConfigDict, workdir: str) -> bool:
     if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
         return False
     results, wanted = workdir_lib.read_json(workdir, workdir_lib.RESULTS), config_lib.to_plain(config)
-    steps_per_epoch = order.steps_per_epoch(results["num_train"], config.train.batch_size)
+    size = results["num_train"] + results.get("num_negative", 0)
+    steps_per_epoch = order.steps_per_epoch(size, config.train.batch_size)
     whole = results["step"] == phases_lib.total_steps(config.phases, steps_per_epoch)
     whole = whole and not results.get("pending") and not results.get("failed")
     return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
@@ -328,8 +329,8 @@ class Prepared:
         """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
         sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
         chosen = order.host_batch_indices(seed, step, **sizes)
-        images = np.stack([self.data.train[int(index)] for index in chosen])
-        return images, np.asarray(self.data.train.labels)[chosen]
+        source = self.data.for_training
+        return np.stack([source[int(index)] for index in chosen]), np.asarray(source.labels)[chosen]
 
 
 def prepare(config: dict[str, Any], workdir: str) -> Prepared:
@@ -346,5 +347,5 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
     if not experiment.mix.mixes:
         raise ValueError(f"the run in {workdir} does not mix (mix.method {experiment.mix.method!r}): nothing to show.")
     data = data_lib.open_set(experiment.dataset)
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
+    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training))
     return Prepared(experiment, data, program)

@@ -205,7 +205,10 @@ def _words(variant: Variant) -> str:
 def _flops(one: runs.Run) -> float:
     """FLOPs of a step of a finished run, on one device."""
     experiment = config_lib.from_config(one.config, num_devices=1)
-    sizes = dict(num_classes=len(one.results["known_classes"]), num_images=one.results["num_train"])
+    sizes = dict(
+        num_classes=len(one.results["known_classes"]),
+        num_images=one.results["num_train"] + one.results.get("num_negative", 0),
+    )
     return run.step_cost(experiment, **sizes).flops
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradmix_jax.data import class_names, readers, splits
 from gradmix_jax.data.source import DataSet, Records, Source, without_bad_images
-from gradmix_jax.data.spec import NAMED, Spec, same_data
+from gradmix_jax.data.spec import NAMED, PUBLISHED, Spec, same_data
 from gradmix_jax.fields import check_choice
 
 _SHOWN = 5
@@ -15,7 +15,7 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class OpenSet:
-    """What `open_set` returns. Training and validation images are of known classes only.
+    """What `open_set` returns. Train and validation images are of known classes only, the test has no negative ones.
 
     Attributes:
       train, validation: training images of the known classes, labels 0..K-1; no image is in both.
@@ -24,6 +24,7 @@ class OpenSet:
       split: class ids of both sides, as their data sets count them.
       class_names: names of the known classes in label order.
       stored_names: names of all classes of the data set of the known ones.
+      negative: training images of the negative classes (`dataset.negative`), labels -1; None where there are none.
     """
 
     train: Source
@@ -33,11 +34,20 @@ class OpenSet:
     split: splits.Split
     class_names: tuple[str, ...]
     stored_names: tuple[str, ...]
+    negative: Source | None = None
 
     @property
     def num_classes(self) -> int:
         """K, the number of known classes."""
         return len(self.class_names)
+
+    @property
+    def for_training(self) -> Source:
+        """What a step's batches are drawn from: `train`, then `negative` with label -1."""
+        if self.negative is None:
+            return self.train
+        both = lambda what: np.concatenate([getattr(each, what) for each in (self.train, self.negative)])
+        return dataclasses.replace(self.train, indices=both("indices"), labels=both("labels"))
 
 
 def open_set(spec: Spec) -> OpenSet:
@@ -65,6 +75,7 @@ def open_set(spec: Spec) -> OpenSet:
         split=split,
         class_names=tuple(known.class_names[c] for c in split.known),
         stored_names=known.class_names,
+        negative=pick(spec, known, "train", split.negative).as_unknown() if split.negative else None,
     )
     _assert_no_leak(data)
     return data
@@ -87,6 +98,9 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
     """The split of this experiment; class ids are positions in the class names of the two data sets.
 
+    Negative classes are those that `spec.negative` asks for, and unknown no longer. A benchmark's other negative
+    classes are in no part.
+
     Args:
       spec: the section.
       known_names: all class names of `spec.name`, as stored.
@@ -95,6 +109,25 @@ def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str
     Raises:
       ValueError: the classes are not those that the benchmark is published for, or not those that are named.
     """
+    split = _split_of(spec, known_names, unknown_names)
+    if not spec.negative:
+        return dataclasses.replace(split, negative=())
+    if spec.negative == (PUBLISHED,):
+        return split
+    negative = _named("dataset.negative", spec.negative, spec.name, known_names)
+    if set(negative) & set(split.known):
+        names = listed([known_names[c] for c in negative if c in split.known])
+        raise ValueError(f"dataset.negative must not have known classes, got {names}; remove them.")
+    left = set(negative) if split.known_dataset == split.unknown_dataset else set()
+    without = lambda ids: tuple(c for c in ids if c not in left)
+    if not without(split.unknown):
+        raise ValueError("dataset.negative has every unknown class; leave one out to test on.")
+    groups = tuple((name, without(ids)) for name, ids in split.groups if without(ids))
+    return dataclasses.replace(split, unknown=without(split.unknown), negative=negative, groups=groups)
+
+
+def _split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
+    """`split_of` with all negative classes of a benchmark, and none of `spec.negative`."""
     same = same_data(spec.name, spec.unknown_data)
     names = {"known_dataset": spec.name, "unknown_dataset": spec.name if same else spec.unknown_data}
     others = tuple(range(len(unknown_names)))
@@ -112,12 +145,16 @@ def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str
         return splits.Split(split.known, split.unknown if same else others, **names)
     split = splits.get(spec.benchmark, spec.trial)
     across = split.known_dataset != split.unknown_dataset
-    known = _published(spec, spec.name, known_names, split.known_dataset, split.known, whole=not across)
+    found = lambda ids: _published(spec, spec.name, known_names, split.known_dataset, ids, whole=not across)
+    known, negative = found(split.known), found(split.negative) if split.negative else ()
     if same or across:
         parts = (spec.unknown_data, unknown_names, split.unknown_dataset, split.unknown)
-        return splits.Split(known, _published(spec, *parts, whole=not across), **names)
+        unknown = _published(spec, *parts, whole=not across)
+        place = dict(zip(split.unknown, unknown))
+        groups = tuple((name, tuple(place[c] for c in ids)) for name, ids in split.groups)
+        return splits.Split(known, unknown, **names, negative=negative, groups=groups)
     # A split of one data set says nothing about another one: there, every class is unknown.
-    return splits.Split(known, others, **names)
+    return splits.Split(known, others, **names, negative=negative)
 
 
 def _published(
@@ -139,13 +176,13 @@ def _named(label: str, wanted: Sequence[str], dataset: str, stored: Sequence[str
 
 
 def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -> None:
-    """Raises where a known and an unknown class of two data sets have one name; numbers are no names."""
-    shared = shared_classes(
-        (known.class_names[c] for c in split.known), (unknown.class_names[c] for c in split.unknown)
-    )
+    """Raises where a class trained on and an unknown one of two data sets have one name; numbers are no names."""
+    trained = (*split.known, *split.negative)
+    shared = shared_classes((known.class_names[c] for c in trained), (unknown.class_names[c] for c in split.unknown))
     if shared:
+        side = "known" if not split.negative else "known or negative"
         raise ValueError(
-            f"classes {listed(shared)} are known in {split.known_dataset!r} and unknown in {split.unknown_dataset!r}; "
+            f"classes {listed(shared)} are {side} in {split.known_dataset!r} and unknown in {split.unknown_dataset!r}; "
             "leave them out on one side."
         )
 
@@ -172,13 +209,24 @@ def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source
 
 
 def _assert_no_leak(data: OpenSet) -> None:
-    """Unknown classes never reach training or model selection. Looks at the stored class ids, not at our labels."""
+    """Unknown classes never reach training or model selection, and negative ones never the test.
+
+    Looks at the stored class ids, not at our labels.
+    """
     for part in (data.train, data.validation):
         leaked = set(part.class_ids.tolist()) - set(data.split.known)
         if leaked:
             raise AssertionError(f"images of the classes {sorted(leaked)}, which are not known, are in training data")
         if not np.array_equal(np.array(data.split.known, np.int32)[part.labels], part.class_ids):
             raise AssertionError("labels do not belong to the classes of the split")
+    ids = [] if data.negative is None else data.negative.class_ids.tolist()
+    if set(ids) != set(data.split.negative) or (ids and (data.negative.labels != -1).any()):
+        raise AssertionError("negative images must be of the negative classes and labeled -1")
+    same = data.split.known_dataset == data.split.unknown_dataset
+    for part in (data.test_known, *((data.test_unknown,) if same else ())):
+        leaked = set(part.class_ids.tolist()) & set(data.split.negative)
+        if leaked:
+            raise AssertionError(f"images of the negative classes {sorted(leaked)} are in test data")
     if np.intersect1d(data.train.indices, data.validation.indices).size:
         raise AssertionError("training and validation images overlap")
 

@@ -8,6 +8,7 @@ from gradmix_jax.fields import Section, check_number, key
 
 STORAGE = ("resident", "stream")
 NAMED = "named"
+PUBLISHED = "published"
 BAD_IMAGES = ("error", "skip")
 
 
@@ -35,6 +36,11 @@ class Spec(Section, section="dataset"):
     num_known: int = key(6, 'number of known classes, for benchmark "random" only', least=1)
     known: tuple[str, ...] = key((), 'names of the known classes in label order, for benchmark "named" only')
     unknown: tuple[str, ...] = key((), 'names of the unknown classes, for benchmark "named" only; empty: all others')
+    negative: tuple[str, ...] = key(
+        (),
+        'classes of dataset.name to train on as examples of "unknown", never tested on: names, or "published" alone '
+        "for those of the benchmark",
+    )
     image_size: int = key(16, "pixels; images of another size are resized", least=1)
     channels: int = key(1, "1 (gray) or 3 (color); images are converted")
     validation_fraction: float = key(
@@ -76,10 +82,21 @@ class Spec(Section, section="dataset"):
                 f"dataset.known and dataset.unknown are for dataset.benchmark 'named', got {self.benchmark!r}; set "
                 "dataset.benchmark to 'named'."
             )
+        if PUBLISHED in self.negative:
+            self._check_published_negative()
         if self.benchmark == "all" and same_data(self.name, self.unknown_data):
             raise ValueError(
                 f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another data set as "
                 "dataset.unknown_name."
+            )
+
+    def _check_published_negative(self):
+        if len(self.negative) > 1:
+            raise ValueError(f"dataset.negative must be {PUBLISHED!r} alone or names of classes, got {self.negative}.")
+        if not any(split.negative for split in splits.BENCHMARKS.get(self.benchmark, ())):
+            raise ValueError(
+                f"dataset.negative {PUBLISHED!r} needs a benchmark with negative classes, got {self.benchmark!r}; name "
+                "the classes."
             )
 
     @property

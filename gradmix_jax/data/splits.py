@@ -6,6 +6,7 @@ training labels 0..K-1. Source: the splits of the open set literature, on which 
 included.
 """
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -22,28 +23,40 @@ class Split:
       unknown: ids of the classes that only appear at test time, as "unknown".
       known_dataset: name of the data set that `known` counts in; "" where it has no TFDS name.
       unknown_dataset: name of the data set that `unknown` counts in.
+      negative: ids of the classes that may be trained on as examples of "unknown", counted as `known`; they are
+        neither known nor in the test.
+      groups: (name, ids) of parts of `unknown` that are reported one by one, such as "easy" and "hard".
 
     Raises:
-      ValueError: no known class, a class listed twice, a negative id, or a class of one data set on both sides.
+      ValueError: no known class, a class listed twice, an id below 0, a class of one data set on two sides, or a class
+        of a group that is not unknown.
     """
 
     known: tuple[int, ...]
     unknown: tuple[int, ...]
     known_dataset: str
     unknown_dataset: str
+    negative: tuple[int, ...] = ()
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self):
         if not self.known:
             raise ValueError("a split must have at least one known class, got none.")
-        for side, classes in (("known", self.known), ("unknown", self.unknown)):
-            repeated = sorted({c for c in classes if classes.count(c) > 1})
+        for side in ("known", "unknown", "negative"):
+            classes = getattr(self, side)
+            repeated = sorted(c for c, count in collections.Counter(classes).items() if count > 1)
             if repeated:
                 raise ValueError(f"{side} classes must be listed once each, got {repeated} more than once.")
             if any(c < 0 for c in classes):
                 raise ValueError(f"{side} classes must be at least 0, got {min(classes)}.")
-        overlap = sorted(set(self.known) & set(self.unknown))
-        if self.known_dataset == self.unknown_dataset and overlap:
+        known, unknown, negative = set(self.known), set(self.unknown), set(self.negative)
+        same = self.known_dataset == self.unknown_dataset
+        overlap = sorted((known & negative) | ((known | negative) & unknown if same else set()))
+        if overlap:
             raise ValueError(f"classes {overlap} of data set {self.known_dataset!r} must be on one side only.")
+        for name, classes in self.groups:
+            if not unknown.issuperset(classes):
+                raise ValueError(f"group {name!r} must have unknown classes only, got {sorted({*classes} - unknown)}.")
 
 
 def _within(dataset: str, num_classes: int, *trials: tuple[int, ...]) -> tuple[Split, ...]:

@@ -74,6 +74,7 @@ def _evaluate(setup: Setup, workdir: str, data: data_lib.OpenSet, save: Callable
         "known_classes": list(model.data.class_names),
         "openness": metrics.openness(*_openness_of(model.data)),
         "num_train": len(parts["train"]),
+        **({"num_negative": len(parts[guards.NEGATIVE])} if guards.NEGATIVE in parts else {}),
         "num_known": len(parts["test_known"]),
         "num_unknown": len(parts["test_unknown"]),
         "duplicates": dropped,
@@ -112,7 +113,7 @@ def _optional_parts(
 ) -> dict[str, Callable[[], None]]:
     """{name of a part: function that adds it to the results}."""
     spec, known = evaluator.model.spec, parts["test_known"]
-    selection = guards.of_selection(parts)
+    selection = guards.of_training(parts)
 
     def detect(kind, name):
         of = dict(selection=selection, known=known, known_scores=scored.scores[headline.KNOWN])
@@ -155,7 +156,7 @@ def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) 
     spec, opener = setup.evaluate, Opener(setup, data)
     for name in (*spec.near, *spec.far):
         source = opener.other(name)
-        known = data.train.dataset, data.train.classes
+        known = data.for_training.dataset, data.for_training.classes
         guards.disjoint_names("train", known, name, (source.dataset, source.classes))
     for name in spec.probes:
         opener.probe(name)
@@ -170,10 +171,14 @@ def _openness_of(data: data_lib.OpenSet) -> tuple[int, int, int]:
 
 
 def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:
-    """The parts without test images that are in training or validation, or on both sides, and how many there were."""
+    """The parts without test images that are in training or validation, or on both sides, and how many there were.
+
+    Negative images count as training images.
+    """
     guards.same_checkpoint(*parts.values())
-    guards.disjoint_classes(parts["train"], parts["test_unknown"])
-    others, parts, dropped = guards.of_selection(parts), dict(parts), {}
+    for part in guards.of_training(parts):
+        guards.disjoint_classes(part, parts["test_unknown"])
+    others, parts, dropped = guards.of_training(parts), dict(parts), {}
     for side in _SIDES:
         name = f"test_{side}"
         parts[name], dropped[side] = guards.without_duplicates(others, parts[name], policy)

@@ -24,7 +24,7 @@ from gradmix_jax.scores.fitted import FAILURES, LOGITS, Fitted
 from gradmix_jax.training import initial, mapping
 from gradmix_jax.training.checkpoint import Checkpoints
 
-PARTS = ("train", "validation", "test_known", "test_unknown")
+PARTS = ("train", "validation", "test_known", "test_unknown", guards.NEGATIVE)
 # Share of the training images that chooses the settings of the probes where no image is held out from training.
 CHOOSING_SHARE = 0.1
 
@@ -161,11 +161,11 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
 
     A part without images is left out, as are validation images that training has too.
     """
-    sources = {name: getattr(model.data, name) for name in PARTS}
+    sources = {name: getattr(model.data, name) for name in PARTS if getattr(model.data, name) is not None}
     key = cache.key_of(model.checkpoint, model.setup, sources)
     parts = cache.load(workdir, key)
     if parts is None:
-        parts = {name: model.features((images_lib.RUN, name), name) for name in names if len(sources[name])}
+        parts = {name: model.features((images_lib.RUN, name), name) for name in names if len(sources.get(name, ()))}
         if names == PARTS:
             cache.save(workdir, parts, key)
     # Older files have "data set/class" for a class.

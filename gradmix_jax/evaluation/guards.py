@@ -9,11 +9,17 @@ from gradmix_jax import data as data_lib
 from gradmix_jax.evaluation.features import Features
 
 SELECTION = ("train", "validation")
+NEGATIVE = "negative"
 
 
 def of_selection(parts: Mapping[str, Features]) -> tuple[Features, ...]:
     """The parts that something is learned or chosen with: training and validation images."""
     return tuple(parts[name] for name in SELECTION if name in parts)
+
+
+def of_training(parts: Mapping[str, Features]) -> tuple[Features, ...]:
+    """`of_selection`, and the images of negative classes that were trained on."""
+    return (*of_selection(parts), *(parts[name] for name in (NEGATIVE,) if name in parts))
 
 
 def same_checkpoint(*parts: Features) -> None:

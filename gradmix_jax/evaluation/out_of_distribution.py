@@ -20,7 +20,7 @@ def detect(
     Args:
       evaluator: the fitted scores.
       name: of the data set.
-      selection: features of the training images and, where there are such, of the validation images.
+      selection: features of the training images and, where there are such, of the validation and negative images.
       known: features of the known test images.
       known_scores: {feature: {score: score_N}} of these.
 
@@ -34,7 +34,8 @@ def detect(
     model = evaluator.model
     unknown = model.features((images.OTHER, name), name)
     guards.same_checkpoint(*selection, known, unknown)
-    guards.disjoint_classes(selection[0], unknown)
+    for part in selection:
+        guards.disjoint_classes(part, unknown)
     unknown, dropped = guards.without_duplicates((*selection, known), unknown, model.spec.duplicates)
     # Images of one kind, such as noise, may all get the same score.
     unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs), constant=True)

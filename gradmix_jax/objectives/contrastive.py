@@ -145,7 +145,10 @@ def of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
 
 
 def of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
-    return (batch.label_N[row_n][:, None] == batch.label_M[None, :]) & _not_self(batch, row_n)
+    """Rows of one class; an image of a negative class (label -1) shares its class with no other image."""
+    label_n = batch.label_N[row_n][:, None]
+    has_class = (label_n == batch.label_M[None, :]) & (label_n >= 0)
+    return (has_class & _not_self(batch, row_n)) | of_same_image(batch, row_n)
 
 
 def _not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
