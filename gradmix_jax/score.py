@@ -4,13 +4,14 @@ python -m gradmix_jax.score outputs.npz                         print the table
 python -m gradmix_jax.score a.npz b.safetensors --out=DIR       write results, scores per image, leaderboard, report
 
 A file (.npz, .safetensors, or a folder of .npy) holds arrays <part>_<what>: parts train, validation, known, unknown and
-unknown.NAME; what features [N, F], logits [N, K], labels [N] or ids [N]. Optional: head_kernel [F, K], head_bias [K],
-class_names [K]. Logits of known and unknown images are enough for the scores of logits.
+unknown.NAME; what features [N, F], logits [N, K], perturbed_logits [N, K] (for ODIN), labels [N] or ids [N]. Optional:
+head_kernel [F, K], head_bias [K], class_names [K]. Logits of known and unknown images are enough for scores of logits.
 
     from gradmix_jax.score import score
     results = score({"known_logits": known_NxK, "unknown_logits": unknown_MxK, "known_labels": labels_N})
 """
 
+import contextlib
 import csv
 import itertools
 import os
@@ -153,13 +154,17 @@ def write(named: Mapping[str, tuple[Mapping[str, np.ndarray], dict[str, Any]]], 
     """Write everything about {name of a file: (its arrays, what `measure` returned)}.
 
     Into `out_dir`: NAME/results.json, NAME/scores.npz, NAME/images.csv (scores of every image), leaderboard.csv (a row
-    per score), comparison.csv (paired tests) and, where all files have labels, report.html with its tables.
+    per score), comparison.csv (paired tests) and, of files with labels of known images, report.html with its tables.
+    A comparison or page of an earlier call, of other files, is deleted.
 
     Returns:
       The paths that were written.
     """
     out_dir = workdir_lib.resolve(out_dir, "--out")
     paths = []
+    for earlier in (COMPARISON, *report.FILES):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(out_dir, earlier))
     for name, (arrays, results) in named.items():
         directory = os.path.join(out_dir, name)
         os.makedirs(directory, exist_ok=True)
@@ -173,8 +178,9 @@ def write(named: Mapping[str, tuple[Mapping[str, np.ndarray], dict[str, Any]]], 
     tests = compare(*_comparable(named))
     if tests:
         paths.append(_write_csv(os.path.join(out_dir, COMPARISON), tests))
-    if all("accuracy" in results for _, results in named.values()):
-        paths += report.write([os.path.join(out_dir, name) for name in named], out_dir)
+    labeled = [name for name, (_, results) in named.items() if "accuracy" in results]
+    if labeled:
+        paths += report.write([os.path.join(out_dir, name) for name in labeled], out_dir)
     return paths
 
 
@@ -243,6 +249,9 @@ def main(argv: list[str]) -> None:
         print(f"{test['metric']}, {test['first']} minus {test['second']}: {said}")
     if given.out:
         print("\n".join(write(named, given.out)))
+        unlabeled = [name for name, (_, results) in named.items() if "accuracy" not in results]
+        if unlabeled:
+            print(f"Not in report.html: {', '.join(unlabeled)}, without known_labels.")
 
 
 if __name__ == "__main__":

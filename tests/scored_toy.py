@@ -1,10 +1,10 @@
 """Features of three known classes, and every score of them as its paper says, in float64 NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax import scores
+from gradmix_jax.scores import odin as odin_lib
 
 K, F, N = 3, 8, 180
 # Classes of different sizes: the last one has half of the images.
@@ -44,15 +44,15 @@ class Toy:
     def logits(self, features):
         return features @ self.head[0] + self.head[1]
 
-    def outputs(self, features):
-        features = features.astype(np.float32)
-        # The model of the tests takes features as its images.
-        return scores.Outputs(features, self.logits(features).astype(np.float32), features)
+    def outputs(self, features, **perturbation):
+        features, head = features.astype(np.float32), [np.float32(weights) for weights in self.head]
+        # The model of ODIN's tests takes features as its images.
+        model = lambda x: jnp.tanh(x) @ head[0] + head[1][None]
+        perturbed = odin_lib.perturbed_logits(model, jnp.asarray(features), **perturbation)
+        return scores.Outputs(features, self.logits(features).astype(np.float32), perturbed)
 
     def reference(self):
-        outputs, head = self.outputs, tuple(np.float32(weights) for weights in self.head)
-        model = jax.tree_util.Partial(lambda head, x: jnp.tanh(x) @ head[0] + head[1][None], head)
-        return scores.Reference(outputs(self.train), LABELS, K, self.head, outputs(self.validation), model)
+        return scores.Reference(self.outputs(self.train), LABELS, K, self.head, self.outputs(self.validation))
 
 
 toy = Toy()

@@ -103,7 +103,7 @@ def test_a_wrong_value_is_named(key, value, sentence):
         ),
         (
             {"evaluate.score": "odin", "evaluate.feature": "logits"},
-            r"evaluate\.score 'odin' does not work: .* not the model; use one of msp, ",
+            r"evaluate\.score 'odin' does not work: model\.classifier 'none' has no logits .*; use one of msp, ",
         ),
         ({"evaluate.near": ("mnist", "digits")}, r"evaluate\.near must be other data than the known classes' 'digits'"),
         ({"evaluate.far": ("digits",)}, r"evaluate\.far must be other data than the known classes' 'digits'"),

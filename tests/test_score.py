@@ -6,6 +6,7 @@ import pickle
 import time
 
 import commands
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -15,8 +16,10 @@ from gradmix_jax import metrics, scores
 from gradmix_jax.evaluation import paired
 from gradmix_jax.models import safetensors_file
 from gradmix_jax.score import names_of, read, score
+from gradmix_jax.scores import odin
 
 K, F = 4, 12
+PARTS = ("train", "validation", "known", "unknown", "unknown.far/out_side")
 EXTRA = "unknown.far/out_side"  # names may have slashes and underscores
 
 
@@ -101,7 +104,7 @@ def test_logits_alone_are_enough(arrays, results):
     assert {"msp", "max_logit", "energy", "entropy", "gen"} <= set(found["by_score"]["logits"])
     assert found["auroc"] == results["by_score"]["logits"]["max_logit"]["auroc"]
     assert "accuracy" not in found and "intervals" not in found
-    assert found["left_out"]["features"]["knn"] == "known_features and unknown_features are not given."
+    assert found["left_out"]["features"]["knn"] == "knn needs known_features and unknown_features."
     assert found["left_out"]["logits"]["kl_matching"].endswith("train_logits and train_labels not given.")
     assert set(found["left_out"]["logits"]) | set(found["by_score"]["logits"]) | set(
         found["left_out"]["features"]
@@ -225,6 +228,30 @@ def test_names_of_files_are_distinct(monkeypatch, tmp_path):
     assert names_of([".", ".."]) == [tmp_path.name, tmp_path.parent.name]  # not a place outside of --out
 
 
+def test_odin_of_stored_outputs(arrays):
+    kernel, bias = arrays["head_kernel"], arrays["head_bias"]
+    step = lambda x: odin.perturbed_logits(lambda x: x @ kernel + bias[None], jnp.asarray(x), temperature=10, noise=0.1)
+    perturbed = {f"{part}_perturbed_logits": np.asarray(step(arrays[f"{part}_features"])) for part in PARTS}
+    results = score(arrays | perturbed, options={"odin": {"temperature": 10.0}})
+    assert results["left_out"] == {}
+    for side in ("known", "unknown"):
+        probability = special.softmax(perturbed[f"{side}_perturbed_logits"].astype(float) / 10, axis=1).max(axis=1)
+        np.testing.assert_allclose(
+            results["arrays"][f"logits/odin/{side}"], np.log(K * probability), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_what_is_left_out_names_the_arrays_to_add(arrays):
+    bare = {name: x for name, x in arrays.items() if not name.startswith(("head", "validation", "train"))}
+    left_out = score(bare)["left_out"]
+    assert left_out["logits"]["vim"] == "vim needs head_kernel and head_bias."
+    assert left_out["logits"]["odin"] == "odin needs known_perturbed_logits and unknown_perturbed_logits."
+    assert left_out["features"]["ensemble"].startswith("ensemble needs validation images (validation_features, ")
+    assert left_out["features"]["knn"] == "knn needs training images: train_features and train_labels not given."
+    no_features = {name: x for name, x in bare.items() if not name.endswith("_features")}
+    assert score(no_features)["left_out"]["logits"]["she"] == "she needs known_features and unknown_features."
+
+
 def test_the_feature_of_the_headline_must_be_one():
     with pytest.raises(ValueError, match="feature must be one of features, logits, got 'logit'"):
         score(made_up(), feature="logit")
@@ -250,6 +277,12 @@ def test_the_command_writes_everything(tmp_path):
     np.testing.assert_allclose(of_known, expected["arrays"]["known_scores"], rtol=1e-6)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "ours" in page and "theirs" in page and f"{expected['auroc']:.4f}"[1:] in page
+    # A second call into the folder, of a file that allows no page, leaves no page of other files there.
+    np.savez(tmp_path / "bare.npz", **{f"{part}_logits": made_up()[f"{part}_logits"] for part in ("known", "unknown")})
+    result = commands.run("gradmix_jax.score", tmp_path / "bare.npz", f"--out={tmp_path}/out", "--scores=msp")
+    assert result.returncode == 0 and "Not in report.html: bare, without known_labels." in result.stdout
+    assert not (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "comparison.csv").exists()
+    assert (tmp_path / "out" / "bare" / "results.json").exists()
     np.savez(tmp_path / "bad.npz", known_logits=NAN, unknown_logits=NAN)
     result = commands.run("gradmix_jax.score", tmp_path / "bad.npz")
     assert result.returncode == 2 and result.stderr.count("\n") == 1

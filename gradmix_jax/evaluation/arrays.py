@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradmix_jax.evaluation import headline, open_set, out_of_distribution
-from gradmix_jax.evaluation.given import EXTRA, FEATURES, LOGITS, OUTPUTS, Given, check
+from gradmix_jax.evaluation.given import EXTRA, FEATURES, LOGITS, OUTPUTS, PERTURBED, Given, check
 from gradmix_jax.fields import check_choice, check_number, check_options
 from gradmix_jax.scores import SCORES, Outputs, describe
 from gradmix_jax.scores import fitted as fitted_lib
@@ -66,7 +66,7 @@ def measure(
     return {
         **headline.results(scored, truth, **of_headline),
         "score": f"{describe(score, (options or {}).get(score, {}), k=k)} ({feature}); higher means known",
-        "left_out": fitted.left_out,
+        "left_out": {feature: _left_out(given, by_score) for feature, by_score in fitted.left_out.items()},
         **{"step": None, "trial": 0, "checkpoint": "", "failed": {}, "corruptions": None, "probes": {}},
         "known_classes": list(given.class_names),
         "num_train": len(_any_output(given.parts["train"])) if "train" in given.parts else 0,
@@ -77,6 +77,32 @@ def measure(
         "arrays": headline.arrays(scored, truth, **of_headline),
         "scored": scored,
     }
+
+
+# What a score may lack, and the arrays to add.
+_ARRAYS = {
+    FEATURES: "known_features and unknown_features",
+    LOGITS: "known_logits and unknown_logits",
+    PERTURBED: "known_perturbed_logits and unknown_perturbed_logits",
+    "head": "head_kernel and head_bias",
+    "validation": "validation images (validation_features, validation_logits)",
+}
+
+
+def _left_out(given: Given, by_score: Mapping[str, str]) -> dict[str, str]:
+    """Why scores are left out; of those that lack something, the arrays to add."""
+    there = {
+        FEATURES: FEATURES in given.outputs,
+        LOGITS: LOGITS in given.outputs,
+        "head": given.head is not None,
+        "validation": _fits(given, "validation"),
+        PERTURBED: all(PERTURBED in given.parts[part] for part in ("known", "unknown")),
+    }
+    found = {}
+    for name, reason in by_score.items():
+        lacking = [_ARRAYS[part] for part in SCORES[name].needs if not there[part]]
+        found[name] = f"{name} needs {', '.join(lacking)}." if lacking else reason
+    return found
 
 
 def _others(given: Given, scored: headline.Scored) -> dict[str, Any]:
@@ -102,7 +128,7 @@ def _any_output(of_part: Mapping[str, np.ndarray]) -> np.ndarray:
 def _outputs(given: Given, part: str) -> dict[str, np.ndarray]:
     """The outputs of a part that the test images have too; features of width 0 where there are none."""
     of_part = given.parts[part]
-    found = {name: of_part[name] for name in given.outputs if name in of_part}
+    found = {name: of_part[name] for name in (*given.outputs, PERTURBED) if name in of_part}
     return {FEATURES: np.zeros((len(_any_output(of_part)), 0), np.float32)} | found
 
 
@@ -114,7 +140,7 @@ def _fit(given: Given, names: tuple[str, ...], k: int, options: Mapping[str, Map
     if learned:
         outputs = _outputs(given, "train")
         fitted = fitted_lib.fit_all(
-            {name: x for name, x in outputs.items() if name == FEATURES or name in learned},
+            {name: x for name, x in outputs.items() if name == FEATURES or name in (*learned, PERTURBED)},
             train["labels"],
             num_classes=len(given.class_names),
             features=(FEATURES,) if FEATURES in learned else (),
@@ -144,10 +170,6 @@ def _fit_without_training(given, fitted, feature, names, options, reason) -> Non
     )
     for name in names:
         entry = SCORES[name]
-        missing = sorted(set(entry.needs) & set(OUTPUTS) - set(given.outputs))
-        if missing:
-            left_out[name] = f"{name} needs {' and '.join(f'known_{what} and unknown_{what}' for what in missing)}."
-            continue
         try:
             if feature != LOGITS or not set(entry.needs) <= set(OUTPUTS):
                 raise AttributeError  # predictions by features, and the head's statistics, need training images

@@ -25,7 +25,8 @@ def key_of(checkpoint: str, setup: Setup, sources: Mapping[str, data_lib.Source]
         for part, source in sources.items()
     }
     sections = {name: dataclasses.asdict(getattr(setup, name)) for name in ("dataset", "normalization")}
-    return json.dumps([checkpoint, sections, setup.evaluate.stages, sizes], sort_keys=True)
+    perturbation = [] if setup.evaluate.perturbation is None else [setup.evaluate.perturbation]
+    return json.dumps([checkpoint, sections, setup.evaluate.stages, sizes, *perturbation], sort_keys=True)
 
 
 def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:

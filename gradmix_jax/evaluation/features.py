@@ -5,7 +5,7 @@ Letters: N data set, H W image, h w feature map, C image channels, D feature.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from gradmix_jax import augment
 from gradmix_jax import data as data_lib
+from gradmix_jax.scores import odin
 
 FEATURES = ("projection", "features")
 # Of `Features`, the arrays with one row per image besides outputs.
@@ -103,13 +104,21 @@ def image_hashes(images_NxHxWxC: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint64)
 
 
-def make_feature_function(model: Any, *, mean: tuple, std: tuple, stages: tuple[str, ...] = ()) -> Callable:
+def make_feature_function(
+    model: Any,
+    *,
+    mean: tuple,
+    std: tuple,
+    stages: tuple[str, ...] = (),
+    perturbation: Mapping[str, float] | None = None,
+) -> Callable:
     """Jitted (variables, images_BxHxWxC uint8) -> {name: x_BxD float32}, in evaluation mode.
 
     Args:
       model: of `models.create`.
       mean, std: of the normalization.
       stages: stages whose activations are averaged over positions, besides the names of FEATURES and "logits".
+      perturbation: options of `odin.perturbed_logits`, for "perturbed_logits" of models with logits; None: without.
     """
 
     @jax.jit
@@ -119,7 +128,12 @@ def make_feature_function(model: Any, *, mean: tuple, std: tuple, stages: tuple[
         z_BxD, out = model.apply(variables, normalized, train=False)
         outputs = {"projection": z_BxD, "features": out["features"]}
         outputs |= {name: out[name].astype(jnp.float32).mean(axis=(1, 2)) for name in stages}
-        return outputs | ({"logits": out["logits"]} if "logits" in out else {})
+        if "logits" in out:
+            outputs["logits"] = out["logits"]
+        if "logits" in out and perturbation is not None:
+            logits_of = lambda images: model.apply(variables, images, train=False)[1]["logits"]
+            outputs["perturbed_logits"] = odin.perturbed_logits(logits_of, normalized, **perturbation)
+        return outputs
 
     return function
 

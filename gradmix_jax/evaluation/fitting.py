@@ -151,7 +151,10 @@ def serve(setup: Setup, data: data_lib.OpenSet) -> None:
 def _make_model(setup, data, model, step, variables, team) -> Model:
     variables = jax.device_get(mapping.broadcast(variables))
     mean, std = setup.normalization.mean, setup.normalization.std
-    function = features.make_feature_function(model, mean=mean, std=std, stages=setup.evaluate.stages)
+    spec = setup.evaluate
+    function = features.make_feature_function(
+        model, mean=mean, std=std, stages=spec.stages, perturbation=spec.perturbation
+    )
     checkpoint, opener = features.fingerprint(variables), images_lib.Opener(setup, data)
     return Model(setup, data, step, checkpoint, function, features.on_devices(variables), opener, team)
 

@@ -1,8 +1,8 @@
 """Stored features and logits of any model: which arrays there may be, and what is checked of them.
 
 Arrays are called "<part>_<what>". The parts are "train", "validation", "known", "unknown" and any number of
-"unknown.NAME"; what is "features" [N, F], "logits" [N, K], "labels" [N] or "ids" [N]. Besides: "head_kernel" [F, K] and
-"head_bias" [K], the last layer from features to logits, and "class_names" [K].
+"unknown.NAME"; what is "features" [N, F], "logits" [N, K], "perturbed_logits" [N, K] (for ODIN), "labels" [N] or
+"ids" [N]. Besides: "head_kernel" [F, K] and "head_bias" [K], the last layer from features to logits; "class_names" [K].
 
 Letters: N images, F feature, K known classes.
 """
@@ -12,8 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-FEATURES, LOGITS = "features", "logits"
+FEATURES, LOGITS, PERTURBED = "features", "logits", "perturbed_logits"
 OUTPUTS, ROWS = (FEATURES, LOGITS), ("labels", "ids")
+# With a row of numbers per image; the name of one must not end that of an earlier one.
+MATRICES = (PERTURBED, *OUTPUTS)
 PARTS, EXTRA = ("train", "validation", "known", "unknown"), "unknown."
 WHOLE = ("head_kernel", "head_bias", "class_names")
 # Rows that are looked at together, so that checks need little memory.
@@ -43,14 +45,15 @@ def check(arrays: Mapping[str, np.ndarray]) -> Given:
     """Sort arrays by part. Raises ValueError, one line with the array's name, where one is missing or does not fit."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
-        part, _, what = name.rpartition("_")
+        what = next((what for what in (*MATRICES, *ROWS) if name.endswith(f"_{what}")), "")
+        part = name.removesuffix(f"_{what}")
         if name in WHOLE:
             continue
         known_part = part in PARTS or (part.startswith(EXTRA) and part != EXTRA)
-        if not known_part or what not in (*OUTPUTS, *ROWS):
+        if not known_part or not what:
             raise ValueError(
                 f"unexpected array {name!r}; names are <part>_<what> with a part of {', '.join(PARTS)} or unknown.NAME "
-                f"and {', '.join((*OUTPUTS, *ROWS))}, or {', '.join(WHOLE)}."
+                f"and {', '.join((*MATRICES, *ROWS))}, or {', '.join(WHOLE)}."
             )
         parts.setdefault(part, {})[what] = np.asarray(array)
     for part in ("known", "unknown"):
@@ -74,12 +77,12 @@ def _check_rows(part: str, of_part: dict[str, np.ndarray]) -> None:
     counts = {what: len(array) if array.ndim else -1 for what, array in of_part.items()}
     first, size = next((what, count) for what, count in counts.items() if what in OUTPUTS)
     for what, array in of_part.items():
-        name, wanted = f"{part}_{what}", 2 if what in OUTPUTS else 1
+        name, wanted = f"{part}_{what}", 2 if what in MATRICES else 1
         if array.ndim != wanted:
             raise ValueError(f"{name} must have {wanted} dimension{'s' * (wanted > 1)}, got shape {list(array.shape)}.")
         if counts[what] != size or not size:
             raise ValueError(f"{name} must have a row per image, got {counts[what]} (and {size} of {part}_{first}).")
-        if what not in OUTPUTS:
+        if what not in MATRICES:
             continue
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise ValueError(f"{name} must be numbers, got {array.dtype}.")
@@ -93,7 +96,7 @@ def _check_rows(part: str, of_part: dict[str, np.ndarray]) -> None:
 
 
 def _check_widths(parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    for what in OUTPUTS:
+    for what in MATRICES:
         widths = {part: of_part[what].shape[1] for part, of_part in parts.items() if what in of_part}
         if len(set(widths.values())) > 1:
             said = ", ".join(f"{part}_{what} {width}" for part, width in widths.items())

@@ -23,7 +23,9 @@ class Spec(Section, section="evaluate"):
     score: str = key("topk_cosine", "of the headline: a key of gradmix_jax.scores.SCORES")
     k: int = key(3, "topk_cosine: a class's score is the sum of the k largest cosine similarities", least=1)
     scores: tuple[str, ...] = key(
-        ("all",), 'scores to compare, on every feature; "all", or names', choices=lambda: ("all", *scores.SCORES)
+        ("all",),
+        'scores to compare, on every feature; "all" (of one forward pass: not odin), and names',
+        choices=lambda: ("all", *scores.SCORES),
     )
     options: dict[str, Any] = options(lambda: scores.SCORES, "options of the scores")
     stages: tuple[str, ...] = key(("stage3",), "stages whose activations, averaged over positions, are scored as well")
@@ -61,7 +63,14 @@ class Spec(Section, section="evaluate"):
     @property
     def all_scores(self) -> tuple[str, ...]:
         """Names of the scores to compare, the headline's among them."""
-        return tuple(scores.SCORES) if "all" in self.scores else tuple(dict.fromkeys((self.score, *self.scores)))
+        named = tuple(name for name in self.scores if name != "all")
+        every = tuple(name for name, entry in scores.SCORES.items() if not entry.on_request)
+        return tuple(dict.fromkeys((*(every if "all" in self.scores else ()), self.score, *named)))
+
+    @property
+    def perturbation(self) -> dict[str, float] | None:
+        """Options of ODIN's step where that score is asked for."""
+        return scores.options_of("odin", self.options.get("odin", {})) if "odin" in self.all_scores else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +97,7 @@ def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) ->
     for part, lacking, why in (
         ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
         ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),
-        ("model", True, "an evaluation gives scores the outputs of the model, not the model"),
+        ("perturbed_logits", model_spec.classifier == "none", "model.classifier 'none' has no logits to differentiate"),
     ):
         if lacking and part in scores.SCORES[spec.score].needs:
             fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]

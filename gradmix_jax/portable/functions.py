@@ -21,8 +21,8 @@ from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.evaluation.spec import Setup
 from gradmix_jax.method.attribution import input_gradient
 from gradmix_jax.portable.host_scores import form_of
-from gradmix_jax.scores import Outputs
-from gradmix_jax.scores.fitted import LOGITS
+from gradmix_jax.scores import Outputs, odin
+from gradmix_jax.scores.fitted import LOGITS, PERTURBED
 from gradmix_jax.scores.neighbors import PRECISION, class_similarities
 
 # Averaging window of the explanation, pixels.
@@ -96,6 +96,7 @@ def _normalized(setup: Setup, images_BxHxWxC):
 def _make_model(setup: Setup, num_classes: int) -> Callable:
     """(weights, normalized images) -> the outputs that the evaluation has, stages only if the headline is of one."""
     network, feature = models.create(setup.model, num_classes=num_classes), setup.evaluate.feature
+    perturbation = setup.evaluate.perturbation if setup.evaluate.score == "odin" else None
 
     def outputs_of(weights, normalized_BxHxWxC):
         variables = {"batch_stats": {}} | unflatten_dict(dict(weights), sep="/")
@@ -103,7 +104,12 @@ def _make_model(setup: Setup, num_classes: int) -> Callable:
         outputs = {"features": out["features"], "projection": z_BxD}
         if feature in out and feature not in (LOGITS, *outputs):
             outputs[feature] = out[feature].astype(jnp.float32).mean(axis=(1, 2))
-        return outputs | ({LOGITS: out[LOGITS]} if LOGITS in out else {})
+        if LOGITS in out:
+            outputs[LOGITS] = out[LOGITS]
+        if perturbation is not None:
+            logits_of = lambda images: network.apply(variables, images, train=False)[1][LOGITS]
+            outputs[PERTURBED] = odin.perturbed_logits(logits_of, normalized_BxHxWxC, **perturbation)
+        return outputs
 
     return outputs_of
 
@@ -125,7 +131,11 @@ def _make_score(evaluator: Evaluator) -> tuple[dict[str, np.ndarray], Callable]:
         if "probe" in learned:
             kernel_FxK, bias_K = learned["probe"]
             outputs[LOGITS] = jnp.matmul(outputs["features"], kernel_FxK, precision=PRECISION) + bias_K[None]
-        given = Outputs(outputs["features"], outputs[LOGITS]) if on_logits else Outputs(outputs[spec.feature])
+        given = (
+            Outputs(outputs["features"], outputs[LOGITS], outputs.get(PERTURBED))
+            if on_logits
+            else Outputs(outputs[spec.feature])
+        )
         classes_1xK = given.logits if on_logits else class_similarities(learned["gallery"], given.features)
         score_1 = form(learned["score"], given)
         return {"score": score_1[0].astype(jnp.float32), "class_scores": classes_1xK[0].astype(jnp.float32)}

@@ -14,4 +14,7 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     return files.write(workdirs, out_dir)
 
 
-__all__ = ["ROWS", "summary", "table", "write", "write_summary"]
+# What `write` writes.
+FILES = ("report.html", "results.md", "results.tex")
+
+__all__ = ["FILES", "ROWS", "summary", "table", "write", "write_summary"]

@@ -17,7 +17,7 @@ from gradmix_jax.scores.base import Meaningless, Missing, Outputs, Reference, Sc
 from gradmix_jax.scores.neighbors import class_bank, class_similarities, topk_cosine
 
 __all__ = ["SCORES", "Meaningless", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
-__all__ += ["Missing", "class_bank", "class_similarities", "describe", "state_of", "topk_cosine"]
+__all__ += ["Missing", "class_bank", "class_similarities", "describe", "options_of", "state_of", "topk_cosine"]
 
 
 def usable(reference: Reference) -> tuple[str, ...]:
@@ -68,6 +68,11 @@ def describe(name: str, options: Mapping[str, Any], *, k: int) -> str:
     entry = _look_up(name)
     values = _checked(name, entry, options)
     return entry.about.format(**values | ({} if values.get("k", k) else {"k": k})) or name
+
+
+def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a score: the given ones and the defaults. Raises ValueError for others, or values out of range."""
+    return _checked(name, _look_up(name), options)
 
 
 def _look_up(name):
@@ -187,7 +192,7 @@ SCORES = {
     "odin": Score(
         odin.fit_odin,
         odin.score_odin,
-        ("model",),
+        ("logits", "perturbed_logits"),
         {
             "temperature": Key(1000.0, "divides the logits", above=0),
             "noise": Key(0.0014, "step along the sign of the gradient, in the scale of the model's images", least=0),

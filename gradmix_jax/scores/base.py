@@ -40,16 +40,16 @@ class Outputs(_Shared):
     Attributes:
       features: float [N, F], of the encoder, a projection or another stage.
       logits: float [N, K] or None.
-      images: the images themselves as `Reference.model` takes them, or None.
+      perturbed_logits: float [N, K] of the images after ODIN's step, see `odin.perturbed_logits`, or None.
     """
 
     features: Any
     logits: Any = None
-    images: Any = None
+    perturbed_logits: Any = None
     _shared: dict = field(default_factory=dict, init=False, repr=False)
 
     def tree_flatten(self):
-        return (self.features, self.logits, self.images), None
+        return (self.features, self.logits, self.perturbed_logits), None
 
     @classmethod
     def tree_unflatten(cls, _, children):
@@ -66,8 +66,6 @@ class Reference(_Shared):
       num_classes: K.
       head: (kernel_FxK, bias_K) of the linear layer from `train.features` to the logits, or None.
       validation: outputs of held-out images of the known classes, or None.
-      model: function from images to logits [N, K] that JAX can differentiate, or None. Make it a
-        `jax.tree_util.Partial` of (function, variables), so that programs take the variables as an argument.
       k: nearest neighbors per class that predictions use; scores whose k is 0 use as many.
       options: {score: {option: value}}, for scores that are made of other scores.
 
@@ -80,7 +78,6 @@ class Reference(_Shared):
     num_classes: int
     head: tuple[Any, Any] | None = None
     validation: Outputs | None = None
-    model: Callable | None = None
     k: int = 3
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _shared: dict = field(default_factory=dict, init=False, repr=False)
@@ -114,7 +111,12 @@ class Score(NamedTuple):
     @property
     def on_logits(self) -> bool:
         """Whether the score is of the classifier, not of any one feature."""
-        return bool({"logits", "head", "model"} & set(self.needs))
+        return bool({"logits", "head", "perturbed_logits"} & set(self.needs))
+
+    @property
+    def on_request(self) -> bool:
+        """Whether the score needs more of the model than one forward pass, so that "all" does not include it."""
+        return "perturbed_logits" in self.needs
 
 
 # What a score may need: how to find it in a `Reference`.
@@ -123,7 +125,7 @@ PARTS = {
     "logits": lambda reference: reference.train.logits,
     "head": lambda reference: reference.head,
     "validation": lambda reference: reference.validation,
-    "model": lambda reference: reference.model,
+    "perturbed_logits": lambda reference: reference.train,  # of the images that are scored alone
 }
 
 

@@ -4,7 +4,7 @@ Letters: N images, F or D feature, K classes.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from gradmix_jax.scores import SCORES, Outputs, Reference, Unfit, class_bank, sc
 from gradmix_jax.scores.base import Meaningless, Missing
 from gradmix_jax.scores.neighbors import class_sums
 
-LOGITS = "logits"
+LOGITS, PERTURBED = "logits", "perturbed_logits"
 # What one score may fail with where others can be computed. NumPy's LinAlgError is a ValueError.
 FAILURES = (ValueError, MemoryError, jax.errors.JaxRuntimeError)
 
@@ -110,7 +110,6 @@ def fit_all(
     k: int,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     head: tuple[np.ndarray, np.ndarray] | None = None,
-    model: Callable | None = None,
     validation: Mapping[str, np.ndarray] | None = None,
     required: tuple[str, str] | None = None,
 ) -> Fitted:
@@ -129,7 +128,6 @@ def fit_all(
       k: nearest neighbors per class of the predictions, and of the scores whose option k is 0.
       options: {score: {option: value}} as in the config; defaults where not given.
       head: (kernel_FxK, bias_K) from the encoder's features to the logits.
-      model: function from images to logits, see `Reference`.
       validation: outputs of validation images.
       required: (feature or "logits", score) that is not left out.
 
@@ -150,7 +148,6 @@ def fit_all(
             num_classes=num_classes,
             head=head if feature == LOGITS else None,
             validation=Outputs(*_arrays(feature, validation)) if validation is not None else None,
-            model=model if feature == LOGITS else None,
             k=k,
             options=options,
         )
@@ -173,9 +170,9 @@ def works_on_logits(name: str) -> bool:
 
 
 def _arrays(feature: str, outputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Features, logits and images, as `Outputs` takes them."""
+    """Features, logits and perturbed logits, as `Outputs` takes them."""
     if feature == LOGITS:
-        return outputs["features"], outputs[LOGITS], outputs.get("images")
+        return outputs["features"], outputs[LOGITS], outputs.get(PERTURBED)
     return outputs[feature], None, None
 
 

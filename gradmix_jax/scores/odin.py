@@ -3,19 +3,40 @@
 Letters: N images, K classes.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax.scores.base import Missing
 
-# Images differentiated at once.
-BLOCK_SIZE = 256
+TEMPERATURE, NOISE = 1000.0, 0.0014
 
 
-def fit_odin(reference, *, temperature=1000.0, noise=0.0014):
-    """The model, the temperature and the size of the change; the defaults are the paper's for CIFAR and DenseNet."""
-    return jax.tree_util.Partial(reference.model), np.float32(temperature), np.float32(noise)
+def perturbed_logits(
+    model: Callable[[Any], Any], images: Any, *, temperature: float = TEMPERATURE, noise: float = NOISE
+) -> Any:
+    """Logits [N, K] after a step along the sign of the gradient that raises the maximum softmax probability.
+
+    Liang et al. 2018, eq. 2; the defaults are the paper's for CIFAR and DenseNet. The released code steps in the scale
+    of pixels from 0 to 1, this one in that of the images that the model takes.
+
+    Args:
+      model: function from N images to logits [N, K] that JAX can differentiate; images must not interact.
+      images: as `model` takes them.
+      temperature: divides the logits.
+      noise: size of the step.
+    """
+    confidence = lambda images: _log_confidence(model(images), temperature).sum()
+    return model(images + noise * jnp.sign(jax.grad(confidence)(images)))
+
+
+def fit_odin(reference, *, temperature=TEMPERATURE, noise=NOISE):
+    """The temperature. The noise is already in the outputs: see `perturbed_logits`."""
+    del reference, noise
+    return np.float32(temperature)
 
 
 def _log_confidence(logits_NxK, temperature):
@@ -24,26 +45,19 @@ def _log_confidence(logits_NxK, temperature):
     return -jnp.log1p(jnp.expm1(below_NxK).mean(axis=1))
 
 
-@jax.jit
-def _score(state, images):
-    model, temperature, noise = state
-    confidence = lambda images: _log_confidence(model(images), temperature).sum()
-    return _log_confidence(model(images + noise * jnp.sign(jax.grad(confidence)(images))), temperature)
+_score = jax.jit(_log_confidence)
 
 
 def score_odin(state, outputs):
-    """Log of K times the maximum softmax probability after a step that raises it (Liang et al. 2018, eq. 1-3).
+    """Log of K times the maximum softmax probability of the perturbed images (Liang et al. 2018, eq. 1-3).
 
-    "Enhancing the Reliability of Out-of-Distribution Image Detection in Neural Networks", ICLR 2018. The step is in
-    the scale of the images that the model takes; the released code's is in that of pixels from 0 to 1.
+    "Enhancing the Reliability of Out-of-Distribution Image Detection in Neural Networks", ICLR 2018.
 
     Raises:
-      Missing: the images themselves are not given.
+      Missing: the logits of the perturbed images are not given.
     """
-    if outputs.images is None:
-        raise Missing("odin needs the images themselves, got their outputs only.")
-    images = [
-        np.asarray(_score(state, jnp.asarray(outputs.images[start : start + BLOCK_SIZE], jnp.float32)))
-        for start in range(0, len(outputs.images), BLOCK_SIZE)
-    ]
-    return np.concatenate(images or [np.zeros(0, np.float32)])
+    if outputs.perturbed_logits is None:
+        raise Missing(
+            "odin needs perturbed_logits, the logits of images after its step (scores.odin.perturbed_logits)."
+        )
+    return _score(outputs.perturbed_logits, state)

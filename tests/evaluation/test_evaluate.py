@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -23,6 +24,8 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.evaluation import cache, closed_set, corrupted, evaluate, features, fitting, guards, images, probes
 from gradmix_jax.evaluation import gallery as gallery_lib
+
+ODIN = {"temperature": 10.0, "noise": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +233,17 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     # The head, and not the probe, may be the headline.
     config["evaluate"] |= {"feature": "logits", "score": "msp"}
     assert run_lib.evaluate(config, workdir)["auroc"] == results["by_score"]["logits"]["msp"]["auroc"]
-    # Neighbours look at features all the same.
+    # ODIN differentiates the head, and is computed where it is named.
+    config["evaluate"] |= {"scores": ["all", "odin"], "options": config["evaluate"]["options"] | {"odin": ODIN}}
+    again = run_lib.evaluate(config, workdir)
+    perturbed = cache.load(workdir)["test_known"].outputs["perturbed_logits"].astype(np.float64) / ODIN["temperature"]
+    confidence = special.softmax(perturbed, axis=1).max(axis=1)
+    expected = np.log(perturbed.shape[1] * confidence)
+    np.testing.assert_allclose(again["arrays"]["logits/odin/known"], expected, rtol=1e-3, atol=1e-6)
+    before = special.softmax(logits.astype(np.float64) / ODIN["temperature"], axis=1).max(axis=1)
+    assert np.mean(confidence > before) > 0.95  # what the step is for
+    assert {"odin", "msp", "vim"} <= set(again["by_score"]["logits"])
+    # Neighbors look at features all the same.
     config["evaluate"]["scores"] = ["topk_cosine", "msp"]
     again = run_lib.evaluate(config, workdir)
     nearest = again["closed_set"]["topk_cosine"]["accuracy"]

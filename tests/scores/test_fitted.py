@@ -15,7 +15,7 @@ from scored_toy import (
 )
 
 from gradmix_jax import scores
-from gradmix_jax.scores import fitted, neighbors
+from gradmix_jax.scores import fitted, neighbors, odin
 
 NAMES = ("topk_cosine", "relative_mahalanobis", "ensemble")
 
@@ -91,11 +91,9 @@ def fit_every_score(train, labels, validation, **more):
     num_classes = int(labels.max()) + 1
     kernel = np.random.default_rng(5).normal(size=(train.shape[1], num_classes)).astype(np.float32)
     head = kernel, np.zeros(num_classes, np.float32)
-    model = jax.tree_util.Partial(lambda kernel, x: x @ kernel, kernel)
-    of = lambda x: {"features": np.float32(x), "logits": np.float32(x) @ kernel, "images": np.float32(x)}
-    given = dict(
-        num_classes=num_classes, features=["features"], names=tuple(scores.SCORES), k=3, head=head, model=model
-    )
+    perturbed = lambda x: odin.perturbed_logits(lambda x: x @ kernel, jax.numpy.asarray(np.float32(x)))
+    of = lambda x: {"features": np.float32(x), "logits": np.float32(x) @ kernel, "perturbed_logits": perturbed(x)}
+    given = dict(num_classes=num_classes, features=["features"], names=tuple(scores.SCORES), k=3, head=head)
     return fitted.fit_all(of(train), labels, **given, validation=of(validation), **more), of
 
 
@@ -152,7 +150,7 @@ def broken(value):
         (dict(score=broken(np.nan)), "knn is not a finite number for 35 of 35 images"),
         (dict(score=broken(np.inf)), "knn is not a finite number"),
         (dict(score=broken(1.5)), "knn is 1.5 for all of 35 images"),
-        (dict(needs=("features", "model")), "needs model, which this model does not give"),
+        (dict(needs=("features", "head")), "needs head, which this model does not give"),
     ],
 )
 def test_the_failure_of_one_score_is_not_that_of_others(monkeypatch, replaced, reason):
