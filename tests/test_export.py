@@ -11,9 +11,11 @@ import commands
 import numpy as np
 import old_run
 import pytest
+import untrained_runs
 from PIL import Image
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
 from gradmix_jax import export as export_lib
 from gradmix_jax import predict, scores
 from gradmix_jax.evaluation import cache, fitting
@@ -23,7 +25,7 @@ from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
-SCORES = [name for name, entry in scores.SCORES.items() if "model" not in entry.needs]
+SCORES = [name for name, entry in scores.SCORES.items() if not entry.on_request]
 
 
 def set_config(workdir, **changes):
@@ -95,6 +97,20 @@ def test_every_score_is_the_evaluation_s(workdir, restored, tmp_path, name):
     assert np.ptp(expected) > 0
     np.testing.assert_allclose(found["score"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found["class"], evaluator.predict(outputs))
+
+
+def test_odin_differentiates_the_exported_model(tmp_path):
+    overrides = {"evaluate.scores": ("odin",), "evaluate.score": "odin", "evaluate.feature": "logits"}
+    config, run = untrained_runs.untrained(
+        untrained_runs.digits(**overrides, **{"model.classifier": "linear"}), tmp_path / "run"
+    )
+    experiment = config_lib.from_config(config, num_devices=1)
+    evaluator, parts = from_run._restore(experiment, run)
+    classifier = from_run.classifier_of(experiment, evaluator, parts, run, from_run.Reduction())
+    images = data_lib.read_range(evaluator.model.data.test_unknown, 0, 40)
+    found = classifier.scores(classifier.outputs(images))
+    np.testing.assert_allclose(found["score"], evaluator.score(evaluator.model.outputs(images)), rtol=1e-4, atol=1e-7)
+    assert np.ptp(found["score"]) > 0
 
 
 def test_all_that_an_export_says(workdir, exported):

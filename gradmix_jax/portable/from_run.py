@@ -20,7 +20,8 @@ from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.portable import conformal, functions, gallery
 from gradmix_jax.portable.classifier import Classifier
-from gradmix_jax.scores.fitted import LOGITS
+from gradmix_jax.scores import SCORES
+from gradmix_jax.scores.fitted import LOGITS, PERTURBED
 from gradmix_jax.scores.neighbors import TopK
 from gradmix_jax.training import phases as phases_lib
 
@@ -205,6 +206,7 @@ def _describe(
     commit, changed = workdir_lib.commit()
     inputs = ["features"] if spec.feature == LOGITS else [spec.feature]
     inputs += [LOGITS] if spec.feature == LOGITS and experiment.model.classifier != "none" else []
+    inputs += [PERTURBED] if PERTURBED in SCORES[spec.score].needs else []
     return {
         "format": FORMAT,
         "version": VERSION,
