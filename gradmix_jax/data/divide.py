@@ -1,14 +1,17 @@
 """Train and test parts of data that comes without them: seeded, stratified, and copies of an image kept together."""
 
+import dataclasses
 import functools
 import hashlib
+import io
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import numpy as np
 from absl import logging
 from PIL import Image
 
-from gradmix_jax.data.files import FileRecords
 from gradmix_jax.data.source import THREADS, to_array
 
 THUMBNAIL = 16  # pixels
@@ -18,7 +21,29 @@ ALIKE = 0.05
 _BLOCK = 1024
 
 
-def divide(records: FileRecords, *, test_fraction: float, seed: int) -> tuple[FileRecords, FileRecords]:
+class Encoded(Protocol):
+    """Records whose encoded images can be read, and that can be divided."""
+
+    labels: np.ndarray
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for records of the same images: their groups are computed once."""
+
+    def content(self, index: int) -> bytes:
+        """The encoded image: the content of its file."""
+
+    def describe(self, index: int) -> str:
+        """See `source.Records`."""
+
+    def take(self, chosen_N: np.ndarray) -> "Encoded":
+        """The records where a mask is True."""
+
+
+AnyEncoded = TypeVar("AnyEncoded", bound=Encoded)
+
+
+def divide(records: AnyEncoded, *, test_fraction: float, seed: int) -> tuple[AnyEncoded, AnyEncoded]:
     """(train, test): of every class about `test_fraction` of the images are test images.
 
     Files of the same bytes, and images that are the same but for size, compression or a shift in brightness, are on
@@ -29,7 +54,7 @@ def divide(records: FileRecords, *, test_fraction: float, seed: int) -> tuple[Fi
       test_fraction: above 0, below 1.
       seed: of the choice.
     """
-    group_N = _groups_of_files(tuple(records.paths))
+    group_N = _groups(_Keyed(records.identity, records))
     is_test_N = choose(records.labels, group_N, share=test_fraction, seed=seed)
     logging.info("No test folder: %d of %d images are test images.", is_test_N.sum(), len(is_test_N))
     return records.take(~is_test_N), records.take(is_test_N)
@@ -52,24 +77,37 @@ def choose(labels_N: np.ndarray, group_N: np.ndarray, *, share: float, seed: int
     return chosen_G[np.unique(group_N, return_inverse=True)[1]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Keyed:
+    """Records as the argument of a cached function."""
+
+    identity: Hashable
+    records: Encoded = dataclasses.field(compare=False)
+
+
 @functools.lru_cache(maxsize=4)  # a run opens its data several times
-def _groups_of_files(paths: tuple[str, ...]) -> np.ndarray:
+def _groups(keyed: _Keyed) -> np.ndarray:
+    records = keyed.records
     with ThreadPoolExecutor(THREADS) as pool:
-        digests, thumbnails = zip(*pool.map(_summarize, paths))
+        digests, thumbnails = zip(*pool.map(lambda i: _summarize(records, i), range(len(records.labels))))
     return group_alike(digests, np.stack(thumbnails))
 
 
-def _summarize(path: str) -> tuple[bytes, np.ndarray]:
+def _summarize(records: Encoded, index: int) -> tuple[bytes, np.ndarray]:
     """(hash of the bytes, gray thumbnail): an unreadable image gets a thumbnail of its own noise."""
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        with Image.open(path) as image:
-            image.draft("L", (8 * THUMBNAIL, 8 * THUMBNAIL))
-            return digest, to_array(image, THUMBNAIL, 1).reshape(-1).astype(np.float32)
+        content = records.content(index)
+        with Image.open(io.BytesIO(content)) as image:
+            return hashlib.sha256(content).digest(), thumbnail(image)
     except Exception:  # reported where the image is read
-        digest = hashlib.sha256(path.encode()).digest()
+        digest = hashlib.sha256(records.describe(index).encode()).digest()
         return digest, np.random.default_rng(list(digest)).uniform(0, 255, THUMBNAIL**2).astype(np.float32)
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """float32 [THUMBNAIL ** 2]: the image in gray, 0 to 255, as `group_alike` compares it."""
+    image.draft("L", (8 * THUMBNAIL, 8 * THUMBNAIL))
+    return to_array(image, THUMBNAIL, 1).reshape(-1).astype(np.float32)
 
 
 def group_alike(digests: tuple[bytes, ...], thumbnails_NxP: np.ndarray) -> np.ndarray:

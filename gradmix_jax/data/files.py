@@ -2,9 +2,10 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from gradmix_jax.data.source import hash_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +27,16 @@ class FileRecords:
     def open(self, index: int) -> Image.Image:
         return Image.open(self.paths[index])
 
+    def content(self, index: int) -> bytes:
+        return Path(self.paths[index]).read_bytes()
+
     def describe(self, index: int) -> str:
         return self.paths[index]
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for records of the same files."""
+        return tuple(self.paths)
 
     def fingerprint(self, indices: np.ndarray) -> str:
         # Not of the content: reading all files takes as long as the features that are to be saved.
@@ -71,10 +80,15 @@ def find_images(folders: Iterable[tuple[int, Path]], *, what: str) -> FileRecord
         paths += sorted(kept)
         labels += [label] * len(kept)
     for problem, files in skipped.items():
-        logging.warning("Skipped in %s: %d %s, the first is %s.", what, len(files), problem, files[0])
+        _warn(f"Skipped in {what}: {len(files)} {problem}, the first is {files[0]}.")
     if not paths:
         raise ValueError(f"{what} has no images: files <class>/* that end in {', '.join(EXTENSIONS)}.")
     return FileRecords(paths, np.array(labels, np.int32))
+
+
+@functools.cache  # a run reads its folders several times
+def _warn(sentence: str) -> None:
+    logging.warning("%s", sentence)
 
 
 def _walk(folder: Path, skipped: dict[str, list[str]]) -> list[str]:

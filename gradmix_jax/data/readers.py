@@ -7,9 +7,10 @@ another package: `READERS["lmdb"] = Reader(load, argument="PATH")` before the co
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradmix_jax.data import csv_list, folder, idx, noise, prepared
+from gradmix_jax.data import csv_list, folder, hub, idx, noise, prepared
 from gradmix_jax.data.source import DataSet
 from gradmix_jax.fields import check_choice
 
@@ -24,7 +25,8 @@ class Reader:
     Attributes:
       load: (spec, what follows the colon or slash, with_train) -> `DataSet`; without training images where `with_train`
         is False. Raises ValueError, one line, for data that is missing or does not fit.
-      argument: what follows "kind:" in the name: "PATH", or a tuple of the choices; "": the name has no colon.
+      argument: what follows "kind:" in the name: "PATH", "NAME" (anything), or a tuple of the choices; "": the name has
+        no colon.
       has_train: whether there are training images; without them a data set can only be the unknown one.
     """
 
@@ -44,7 +46,7 @@ class Reader:
         if not self.argument:
             return name.split("/")[0] == kind  # a TFDS config may follow
         argument = name.partition(":")[2]
-        return bool(argument) and (self.argument == "PATH" or argument in self.argument)
+        return bool(argument) and (isinstance(self.argument, str) or argument in self.argument)
 
 
 def _folder(spec, path, with_train):
@@ -53,6 +55,11 @@ def _folder(spec, path, with_train):
 
 def _csv(spec, path, with_train):
     return csv_list.load(path, with_train=with_train, test_fraction=spec.test_fraction, seed=spec.test_seed)
+
+
+def _hub(spec, name, with_train):
+    options = dict(test_fraction=spec.test_fraction, seed=spec.test_seed, download=spec.download)
+    return hub.load(name, with_train=with_train, **options)
 
 
 def _idx(spec, path, with_train):
@@ -72,6 +79,7 @@ READERS: dict[str, Reader] = {
     "folder": Reader(_folder, argument="PATH"),
     "csv": Reader(_csv, argument="PATH"),
     "idx": Reader(_idx, argument="PATH"),
+    "hf": Reader(_hub, argument="NAME"),
     "noise": Reader(_noise, argument=tuple(noise.KINDS), has_train=False),
 }
 
@@ -93,7 +101,19 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
     kind = kind_of(name)
     if kind in table and table[kind].takes(kind, name):
         return
+    if os.path.exists(os.path.expanduser(name)):
+        raise ValueError(f"{label} must say how to read a path, got {name!r}; did you mean {guess(name)!r}?")
     check_choice(label, name, [form for kind, reader in table.items() for form in reader.forms(kind)])
+
+
+def guess(path: str) -> str:
+    """The name of the data set at an existing path, with its kind: csv, idx, hf (saved by `datasets`) or folder."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return f"csv:{path}"
+    if hub.is_saved(place):
+        return f"hf:{path}"
+    return f"idx:{path}" if any(place.glob("t10k-images*")) else f"folder:{path}"
 
 
 def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:

@@ -166,7 +166,8 @@ def to_array(image: Image.Image, size: int, channels: int, *, background: str = 
 
     - Animations: the first frame.
     - EXIF orientation: applied, so that the image is upright.
-    - 16-bit gray: the upper 8 bits.
+    - 16-bit gray: the upper 8 bits. 16-bit color: the same, by Pillow. Floating-point pixels have no known range and
+      are refused.
     - Transparency (alpha channel, palette or color key): laid on the background.
     - Palettes, CMYK, YCbCr, 1 bit: converted by Pillow to gray (ITU-R 601 luma) or RGB, without color management.
 
@@ -180,11 +181,13 @@ def to_array(image: Image.Image, size: int, channels: int, *, background: str = 
       uint8 [size, size, channels].
 
     Raises:
-      ValueError: the image has too many pixels.
+      ValueError: the image has too many pixels, or floating-point ones.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit and math.prod(image.size) > limit:
         raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {limit}")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save the image with 8 or 16 bits per channel")
     # Only files have a format, and only their metadata an orientation.
     if image.format and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
