@@ -312,7 +312,7 @@ def _check_channels(experiment: Experiment) -> None:
     channels = experiment.dataset.channels
     for name in ("mean", "std"):
         values = getattr(experiment.normalization, name)
-        if len(values) != channels:
+        if channels and values and len(values) != channels:  # else they are derived
             raise ValueError(f"normalization.{name} must have {channels} elements, one per channel, got {values!r}.")
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     trials, seeds, workdir = cli.numbers("trials"), cli.numbers("seeds"), flags.FLAGS.workdir
     if flags.FLAGS.print_commands:
         # The commands run on devices elsewhere.
-        run.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1)
+        run.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1, from_data=False)
         cli.print_commands(cli.config_words(), workdir, trials, seeds)
     else:
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import lock, models
+from gradmix_jax import derive, lock, models
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
       SystemExit: status 143 after SIGTERM, with the state saved.
     """
     workdir = workdir_lib.resolve(workdir)
-    plain = config_lib.to_plain(config)
+    plain = finished(config, workdir, num_devices=jax.device_count())
     experiment = from_config(plain, num_devices=jax.device_count())
     # The other processes of a pod may have no disk in common with the main one, or the same one.
     with lock.hold(workdir) if mapping.is_main_process() else contextlib.nullcontext():
@@ -75,6 +75,38 @@ def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str)
         results = _evaluate(experiment, plain, workdir, data)
     mapping.barrier("results are written")
     return results
+
+
+def finished(
+    config: ConfigDict | dict[str, Any], workdir: str, *, num_devices: int, from_data: bool = True
+) -> dict[str, Any]:
+    """The plain config with a value for every key that is left to the data: that of the run in `workdir`, if any.
+
+    Otherwise the values are derived and printed, see `derive.from_data`.
+
+    Args:
+      config: the experiment; checked here.
+      workdir: directory of the run.
+      num_devices: of all processes.
+      from_data: whether to derive values; False: keys stay open where there is no run yet.
+
+    Raises:
+      ValueError: a config that cannot work, or data that is missing or leaves a key without a value.
+    """
+    plain = config_lib.to_plain(config) if isinstance(config, ConfigDict) else config
+    from_config(plain, num_devices=num_devices)
+    if not derive.missing(plain):
+        return plain
+    if _holds_run(workdir) and os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
+        return derive.from_recorded(plain, config_lib.read(workdir))
+    if not from_data:
+        return plain
+    found = derive.from_data(plain, num_devices=num_devices)
+    if mapping.is_main_process():
+        for key, (value, reason) in found.items():
+            shown = tuple(value) if isinstance(value, list) else value
+            print(f"derived: {key} = {shown!r} ({reason})", file=sys.stderr)
+    return derive.with_values(plain, {key: value for key, (value, _) in found.items()})
 
 
 def _evaluate(
@@ -208,8 +240,7 @@ def check_same_run(config: dict[str, Any], workdir: str) -> None:
 
     A directory with neither a checkpoint nor results counts as empty. Raises it also for checkpoints without a config.
     """
-    has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
-    if not (Checkpoints.exist(workdir) or has_results):
+    if not _holds_run(workdir):
         return
     if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
         raise ValueError(
@@ -222,6 +253,11 @@ def check_same_run(config: dict[str, Any], workdir: str) -> None:
                 f"{workdir} holds a run with {name}={before.get(name)!r}, not {value!r}; use the same config to resume "
                 "it, or another --workdir."
             )
+
+
+def _holds_run(workdir: str) -> bool:
+    """Whether a directory has a checkpoint or results."""
+    return Checkpoints.exist(workdir) or os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
 
 
 def _record(config: dict[str, Any], workdir: str, params: Any) -> None:
@@ -247,7 +283,8 @@ def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any
     Raises:
       ValueError: no checkpoint, a config that does not fit the data or the checkpoint, or a leak guard's reason.
     """
-    return evaluation.evaluate(from_config(config, num_devices=1).setup, workdir)
+    plain = finished(config, workdir, num_devices=1)
+    return evaluation.evaluate(from_config(plain, num_devices=1).setup, workdir)
 
 
 def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) -> dict[str, Any]:
@@ -289,12 +326,19 @@ def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) 
 
 
 def check_runs(
-    config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
+    config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int, from_data: bool = True
 ) -> list[tuple[ConfigDict, str]]:
-    """What `runs` gives, checked: raises ValueError unless all of it can run on so many devices."""
+    """What `runs` gives, checked and finished: raises ValueError unless all of it can run on so many devices.
+
+    The data is opened only where keys are left to it, and not at all where `from_data` is False.
+    """
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
-        plain = config_lib.to_plain(one)
+        plain = finished(one, directory, num_devices=num_devices, from_data=from_data)
+        for key in derive.missing(config_lib.to_plain(one)):
+            section, name = key.split(".")
+            value = plain[section][name]
+            one[section][name] = tuple(value) if isinstance(value, list) else value
         model = from_config(plain, num_devices=num_devices).model
         check_same_run(plain, directory)
         if model.init_from and not Checkpoints.exist(directory):

@@ -165,14 +165,21 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
 
 
 def check(
-    name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int
+    name: str,
+    config: ConfigDict,
+    workdir: str,
+    trials: list[int],
+    seeds: list[int],
+    *,
+    num_devices: int,
+    from_data: bool = True,
 ) -> list[tuple[str, list[tuple[ConfigDict, str]]]]:
     """(directory, its runs) of every variant; raises ValueError unless all of them can run on this many devices."""
-    checked = []
+    checked, options = [], dict(num_devices=num_devices, from_data=from_data)
     for label, variant in SWEEPS[name].items():
         folder = os.path.join(workdir, folder_of(label))
         one = config_of(config, label, variant)
-        checked.append((folder, run.check_runs(one, folder, trials, seeds, num_devices=num_devices)))
+        checked.append((folder, run.check_runs(one, folder, trials, seeds, **options)))
     return checked
 
 
@@ -216,7 +223,7 @@ def print_commands(
     name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
 ) -> None:
     """Print the commands that `run_sweep` would carry out for a config given by these flags."""
-    check(name, config, workdir, trials, seeds, num_devices=1)  # the devices of the printed commands are not here
+    check(name, config, workdir, trials, seeds, num_devices=1, from_data=False)  # they run elsewhere
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
     for label, variant in SWEEPS[name].items():

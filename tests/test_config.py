@@ -65,7 +65,7 @@ def test_the_papers_recipe():
         ("optimizer.name", "adamm", r"optimizer\.name must be one of adam, .*, got 'adamm'"),
         ("optimizer.learning_rate", -1.0, r"optimizer\.learning_rate must be a positive number, got -1\.0"),
         ("optimizer.per_epoch", 1, r"optimizer\.per_epoch must be True or False, got 1"),
-        ("train.batch_size", 0, r"train\.batch_size must be a positive integer, got 0"),
+        ("train.batch_size", -1, r"train\.batch_size must be an integer at least 0, got -1"),
         ("train.num_views", 1, r"phases\[0\]\.ssl needs train\.num_views of at least 2, got 1"),
         ("normalization.mean", (0.5,), r"normalization\.mean must have 3 elements, one per channel, got \(0\.5,\)"),
         ("evaluate.feature", "pixels", r"evaluate\.feature must be one of projection, .*, got 'pixels'"),
@@ -73,7 +73,7 @@ def test_the_papers_recipe():
         ("dataset.name", "cifar11", r"cifar11"),
         ("dataset.benchmark", "cifar11", r"cifar11"),
         ("dataset.trial", 7, r"7"),
-        ("dataset.image_size", 0, r"dataset\.image_size must be a positive integer, got 0"),
+        ("dataset.image_size", 0.5, r"dataset\.image_size must be an integer at least 0, got 0\.5"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, sentence):

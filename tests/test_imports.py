@@ -20,7 +20,7 @@ RANKS = [
     {"training"},
     {"metrics", "scores", "corruptions"},
     {"evaluation"},
-    {"config"},
+    {"config", "derive"},
     {"config_file", "run"},
     {"report", "portable"},
     {"cli"},

@@ -104,8 +104,8 @@ class Spec(Section, section="augment"):
 class Normalization(Section, section="normalization"):
     """The `normalization` section: mean and standard deviation of each channel, images in [0, 1]."""
 
-    mean: tuple[float, ...] = key((0.5,), "one number per channel, images in [0, 1]")
-    std: tuple[float, ...] = key((0.25,), "one number per channel", above=0)
+    mean: tuple[float, ...] = key((0.5,), "one number per channel, images in [0, 1]; (): of the training images")
+    std: tuple[float, ...] = key((0.25,), "one number per channel; (): of the training images", above=0)
 
 
 def views(keys_B, images_BxHxWxC, spec, *, num_views=2):

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradmix_jax.data import class_names, readers, splits
 from gradmix_jax.data.source import DataSet, Records, Source, without_bad_images
-from gradmix_jax.data.spec import NAMED, PUBLISHED, Spec, same_data
+from gradmix_jax.data.spec import AUTO, NAMED, PUBLISHED, Spec, same_data
 from gradmix_jax.fields import check_choice
 
 _SHOWN = 5
@@ -57,6 +57,10 @@ def open_set(spec: Spec) -> OpenSet:
       ValueError: the data is missing or does not fit the spec: classes that are not the benchmark's, a known class
         without training or test images, an unknown one without test images, a class on both sides.
     """
+    if not (spec.image_size and spec.channels) or spec.benchmark == AUTO:
+        raise ValueError(
+            "dataset.image_size, channels and benchmark must be set; `run.finished` derives them from the data."
+        )
     known = readers.load(spec, spec.name, with_train=True)
     same = same_data(spec.name, spec.unknown_data)
     unknown = known if same else readers.load(spec, spec.unknown_data, with_train=False)

@@ -9,6 +9,7 @@ from gradmix_jax.fields import Section, check_number, key
 STORAGE = ("resident", "stream")
 NAMED = "named"
 PUBLISHED = "published"
+AUTO = "auto"
 BAD_IMAGES = ("error", "skip")
 
 
@@ -17,23 +18,24 @@ class Spec(Section, section="dataset"):
     """What to train and test on: the `dataset` section.
 
     Which classes are known is said by `benchmark`, in one of four ways: a published split (with `trial`), "random"
-    (with `num_known` and `trial`), "named" (with `known` and `unknown`), or "all".
+    (with `num_known` and `trial`), "named" (with `known` and `unknown`), or "all". "auto" stands for one of the last
+    three; it and the keys that are 0 are replaced by `derive.finish` before any data is opened.
 
     The unknown classes come from `unknown_name`, by default the benchmark's own data set (CIFAR-100 for cifar+10 and
     cifar+50), else that of the known classes. Where the benchmark does not say which classes of `unknown_name` are
     unknown, all of them are.
     """
 
-    name: str = key("digits", "digits, a TFDS name, folder:PATH, csv:PATH or idx:PATH")
+    name: str = key("digits", "digits, a TFDS name, folder:PATH, csv:PATH, idx:PATH or hf:NAME")
     unknown_name: str = key("", "data set of the unknown classes; empty: the benchmark's, or the same one")
     benchmark: str = key(
         "mnist",
         'whose published class splits; "random": a seeded one; "named": dataset.known and dataset.unknown; "all": '
-        "every class is known",
-        choices=lambda: (*splits.BENCHMARKS, "random", NAMED, "all"),
+        'every class is known; "auto": "named" with dataset.known, "all" with dataset.unknown_name, else "random"',
+        choices=lambda: (*splits.BENCHMARKS, "random", NAMED, "all", AUTO),
     )
     trial: int = key(0, 'which of the splits, 0 to 4 (any number for "random" and "named")', least=0)
-    num_known: int = key(6, 'number of known classes, for benchmark "random" only', least=1)
+    num_known: int = key(6, 'number of known classes, for benchmark "random" only; 0: 60 % of the classes', least=0)
     known: tuple[str, ...] = key((), 'names of the known classes in label order, for benchmark "named" only')
     unknown: tuple[str, ...] = key((), 'names of the unknown classes, for benchmark "named" only; empty: all others')
     negative: tuple[str, ...] = key(
@@ -41,8 +43,8 @@ class Spec(Section, section="dataset"):
         'classes of dataset.name to train on as examples of "unknown", never tested on: names, or "published" alone '
         "for those of the benchmark",
     )
-    image_size: int = key(16, "pixels; images of another size are resized", least=1)
-    channels: int = key(1, "1 (gray) or 3 (color); images are converted")
+    image_size: int = key(16, "pixels; images of another size are resized; 0: by the training images", least=0)
+    channels: int = key(1, "1 (gray) or 3 (color); images are converted; 0: 1 if all training images are gray")
     validation_fraction: float = key(
         0.1, "share of the training images of each known class kept out of training", least=0, below=1
     )
@@ -67,8 +69,8 @@ class Spec(Section, section="dataset"):
         readers.check_name("dataset.name", self.name)
         if self.unknown_name:
             check_unknown_name("dataset.unknown_name", self.unknown_name)
-        if self.channels not in (1, 3):
-            raise ValueError(f"dataset.channels must be 1 or 3, got {self.channels}.")
+        if self.channels not in (0, 1, 3):
+            raise ValueError(f"dataset.channels must be 1 or 3, or 0 to derive it, got {self.channels}.")
         self._check_split()
 
     def _check_split(self):
@@ -77,7 +79,7 @@ class Spec(Section, section="dataset"):
         check_number(name, self.trial, least=0, most=trials - 1 if trials else None, whole=True)
         if self.benchmark == NAMED and not self.known:
             raise ValueError("dataset.benchmark 'named' needs the names of the known classes; set dataset.known.")
-        if self.benchmark != NAMED and (self.known or self.unknown):
+        if self.benchmark not in (NAMED, AUTO) and (self.known or self.unknown):
             raise ValueError(
                 f"dataset.known and dataset.unknown are for dataset.benchmark 'named', got {self.benchmark!r}; set "
                 "dataset.benchmark to 'named'."

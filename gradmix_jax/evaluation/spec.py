@@ -106,7 +106,7 @@ def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) ->
         for name in getattr(spec, kind):
             if data_lib.same_data(name, data_spec.name):
                 raise ValueError(f"evaluate.{kind} must be other data than the known classes' {data_spec.name!r}.")
-    if spec.corruptions == "regenerated" and data_spec.image_size < corruptions.SMALLEST:
+    if spec.corruptions == "regenerated" and 0 < data_spec.image_size < corruptions.SMALLEST:
         raise ValueError(
             f"evaluate.corruptions 'regenerated' needs dataset.image_size of at least {corruptions.SMALLEST}, got "
             f"{data_spec.image_size}."

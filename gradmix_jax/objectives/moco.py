@@ -81,7 +81,7 @@ def _check(experiment, where: str) -> None:
     check_two_views(experiment, where)
     size, views = experiment.train.batch_size, experiment.train.num_views
     queue_size = experiment.objective.queue_size
-    if queue_size % (size * views):
+    if size and queue_size % (size * views):  # 0: not derived yet
         raise ValueError(
             f"objective.queue_size must be a multiple of the {size * views} views of a step, got {queue_size} "
             f"(train.batch_size {size} x train.num_views {views})."

@@ -32,7 +32,9 @@ class Spec(Section, section="train"):
         choices=lambda: mapping.MAPPINGS,
         may_change=True,
     )
-    batch_size: int = key(128, "images per step, over all devices; each gives num_views views", least=1)
+    batch_size: int = key(
+        128, "images per step, over all devices; each gives num_views views; 0: by their number", least=0
+    )
     num_views: int = key(2, "augmented views of each image", least=1)
     log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
     checkpoint_every_epochs: int = key(50, "epochs between checkpoints", least=1, may_change=True)

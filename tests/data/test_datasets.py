@@ -244,7 +244,7 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
         ),
         (
             {"benchmark": "cifar"},
-            "dataset.benchmark must be one of mnist.*random, named, all, got 'cifar'; .*'cifar10'",
+            "dataset.benchmark must be one of mnist.*random, named, all, auto, got 'cifar'; .*'cifar10'",
         ),
         ({"benchmark": "all"}, "another data set as dataset.unknown_name"),
         (
@@ -253,9 +253,9 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
         ),
         ({"trial": -1}, "dataset.trial must be an integer at least 0, got -1"),
         ({"trial": "0"}, "dataset.trial .*, got '0'"),
-        ({"num_known": 0}, "dataset.num_known must be a positive integer, got 0"),
-        ({"image_size": 0}, "dataset.image_size must be a positive integer, got 0"),
-        ({"channels": 2}, "dataset.channels must be 1 or 3, got 2"),
+        ({"num_known": -1}, "dataset.num_known must be an integer at least 0, got -1"),
+        ({"image_size": -1}, "dataset.image_size must be an integer at least 0, got -1"),
+        ({"channels": 2}, "dataset.channels must be 1 or 3, or 0 to derive it, got 2"),
         ({"validation_fraction": 1.0}, "dataset.validation_fraction must be a number at least 0 and below 1, got 1.0"),
         ({"storage": "disk"}, "dataset.storage must be one of resident, stream, got 'disk'"),
         ({"download": "False"}, "dataset.download must be True or False, got 'False'"),
