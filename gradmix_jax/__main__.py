@@ -17,6 +17,7 @@ COMMANDS = {
     "protocol": ("gradmix_jax.protocol", []),
     "sweep": ("gradmix_jax.sweep", []),
     "figure": ("gradmix_jax.figure", []),
+    "data": ("gradmix_jax.data", []),
     "config": ("gradmix_jax.show_config", []),
 }
 

@@ -84,6 +84,12 @@ def ids_in(names: Sequence[str], dataset: str, ids: Sequence[int], *, whole: boo
     )
 
 
+def datasets_of(names: Sequence[str]) -> list[str]:
+    """The keys of `CLASS_NAMES` whose classes these are, by name; case, "_", "-" and spaces do not count."""
+    plain = set(map(_plain, names))
+    return [dataset for dataset, expected in CLASS_NAMES.items() if plain == set(map(_plain, expected))]
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ")
 

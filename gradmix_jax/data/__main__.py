@@ -1,0 +1,77 @@
+"""Describe a data set before anything is trained, and print the command to train on it.
+
+python -m gradmix_jax.data PATH                    a folder, a CSV list, IDX files or a saved table of `datasets`
+gradmix data PATH --out=sheet.png                  and draw a contact sheet, a row for each class
+gradmix data digits                                any other value of dataset.name
+"""
+
+import os
+import shlex
+import sys
+
+from absl import flags
+
+from gradmix_jax import cli
+from gradmix_jax import data as data_lib
+from gradmix_jax.data import describe, readers, sheet
+from gradmix_jax.data.source import BACKGROUNDS
+from gradmix_jax.workdir import replacing
+
+
+def name_of(word: str) -> str:
+    """The value of dataset.name that a word of the command line means: itself, or that of a path.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    kind = readers.kind_of(word)
+    if not (kind in readers.READERS and readers.READERS[kind].takes(kind, word)):
+        if os.path.exists(os.path.expanduser(word)):
+            return readers.guess(word)
+        if os.sep in word or word.startswith((".", "~")):
+            raise ValueError(f"{word} does not exist; give the path of a folder or of a CSV list.")
+    readers.check_name("the data set", word)
+    return word
+
+
+def commands_for(found: describe.Description) -> list[str]:
+    """Lines with the commands that train on a data set: with classes drawn, and with known classes by name."""
+    names = found.data.class_names
+    words = ["gradmix", "train", "--config=folder_osr", f"--config.dataset.name={found.data.name}"]
+    if any(each.problem for facts in found.facts.values() for each in facts):
+        words.append("--config.dataset.bad_images=skip")
+    command = f"    {shlex.join([*words, '--workdir=runs/mine'])}"
+    if len(names) < 3:
+        other = "--config.dataset.unknown_name=folder:OTHER"
+        return ["", "all classes known, the images of another folder unknown:", f"{command} {other}"]
+    known = ",".join(map(repr, names[:2]))
+    return [
+        "",
+        "to train with 60 % of the classes known:",
+        command,
+        "or with known classes by name, all others unknown:",
+        f'{command} --config.dataset.known="({known})"',
+    ]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise ValueError(f"data takes one data set, got {len(argv) - 1}; see --help.")
+    options = flags.FLAGS
+    spec = data_lib.Spec(download=options.download, data_dir=options.data_dir)
+    data = readers.load(spec, name_of(argv[1]), with_train=True)
+    found = describe.describe(data, progress=sys.stderr.isatty())
+    print(describe.text(found))
+    if options.out:
+        with replacing(os.path.expanduser(options.out), "wb") as file:
+            sheet.draw(data, background=options.background).save(file, format="PNG")
+        print(f"contact sheet: {options.out}")
+    print("\n".join(commands_for(found)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "PNG file for a contact sheet: a row of images for each class.")
+    flags.DEFINE_enum("background", "white", list(BACKGROUNDS), "What the sheet lays transparent images on.")
+    flags.DEFINE_string("data_dir", "", "Directory of TFDS; empty: its default.")
+    flags.DEFINE_bool("download", False, "Let TFDS and `datasets` download what is not there.")
+    cli.run(main)
