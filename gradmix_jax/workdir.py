@@ -22,6 +22,8 @@ RESULTS = "results.json"
 FEATURES = "features.npz"
 SCORES = "scores.npz"
 GALLERY = "gallery.npz"
+# Of an export.
+EXPORTED_WEIGHTS = "model.safetensors"
 # Of a directory of runs.
 SUMMARY = "summary.md"
 

@@ -142,6 +142,10 @@ NAN[3] = np.nan
         (changed(known_labels=np.full(150, K)), f"known_labels must be from 0 to {K - 1}, got {K}"),
         (changed(known_labels=np.zeros(150)), "known_labels must be integers, got float64"),
         (changed(known_labels=np.zeros(149, int)), "known_labels must have a row per image, got 149"),
+        (
+            changed(validation_features=np.zeros((0, F), np.float32)),
+            "validation_features must have a row per image, got none",
+        ),
         (changed(train_labels=np.arange(200) % 5 - 1), r"train_labels must be of known classes only, got 40 negative"),
         (
             changed(known_features=np.zeros((150, 3))),

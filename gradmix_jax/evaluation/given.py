@@ -76,11 +76,13 @@ def _check_rows(part: str, of_part: dict[str, np.ndarray]) -> None:
         raise ValueError(f"{part} has no features or logits, only {', '.join(of_part)}.")
     counts = {what: len(array) if array.ndim else -1 for what, array in of_part.items()}
     first, size = next((what, count) for what, count in counts.items() if what in OUTPUTS)
+    if not size:
+        raise ValueError(f"{part}_{first} must have a row per image, got none; leave out parts without images.")
     for what, array in of_part.items():
         name, wanted = f"{part}_{what}", 2 if what in MATRICES else 1
         if array.ndim != wanted:
             raise ValueError(f"{name} must have {wanted} dimension{'s' * (wanted > 1)}, got shape {list(array.shape)}.")
-        if counts[what] != size or not size:
+        if counts[what] != size:
             raise ValueError(f"{name} must have a row per image, got {counts[what]} (and {size} of {part}_{first}).")
         if what not in MATRICES:
             continue

@@ -101,7 +101,8 @@ class Spec(Section, section="model"):
         choices=lambda: DTYPES,
     )
     init_from: str = key(
-        "", "initial weights: a .pth, .pt or .safetensors file, or a run's workdir; {trial} is replaced; empty: random"
+        "",
+        "initial weights: a .pth, .pt or .safetensors file, a workdir or an export; {trial} is replaced; empty: random",
     )
     freeze: tuple[str, ...] = key((), 'parts that keep their weights: "encoder", "stem", stages, heads')
     loaded_learning_rate_factor: float = key(

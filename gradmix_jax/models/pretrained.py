@@ -30,6 +30,8 @@ PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
 HEAD_NAMES = r"(encoder_q\.)?(fc|heads?|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
 # The queue and the key encoders of MoCo's versions.
 UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?"
+# What the names of our own variables start with in a file.
+OURS = ("params/", "batch_stats/")
 LISTED = 8  # names in a message
 # {first layer: {its kernel size: model.stem}}
 STEMS = {"conv1.weight": {3: "cifar", 7: "imagenet"}, "patch_embed.proj.weight": {4: "cifar", 16: "imagenet"}}
@@ -61,7 +63,7 @@ def load_variables(path: str, template: Mapping[str, Any]) -> tuple[dict[str, An
     """Our variables with the weights of a file in their place.
 
     Args:
-      path: .pth or .pt of `torch.save`, or .safetensors.
+      path: .pth or .pt of `torch.save`, or .safetensors, also with our own names as `gradmix export` writes them.
       template: initialized {"params", "batch_stats"}. Its shapes must be met, except in the heads: a classifier of
         another number of classes and a projection head that the file lacks stay as they are. Positions of a
         transformer are resized to the template's.
@@ -73,7 +75,10 @@ def load_variables(path: str, template: Mapping[str, Any]) -> tuple[dict[str, An
       ValueError: the file cannot be read, is of another architecture, or its tensors do not fit. One line that lists
         what is missing, what is unexpected and what has the wrong shape.
     """
-    return merge(read_state_dict(path), template, source=path)
+    state = read_state_dict(path)
+    if all(name.startswith(OURS) for name in state):
+        return merge_variables(unflatten_dict(state, sep="/"), template, source=path)
+    return merge(state, template, source=path)
 
 
 def read_state_dict(path: str) -> dict[str, np.ndarray]:

@@ -113,7 +113,7 @@ def _data(config):
         "data set": dataset["name"],
         "unknown classes of": dataset["unknown_name"] or dataset["name"],
         "split": f"{dataset['benchmark']}, trial {dataset['trial']}",
-        "images": f"{dataset['image_size']} x {dataset['image_size']}, {dataset['channels']} channels",
+        "images": f"{dataset['image_size']} x {dataset['image_size']}, {'gray' if dataset['channels'] == 1 else 'RGB'}",
         "encoder": f"{model['name']}, width {model['width'] or 'as published'}, stem {model['stem']}",
         "mixing": f"{mix['method']}, mask {mix['mask']}, fill {mix['fill']}; map: {config['attribution']['method']}",
         "phases": f"{epochs}, batch size {config['train']['batch_size']}, seed {config['seed']}",

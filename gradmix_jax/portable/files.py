@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import layouts, pretrained, safetensors_file
 from gradmix_jax.portable import card
 from gradmix_jax.portable.classifier import Classifier
@@ -23,7 +24,7 @@ from gradmix_jax.portable.from_run import FORMAT, VERSION
 
 METADATA, CARD = "metadata.json", "README.md"
 MODEL, SCORE, EXPLAIN = "model.stablehlo", "score.stablehlo", "explain.stablehlo"
-WEIGHTS, ARRAYS = "model.safetensors", "score.safetensors"
+WEIGHTS, ARRAYS = workdir_lib.EXPORTED_WEIGHTS, "score.safetensors"
 PLACES, PATHS = "gallery/place_M", "gallery_paths.txt"
 PLATFORMS = ("cpu", "cuda", "tpu")
 LAYOUTS = ("ours", "torch")

@@ -1,9 +1,10 @@
-"""The weights that a run starts from: those of a file or of another run (`model.init_from`)."""
+"""The weights that a run starts from: those of a file, of an export or of another run (`model.init_from`)."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import pretrained
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -16,7 +17,7 @@ def source(init_from: str, trial: int) -> str:
     """
     path = init_from.replace("{trial}", str(trial))
     if not os.path.exists(path):
-        raise ValueError(f"model.init_from {path!r} does not exist; give a .pth or .safetensors file, or a workdir.")
+        raise ValueError(f"model.init_from {path!r} does not exist; give a file, a workdir or an export.")
     return path
 
 
@@ -24,8 +25,8 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     """The template's variables with the weights of `init_from` in their place.
 
     Args:
-      init_from: the key `model.init_from`: a file of PyTorch or safetensors, or the workdir of a run, of which the
-        newest checkpoint counts. "{trial}" in it stands for the trial.
+      init_from: the key `model.init_from`: a file of PyTorch or safetensors, an export, or the workdir of a run, of
+        which the newest checkpoint counts. "{trial}" in it stands for the trial.
       trial: of the run.
       template: initialized {"params", "batch_stats"}; see `pretrained.load_variables`.
 
@@ -33,6 +34,9 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
       ValueError: nothing is there, it cannot be read, or it does not fit the model.
     """
     path = source(init_from, trial)
+    weights = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS)
+    if os.path.exists(weights):
+        path = weights
     if not os.path.isdir(path):
         return pretrained.load_variables(path, template)
     checkpoints = Checkpoints(path, read_only=True)

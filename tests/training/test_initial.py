@@ -12,6 +12,7 @@ from programs import small_config
 from gradmix_jax import config as config_lib
 from gradmix_jax import models
 from gradmix_jax import run as run_lib
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
 from gradmix_jax.models import pretrained, safetensors_file
 from gradmix_jax.models.parts import expanded, part_of
@@ -98,6 +99,18 @@ def test_a_run_starts_from_another_run(untrained, tmp_path):
     config.seed = 5
     fit(config, tmp_path)
     assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == set()
+
+
+def test_a_run_starts_from_an_export(source, tmp_path):
+    """Its folder or its file, which have our own names."""
+    weights = {path: np.asarray(leaf) for path, leaf in flatten_dict(source[1], sep="/").items()}
+    path = str(tmp_path / workdir_lib.EXPORTED_WEIGHTS)
+    safetensors_file.write(path, weights)
+    template = jax.tree.map(np.zeros_like, source[1])
+    for given in (str(tmp_path), path):
+        merged, report = initial.load(given, 0, template)
+        assert report.source == path and set(report.loaded) == set(weights) and not report.kept
+        np.testing.assert_equal(flatten_dict(merged, sep="/"), weights)
 
 
 def test_the_classifier_of_another_number_of_classes_is_not_loaded(untrained, source):
