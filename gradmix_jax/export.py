@@ -2,6 +2,7 @@
 
 python -m gradmix_jax.export runs/cifar10_0 --out=models/cifar10
 python -m gradmix_jax.export runs/cifar10_0 --out=models/cifar10_torch --layout=torch
+python -m gradmix_jax.export runs/cifar10_0 --out=models/cifar10_onnx --onnx
 """
 
 import os
@@ -11,11 +12,16 @@ from absl import flags
 
 from gradmix_jax import cli
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.portable import files, from_run, gallery
+from gradmix_jax.portable import files, from_run, gallery, onnx_file
 
 
 def export(
-    workdir: str, out: str, *, layout: str = "ours", reduction: from_run.Reduction | None = None
+    workdir: str,
+    out: str,
+    *,
+    layout: str = "ours",
+    reduction: from_run.Reduction | None = None,
+    onnx: bool = False,
 ) -> from_run.Classifier:
     """Write the newest checkpoint of a run and its headline score into the directory `out`.
 
@@ -24,6 +30,7 @@ def export(
       out: a directory that is empty or does not exist.
       layout: names of the weights, of `files.LAYOUTS`.
       reduction: which training features to keep; None: all.
+      onnx: whether to write the model as ONNX too (packages jax2onnx, onnx, onnxruntime).
 
     Returns:
       The classifier that was written.
@@ -32,10 +39,12 @@ def export(
       ValueError: no checkpoint, neither cached features nor data, `out` is not empty, or the export differs.
     """
     files.check_out(out)
+    if onnx:
+        onnx_file.check_installed()
     classifier = from_run.load(workdir, reduction)
     has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
     results = workdir_lib.read_json(workdir, workdir_lib.RESULTS) if has_results else None
-    files.write(classifier, out, layout=layout, results=results)
+    files.write(classifier, out, layout=layout, results=results, onnx=onnx)
     return classifier
 
 
@@ -46,7 +55,8 @@ def main(argv: list[str]) -> None:
     per_class = options.gallery or None
     reduction = from_run.Reduction(per_class, options.gallery_rule, options.gallery_dtype)
     out = os.path.expanduser(options.out)
-    classifier = export(workdir_lib.resolve(argv[1], "the workdir"), out, layout=options.layout, reduction=reduction)
+    how = dict(layout=options.layout, reduction=reduction, onnx=options.onnx)
+    classifier = export(workdir_lib.resolve(argv[1], "the workdir"), out, **how)
     unfinished = from_run.unfinished(classifier.metadata)
     if unfinished:
         print(f"warning: {unfinished}", file=sys.stderr)
@@ -57,6 +67,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "New directory to write.")
     flags.DEFINE_enum("layout", "ours", files.LAYOUTS, "Names of the weights; torch: torchvision's, timm's.")
+    flags.DEFINE_boolean("onnx", False, "Write the model as ONNX too; needs jax2onnx, onnx and onnxruntime.")
     flags.DEFINE_integer("gallery", 0, "Training features to keep of each class; 0: all.", lower_bound=0)
     flags.DEFINE_enum("gallery_rule", "k_center", list(gallery.RULES), "How they are chosen.")
     flags.DEFINE_enum("gallery_dtype", "float32", ("float32", "float16"), "How they are stored.")

@@ -20,7 +20,7 @@ from gradmix_jax import export as export_lib
 from gradmix_jax import predict, scores
 from gradmix_jax.evaluation import cache, fitting
 from gradmix_jax.evaluation import features as features_lib
-from gradmix_jax.portable import files, from_run
+from gradmix_jax.portable import files, from_run, onnx_file
 from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -111,6 +111,29 @@ def test_odin_differentiates_the_exported_model(tmp_path):
     found = classifier.scores(classifier.outputs(images))
     np.testing.assert_allclose(found["score"], evaluator.score(evaluator.model.outputs(images)), rtol=1e-4, atol=1e-7)
     assert np.ptp(found["score"]) > 0
+
+
+def test_onnx_gives_the_outputs_of_the_model(workdir, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="an extra")
+    pytest.importorskip("jax2onnx", reason="an extra")
+    export_lib.export(str(workdir), str(tmp_path / "out"), onnx=True)
+    classifier = files.read(str(tmp_path / "out"))
+    image = classifier.metadata["image"]
+    shape = (7, image["size"], image["size"], image["channels"])  # not the number of images that it was checked on
+    images = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / onnx_file.FILE))
+    names = [output.name for output in session.get_outputs()]
+    expected = classifier.outputs(images)
+    assert set(names) == set(expected)
+    for name, found in zip(names, session.run(names, {"images": images})):
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_without_its_packages_is_one_line(workdir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(ValueError, match="--onnx needs the packages jax2onnx, onnx and onnxruntime, and jax2onnx is"):
+        export_lib.export(str(workdir), str(tmp_path / "out"), onnx=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_that_an_export_says(workdir, exported):

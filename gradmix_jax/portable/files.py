@@ -18,7 +18,7 @@ from jax import export as jax_export
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import layouts, pretrained, safetensors_file
-from gradmix_jax.portable import card
+from gradmix_jax.portable import card, onnx_file
 from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.portable.from_run import FORMAT, VERSION
 
@@ -37,7 +37,14 @@ def is_export(directory: str) -> bool:
     return os.path.exists(os.path.join(directory, METADATA))
 
 
-def write(classifier: Classifier, out: str, *, layout: str = "ours", results: Mapping[str, Any] | None = None) -> None:
+def write(
+    classifier: Classifier,
+    out: str,
+    *,
+    layout: str = "ours",
+    results: Mapping[str, Any] | None = None,
+    onnx: bool = False,
+) -> None:
     """Write a classifier into the new directory `out`, in one move at the end, after a comparison with what is read.
 
     Args:
@@ -45,6 +52,7 @@ def write(classifier: Classifier, out: str, *, layout: str = "ours", results: Ma
       out: a directory that is empty or does not exist.
       layout: names and shapes of the weights: "ours", or "torch" for those of torchvision, timm or classifier32.
       results: the run's results.json for the card; None: the run has none.
+      onnx: whether to write the model as ONNX too, see `onnx_file.write`.
 
     Raises:
       ValueError: `out` is not empty, the encoder has no layout in PyTorch, flatbuffers is not installed, or what was
@@ -60,6 +68,8 @@ def write(classifier: Classifier, out: str, *, layout: str = "ours", results: Ma
         with open(os.path.join(temporary, CARD), "w", encoding="utf-8") as file:
             file.write(card.text(metadata, results))
         _compare(classifier, read(temporary))
+        if onnx:
+            onnx_file.write(classifier, os.path.join(temporary, onnx_file.FILE))
         os.chmod(temporary, 0o755)
         if os.path.isdir(out):
             os.rmdir(out)
