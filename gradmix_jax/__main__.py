@@ -3,6 +3,9 @@
 gradmix train --config=configs/digits_osr.py --workdir=runs/digits
 """
 
+import ast
+import importlib.util
+import pathlib
 import runpy
 import sys
 
@@ -36,12 +39,27 @@ def version() -> str:
     return f"gradmix_jax {__version__}{commit}\nPython {found['python']}, {packages}\n{devices}"
 
 
+def usage() -> str:
+    """The commands, each with the first sentence of its module; nothing is imported for it."""
+    lines = ["usage: gradmix COMMAND [arguments]", ""]
+    for name, (module, implied) in COMMANDS.items():
+        lines.append(f"  {name:10}{_about(module)}" if not implied else f"  {name:10}The same as train {implied[0]}.")
+    return "\n".join(
+        [*lines, "", "gradmix COMMAND --help lists the flags of a command; gradmix --version the versions."]
+    )
+
+
+def _about(module: str) -> str:
+    origin = pathlib.Path(importlib.util.find_spec(module).origin)
+    command = origin.with_name("__main__.py") if origin.name == "__init__.py" else origin
+    return ast.get_docstring(ast.parse(command.read_text(encoding="utf-8"))).splitlines()[0]
+
+
 def main() -> None:
     """Run the subcommand named by the first argument as `python -m` would."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "help", "-h", "--help"):
-        print(f"usage: gradmix COMMAND [arguments]\n\ncommands: {', '.join(COMMANDS)}\n")
-        print("gradmix COMMAND --help lists the flags of a command.")
+        print(usage())
         return
     if name == "--version":
         print(version())

@@ -18,6 +18,8 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import config_file
 from gradmix_jax.fields import check_choice
 
+# Flags that are defined here are listed by the --help of the command that asks for them.
+flags.disclaim_key_flags()
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Where the experiment files are: beside the package in a checkout, inside it where it was installed.
 CONFIGS = (os.path.join(os.path.dirname(HERE), "configs"), os.path.join(HERE, "configs"))

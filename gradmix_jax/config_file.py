@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+flags.disclaim_key_flags()  # as in `cli`
 FUNCTION = "get_config"
 
 

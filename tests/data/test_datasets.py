@@ -160,6 +160,30 @@ def test_classes_by_name(animals, tmp_path):
     assert values(named(known=("dog", "ant"), unknown_name=other, unknown=("gnu",)).test_unknown) == [10]
 
 
+def name_of_a_set(kind, root):
+    """Ant, bee and cat (0, 1 and 2 for IDX files), read in one of the ways there are; returns the data set's name."""
+    counts = dict.fromkeys(ANIMALS[:3], 2)
+    folder = write_folder(root / "folder", train=counts, test=counts)
+    if kind == "csv":
+        files = sorted((root / "folder").glob("*/*/*.png"))
+        rows = [f"{file},{file.parent.name},{file.parent.parent.name}" for file in files]
+        (root / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+        return f"csv:{root}/list.csv"
+    return write_idx(root / "idx", train_labels=[0, 1, 2], test_labels=[0, 1, 2]) if kind == "idx" else folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "idx"])
+def test_classes_by_name_with_every_reader_of_files(kind, tmp_path):
+    name = name_of_a_set(kind, tmp_path)
+    first, second, third = "012" if kind == "idx" else ANIMALS[:3]
+    named = lambda **keys: data_lib.open_set(make_spec(name=name, benchmark="named", **keys))
+    data = named(known=(third, first), unknown=(second,))
+    assert data.class_names == (third, first) and set(data.test_unknown.classes) == {second}
+    assert set(named(known=(third,)).test_unknown.classes) == {first, second}
+    with pytest.raises(ValueError, match=f"dataset.known .* got '{third}s'; did you mean '{third}'?"):
+        named(known=(f"{third}s",))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -164,7 +164,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, ending):
 
 def test_of_an_animation_the_first_frame(tmp_path):
     frames = [Image.fromarray(flat(level)).convert("RGB") for level in (10, 200)]
-    for ending in ("webp", "png"):
+    for ending in ("webp", "png", "gif", "tiff"):
         image = decoded(
             tmp_path / ending,
             frames[0],
@@ -175,6 +175,16 @@ def test_of_an_animation_the_first_frame(tmp_path):
             lossless=True,
         )
         np.testing.assert_array_equal(image, np.full((8, 8, 3), 10))
+
+
+def test_tiff_files_of_8_and_16_bits_are_read_and_floating_point_ones_refused(tmp_path):
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    deep = Image.fromarray(levels.astype(np.uint16) * 256 + 99)
+    for number, image in enumerate((Image.fromarray(levels), deep)):
+        found = decoded(tmp_path / str(number), image, ending="tif", channels=1)
+        np.testing.assert_array_equal(found[..., 0], levels)
+    with pytest.raises(ValueError, match=r"a.tif .floating-point pixels; save the image with 8 or 16 bits per channel"):
+        decoded(tmp_path / "float", Image.fromarray(levels.astype(np.float32) / 64), ending="tif")
 
 
 @pytest.mark.parametrize("limit", [63, 20])  # Pillow warns from its limit on, and raises from twice the limit on

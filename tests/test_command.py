@@ -1,0 +1,100 @@
+"""The command `gradmix`: its subcommands, their help pages, and the wheel that installs it."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import venv
+
+import commands
+import pytest
+
+from gradmix_jax.__main__ import COMMANDS
+
+EXPERIMENT, PLAN = {"config", "workdir"}, {"trials", "seeds", "[no]print_commands"}
+FLAGS = {
+    "train": EXPERIMENT | {"mode", "[no]multihost"},
+    "eval": EXPERIMENT | {"mode", "[no]multihost"},
+    "predict": {"threshold", "keep", "[no]json", "[no]csv", "top", "neighbors", "explain"},
+    "score": {"out"},
+    "export": {"out"},
+    "report": {"out"},
+    "protocol": EXPERIMENT | PLAN,
+    "sweep": EXPERIMENT | PLAN,
+    "figure": {"out"},
+    "data": {"out", "background", "[no]download", "data_dir"},
+    "config": {"config", "[no]changed"},
+}
+
+
+def test_the_usage_says_what_each_command_does():
+    for words in ((), ("--help",)):
+        result = commands.run("gradmix_jax", *words)
+        lines = dict(re.findall(r"^  (\w+) +(\S.*\.)$", result.stdout, re.MULTILINE))
+        assert result.returncode == 0 and list(lines) == list(COMMANDS)
+        assert lines["data"].startswith("Describe a data set") and lines["report"].startswith("Print a table")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_lists_its_flags(name):
+    result = commands.run("gradmix_jax", name, "--help")
+    listed = set(re.findall(r"^  --([\w\[\]]+):", result.stdout, re.MULTILINE))
+    assert listed >= FLAGS[name], result.stdout + result.stderr
+    module = COMMANDS[name][0]
+    assert f"python -m {module} " in result.stdout, "an example"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_wheel_in_another_environment(tmp_path):
+    """Built from the tracked files, installed into a fresh environment, run in a folder without a checkout."""
+    source, home = tmp_path / "source", tmp_path / "home"
+    home.mkdir()
+    files = subprocess.run(["git", "ls-files"], cwd=commands.ROOT, capture_output=True, text=True, check=True)
+    for name in files.stdout.splitlines():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((commands.ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("gradmix_jax-*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    _lend_dependencies(python)
+
+    def run(*words):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(python.with_name("gradmix")), *map(str, words)]
+        return subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
+
+    version = run("--version")
+    assert version.returncode == 0 and version.stdout.startswith("gradmix_jax 0."), version.stderr
+    assert "commit" not in version.stdout.splitlines()[0]
+    for path in sorted((commands.ROOT / "configs").glob("*.py")):
+        shown = run("config", f"--config={path.stem}")
+        assert shown.returncode == 0 and "train.batch_size = " in shown.stdout, shown.stderr
+    words = [
+        "--config=digits_osr",
+        "--workdir=run",
+        "--config.phases[0].epochs=1",
+        "--config.evaluate.scores=('topk_cosine',)",
+    ]
+    words += ["--config.model.width=4", "--config.train.batch_size=128"]
+    trained = run("train", *words)
+    assert trained.returncode == 0 and "AUROC" in trained.stdout, trained.stderr
+    assert (home / "run" / "results.json").is_file()
+    assert run("eval", *words).returncode == 0
+    assert "usage" in run("--help").stdout
+
+
+def _lend_dependencies(python):
+    """Let an environment import what this one has installed, but for the package itself."""
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (pathlib.Path(site.stdout.strip()) / "lent.pth").write_text("\n".join(here) + "\n")
