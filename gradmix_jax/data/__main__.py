@@ -7,6 +7,7 @@ gradmix data digits                                any other value of dataset.na
 
 import os
 import shlex
+import shutil
 import sys
 
 from absl import flags
@@ -37,7 +38,8 @@ def name_of(word: str) -> str:
 def commands_for(found: describe.Description) -> list[str]:
     """Lines with the commands that train on a data set: with classes drawn, and with known classes by name."""
     names = found.data.class_names
-    words = ["gradmix", "train", "--config=folder_osr", f"--config.dataset.name={found.data.name}"]
+    program = ["gradmix"] if shutil.which("gradmix") else ["python", "-m", "gradmix_jax"]
+    words = [*program, "train", "--config=folder_osr", f"--config.dataset.name={found.data.name}"]
     if any(each.problem for facts in found.facts.values() for each in facts):
         words.append("--config.dataset.bad_images=skip")
     command = f"    {shlex.join([*words, '--workdir=runs/mine'])}"

@@ -32,7 +32,12 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"data set 'csv:{path}' does not exist; give the path of a CSV file.")
-    rows = _rows(file)
+    try:
+        rows = _rows(file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{file} must be a CSV file in UTF-8 ({error}); unpack an archive and give its folder."
+        ) from error
     names = class_names.in_order(label for _, label, _ in rows)
     records = _records(rows, names)
     if all(split is None for _, _, split in rows):

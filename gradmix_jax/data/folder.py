@@ -33,6 +33,10 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
       ValueError: a folder is missing, or there are no images.
     """
     root = Path(path).expanduser()
+    if root.is_file():
+        raise ValueError(
+            f"data set 'folder:{path}' is a file; unpack an archive and give its folder, or name a csv:PATH."
+        )
     if not root.is_dir():
         raise ValueError(f"data set 'folder:{path}' does not exist; give the path of a folder.")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)

@@ -123,7 +123,7 @@ def test_the_command(tree, tmp_path):
     result = commands.run("gradmix_jax", "data", str(tree), f"--out={out}")
     assert result.returncode == 0, result.stderr
     assert Image.open(out).size == (804, 232)
-    line = next(line for line in result.stdout.splitlines() if "gradmix train" in line)
+    line = next(line for line in result.stdout.splitlines() if " train --config=folder_osr " in line)
     assert f"'--config.dataset.name=folder:{tree}'" in line and "--config.dataset.bad_images=skip" in line
     for word, message in (("nowhere/x", "nowhere/x does not exist"), ("digit", "did you mean 'digits'?")):
         result = commands.run("gradmix_jax.data", word)

@@ -379,6 +379,16 @@ def test_broken_lists(tmp_path, rows, header, message):
         csv_list.load(str(tmp_path / "list.csv"), with_train=True)
 
 
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"PK\x03\x04\xff\xfe\x00")
+    with pytest.raises(
+        ValueError, match="set.zip must be a CSV file in UTF-8 .*; unpack an archive and give its folder"
+    ):
+        csv_list.load(str(tmp_path / "set.zip"), with_train=True)
+    with pytest.raises(ValueError, match="'folder:.*set.zip' is a file; unpack an archive and give its folder"):
+        folder.load(str(tmp_path / "set.zip"), with_train=True)
+
+
 def test_missing_list(tmp_path):
     with pytest.raises(ValueError, match="'csv:.*nowhere.csv' does not exist"):
         data_lib.open_set(make_spec(name=f"csv:{tmp_path}/nowhere.csv"))
