@@ -13,9 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gradmix_jax import augment, models, objectives
+from gradmix_jax import augment, models, objectives, stored
 from gradmix_jax import data as data_lib
-from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import spec as evaluation_spec
 from gradmix_jax.fields import check_choice, check_number
 from gradmix_jax.method import attribution, mix
@@ -140,7 +139,8 @@ def read(workdir: str) -> dict[str, Any]:
     Raises:
       ValueError: config.json is missing or damaged.
     """
-    return _completed(to_plain(default_config()), renamed(workdir_lib.read_json(workdir, workdir_lib.CONFIG)))
+    defaults = to_plain(default_config())
+    return _completed(defaults, stored.config(workdir, defaults, renamed))
 
 
 def renamed(config: dict[str, Any]) -> dict[str, Any]:

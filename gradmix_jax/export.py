@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from gradmix_jax import cli
+from gradmix_jax import cli, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.portable import files, from_run, gallery, onnx_file
 
@@ -43,7 +43,7 @@ def export(
         onnx_file.check_installed()
     classifier = from_run.load(workdir, reduction)
     has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
-    results = workdir_lib.read_json(workdir, workdir_lib.RESULTS) if has_results else None
+    results = stored.results(workdir) if has_results else None
     files.write(classifier, out, layout=layout, results=results, onnx=onnx)
     return classifier
 

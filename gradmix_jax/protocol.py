@@ -13,8 +13,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import cli, report, run
-from gradmix_jax import workdir as workdir_lib
+from gradmix_jax import cli, report, run, stored
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
     else:
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))
         directories = [directory for _, directory in run.runs(flags.FLAGS.config, workdir, trials, seeds)]
-        if any(workdir_lib.read_json(each, workdir_lib.RESULTS).get("failed") for each in directories):
+        if any(stored.results(each)["failed"] for each in directories):
             sys.exit(cli.PARTS_FAILED)
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import derive, lock, models
+from gradmix_jax import derive, lock, models, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
@@ -299,7 +299,7 @@ def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) 
     # The keys that a run may be evaluated with other values of belong to its results.
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
     results = {key: value for key, value in results.items() if key not in ARRAYS}
-    results["environment"] = workdir_lib.environment()
+    results |= {"version": stored.VERSION, "environment": workdir_lib.environment()}
     workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
     return results
 
@@ -308,7 +308,7 @@ def is_finished(config: ConfigDict, workdir: str) -> bool:
     """Whether there are results of the last step, evaluated as the config says, with no part missing or failed."""
     if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
         return False
-    results, wanted = workdir_lib.read_json(workdir, workdir_lib.RESULTS), config_lib.to_plain(config)
+    results, wanted = stored.results(workdir), config_lib.to_plain(config)
     size = results["num_train"] + results.get("num_negative", 0)
     steps_per_epoch = order.steps_per_epoch(size, config.train.batch_size)
     whole = results["step"] == phases_lib.total_steps(config.phases, steps_per_epoch)

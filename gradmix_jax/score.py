@@ -15,14 +15,13 @@ import contextlib
 import csv
 import itertools
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from gradmix_jax import cli, report
+from gradmix_jax import cli, report, stored
 from gradmix_jax import config as config_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import arrays as arrays_lib
@@ -63,11 +62,10 @@ def read(path: str) -> dict[str, np.ndarray]:
             return safetensors_file.read(path)
         if not path.endswith(".npz"):
             raise ValueError("give a .npz or .safetensors file, or a folder of .npy files")
-        if not zipfile.is_zipfile(path):  # NumPy takes any other file for a pickle
-            raise ValueError("it is damaged or not a .npz file")
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # NumPy and zipfile raise whatever a broken file leads them to
+        return stored.read_npz(path)
+    except Exception as error:  # NumPy raises whatever a broken header leads it to
+        if str(error).startswith(path):
+            raise
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
@@ -76,7 +74,7 @@ def _read_folder(path: str) -> dict[str, np.ndarray]:
     for name in sorted(each for each in os.listdir(path) if each.endswith(".npy")):
         try:
             found[name.removesuffix(".npy")] = np.lib.format.open_memmap(os.path.join(path, name), mode="r")
-        except ValueError as error:
+        except Exception as error:  # whatever a broken header leads NumPy to
             raise ValueError(f"{name}: {error}") from error
     if not found:
         raise ValueError("it is a folder without .npy files")

@@ -19,6 +19,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"
+# Why a run of a protocol or a sweep has no results.
+FAILED = "failed.json"
 FEATURES = "features.npz"
 SCORES = "scores.npz"
 GALLERY = "gallery.npz"
@@ -99,8 +101,10 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
             content = json.load(file)
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found a {type(content).__name__}")
-    except ValueError as error:  # of JSON and of UTF-8
-        raise ValueError(f"{file_path} is damaged: {error}.") from error
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
+        raise ValueError(f"{file_path} is damaged: {str(error).rstrip('.')}.") from error
+    except OSError as error:
+        raise ValueError(f"{file_path} cannot be read: {error.strerror}.") from error
     return content
 
 

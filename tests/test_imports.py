@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "gradmix_jax"
 # Lower ranks know nothing of higher ones. Modules of the same rank do not import each other.
 RANKS = [
     {"fields", "keys", "lock", "workdir"},
-    {"data"},
+    {"data", "stored"},
     {"augment", "models"},
     {"method"},
     {"objectives"},

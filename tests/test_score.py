@@ -212,9 +212,9 @@ def test_what_cannot_be_read(tmp_path):
     for path, message in {
         "none.npz": "none.npz does not exist.$",
         "none": "none does not exist.$",
-        "bad.npz": "it is damaged or not a .npz file.$",
-        "pickle.npz": "it is damaged or not a .npz file.$",
-        "objects.npz": "cannot be read: Object arrays cannot be loaded",
+        "bad.npz": "bad.npz is damaged: File is not a zip file.$",
+        "pickle.npz": "pickle.npz is damaged: File is not a zip file.$",
+        "objects.npz": "objects.npz is damaged: known_logits holds Python objects, which are not loaded.$",
         "folder": "folder cannot be read: known_logits.npy: ",
         "empty": "it is a folder without .npy files.$",
         "a.csv": "give a .npz",

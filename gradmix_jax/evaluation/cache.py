@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
 from gradmix_jax import data as data_lib
+from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data.source import hash_of
 from gradmix_jax.evaluation.features import ROWS, Features
@@ -49,20 +48,22 @@ def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
       ValueError: the file is damaged.
     """
     path = workdir_lib.path(workdir, workdir_lib.FEATURES)
-    if not os.path.exists(path):
-        return None
     try:
-        with np.load(path) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            arrays = {name: file[name] for name in file.files if name != "key"}
+        file = stored.arrays(workdir, workdir_lib.FEATURES)
+        if file is None or (key is not None and str(file["key"]) != key):
+            return None
         parts: dict[str, dict[str, np.ndarray]] = {}
-        for name, array in arrays.items():
-            part, _, name = name.rpartition("/")
-            parts.setdefault(part, {})[name] = array
-        return {part: _features(part, values) for part, values in parts.items()}
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and it will be computed again.") from error
+        for name in file:
+            part, _, what = name.rpartition("/")
+            if name != "key":
+                parts.setdefault(part, {})[what] = file[name]
+        for part, values in parts.items():
+            absent = [name for name in ROWS if name not in values]
+            if absent:
+                raise ValueError(f"{path} is damaged: it has no array {part}/{absent[0]}.")
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; delete it, and it will be computed again.") from error
+    return {part: _features(part, values) for part, values in parts.items()}
 
 
 def _features(part: str, values: dict[str, np.ndarray]) -> Features:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from gradmix_jax import corruptions, metrics
+from gradmix_jax import corruptions, metrics, stored
 from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import images, open_set
@@ -92,7 +92,7 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
     workdir, source = spec.corruption_reference, spec.corruptions
     if not workdir:
         return None, PLAIN
-    before = workdir_lib.read_json(workdir, workdir_lib.RESULTS).get("corruptions")
+    before = stored.results(workdir)["corruptions"]
     if not before or before["source"] != source:
         had = before["source"] if before else "none"
         raise ValueError(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from gradmix_jax import stored as stored_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import layouts, pretrained, safetensors_file
 from gradmix_jax.portable import card, onnx_file
@@ -93,10 +94,7 @@ def read(directory: str) -> Classifier:
     """
     path = lambda name: os.path.join(directory, name)
     try:
-        with open(path(METADATA), encoding="utf-8") as file:
-            metadata = json.load(file)
-        if metadata["format"] != FORMAT or metadata["version"] > VERSION:
-            raise ValueError(f"it is of format {metadata['format']!r}, version {metadata['version']}")
+        metadata = stored_lib.export_metadata(path(METADATA), wanted=FORMAT, newest=VERSION)
         weights = safetensors_file.read(path(WEIGHTS))
         stored = safetensors_file.read(path(ARRAYS))
         arrays, places_M = {name: stored[name] for name in metadata["score"]["arrays"]}, stored.get(PLACES)

@@ -25,6 +25,8 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
     methods = load(workdirs)
+    for run in (run for method in methods for run in method.runs):
+        run.check()  # before anything is drawn
     tables = contents.all_tables(methods)
     texts = {
         "report.html": page.page(methods, tables),

@@ -2,87 +2,21 @@
 
 import dataclasses
 import functools
-import os
-import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import RECIPES, flatten
-from gradmix_jax.training import metrics_writer
+from gradmix_jax.stored import Arrays
 
 # What may differ between runs that are averaged.
 AVERAGED_OVER = ("dataset.trial", "seed")
 # What may not differ between methods that are compared.
 SHARED = tuple(f"dataset.{key}" for key in ("name", "unknown_name", "benchmark", "known", "unknown"))
-# What results.json of an older version may lack, or hold as null.
-MISSING_PARTS = {
-    **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
-    **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
-    **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
-    **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
-    **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
-    "ood": {},
-    "known_classes": (),
-}
 MOST_CLASSES = 40
-
-
-class Arrays:
-    """An .npz file whose arrays are read one at a time: a file of 100,000 images may be larger than memory."""
-
-    def __init__(self, path: str):
-        self._path = path
-        with zipfile.ZipFile(path) as archive:
-            self._names = [name.removesuffix(".npy") for name in archive.namelist()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return next(iter(self._blocks(name, None)))
-
-    def length(self, name: str) -> int:
-        """Number of rows of an array, from its header alone."""
-        with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
-            return _header(file)[0][0]
-
-    def rows(self, name: str, chosen: np.ndarray) -> np.ndarray:
-        """The rows at the ascending places `chosen`; no more than a few thousand are in memory at any time."""
-        found, start = [], 0
-        for block in self._blocks(name, 4096):
-            inside = chosen[(chosen >= start) & (chosen < start + len(block))]
-            found.append(block[inside - start])
-            start += len(block)
-        return np.concatenate(found)
-
-    def _blocks(self, name: str, size: int | None) -> Iterator[np.ndarray]:
-        with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
-            if size is None:
-                yield np.lib.format.read_array(file, allow_pickle=False)
-                return
-            shape, dtype = _header(file)
-            width = int(np.prod(shape[1:], dtype=int))
-            for start in range(0, shape[0], size):
-                count = min(size, shape[0] - start)
-                block = np.frombuffer(file.read(count * width * dtype.itemsize), dtype)
-                yield block.reshape(count, *shape[1:])
-
-
-def _header(file) -> tuple[tuple[int, ...], np.dtype]:
-    """(shape, dtype) of an array in C order. Raises ValueError for another order."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
-    if fortran_order and len(shape) > 1:
-        raise ValueError("an array in Fortran order cannot be read row by row.")
-    return shape, dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +60,15 @@ class Run:
     @functools.cached_property
     def log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        return metrics_writer.read(self.workdir)
+        return stored.metrics(self.workdir)
+
+    def check(self) -> None:
+        """Raises ValueError, one line, if one of the files is damaged, as far as their headers tell."""
+        for name in (workdir_lib.SCORES, workdir_lib.FEATURES, workdir_lib.GALLERY):
+            self._arrays(name)
 
     def _arrays(self, name: str) -> Arrays | None:
-        path = workdir_lib.path(self.workdir, name)
-        return Arrays(path) if os.path.exists(path) else None
+        return stored.arrays(self.workdir, name)
 
 
 def read(workdir: str) -> Run:
@@ -139,9 +77,7 @@ def read(workdir: str) -> Run:
     Raises:
       ValueError: config.json or results.json is missing or damaged.
     """
-    config, results = config_lib.read(workdir), workdir_lib.read_json(workdir, workdir_lib.RESULTS)
-    results |= {name: default for name, default in MISSING_PARTS.items() if results.get(name) is None}
-    results["ood"] = {"near": {}, "far": {}} | results["ood"]
+    config, results = config_lib.read(workdir), stored.results(workdir)
     if results["confusion"]:  # a thousand classes are a million numbers
         results["confusion"]["counts"] = np.array(results["confusion"]["counts"], np.int32)
     return Run(workdir, config, results)

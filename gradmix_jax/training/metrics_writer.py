@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 
 
@@ -144,28 +145,7 @@ class MetricsWriter:
         return True
 
 
-def read(workdir: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] where there is no such file.
-
-    A line that a crash cut short is left out.
-    """
-    path = workdir_lib.path(workdir, workdir_lib.METRICS)
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [_parsed(line) for line in file]
-    return [line for line in lines if line]
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) and "step" in content else None
-
-
 def _keep_lines_until(workdir: str, step: int) -> None:
-    kept = [line for line in read(workdir) if line["step"] <= step]
+    kept = [line for line in stored.metrics(workdir) if line["step"] <= step]
     with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.METRICS)) as file:
         file.writelines(json.dumps(line) + "\n" for line in kept)

@@ -8,7 +8,7 @@ import time
 
 from tensorboardX.proto import event_pb2
 
-from gradmix_jax.training import metrics_writer
+from gradmix_jax import stored
 from gradmix_jax.training.metrics_writer import MetricsWriter
 
 
@@ -52,7 +52,7 @@ def test_resume_drops_what_lies_past_the_checkpoint_and_half_a_line(tmp_path):
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('\0\0{"broken}\n7\n{"step": 8, "lo')
-    assert [line["step"] for line in metrics_writer.read(str(tmp_path))] == [2, 4, 6]
+    assert [line["step"] for line in stored.metrics(str(tmp_path))] == [2, 4, 6]
     writer = make(tmp_path, start=4)
     writer.write(6, {"loss": 60.0})
     writer.close()
@@ -111,4 +111,4 @@ def test_disabled_writes_nothing(tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    assert metrics_writer.read(str(tmp_path)) == []
+    assert stored.metrics(str(tmp_path)) == []

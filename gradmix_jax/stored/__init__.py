@@ -1,0 +1,21 @@
+"""What a run has written, read back: each file has one schema, which is checked here and nowhere else."""
+
+from gradmix_jax.stored.arrays import Arrays, ArraySpec, read_npz
+from gradmix_jax.stored.files import (
+    FEATURES,
+    GALLERY,
+    MISSING_PARTS,
+    RESULTS,
+    SCORES,
+    VERSION,
+    arrays,
+    check_results,
+    config,
+    export_metadata,
+    metrics,
+    results,
+)
+from gradmix_jax.stored.schema import Wrong
+
+__all__ = ["FEATURES", "GALLERY", "MISSING_PARTS", "RESULTS", "SCORES", "VERSION", "ArraySpec", "Arrays", "Wrong"]
+__all__ += ["arrays", "check_results", "config", "export_metadata", "metrics", "read_npz", "results"]

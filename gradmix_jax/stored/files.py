@@ -1,0 +1,319 @@
+"""The schema of each file of a run, and its reader.
+
+Every error is one line that names the file and what is wrong with it.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.stored.arrays import Arrays, ArraySpec
+from gradmix_jax.stored.schema import (
+    Wrong,
+    anything,
+    like,
+    listing,
+    mapping,
+    nullable,
+    number,
+    record,
+    text,
+    whole,
+)
+
+# Of results.json; raised where a reader of an older version would misread it. Files without one are version 1.
+VERSION = 2
+# What results.json of an older version may lack, or hold as null.
+MISSING_PARTS: dict[str, Any] = {
+    **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
+    **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
+    **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
+    **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
+    **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
+    "ood": {},
+    "known_classes": (),
+}
+
+_share = number(0, 1)
+_metrics = record(
+    {
+        **dict.fromkeys(("accuracy", "auroc", "oscr", "oscr_compat", "macro_f1"), _share),
+        **dict.fromkeys(("fpr95_unknown_positive", "fpr95_known_positive"), _share),
+        **dict.fromkeys(("average_precision_known", "average_precision_unknown"), _share),
+        **dict.fromkeys(("ccr_at_fpr_01", "ccr_at_fpr_10"), _share),
+    }
+)
+_classifier = record({"accuracy": _share, "ece": _share, "nll": number(), "brier": number(0, 2), "l2": number()})
+_of_class = record({"accuracy": _share, "auroc": _share, "n": whole()})
+_detection = record({"n": whole(), "by_score": mapping(mapping(_metrics))})
+_environment = record(
+    {
+        "commit": text,
+        "devices": listing(text),
+        "packages": mapping(nullable(text)),
+        "cpu_count": whole(),
+    }
+)
+
+
+def _confusion(where: str, value: Any) -> None:
+    record({"rows": listing(text), "columns": listing(text), "counts": listing(listing(whole(required=True)))})(
+        where, value
+    )
+    for name in ("rows", "columns", "counts"):
+        if name not in value:
+            raise Wrong(f"{where}.{name} is missing")
+    shape = len(value["rows"]), len(value["columns"])
+    if len(value["counts"]) != shape[0] or any(len(row) != shape[1] for row in value["counts"]):
+        raise Wrong(f"{where}.counts must have {shape[0]} rows of {shape[1]} numbers")
+
+
+RESULTS = {
+    **{name: _share for name in ("accuracy", "auroc", "oscr", "oscr_compat", "macro_f1")},
+    **{name: _share for name in ("fpr95_unknown_positive", "fpr95_known_positive", "ccr_at_fpr_01", "ccr_at_fpr_10")},
+    **{name: _share for name in ("average_precision_known", "average_precision_unknown")},
+    **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), nullable(text)),
+    "threshold_rule": nullable(text),
+    "threshold": number(),
+    "seconds": number(0),
+    "by_feature": nullable(mapping(_metrics)),
+    "by_score": nullable(mapping(mapping(_metrics))),
+    "per_class": nullable(mapping(_of_class)),
+    "per_unknown_class": nullable(mapping(_of_class)),
+    "closed_set": nullable(mapping(nullable(_classifier))),
+    "diversity": nullable(
+        mapping(nullable(record({"effective_rank": number(), "intrinsic_dimension": mapping(number())})))
+    ),
+    "intervals": nullable(
+        record({name: listing(number(), length=2) for name in ("accuracy", "auroc", "oscr")} | {"confidence": _share})
+    ),
+    "confusion": nullable(_confusion),
+    "corruptions": nullable(
+        record(
+            {
+                "results": mapping(mapping(_metrics)),
+                "mean": _metrics,
+                "clean": _metrics,
+                "mce": number(0),
+            }
+        )
+    ),
+    "probes": nullable(
+        mapping(record({"linear_probe": nullable(_classifier), "knn": nullable(_classifier), "classes": whole()}))
+    ),
+    "ood": nullable(mapping(mapping(_detection))),
+    "duplicates": nullable(mapping(whole())),
+    "failed": nullable(mapping(text)),
+    "pending": nullable(listing(text)),
+    "left_out": nullable(mapping(mapping(text))),
+    "environment": nullable(_environment),
+    "known_classes": nullable(listing(text)),
+    **dict.fromkeys(("step", "num_train", "num_known", "num_unknown", "trial"), whole()),
+}
+_results = record(RESULTS)
+
+
+def check_results(found: dict[str, Any], path: str) -> dict[str, Any]:
+    """Results with a default for each part that an older version did not write.
+
+    Raises:
+      ValueError: they are of a newer version than this code, or damaged.
+    """
+    version = found.get("version", 1)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"{path} is damaged: version must be a positive integer, got {version!r}.")
+    if version > VERSION:
+        raise ValueError(
+            f"{path} was written by a newer gradmix_jax (version {version} of the file; this code reads up to "
+            f"{VERSION}); update gradmix_jax."
+        )
+    try:
+        _results("results", found)
+    except Wrong as error:
+        raise ValueError(f"{path} is damaged: {str(error).removeprefix('results.')}.") from None
+    found = found | {name: default for name, default in MISSING_PARTS.items() if found.get(name) is None}
+    found["ood"] = {"near": {}, "far": {}} | found["ood"]
+    return found
+
+
+def results(workdir: str) -> dict[str, Any]:
+    """results.json, see `check_results`.
+
+    Raises:
+      ValueError: it is missing, damaged, or of a newer version; of a run that failed, why.
+    """
+    path = workdir_lib.path(workdir, workdir_lib.RESULTS)
+    failed = workdir_lib.path(workdir, workdir_lib.FAILED)
+    if not os.path.exists(path) and os.path.exists(failed):
+        reason = workdir_lib.read_json(workdir, workdir_lib.FAILED).get("error")
+        raise ValueError(f"no {workdir_lib.RESULTS} in {workdir}: the run failed ({str(reason).rstrip('.')}).")
+    return check_results(workdir_lib.read_json(workdir, workdir_lib.RESULTS), path)
+
+
+def config(workdir: str, defaults: dict[str, Any], renamed) -> dict[str, Any]:
+    """config.json under today's names, every value of the type of its default; missing keys stay missing.
+
+    Args:
+      workdir: of the run.
+      defaults: the default config, plain.
+      renamed: plain config -> the same with today's names of keys.
+
+    Raises:
+      ValueError: it is missing or damaged.
+    """
+    path, found = workdir_lib.path(workdir, workdir_lib.CONFIG), workdir_lib.read_json(workdir, workdir_lib.CONFIG)
+    sections = record({name: record({}) for name, default in defaults.items() if isinstance(default, dict)})
+    try:
+        sections("config", found)
+        found = renamed(found)
+        like(defaults | {"phases": []})("config", found)
+        if "phases" in found:
+            listing(record({"name": text, "epochs": whole()}))("config.phases", found["phases"])
+    except Wrong as error:
+        raise ValueError(f"{path} is damaged: {str(error).removeprefix('config.')}.") from None
+    return found
+
+
+def _scores(name: str) -> ArraySpec | None:
+    if name in ("known_scores", "unknown_scores") or name.endswith(("/known", "/unknown")):
+        return ArraySpec("f", 1, finite=True)
+    return ArraySpec("iu", 1) if name in ("predicted", "labels", "predicted_unknown", "unknown_classes") else None
+
+
+def _gallery(name: str) -> ArraySpec | None:
+    return {
+        "images": ArraySpec("u", 4, dtype=np.uint8),
+        "scores": ArraySpec("f", 1, finite=True),
+        "truth": ArraySpec("U", 1),
+        "predicted": ArraySpec("U", 1),
+        "classes": ArraySpec("U", 1),
+        "nearest": ArraySpec("iu", 2),
+        "similarity": ArraySpec("f", 2, finite=True),
+    }.get(name.rpartition("/")[2])
+
+
+def _features(name: str) -> ArraySpec | None:
+    if "/" not in name:
+        return ArraySpec("U", 0) if name == "key" else None
+    rows = {
+        "labels": ArraySpec("iu", 1),
+        "places": ArraySpec("iu", 1),
+        "classes": ArraySpec("U", 1),
+        "checkpoint": ArraySpec("U", 0),
+        "dataset": ArraySpec("U", 0),
+        "hashes": None,
+    }
+    what = name.rpartition("/")[2]
+    return rows[what] if what in rows else ArraySpec("f", 2, finite=True)
+
+
+SCORES, GALLERY, FEATURES = _scores, _gallery, _features
+_ARRAYS = {workdir_lib.SCORES: SCORES, workdir_lib.GALLERY: GALLERY, workdir_lib.FEATURES: FEATURES}
+
+
+def arrays(workdir: str, name: str) -> Arrays | None:
+    """The file `name` of a run, one of its three .npz files; None where there is none.
+
+    Arrays of one side, part or kind have equally many rows.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = workdir_lib.path(workdir, name)
+    if not os.path.exists(path):
+        return None
+    found = Arrays(path, _ARRAYS[name])
+    groups: dict[str, dict[str, int]] = {}
+    for each in found:
+        if found.shape(each) and _ARRAYS[name](each):
+            groups.setdefault(_group(name, each), {})[each] = found.length(each)
+    for sizes in groups.values():
+        if len(set(sizes.values())) > 1:
+            (first, one), (other, two) = min(sizes.items(), key=lambda e: e[1]), max(sizes.items(), key=lambda e: e[1])
+            raise ValueError(f"{path} is damaged: {first} has {one} rows and {other} has {two}.")
+    return found
+
+
+def _group(file: str, name: str) -> str:
+    """Arrays with one answer have equally many rows."""
+    if file != workdir_lib.SCORES:
+        return name.rpartition("/")[0]
+    return (
+        "unknown"
+        if name in ("unknown_scores", "predicted_unknown", "unknown_classes")
+        else ("unknown" if name.endswith("/unknown") else "known")
+    )
+
+
+def metrics(workdir: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] where there is no such file.
+
+    A last line that a crash cut short is left out; of other lines that are not such objects, a warning says how many.
+    """
+    path = workdir_lib.path(workdir, workdir_lib.METRICS)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line for line in file if line.strip()]
+    parsed = [_metrics_line(line) for line in lines]
+    bad = sum(each is None for each in parsed[:-1]) + (parsed[-1:] == [None] and lines[-1].endswith("\n"))
+    if bad:
+        print(f"warning: {path} is damaged: {bad} of {len(lines)} lines are left out.", file=sys.stderr)
+    return [each for each in parsed if each is not None]
+
+
+def _metrics_line(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+        record({"step": whole(required=True)}, required=("step",))("line", found)
+        mapping(number())("line", found)
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+_METADATA = record(
+    {
+        "class_names": listing(text),
+        "image": record(
+            {"size": whole(1, required=True), "channels": whole(1, required=True), "background": text},
+            required=("size", "channels", "background"),
+        ),
+        "score": record({"arrays": listing(text), "inputs": listing(text)}, required=("arrays", "inputs", "float64")),
+        "model": record({"weights": listing(text)}, required=("weights",)),
+        "calibration_scores": nullable(listing(number())),
+        "threshold": number(),
+        "step": whole(required=True),
+        "steps": whole(required=True),
+        "config": anything,
+    },
+    required=("class_names", "image", "score", "model", "calibration_scores", "step", "steps"),
+)
+
+
+def export_metadata(path: str, *, wanted: str, newest: int) -> dict[str, Any]:
+    """metadata.json of an export.
+
+    Args:
+      path: of the file.
+      wanted: the name of the format.
+      newest: the newest version of it that this code reads.
+
+    Raises:
+      ValueError: it is missing, damaged, of another format or of a newer version.
+    """
+    found = workdir_lib.read_json(*os.path.split(path))
+    version = found.get("version")
+    if found.get("format") != wanted or isinstance(version, bool) or not isinstance(version, int):
+        raise ValueError(f"{path} is damaged: it is of format {found.get('format')!r:.60}, version {version!r:.20}.")
+    if version > newest:
+        raise ValueError(f"{path} was written by a newer gradmix_jax (version {version}); update gradmix_jax.")
+    try:
+        _METADATA("metadata", found)
+    except Wrong as error:
+        raise ValueError(f"{path} is damaged: {str(error).removeprefix('metadata.')}.") from None
+    return found
