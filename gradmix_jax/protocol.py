@@ -7,13 +7,14 @@ A run that has results is skipped and an interrupted one is resumed, so rerunnin
 A directory that holds a run of another config is refused.
 """
 
+import os
 import sys
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import cli, report, run, stored
+from gradmix_jax import cli, report, run
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -26,17 +27,21 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
       seeds: seeds to run each of them with.
 
     Returns:
-      The Markdown table over all of them, which is also written to `<workdir>/summary.md`.
+      The Markdown table over all of them, which is also written to `<workdir>/summary.md`, with a line for each run
+      that failed; the others are run all the same.
 
     Raises:
       ValueError: a config that cannot work, or a directory that holds another run, finished or not; found before
-        anything is run.
+        anything is run. Also where every run failed.
     """
     planned = run.check_runs(config, workdir, trials, seeds, num_devices=jax.device_count())
     failed = run.run_all(planned)
+    directories = [directory for _, directory in planned]
+    run.check_some(failed, directories)
     if failed:
-        print(f"parts of the evaluation failed in {', '.join(failed)}; rerun the command to repeat it", file=sys.stderr)
-    return report.write_summary([directory for _, directory in planned], workdir)
+        print(f"{len(failed)} of {len(planned)} runs failed; rerun the command to repeat them", file=sys.stderr)
+    notes = [f"failed: {os.path.basename(directory)}: {reason}" for directory, reason in failed.items()]
+    return report.write_summary(list(filter(run.has_results, directories)), workdir, notes=notes)
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +54,7 @@ def main(argv: list[str]) -> None:
     else:
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))
         directories = [directory for _, directory in run.runs(flags.FLAGS.config, workdir, trials, seeds)]
-        if any(stored.results(each)["failed"] for each in directories):
+        if not all(map(run.complete, directories)):
             sys.exit(cli.PARTS_FAILED)
 
 

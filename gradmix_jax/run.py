@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -346,19 +347,58 @@ def check_runs(
     return planned
 
 
-def run_all(planned: list[tuple[ConfigDict, str]]) -> list[str]:
+def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
     """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process.
 
+    A run that fails leaves the others alone; its workdir keeps the reason, see `workdir.FAILED`, until it succeeds.
+
     Returns:
-      The workdirs of the runs of which a part of the evaluation failed.
+      {workdir: why it failed}, of runs without results and of those of which a part of the evaluation failed.
     """
-    failed = []
+    failed: dict[str, str] = {}
     for one, directory in planned:
-        if not is_finished(one, directory):
-            print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
-            results = run(one, directory)
-            failed += [directory] if results and results["failed"] else []
+        try:
+            if not is_finished(one, directory):
+                print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
+                results = run(one, directory)
+                failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
+        except Exception as error:  # of whatever kind: the other runs have nothing to do with it
+            failed[directory] = _note_failure(error, directory)
     return failed
+
+
+def check_some(failed: dict[str, str], directories: list[str]) -> None:
+    """Raises ValueError, with the reason of the first, where none of the runs has results."""
+    if not any(map(has_results, directories)):
+        raise ValueError(f"none of the {len(directories)} runs has results; {directories[0]}: {failed[directories[0]]}")
+
+
+def complete(workdir: str) -> bool:
+    """Whether a run has results, with no part of its evaluation failed."""
+    return has_results(workdir) and not stored.results(workdir)["failed"]
+
+
+def has_results(workdir: str) -> bool:
+    """Whether a run has been evaluated, and has not failed since."""
+    exists = lambda name: os.path.exists(workdir_lib.path(workdir, name))
+    return exists(workdir_lib.RESULTS) and not exists(workdir_lib.FAILED)
+
+
+def _note_failure(error: Exception, workdir: str) -> str:
+    """The reason in one line, printed, and kept in the workdir unless another process works there."""
+    said = " ".join(str(error).split())[:500]
+    reason = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}"
+    if not isinstance(error, (ValueError, OSError)):
+        traceback.print_exception(error)
+    print(f"{workdir} failed: {reason}", file=sys.stderr)
+    if not isinstance(error, lock.LockedError):
+        with contextlib.suppress(OSError):  # no room: what is printed has to do
+            os.makedirs(workdir, exist_ok=True)
+            content = {"error": reason, "environment": workdir_lib.environment()}
+            workdir_lib.write_json(workdir, workdir_lib.FAILED, content)
+    return reason
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ A directory that holds a run of another config is refused.
 
 import copy
 import os
+import sys
 from typing import NamedTuple
 
 import jax
@@ -155,10 +156,18 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
     Raises:
       ValueError: as `run.check_runs`, for any variant, before anything is run.
     """
+    failed: dict[str, str] = {}
     for folder, planned in check(name, config, workdir, trials, seeds, num_devices=jax.device_count()):
-        run.run_all(planned)
-        report.write_summary([directory for _, directory in planned], folder)
-    text = table(name, config, workdir, trials, seeds)
+        failed |= run.run_all(planned)
+        done = [directory for _, directory in planned if run.has_results(directory)]
+        if done:
+            report.write_summary(done, folder)
+    directories = directories_of(name, config, workdir, trials, seeds)
+    run.check_some(failed, directories)
+    if failed:
+        print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
+    notes = [f"failed: {os.path.relpath(directory, workdir)}: {reason}" for directory, reason in failed.items()]
+    text = "\n".join([table(name, config, workdir, trials, seeds), *(f"- {formats.escape_markdown(n)}" for n in notes)])
     with replacing(os.path.join(workdir, f"{name}.md")) as file:
         file.write(text + "\n")
     return text
@@ -183,11 +192,16 @@ def check(
     return checked
 
 
+def directories_of(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> list[str]:
+    """The workdirs of all runs of a sweep."""
+    folders = [os.path.join(workdir, folder_of(label)) for label in SWEEPS[name]]
+    return [directory for folder in folders for _, directory in run.runs(config, folder, trials, seeds)]
+
+
 def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
-    """Markdown: every variant with its keys, source, cost and results, and the conditions of the runs."""
+    """Markdown: every variant that has results with its keys, source, cost and results, and their conditions."""
     variants = SWEEPS[name]
-    folders = [os.path.join(workdir, folder_of(label)) for label in variants]
-    methods = runs.load([each for folder in folders for _, each in run.runs(config, folder, trials, seeds)])
+    methods = runs.load(list(filter(run.has_results, directories_of(name, config, workdir, trials, seeds))))
     costs = {method.label: _flops(method.example) for method in methods}
     first = next(iter(costs.values()))
 
@@ -243,7 +257,10 @@ def _main(argv: list[str]) -> None:
     if flags.FLAGS.print_commands:
         print_commands(argv[1], flags.FLAGS.config, cli.config_words(), flags.FLAGS.workdir, trials, seeds)
     else:
-        print(run_sweep(argv[1], flags.FLAGS.config, flags.FLAGS.workdir, trials, seeds))
+        of = (argv[1], flags.FLAGS.config, flags.FLAGS.workdir, trials, seeds)
+        print(run_sweep(*of))
+        if not all(map(run.complete, directories_of(*of))):
+            sys.exit(cli.PARTS_FAILED)
 
 
 if __name__ == "__main__":

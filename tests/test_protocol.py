@@ -3,13 +3,14 @@
 import json
 import os
 import pathlib
+import types
 
 import commands
 import pytest
 from evaluated_runs import ENVIRONMENT
 from programs import small_config
 
-from gradmix_jax import protocol
+from gradmix_jax import lock, protocol
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 
@@ -123,3 +124,81 @@ def test_numbers_are_checked():
     assert (
         result.returncode == 2 and result.stderr == "error: --trials must be numbers separated by commas, got '0,x'.\n"
     )
+
+
+def _failing(monkeypatch, trial, error):
+    """The pretended `run.run` fails on a trial; returns a list: empty it, and the trial works again."""
+    pretend, broken = run_lib.run, [trial]
+
+    def run(config, workdir):
+        if config.dataset.trial in broken:
+            raise error
+        return pretend(config, workdir)
+
+    monkeypatch.setattr(run_lib, "run", run)
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("the loss of step 3 is nan."), "the loss of step 3 is nan."),
+        (MemoryError("so large\nindeed"), "MemoryError: so large indeed"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_a_run_that_fails_is_kept_with_its_reason_and_the_others_go_on(
+    pretended, tmp_path, monkeypatch, capsys, error, reason
+):
+    broken = _failing(monkeypatch, 1, error)
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    table = protocol.run_protocol(config, str(tmp_path), [0, 1, 2], [0])
+    assert pretended == [(0, 0), (2, 0)]
+    assert "| 2 | 2 |" in table and "failed: trial1" in table.replace("\\", "")
+    assert (tmp_path / "summary.md").read_text() == table + "\n"
+    assert json.loads((tmp_path / "trial1_seed0" / "failed.json").read_text())["error"] == reason
+    said = capsys.readouterr().err
+    assert f"trial1_seed0 failed: {reason}\n" in said and "1 of 3 runs failed; rerun the command" in said
+    assert [run_lib.complete(str(tmp_path / f"trial{trial}_seed0")) for trial in (0, 1, 2)] == [True, False, True]
+    broken.clear()
+    table = protocol.run_protocol(config, str(tmp_path), [0, 1, 2], [0])
+    assert pretended[2:] == [(1, 0)] and "failed" not in table and "| 3 | 3 |" in table
+    assert not (tmp_path / "trial1_seed0" / "failed.json").exists()
+
+
+def test_where_every_run_fails_the_reason_is_the_error(pretended, tmp_path, monkeypatch):
+    _failing(monkeypatch, 0, ValueError("no data."))
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    with pytest.raises(ValueError, match=r"^none of the 2 runs has results; .*trial0_seed0: no data\.$"):
+        protocol.run_protocol(config, str(tmp_path), [0], [0, 1])
+
+
+def test_ctrl_c_ends_all_of_them(pretended, tmp_path, monkeypatch):
+    _failing(monkeypatch, 0, KeyboardInterrupt())
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    with pytest.raises(KeyboardInterrupt):
+        protocol.run_protocol(config, str(tmp_path), [0, 1], [0])
+    assert pretended == [] and not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_process_is_left_alone(pretended, tmp_path, monkeypatch):
+    _failing(monkeypatch, 1, lock.LockedError("in use."))
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    assert "in use." in protocol.run_protocol(config, str(tmp_path), [0, 1], [0])
+    assert not (tmp_path / "trial1_seed0").exists()
+
+
+@pytest.mark.parametrize(("failed", "status"), [([], None), ([1], 3)])
+def test_the_status_says_that_a_run_failed(failed, status, pretended, tmp_path, monkeypatch, capsys):
+    broken = _failing(monkeypatch, 1, ValueError("no disk."))
+    broken[:] = failed
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    options = dict(config=config, workdir=str(tmp_path), trials=["0", "1"], seeds=["0"], print_commands=False)
+    monkeypatch.setattr(protocol.flags, "FLAGS", types.SimpleNamespace(**options))
+    if status is None:
+        protocol.main(["protocol"])
+    else:
+        with pytest.raises(SystemExit) as ended:
+            protocol.main(["protocol"])
+        assert ended.value.code == status
+    assert "| 1 | 1 |" in capsys.readouterr().out or not failed

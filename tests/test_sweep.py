@@ -6,6 +6,8 @@ import os
 import pathlib
 import runpy
 import shlex
+import sys
+import types
 
 import commands
 import jax
@@ -79,6 +81,36 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     assert 1.5 < cost < 3
     again = sweep.run_sweep("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
     assert again == text
+
+
+def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_path, capsys):
+    def pretend(config, workdir):
+        if config.name == "none" and config.seed == 1 or config.name == "cutmix":
+            raise ValueError("no disk.")
+        os.makedirs(workdir, exist_ok=True)
+        values = {"accuracy": 0.9, "oscr": 0.5, "auroc": 0.6, "fpr95_known_positive": 0.3}
+        results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
+        results |= {"step": 2, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
+        for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
+            pathlib.Path(workdir, file).write_text(json.dumps(content))
+
+    monkeypatch.setattr(run_lib, "run", pretend)
+    monkeypatch.setattr(sweep, "_flops", lambda run: 1.0)
+    names = ("none", "cutmix", "input")
+    monkeypatch.setitem(sweep.SWEEPS, "three", {name: sweep.Variant(name, {}, "") for name in names})
+    options = dict(config=small_config(phases=PHASES), workdir=str(tmp_path), trials=["0"], seeds=["0", "1"])
+    monkeypatch.setattr(sweep.flags, "FLAGS", types.SimpleNamespace(**options, print_commands=False))
+    monkeypatch.setattr(sys, "argv", ["sweep", "three"])
+    with pytest.raises(SystemExit) as ended:
+        sweep._main(["sweep", "three"])
+    text, said = capsys.readouterr()
+    assert ended.value.code == 3 and "3 of 6 runs failed" in said
+    assert text == (tmp_path / "three.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    assert rows == ["none", "input"]
+    lines = [line.replace("\\", "") for line in text.splitlines() if "failed" in line]
+    failed = ("none/trial0_seed1", "cutmix/trial0_seed0", "cutmix/trial0_seed1")
+    assert lines == [f"- failed: {each}: no disk." for each in failed]
 
 
 def test_a_variant_that_cannot_work_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What commands print: plain text of one run, and a short Markdown table of many."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from gradmix_jax import workdir as workdir_lib
@@ -77,9 +78,9 @@ def summary(workdirs: list[str]) -> str:
     return "\n".join([*formats.markdown_rows(table), "", *(f"- {line}" for line in conditions(methods))])
 
 
-def write_summary(workdirs: list[str], directory: str) -> str:
-    """Write `summary` of the runs to `<directory>/summary.md` and return it."""
-    text = summary(workdirs)
+def write_summary(workdirs: list[str], directory: str, *, notes: Sequence[str] = ()) -> str:
+    """Write `summary` of the runs, and a line for each note, to `<directory>/summary.md` and return it."""
+    text = "\n".join([summary(workdirs), *(f"- {formats.escape_markdown(note)}" for note in notes)])
     with workdir_lib.replacing(workdir_lib.path(directory, workdir_lib.SUMMARY)) as file:
         file.write(text + "\n")
     return text
