@@ -8,6 +8,7 @@ from programs import small_config
 from gradmix_jax import config as config_lib
 from gradmix_jax import metrics
 from gradmix_jax.config import phase
+from gradmix_jax.evaluation import open_set as open_set_lib
 
 KNOWN = ("zero", "T-shirt/top", "a<b>&$x$", "c_d|e", "four", "five")
 UNKNOWN = ("six", "seven%", "eight", "nine")
@@ -75,8 +76,13 @@ def write_run(
         for feature in (*FEATURES, "logits")
         for score in (LOGIT_SCORES if feature == "logits" else SCORES)
     }
-    _write_arrays(folder, random, scores, predicted, labels, size)
-    made = _results(random, scores, predicted, labels, size) | {"step": step, "trial": trial} | (results or {})
+    predicted_unknown = random.integers(0, len(KNOWN), len(UNKNOWN) * size)
+    _write_arrays(folder, random, scores, (predicted, predicted_unknown), labels, size)
+    made = (
+        _results(random, scores, (predicted, predicted_unknown), labels, size)
+        | {"step": step, "trial": trial}
+        | (results or {})
+    )
     (folder / "config.json").write_text(json.dumps(config_lib.to_plain(config)))
     (folder / "results.json").write_text(json.dumps(made))
     lines = [{"step": step, "loss": 5 / (1 + step / 20) + random.uniform(0, 0.2)} for step in range(10, 200, 10)]
@@ -84,13 +90,17 @@ def write_run(
     return str(folder)
 
 
-def _write_arrays(folder, random, scores, predicted, labels, size):
+def _write_arrays(folder, random, scores, predictions, labels, size):
     known, unknown = scores["features/topk_cosine"]
+    predicted, predicted_unknown = predictions
     others = {
         f"{name}/{side}": values for name, both in scores.items() for side, values in zip(("known", "unknown"), both)
     }
     np.savez_compressed(
-        folder / "scores.npz", known_scores=known, unknown_scores=unknown, predicted=predicted, labels=labels, **others
+        folder / "scores.npz",
+        **{"known_scores": known, "unknown_scores": unknown, "predicted": predicted, "labels": labels},
+        **{"predicted_unknown": predicted_unknown, "unknown_classes": _classes(size)},
+        **others,
     )
     places = random.normal(size=(len(KNOWN) + len(UNKNOWN), 8)) * 3
     features = {}
@@ -106,10 +116,20 @@ def _write_arrays(folder, random, scores, predicted, labels, size):
         gallery[f"{kind}/scores"] = random.normal(size=count)
         gallery[f"{kind}/truth"] = np.array([*UNKNOWN, *KNOWN] * 2)[:count]
         gallery[f"{kind}/predicted"] = np.array([*KNOWN] * 3)[:count]
+        if kind.startswith("rejected"):
+            gallery[f"{kind}/nearest"] = random.integers(0, 5, (count, 3))
+            gallery[f"{kind}/similarity"] = random.uniform(size=(count, 3))
+    gallery |= {"train/images": random.integers(0, 255, (5, 8, 8, 1), np.uint8), "train/classes": np.array(KNOWN[:5])}
     np.savez_compressed(folder / "gallery.npz", **gallery)
 
 
-def _results(random, scores, predicted, labels, size):
+def _classes(size):
+    """Of the unknown images: places in the sorted names."""
+    return np.repeat(np.argsort(np.argsort(UNKNOWN)), size).astype(np.int32)
+
+
+def _results(random, scores, predictions, labels, size):
+    predicted, _ = predictions
     correct = predicted == labels
     by_score = {}
     for name, (known, unknown) in scores.items():
@@ -117,12 +137,13 @@ def _results(random, scores, predicted, labels, size):
         by_score.setdefault(feature, {})[score] = open_set(known, unknown, correct)
     by_feature = {feature: by_score[feature]["topk_cosine"] for feature in FEATURES}
     headline = by_feature["features"]
-    counts = random.integers(0, size, (len(KNOWN) + len(UNKNOWN), len(KNOWN) + 1))
-    small = lambda value: {"accuracy": value, "ece": 0.02, "nll": 0.3, "brier": 0.1}
+    decided = (*scores["features/topk_cosine"], *predictions)
+    threshold = dict(validation_V=random.normal(2.0, 1, 50), num_classes=len(KNOWN))
+    at_threshold = open_set_lib.threshold_metrics(*decided, labels, **threshold)
+    bins = {"count": [0, 20, 40], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.6, 0.95]}
+    small = lambda value: {"accuracy": value, "ece": 0.02, "nll": 0.3, "brier": 0.1, "reliability": bins}
     return headline | {
-        "macro_f1": 0.8 + 0.1 * random.uniform(),
-        "threshold": 0.5,
-        "threshold_rule": "keeps 95 % of the validation images",
+        **at_threshold,
         "score": "top-k cosine of features; higher means known",
         "feature": "features",
         "score_name": "topk_cosine",
@@ -140,8 +161,14 @@ def _results(random, scores, predicted, labels, size):
             "head": None,
         },
         "per_class": {name: {"accuracy": 0.9, "auroc": random.uniform(0.8, 1)} for name in KNOWN},
-        "per_unknown_class": {name: {"auroc": random.uniform(0.7, 1), "n": size} for name in UNKNOWN},
-        "confusion": {"rows": [*KNOWN, *UNKNOWN], "columns": [*KNOWN, "unknown"], "counts": counts.tolist()},
+        "per_unknown_class": {name: {"auroc": random.uniform(0.7, 1), "n": size} for name in sorted(UNKNOWN)},
+        "confusion": open_set_lib.confusion(
+            *decided,
+            classes_N=np.repeat(KNOWN, size),
+            classes_M=np.repeat(UNKNOWN, size),
+            known_names=KNOWN,
+            threshold=at_threshold["threshold"],
+        ),
         "diversity": {
             name: {"effective_rank": 7.5, "intrinsic_dimension": dict.fromkeys(KNOWN, 3.25)} for name in FEATURES
         },

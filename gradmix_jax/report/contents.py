@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from gradmix_jax.report.runs import Method
+from gradmix_jax.report.runs import Group, Method
 from gradmix_jax.report.tables import Metric, Row, Table, build
 
 ACCURACY = Metric("accuracy", "accuracy, known classes", "accuracy")
@@ -53,6 +53,14 @@ def overall(methods: list[Method]) -> Table | None:
     notes = [f"Score: {'; '.join(distinct('score'))}."] if distinct("score") else []
     notes += [f"Threshold of macro-F1: {rule}." for rule in distinct("threshold_rule")]
     return build("overall", "Open set recognition", ("method",), OVERALL, rows, intervals=True, notes=tuple(notes))
+
+
+def across(groups: list[Group]) -> Table | None:
+    """(data, method) x headline metrics, compared within the data."""
+    rows = [Row((group.label, m.label), m, dict, group.label) for group in groups for m in group.methods]
+    columns = [ACCURACY, AUROC, OSCR, MACRO_F1, DETECTION[1]]
+    notes = ("Compared within the same data.",)
+    return build("across", "All data", ("data", "method"), columns, rows, notes=notes)
 
 
 def _probe_accuracies(closed_set: dict[str, Any]) -> dict[str, float]:

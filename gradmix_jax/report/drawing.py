@@ -86,17 +86,17 @@ def svg(drawn: Figure, description: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape_html(description)}"', 1).strip()
 
 
-def thumbnail(image_HxWxC: np.ndarray) -> str:
+def thumbnail(image_HxWxC: np.ndarray, most: int = THUMBNAIL) -> str:
     """A data URI of a uint8 image, gray (C = 1) or color (C = 3).
 
-    Up to THUMBNAIL pixels without loss; larger ones are scaled down to that and stored as JPEG: a page holds hundreds.
+    Up to `most` pixels without loss; larger ones are scaled down to that and stored as JPEG: a page holds hundreds.
     """
     image = Image.fromarray(image_HxWxC[..., 0] if image_HxWxC.shape[-1] == 1 else image_HxWxC)
-    buffer, small = io.BytesIO(), max(image.size) <= THUMBNAIL
+    buffer, small = io.BytesIO(), max(image.size) <= most
     if small:
         image.save(buffer, format="PNG", optimize=True)
     else:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.thumbnail((most, most))
         image.save(buffer, format="JPEG", quality=85)
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

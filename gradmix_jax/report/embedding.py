@@ -66,10 +66,13 @@ def _pca(features_NxD):
 
 def _tsne(reduced_NxP):
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(reduced_NxP) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
-    return tsne.fit_transform(reduced_NxP.astype(np.float32))
+    # Threads that wait for each other on a busy machine take minutes; one takes seconds.
+    with threadpool_limits(limits=1):
+        return tsne.fit_transform(reduced_NxP.astype(np.float32))
 
 
 def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:

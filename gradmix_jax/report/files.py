@@ -1,11 +1,12 @@
 """Write a report: the page, Markdown and LaTeX."""
 
 import contextlib
+import dataclasses
 import os
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats, page
-from gradmix_jax.report.runs import Method, conditions, details, load
+from gradmix_jax.report.runs import Group, conditions, details, load_groups
 from gradmix_jax.report.tables import Table
 
 
@@ -20,18 +21,19 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
       The paths of the three files.
 
     Raises:
-      ValueError: `out_dir` is a file, or as `runs.load`.
+      ValueError: `out_dir` is a file, or as `runs.load_groups`.
     """
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
-    methods = load(workdirs)
-    for run in (run for method in methods for run in method.runs):
+    groups = load_groups(workdirs)
+    for run in (run for group in groups for method in group.methods for run in method.runs):
         run.check()  # before anything is drawn
-    tables = contents.all_tables(methods)
+    tables = [contents.all_tables(list(group.methods)) for group in groups]
+    across = contents.across(groups) if len(groups) > 1 else None
     texts = {
-        "report.html": page.page(methods, tables),
-        "results.md": _markdown(methods, tables),
-        "results.tex": _latex(methods, tables),
+        "report.html": page.page(groups, tables, across),
+        "results.md": _markdown(groups, tables, across),
+        "results.tex": _latex(groups, tables, across),
     }
     os.makedirs(out_dir, exist_ok=True)
     paths = {os.path.join(out_dir, name): text for name, text in texts.items()}
@@ -41,13 +43,31 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     return list(paths)
 
 
-def _markdown(methods: list[Method], tables: list[Table]) -> str:
-    lines = [f"- {formats.escape_markdown(line)}" for line in [*conditions(methods), *details(methods)]]
-    return "\n\n".join(["# Results", *map(formats.markdown, tables), "## Conditions", "\n".join(lines)]) + "\n"
+def _lines(group: Group) -> list[str]:
+    return [*conditions(list(group.methods)), *details(list(group.methods))]
 
 
-def _latex(methods: list[Method], tables: list[Table]) -> str:
+def _markdown(groups: list[Group], tables: list[list[Table]], across: Table | None) -> str:
+    several, parts = len(groups) > 1, ["# Results"]
+    parts += [formats.markdown(across)] if across else []
+    for group, of_group in zip(groups, tables):
+        parts += [f"# Data: {formats.escape_markdown(group.label)}"] if several else []
+        lines = [f"- {formats.escape_markdown(line)}" for line in _lines(group)]
+        parts += [*map(formats.markdown, of_group), "## Conditions", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(groups: list[Group], tables: list[list[Table]], across: Table | None) -> str:
     r"""Tables to \input, and the conditions as comments."""
-    needs = "% Needs \\usepackage{booktabs,graphicx}."
-    lines = [f"% {' '.join(line.split())}" for line in [*conditions(methods), *details(methods)]]
-    return "\n\n".join([needs, "\n".join(lines), *map(formats.latex, tables)]) + "\n"
+    parts = ["% Needs \\usepackage{booktabs,graphicx}."]
+    parts += [formats.latex(across)] if across else []
+    for index, (group, of_group) in enumerate(zip(groups, tables)):
+        parts.append("\n".join(f"% {' '.join(line.split())}" for line in _lines(group)))
+        if len(groups) > 1:
+            pre = page.prefix(index)
+            of_group = [
+                dataclasses.replace(table, name=pre + table.name, title=f"{group.label}: {table.title}")
+                for table in of_group
+            ]
+        parts += map(formats.latex, of_group)
+    return "\n\n".join(parts) + "\n"

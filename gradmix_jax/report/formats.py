@@ -123,7 +123,10 @@ def _latex_cell(value: Value | None, counts: tuple[int, int]) -> str:
 def html(table: Table) -> str:
     """A section with the table in a box that scrolls sideways, and the notes below."""
     heads = [f'<th scope="col" class="label">{escape_html(head)}</th>' for head in table.heads]
-    heads += [f'<th scope="col">{escape_html(metric.label)}{_html_arrow(metric)}</th>' for metric in table.metrics]
+    heads += [
+        f'<th scope="col"{_better(metric)}>{escape_html(metric.label)}{_html_arrow(metric)}</th>'
+        for metric in table.metrics
+    ]
     heads += [f'<th scope="col" class="count">{head}</th>' for head in COUNTS]
     rows = []
     for labels, values, counts in zip(table.labels, table.values, table.counts):
@@ -134,7 +137,8 @@ def html(table: Table) -> str:
     notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
     return (
         f'<section id="{table.name}"><h3>{escape_html(table.title)}</h3>\n'
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{"".join(heads)}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.title)}">'
+        f'<table class="sortable">\n<thead><tr>{"".join(heads)}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
         f'<ul class="notes">{notes}</ul></section>'
     )
@@ -144,10 +148,16 @@ def _html_arrow(metric: Metric) -> str:
     return arrow(metric).replace(" ", "&nbsp;")
 
 
+def _better(metric: Metric) -> str:
+    """Where lower is better, the page's script sorts upward first."""
+    return ' data-better="low"' if metric.higher_is_better is False else ""
+
+
 def _html_cell(value: Value | None, counts: tuple[int, int]) -> str:
     if value is None:
         return f"<td>{MISSING}</td>"
     text = escape_html(number(value, counts))
     text = f"<b>{text}</b>" if value.best else text
     text += f"<sup>{DAGGER}</sup>" * value.tied
-    return f"<td>{text}" + (f"<br><small>{interval(value)}</small>" if value.interval else "") + "</td>"
+    text += f"<br><small>{interval(value)}</small>" if value.interval else ""
+    return f'<td data-v="{float(value.mean)!r}">{text}</td>'

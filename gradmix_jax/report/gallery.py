@@ -1,17 +1,22 @@
-"""The most confident mistakes of one run, as thumbnails."""
+"""Thumbnails of one run's clearest mistakes, with the nearest training images beside each."""
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report.curves import missing
 from gradmix_jax.report.drawing import thumbnail
 from gradmix_jax.report.formats import escape_html
-from gradmix_jax.report.runs import Run
+from gradmix_jax.report.labels import cut
+from gradmix_jax.report.runs import Arrays, Run
 
+# Kind -> (title, which images of it are mistakes at a threshold: see `verdict` of page.js).
 KINDS = {
-    "accepted_unknown": "Unknown images that look most known (highest scores first)",
-    "rejected_known": "Known images that look most unknown (lowest scores first)",
-    "misclassified": "Known images in the wrong class (highest scores first)",
-    "accepted_known": "For comparison: known images in the right class (highest scores first)",
+    "accepted_unknown": ("Unknown images that look most known (highest scores first)", "accepted"),
+    "rejected_known": ("Known images that look most unknown (lowest scores first)", "rejected"),
+    "misclassified": ("Known images in the wrong class (highest scores first)", "accepted"),
+    "unknown_spread": ("Unknown images at every rank of the scores (highest first)", "all"),
+    "known_spread": ("Known images at every rank of the scores (highest first)", "all"),
+    "accepted_known": ("For comparison: known images in the right class (highest scores first)", "accepted"),
 }
+NEIGHBOR = 48
 
 
 def gallery(run: Run) -> str:
@@ -19,20 +24,60 @@ def gallery(run: Run) -> str:
     arrays = run.gallery
     if arrays is None:
         return missing(run, workdir_lib.GALLERY, "the most confident mistakes")
+    near = _training_images(arrays)
     strips = [
-        _strip(title, *(arrays[f"{kind}/{part}"] for part in ("images", "truth", "predicted", "scores")))
-        for kind, title in KINDS.items()
-        if f"{kind}/images" in arrays
+        _strip(kind, title, keep, arrays, near) for kind, (title, keep) in KINDS.items() if f"{kind}/images" in arrays
     ]
-    return f"<p>Of {escape_html(run.name)}. Higher score = known.</p>" + "".join(strips)
+    says = "Below each image: the training images with the nearest features, nearest first, and their classes. "
+    lead = f"Of {run.name}. Higher score = known. {says if near else ''}"
+    return f"<p>{escape_html(lead)}</p>" + "".join(strips)
 
 
-def _strip(title, images, truths, predictions, scores) -> str:
+def _training_images(arrays: Arrays) -> list[tuple[str, str]]:
+    """(thumbnail, class) of the training images that are near to a shown one; [] for runs of older versions."""
+    if "train/images" not in arrays:
+        return []
+    return [
+        (thumbnail(image, NEIGHBOR), str(name)) for image, name in zip(arrays["train/images"], arrays["train/classes"])
+    ]
+
+
+def _strip(kind: str, title: str, keep: str, arrays: Arrays, near: list[tuple[str, str]]) -> str:
+    images, truths, predictions, scores = (arrays[f"{kind}/{part}"] for part in _PARTS)
     if not len(images):
         return f"<h5>{escape_html(title)}</h5><p>None.</p>"
+    neighbors = arrays[f"{kind}/nearest"] if near and f"{kind}/nearest" in arrays else [()] * len(images)
+    side = "unknown" if "unknown" in kind else "known"
     cells = "".join(
-        f'<li><img src="{thumbnail(image)}" alt="test image of class {escape_html(truth)}">'
-        f"<span>{escape_html(truth)} → {escape_html(predicted)}</span><span>{score:.3f}</span></li>"
-        for image, truth, predicted, score in zip(images, truths, predictions, scores)
+        _card(
+            image,
+            str(truth),
+            str(predicted),
+            float(score),
+            side,
+            [near[place] for place in places if 0 <= place < len(near)],
+        )
+        for image, truth, predicted, score, places in zip(images, truths, predictions, scores, neighbors)
     )
-    return f'<h5>{escape_html(title)}: true → predicted class, score</h5><ul class="gallery">{cells}</ul>'
+    heading = f"{escape_html(title)}: true → predicted class, score"
+    wide = " near" if near else ""
+    return (
+        f'<div class="strip" data-keep="{keep}"><h5>{heading}</h5><p class="shown"></p>'
+        f'<ul class="gallery{wide}">{cells}</ul></div>'
+    )
+
+
+_PARTS = ("images", "truth", "predicted", "scores")
+
+
+def _card(image, truth: str, predicted: str, score: float, side: str, near: list[tuple[str, str]]) -> str:
+    wrong = ' data-wrong="1"' if side == "known" and truth != predicted else ""
+    said = f"<span>{escape_html(cut(truth))} → {escape_html(cut(predicted))}</span><span>{score:.3f}</span>"
+    if near:
+        small = "".join(f'<img src="{uri}" alt="training image of class {escape_html(name)}">' for uri, name in near)
+        names = ", ".join(cut(name, 14) for _, name in near)
+        said += f'<span class="nearest">{small}</span><span class="names">near: {escape_html(names)}</span>'
+    return (
+        f'<li data-score="{score!r}" data-side="{side}"{wrong}><img src="{thumbnail(image)}" '
+        f'alt="test image of class {escape_html(truth)}">{said}</li>'
+    )

@@ -1,4 +1,4 @@
-"""Names of classes and methods, which may be anything, as text that matplotlib draws."""
+"""Names of classes and methods, which may be anything, cut to a length and as text that matplotlib draws."""
 
 
 def plain(text: str) -> str:
@@ -6,9 +6,14 @@ def plain(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
-def short(name: str, most: int = 24) -> str:
-    """`plain`, of at most so many letters: a longer name loses its middle, or it would push the plot off its page."""
+def cut(name: str, most: int = 24) -> str:
+    """At most so many letters: a longer name loses its middle, or it would push a plot or table off its page."""
     if len(name) > most:
         tail = most // 3
         name = f"{name[: most - tail - 1]}…{name[-tail:]}"
-    return plain(name)
+    return name
+
+
+def short(name: str, most: int = 24) -> str:
+    """`plain` of `cut`."""
+    return plain(cut(name, most))

@@ -1,112 +1,146 @@
 """report.html: one file that loads nothing from elsewhere."""
 
-from gradmix_jax.report import curves, drawing, formats, sections
-from gradmix_jax.report.formats import escape_html
-from gradmix_jax.report.runs import Method, conditions, details
+import base64
+import dataclasses
+import hashlib
+import pathlib
+
+from gradmix_jax.config import flatten
+from gradmix_jax.report import curves, drawing, formats, plots, sections
+from gradmix_jax.report.formats import MISSING, escape_html
+from gradmix_jax.report.labels import cut
+from gradmix_jax.report.runs import AVERAGED_OVER, Group, Method, conditions, details
 from gradmix_jax.report.tables import Table
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e21; --soft: #5b6068; --rule: #d5d8dc; --shade: #f3f5f7;
-  --blue: #0072b2; --orange: #d55e00; --mark: #fff3cd; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15171a; --ink: #e6e8eb; --soft: #a3a9b2; --rule: #3a3f46;
-  --shade: #1f2226; --blue: #3b8fdd; --orange: #f08a3c; --mark: #4a3f16; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.35rem; margin-top: 2.5rem; }
-h3 { font-size: 1.1rem; margin: 2rem 0 .5rem; } h4 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-h5 { font-size: .92rem; margin: 1rem 0 .3rem; }
-a { color: var(--blue); }
-p, li, figcaption, summary, tbody th, td { overflow-wrap: anywhere; }
-nav { background: var(--shade); padding: .6rem 1rem; border-radius: 6px; font-size: .92rem; }
-nav ul { margin: .3rem 0; padding-left: 1.1rem; } nav p { margin: .2rem 0; font-weight: 600; }
-.parts { font-size: .85rem; } nav li { margin: .25rem 0; }
-nav li ul, .parts { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: 0; list-style: none; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); }
-td { white-space: nowrap; } thead th { vertical-align: bottom; border-bottom: 2px solid var(--ink); min-width: 4.5rem; }
-tbody th { font-weight: 500; text-align: left; white-space: nowrap; }
-thead th.label { text-align: left; white-space: nowrap; min-width: 0; } thead th.count { min-width: 0; }
-td small { color: var(--soft); } sup { line-height: 0; }
-table.keys th, table.keys td { text-align: left; } table.keys td { white-space: normal; min-width: 8rem; }
-tr.changed th, tr.changed td { background: var(--mark); } tr.changed th { font-weight: 700; }
-.notes { font-size: .82rem; color: var(--soft); padding-left: 1.1rem; margin: .5rem 0; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr));
-  gap: 1rem; align-items: start; }
-.plots p { grid-column: 1 / -1; margin: 0; }
-figure { margin: 0; min-width: 0; } figure.wide { grid-column: 1 / -1; }
-figure svg, img { display: block; max-width: 100%; height: auto; }
-.large svg { min-width: 38rem; }
-figcaption { font-size: .82rem; color: var(--soft); margin-top: .3rem; max-width: 46rem; }
-.gallery { display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; margin: 0; padding: 0; }
-.gallery li { width: 5.4rem; font-size: .75rem; line-height: 1.3; }
-.gallery img { width: 5.4rem; image-rendering: pixelated; border-radius: 3px; }
-.gallery span { display: block; }
-.method { border-top: 3px solid var(--rule); margin-top: 3rem; }
-details { margin: .6rem 0; } summary { cursor: pointer; }
-@media print { nav { display: none; } .scroll { overflow: visible; } }
-"""
+TITLE = "Open set recognition: results"
+# Keys of the config that a table of differences shows.
+MOST_KEYS = 60
+_HERE = pathlib.Path(__file__).parent
 
 
-def page(methods: list[Method], tables: list[Table]) -> str:
+def page(groups: list[Group], tables: list[list[Table]], across: Table | None = None) -> str:
     """The whole page.
 
     Args:
-      methods: what it is about.
-      tables: as `contents.all_tables` makes them.
+      groups: what it is about.
+      tables: of each group, as `contents.all_tables` makes them.
+      across: a table of all groups.
     """
-    names = [f"method-{index}" for index in range(len(methods))]
-    count = sum(len(method.runs) for method in methods)
+    script = (_HERE / "page.js").read_text()
     with drawing.style():
-        comparison = _comparison(methods)
-        about = [
-            sections.section(method, name, in_full=index < sections.MOST_IN_FULL)
-            for index, (method, name) in enumerate(zip(methods, names))
-        ]
-    title = "Open set recognition: results"
-    lead = f"{count} run{'s' * (count > 1)} of {len(methods)} method{'s' * (len(methods) > 1)}"
-    data = methods[0].example.config["dataset"]["name"]
-    lines = [*conditions(methods), *details(methods)]
+        parts, several = [], len(groups) > 1
+        heavy = sections.MOST_IN_FULL
+        for index, (group, of_group) in enumerate(zip(groups, tables)):
+            # Identifiers are unique on the page; those of the first group have no prefix.
+            parts.append(_group(group, of_group, prefix(index), heavy, several))
+            heavy = max(0, heavy - len(group.methods))
+    count = sum(len(method.runs) for group in groups for method in group.methods)
+    methods = len({method.label for group in groups for method in group.methods})
+    data = "; ".join(group.label for group in groups)
+    lead = f"{count} run{'s' * (count > 1)} of {methods} method{'s' * (methods > 1)}, data: {data}."
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{title}</h1><p>{escape_html(lead)}, data: {escape_html(data)}.</p>",
-            _contents(methods, names, tables, bool(comparison)),
-            '<main><section id="tables"><h2>Tables</h2>',
-            *map(formats.html, tables),
-            "</section>",
-            comparison,
-            '<section id="conditions"><h2>Conditions</h2><ul>',
-            *(f"<li>{escape_html(line)}</li>" for line in lines),
-            "</ul></section>",
-            *about,
-            "</main></body></html>",
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">',
+            f"<title>{TITLE}</title><style>{(_HERE / 'page.css').read_text()}</style></head><body>",
+            '<a class="skip" href="#main">Skip the contents</a>',
+            f"<h1>{TITLE}</h1><p>{escape_html(lead)}</p>",
+            _contents(groups, tables, across),
+            '<main id="main">',
+            formats.html(across) if across else "",
+            *parts,
+            f"</main><script>{script}</script></body></html>",
             "",
         ]
     )
 
 
-def _contents(methods, names, tables, compares: bool) -> str:
-    link = lambda name, text: f'<li><a href="#{name}">{escape_html(text)}</a></li>'
-    entries = [
-        '<li><a href="#tables">Tables</a><ul>' + "".join(link(t.name, t.title) for t in tables) + "</ul></li>",
-        *([link("comparison", "Curves of all methods")] if compares else []),
-        link("conditions", "Conditions: data, seeds, hardware, versions"),
-        "<li>Methods<ul>" + "".join(link(name, m.label) for m, name in zip(methods, names)) + "</ul></li>",
+def prefix(index: int) -> str:
+    """What the identifiers of a group start with."""
+    return f"data-{index}-" if index else ""
+
+
+def _policy(script: str) -> str:
+    """Nothing may be loaded, and no script may run but ours."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _group(group: Group, tables: list[Table], pre: str, heavy: int, several: bool) -> str:
+    """Tables, curves and conditions of methods on the same data, then each method; the first `heavy` in full."""
+    methods = list(group.methods)
+    comparison = _comparison(methods, pre)
+    names = [f"{pre}method-{index}" for index in range(len(methods))]
+    lines = [*conditions(methods), *details(methods)]
+    parts = [
+        f'<h2 id="{pre}data">Data: {escape_html(group.label)}</h2>' if several else "",
+        f'<section id="{pre}tables"><h2>Tables</h2>',
+        *(formats.html(dataclasses.replace(table, name=pre + table.name)) for table in tables),
+        "</section>",
+        comparison,
+        _differences(methods, pre),
+        f'<section id="{pre}conditions"><h2>Conditions</h2><ul>',
+        *(f"<li>{escape_html(line)}</li>" for line in lines),
+        "</ul></section>",
     ]
-    return f'<nav aria-label="contents"><p>Contents</p><ul>{"".join(entries)}</ul></nav>'
+    full = [index < heavy for index in range(len(methods))]
+    return "\n".join([*parts, *(sections.section(m, name, in_full=f) for m, name, f in zip(methods, names, full))])
 
 
-def _comparison(methods: list[Method]) -> str:
+def _contents(groups: list[Group], tables: list[list[Table]], across: Table | None) -> str:
+    link = lambda name, text: f'<li><a href="#{name}">{escape_html(text)}</a></li>'
+    lists = []
+    for index, (group, of_group) in enumerate(zip(groups, tables)):
+        pre, several = prefix(index), len(group.methods) > 1
+        inner = "".join(link(pre + table.name, table.title) for table in of_group)
+        names = "".join(link(f"{pre}method-{place}", m.label) for place, m in enumerate(group.methods))
+        entries = [
+            f'<li><a href="#{pre}tables">Tables</a><ul>{inner}</ul></li>',
+            *([link(f"{pre}comparison", "Curves of all methods")] if _compares(group.methods) else []),
+            *([link(f"{pre}differences", "Configs: what differs")] if several else []),
+            link(f"{pre}conditions", "Conditions: data, seeds, hardware, versions"),
+            f"<li>Methods<ul>{names}</ul></li>",
+        ]
+        heading = f'<p><a href="#{pre}data">{escape_html(group.label)}</a></p>' if len(groups) > 1 else ""
+        lists.append(f"{heading}<ul>{''.join(entries)}</ul>")
+    first = f"<ul>{link(across.name, across.title)}</ul>" if across else ""
+    return f'<nav aria-label="contents"><p>Contents</p>{first}{"".join(lists)}</nav>'
+
+
+def _compares(methods) -> bool:
+    corrupted = any(run.results["corruptions"].get("results") for method in methods for run in method.runs)
+    return corrupted or sum(any(run.headline for run in method.runs) for method in methods) > 1
+
+
+def _comparison(methods: list[Method], pre: str) -> str:
     """Curves of all methods together; "" where there is nothing to compare."""
-    figures = [curves.methods_curve(methods, with_class=False), curves.methods_curve(methods, with_class=True)]
-    inner = "".join([*figures, curves.severities(methods)])
+    inner = "".join([*(curves.methods_curve(methods, kind) for kind in curves.KINDS), plots.severities(methods)])
     return (
-        f'<section id="comparison"><h2>Curves of all methods</h2><div class="plots">{inner}</div></section>'
+        f'<section id="{pre}comparison"><h2>Curves of all methods</h2><div class="plots">{inner}</div></section>'
         if inner
         else ""
     )
+
+
+def _differences(methods: list[Method], pre: str) -> str:
+    """key x method: the values of the config keys that not all methods share; "" for one method."""
+    if len(methods) < 2:
+        return ""
+    flats = [flatten(method.example.config) for method in methods]
+    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in (*AVERAGED_OVER, "name")]
+    differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    value = lambda flat, key: escape_html(cut(str(flat.get(key, MISSING)), 120))
+    rows = "".join(
+        f'<tr><th scope="row">{escape_html(key)}</th>{"".join(f"<td>{value(flat, key)}</td>" for flat in flats)}</tr>'
+        for key in differing[:MOST_KEYS]
+    )
+    heads = "".join(f'<th scope="col">{escape_html(method.label)}</th>' for method in methods)
+    more = f"<p>{len(differing) - MOST_KEYS} more keys differ.</p>" if len(differing) > MOST_KEYS else ""
+    table = (
+        '<div class="scroll" tabindex="0" role="region" aria-label="differing keys"><table class="keys"><thead><tr>'
+        f'<th scope="col">key</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
+    )
+    inner = table if differing else "<p>The configs are the same but for trial and seed.</p>"
+    return f'<section id="{pre}differences"><h2>Configs: what differs</h2>{inner}</section>'

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import stored
+from gradmix_jax import metrics, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import RECIPES, flatten
 from gradmix_jax.stored import Arrays
@@ -51,11 +51,27 @@ class Run:
 
     @functools.cached_property
     def headline(self) -> dict[str, np.ndarray] | None:
-        """known_scores and unknown_scores of the headline score, predicted and labels where there are any; or None."""
-        names = ("known_scores", "unknown_scores", "predicted", "labels")
+        """known_scores and unknown_scores of the headline score, and what there is of predictions and classes; or None.
+
+        Predictions of unknown images and their classes are missing in runs of older versions.
+        """
+        names = ("known_scores", "unknown_scores", "predicted", "labels", "predicted_unknown", "unknown_classes")
         if self.scores is None or not all(name in self.scores for name in names[:2]):
             return None
         return {name: self.scores[name] for name in names if name in self.scores}
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it is known which predictions of known images are right."""
+        return self.headline is not None and {"predicted", "labels"} <= self.headline.keys()
+
+    @functools.cached_property
+    def points(self) -> metrics.Points | None:
+        """All thresholds of the headline score; without labels, every known image counts as correct."""
+        if self.headline is None:
+            return None
+        correct = self.headline["predicted"] == self.headline["labels"] if self.has_labels else None
+        return metrics.points(self.headline["known_scores"], self.headline["unknown_scores"], correct)
 
     @functools.cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -84,6 +100,14 @@ def read(workdir: str) -> Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+    """Methods on the same data, which tables may compare: `label` names the data."""
+
+    label: str
+    methods: tuple["Method", ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """Runs that differ in trial and seed only, in the order of (trial, seed).
 
@@ -105,16 +129,48 @@ def load(workdirs: list[str]) -> list[Method]:
       ValueError: no directories, one without results, runs of one method that differ in more than trial and seed, the
         same trial and seed twice, or methods on different data.
     """
+    everything = _read_all(workdirs)
+    _check_same("the runs of a report", everything, SHARED)
+    return _methods(everything)
+
+
+def load_groups(workdirs: list[str]) -> list[Group]:
+    """Read runs and group them by data, then as `load` does, in the order in which the data first come.
+
+    Raises:
+      ValueError: as `load`, but for methods on different data.
+    """
+    by_data: dict[str, list[Run]] = {}
+    for run in _read_all(workdirs):
+        flat = flatten(run.config)
+        by_data.setdefault(repr([flat.get(key) for key in SHARED]), []).append(run)
+    firsts = [flatten(runs[0].config) for runs in by_data.values()]
+    differing = [key for key in SHARED[1:] if len({repr(flat.get(key)) for flat in firsts}) > 1]
+    names = [flat["dataset.name"] for flat in firsts]
+    labels = []
+    for name, flat in zip(names, firsts):
+        # Only what tells data of the same name apart.
+        more = [f"{key.removeprefix('dataset.')} {_said(flat.get(key))}" for key in differing if names.count(name) > 1]
+        labels.append(", ".join([name, *more]))
+    return [Group(label, tuple(_methods(runs))) for label, runs in zip(labels, by_data.values())]
+
+
+def _said(value: Any) -> str:
+    return _listed(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _read_all(workdirs: list[str]) -> list[Run]:
     if not workdirs:
         raise ValueError("report got no directories; give the workdirs of evaluated runs.")
+    return [read(workdir) for workdir in workdirs]
+
+
+def _methods(everything: list[Run]) -> list[Method]:
     groups: dict[str, list[Run]] = {}
-    for workdir in workdirs:
-        run = read(workdir)
+    for run in everything:
         groups.setdefault(_method(run), []).append(run)
     for label, runs in groups.items():
         _check_distinct(label, runs)
-    everything = [run for runs in groups.values() for run in runs]
-    _check_same("the runs of a report", everything, SHARED)
     return [Method(label, tuple(sorted(runs, key=lambda run: run.key))) for label, runs in groups.items()]
 
 

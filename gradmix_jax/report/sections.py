@@ -2,10 +2,11 @@
 
 import json
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from gradmix_jax.config import default_config, flatten, to_plain
-from gradmix_jax.report import classes, curves
+from gradmix_jax.report import classes, curves, plots, threshold
 from gradmix_jax.report.embedding import embedding
 from gradmix_jax.report.formats import MISSING, escape_html
 from gradmix_jax.report.gallery import gallery
@@ -14,17 +15,20 @@ from gradmix_jax.report.runs import MOST_CLASSES, Method, Run
 
 # Part of the section's address -> heading.
 PARTS = {
-    "curves": "ROC, OSCR and scores",
+    "curves": "Curves over all thresholds",
+    "threshold": "One threshold: what is accepted",
     "classes": "Classes",
-    "embedding": "PCA and t-SNE",
     "gallery": "Most confident mistakes",
+    "embedding": "PCA and t-SNE",
     "maps": "Maps and masks over training",
     "training": "Training loss",
     "diversity": "Diversity of the features",
     "config": "Config and environment",
 }
+# Parts that the slider of "threshold" moves: they stand together.
+MOVED = ("threshold", "classes", "gallery")
 # Parts that are slow to make and large; later methods of a report go without them.
-HEAVY = ("embedding", "gallery", "maps")
+HEAVY = ("threshold", "embedding", "gallery", "maps")
 MOST_IN_FULL = 12
 
 
@@ -37,22 +41,8 @@ def section(method: Method, name: str, *, in_full: bool = True) -> str:
       in_full: whether to include the parts of HEAVY.
     """
     run = method.example
-    make = {
-        "curves": lambda: _plots(
-            curves.runs_curve(method, with_class=False),
-            curves.runs_curve(method, with_class=True),
-            curves.histogram(run),
-            curves.scores_curve(run),
-        ),
-        "classes": lambda: _plots(classes.bars(run), classes.confusion(run)),
-        "embedding": lambda: _plots(embedding(run)),
-        "gallery": lambda: gallery(run),
-        "maps": lambda: _plots(overlays(run)),
-        "training": lambda: _plots(curves.losses(method)),
-        "diversity": lambda: _diversity(run),
-        "config": lambda: _config(run) + _environment(run),
-    }
     parts = [part for part in PARTS if in_full or part not in HEAVY]
+    made = _contents(method, name, in_full)
     names, count = "; ".join(each.name for each in method.runs), len(method.runs)
     lead = f"{count} run{'s' * (count > 1)}: {names}."
     lead += f" What cannot be averaged is shown of {run.name}." if count > 1 else ""
@@ -61,12 +51,37 @@ def section(method: Method, name: str, *, in_full: bool = True) -> str:
         lead += (
             f" To bound the size of the page, these are shown for the first {MOST_IN_FULL} methods only: {left_out}."
         )
-    inner = "".join(f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{make[part]()}</section>' for part in parts)
+    inner = {part: f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{made[part]()}</section>' for part in parts}
+    moved = "".join(inner.pop(part) for part in MOVED if part in inner)
+    first, *rest = inner.values()
     links = "".join(f'<li><a href="#{name}-{part}">{PARTS[part]}</a></li>' for part in parts)
     return (
         f'<section id="{name}" class="method"><h2>{escape_html(method.label)}</h2>'
-        f'<p>{escape_html(lead)}</p><ul class="parts">{links}</ul>{inner}</section>'
+        f'<p>{escape_html(lead)}</p><ul class="parts">{links}</ul>'
+        f'{first}<div class="decisions">{moved}</div>{"".join(rest)}</section>'
     )
+
+
+def _contents(method: Method, name: str, in_full: bool) -> dict[str, Callable[[], str]]:
+    """{part: what makes its content}."""
+    run = method.example
+    slider, moved = threshold.parts(run, name) if in_full else ("", threshold.tables(run))
+    return {
+        "curves": lambda: _plots(
+            *(curves.runs_curve(method, kind) for kind in curves.KINDS),
+            plots.histogram(run),
+            plots.reliability(run),
+            curves.scores_curve(run),
+        ),
+        "threshold": lambda: slider,
+        "classes": lambda: _plots(moved, classes.bars(run)),
+        "embedding": lambda: _plots(embedding(run)),
+        "gallery": lambda: gallery(run),
+        "maps": lambda: _plots(overlays(run)),
+        "training": lambda: _plots(plots.losses(method)),
+        "diversity": lambda: _diversity(run),
+        "config": lambda: _config(run) + _environment(run),
+    }
 
 
 def _plots(*figures: str) -> str:

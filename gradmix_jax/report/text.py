@@ -5,7 +5,7 @@ from typing import Any
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats
-from gradmix_jax.report.runs import conditions, load
+from gradmix_jax.report.runs import conditions, load_groups
 from gradmix_jax.report.tables import Metric
 
 ROWS = {metric.key: metric for metric in (contents.ACCURACY, contents.AUROC, contents.OSCR, *contents.DETECTION)}
@@ -62,7 +62,7 @@ def summary(workdirs: list[str]) -> str:
     """A Markdown table of finished runs: mean +- sample standard deviation over splits, and how many splits and runs.
 
     Runs whose configs differ in trial and seed only are averaged, seeds within a split first; each feature has a row.
-    Data, hardware, versions and commits follow below the table.
+    Each dataset has a table. Data, hardware, versions and commits follow below each table.
 
     Args:
       workdirs: directories of runs that have been evaluated.
@@ -71,11 +71,15 @@ def summary(workdirs: list[str]) -> str:
       The lines.
 
     Raises:
-      ValueError: as `runs.load`.
+      ValueError: as `runs.load_groups`.
     """
-    methods = load(workdirs)
-    table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)
-    return "\n".join([*formats.markdown_rows(table), "", *(f"- {line}" for line in conditions(methods))])
+    parts, groups = [], load_groups(workdirs)
+    for group in groups:
+        methods = list(group.methods)
+        table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)
+        parts += [f"## {formats.escape_markdown(group.label)}", ""] if len(groups) > 1 else []
+        parts += [*formats.markdown_rows(table), "", *(f"- {line}" for line in conditions(methods)), ""]
+    return "\n".join(parts[:-1])
 
 
 def write_summary(workdirs: list[str], directory: str, *, notes: Sequence[str] = ()) -> str:

@@ -13,7 +13,8 @@ from evaluated_runs import ENVIRONMENT, KNOWN, open_set, write_run
 from test_report_page import Page
 
 from gradmix_jax import report, workdir
-from gradmix_jax.report import classes, contents, curves, drawing, runs, sections
+from gradmix_jax.report import contents, curves, drawing, matrix, runs, sections
+from gradmix_jax.report import gallery as gallery_lib
 
 
 def test_every_file_is_read_once(tmp_path):
@@ -88,8 +89,10 @@ def test_a_run_without_labels_has_roc_curves_but_no_oscr(tmp_path):
     np.savez(tmp_path / "a" / workdir.SCORES, **arrays)
     method = runs.load([path])[0]
     with drawing.style():
-        assert "ROC curve (one run)" in curves.runs_curve(method, with_class=False)
-        assert curves.runs_curve(method, with_class=True).startswith("<p>There is no array of labels in ")
+        assert "ROC curve (one run)" in curves.runs_curve(method, "roc")
+        for kind in ("oscr", "risk"):
+            assert curves.runs_curve(method, kind).startswith("<p>There is no array of labels in ")
+        assert "Precision-recall curve (one run)" in curves.runs_curve(method, "pr")
     text = report.table(method.example.results, path)
     assert "AUROC" in text and "OSCR  " not in text
 
@@ -102,11 +105,11 @@ def test_a_large_confusion_matrix_is_summarized():
     counts[:10, 40] = 0
     counts[:10, :40] = np.eye(10, 40) * 7  # without errors, so that these ten are left out
     names = [f"c{i}" for i in range(55)]
-    matrix = {"rows": names, "columns": [*names[:40], "unknown"], "counts": counts.tolist()}
-    rows, columns, found, known, note = classes._summarized(matrix)
-    assert (known, len(rows), len(columns)) == (31, 32, 32) and found.shape == (32, 32)
-    assert rows == [*names[10:40], "10 other known", "15 unknown classes"]
-    assert columns == [*names[10:40], "10 other known", "unknown"]
+    groups = matrix.grouping(names, counts)
+    found, note = groups.sum(counts), groups.note
+    assert groups.known == 31 and found.shape == (32, 32)
+    assert groups.rows == [*names[10:40], "10 other known", "15 unknown classes"]
+    assert groups.columns == [*names[10:40], "10 other known", "unknown"]
     assert found.sum() == counts.sum() and found[30, 30] == 70
     np.testing.assert_array_equal(found[:30, :30], counts[10:40, 10:40])
     np.testing.assert_array_equal(found[31, :30], counts[40:, 10:40].sum(axis=0))
@@ -139,15 +142,21 @@ def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int,
     np.savez(
         folder / workdir.SCORES,
         **{"known_scores": of["known"], "unknown_scores": of["unknown"], "predicted": predicted, "labels": labels},
+        **{"predicted_unknown": random.integers(0, num_classes, half), "unknown_classes": labels.astype(np.int32)},
         **scores,
     )
     features = random.normal(size=(half, width)).astype(np.float32)
     sides = {f"test_{side}/features": features for side in ("known", "unknown")}
     np.savez(folder / workdir.FEATURES, **{"test_known/labels": labels, "test_unknown/labels": -labels}, **sides)
-    kinds = ("accepted_unknown", "rejected_known", "misclassified", "accepted_known")
+    kinds = tuple(gallery_lib.KINDS)
     gallery = {f"{kind}/images": random.integers(0, 255, (16, 224, 224, 3), np.uint8) for kind in kinds}
     for kind in kinds:
         gallery |= {f"{kind}/scores": np.arange(16.0), f"{kind}/truth": known[:16], f"{kind}/predicted": known[:16]}
+        gallery |= {f"{kind}/nearest": random.integers(0, 300, (16, 3)), f"{kind}/similarity": np.ones((16, 3))}
+    gallery |= {
+        "train/images": random.integers(0, 255, (300, 224, 224, 3), np.uint8),
+        "train/classes": (known * 9)[:300],
+    }
     np.savez(folder / workdir.GALLERY, **gallery)
     results = json.loads((folder / workdir.RESULTS).read_text()) | headline
     by_score = {f: {s: headline for s in ("topk_cosine", "score0", "score1")} for f in ("features", "logits")}
@@ -187,7 +196,7 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
     # Time of the processor, which does not depend on what else runs.
     assert used.ru_utime + used.ru_stime < 60
     text = (tmp_path / "out" / "report.html").read_text()
-    assert len(text) < 4e6
+    assert len(text) < 5e6
     page = Page(text)
     assert "The 30 lowest of 1000 known and of 1000 unknown classes." in page.text["method-0-classes"]
     assert "Of 1000 known classes the 30 with the most errors" in page.text["method-0-classes"]

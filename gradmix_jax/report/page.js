@@ -1,0 +1,249 @@
+// Sorting, reading curves, and the threshold. Without this script the page shows everything at the run's own threshold.
+"use strict";
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const make = (name, kind, text = "") => {
+    const made = document.createElement(name);
+    made.className = kind;
+    made.textContent = text;
+    return made;
+  };
+
+  // Tables: a button in each heading; the third press restores the order of the file.
+
+  const valueOf = (cell) => {
+    const text = cell.dataset.v ?? cell.textContent.trim();
+    const number = parseFloat(text);
+    return cell.tagName === "TD" && !Number.isNaN(number) && !/^[a-z]/i.test(text) ? number : text;
+  };
+  const missing = (value) => value === "–" || value === "";
+  const compare = (a, b) => {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    return String(a).localeCompare(String(b), undefined, { numeric: true });
+  };
+
+  function sortable(table) {
+    const body = table.tBodies[0];
+    const rows = [...body.rows];
+    const heads = all("thead th", table);
+    heads.forEach((head, column) => {
+      const button = make("button", "");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      head.setAttribute("aria-sort", "none");
+      button.addEventListener("click", () => {
+        const values = new Map(rows.map((row) => [row, valueOf(row.cells[column])]));
+        const down = rows.some((row) => typeof values.get(row) === "number") && head.dataset.better !== "low";
+        const order = down ? ["descending", "ascending", "none"] : ["ascending", "descending", "none"];
+        const next = order[(order.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
+        heads.forEach((other) => other.setAttribute("aria-sort", other === head ? next : "none"));
+        const sign = next === "descending" ? -1 : 1;
+        const sorted = next === "none" ? rows : [...rows].sort((a, b) => {
+          const [x, y] = [values.get(a), values.get(b)];
+          if (missing(x) || missing(y)) return missing(x) - missing(y); // last in either order
+          return sign * compare(x, y);
+        });
+        body.append(...sorted);
+      });
+    });
+  }
+
+  // Plots: the points of a path, read back by the ranges of the axes.
+
+  let hint = "Point at a plot, or focus it and use the arrow keys, to read its values."; // on the first one
+  const short = (number) => String(Number(number.toPrecision(4)));
+
+  function readable(svg) {
+    const numbers = (text) => text.trim().split(/\s+/).map(Number);
+    const [left, top, right, bottom] = numbers(svg.dataset.box);
+    const [[x0, x1], [y0, y1]] = [numbers(svg.dataset.x), numbers(svg.dataset.y)];
+    const toX = (pixel) => x0 + ((pixel - left) / (right - left)) * (x1 - x0);
+    const toY = (pixel) => y0 + ((bottom - pixel) / (bottom - top)) * (y1 - y0);
+    const lines = all("path[data-name]", svg).map((path) => {
+      const points = path.getAttribute("d").match(/-?[\d.]+/g).map(Number);
+      const says = path.dataset.says ? path.dataset.says.split("|") : [];
+      const color = path.style.stroke;
+      const dot = document.createElementNS(svg.namespaceURI, "circle");
+      dot.setAttribute("class", "dot");
+      dot.setAttribute("r", 4);
+      dot.style.fill = color;
+      dot.setAttribute("hidden", "");
+      svg.append(dot);
+      return { name: path.dataset.name, points, says, dot };
+    });
+    const stops = [...new Set(lines.flatMap((line) => line.points.filter((_, i) => i % 2 === 0)))].sort((a, b) => a - b);
+    if (!stops.length) return;
+    const step = Math.max(1, Math.floor(stops.length / 100));
+    const readout = make("p", "readout", hint);
+    hint = "";
+    svg.closest(".plot").append(readout);
+    const cursor = svg.querySelector(".cursor");
+    const [xName] = svg.dataset.xLabel.split(":");
+    let at = -1;
+
+    function show(place) {
+      at = Math.max(0, Math.min(stops.length - 1, place));
+      const pixel = stops[at];
+      cursor.removeAttribute("hidden");
+      cursor.setAttribute("transform", `translate(${pixel} 0)`);
+      const found = lines.flatMap(({ name, points, says, dot }) => {
+        let best = 0;
+        for (let i = 2; i < points.length; i += 2) {
+          if (Math.abs(points[i] - pixel) < Math.abs(points[best] - pixel)) best = i;
+        }
+        const near = Math.abs(points[best] - pixel) < 10;
+        dot.toggleAttribute("hidden", !near);
+        dot.setAttribute("cx", points[best]);
+        dot.setAttribute("cy", points[best + 1]);
+        return near ? [`${name} ${short(toY(points[best + 1]))} ${says[best / 2] ?? ""}`.trim()] : [];
+      });
+      const text = `${xName} ${short(toX(pixel))}: ${found.join("; ")}`;
+      readout.textContent = text;
+      svg.setAttribute("aria-valuenow", at);
+      svg.setAttribute("aria-valuetext", text);
+    }
+
+    function nearest(event) {
+      const box = svg.getBoundingClientRect();
+      const pixel = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+      let best = 0;
+      stops.forEach((stop, i) => { if (Math.abs(stop - pixel) < Math.abs(stops[best] - pixel)) best = i; });
+      show(best);
+    }
+    svg.addEventListener("pointermove", nearest);
+    svg.addEventListener("pointerdown", nearest);
+    svg.addEventListener("focus", () => { if (at < 0) show(Math.floor(stops.length / 2)); });
+    const moves = {
+      ArrowRight: () => at + step, ArrowUp: () => at + step, ArrowLeft: () => at - step, ArrowDown: () => at - step,
+      PageUp: () => at + 10 * step, PageDown: () => at - 10 * step, Home: () => 0, End: () => stops.length - 1,
+    };
+    svg.addEventListener("keydown", (event) => {
+      if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      show(moves[event.key]());
+    });
+    const roles = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": stops.length - 1 };
+    const start = { "aria-valuenow": 0, "aria-valuetext": "move with the arrow keys to read values" };
+    Object.entries({ ...roles, ...start }).forEach(([name, value]) => svg.setAttribute(name, value));
+  }
+
+  // The threshold of a method: threshold number `at` accepts an image that more than `at` thresholds accept.
+
+  const share = (count, total) => `${((100 * count) / Math.max(total, 1)).toFixed(1)} %`;
+  const outOf = (count, total) => `${share(count, total)}\n${count} of ${total}`;
+
+  function decided(cells, at) {
+    return cells.map(([row, column, ...pairs]) => {
+      let count = 0;
+      for (let i = 0; i < pairs.length; i += 2) if (pairs[i] > at) count += pairs[i + 1];
+      return [row, column, count];
+    });
+  }
+
+  function showMatrix(table, { totals, cells }, at) {
+    const rows = [...table.tBodies[0].rows];
+    const width = rows[0].cells.length - 2;
+    const counts = rows.map(() => new Array(width).fill(0));
+    decided(cells, at).forEach(([row, column, count]) => { counts[row][column] = count; });
+    rows.forEach((row, r) => {
+      counts[r][width - 1] = totals[r] - counts[r].reduce((a, b) => a + b, 0);
+      counts[r].forEach((count, c) => {
+        const cell = row.cells[c + 1];
+        const part = count / Math.max(totals[r], 1);
+        cell.textContent = count;
+        cell.style.setProperty("--s", part.toFixed(2));
+        cell.classList.toggle("full", part > 0.55);
+        cell.classList.toggle("zero", !count);
+      });
+    });
+  }
+
+  function showTaken(rows, { names, totals, cells }, at) {
+    const found = rows.map(() => []);
+    decided(cells, at).forEach(([row, column, count]) => { found[row][column] = count; });
+    rows.forEach((row, r) => {
+      const accepted = found[r][names.length] ?? 0;
+      const top = names.map((name, k) => [name, found[r][k] ?? 0]).filter(([, count]) => count);
+      top.sort((a, b) => b[1] - a[1]);
+      row.cells[2].textContent = accepted;
+      row.cells[3].textContent = share(accepted, totals[r]);
+      row.cells[4].textContent = top.slice(0, 3).map(([name, count]) => `${name} (${count})`).join(", ") || "none";
+    });
+  }
+
+  function showStrip(strip, threshold) {
+    const cards = all("li", strip);
+    let shown = 0;
+    let wrong = 0;
+    cards.forEach((card) => {
+      const accepted = Number(card.dataset.score) >= threshold;
+      const unknown = card.dataset.side === "unknown";
+      const mistake = unknown ? accepted : !accepted || card.dataset.wrong === "1";
+      const keep = strip.dataset.keep === "all" || (strip.dataset.keep === "accepted") === accepted;
+      card.hidden = !keep;
+      card.classList.toggle("mistake", mistake);
+      let verdict = card.querySelector(".verdict");
+      if (!verdict) card.insertBefore(verdict = make("span", "verdict"), card.children[1]);
+      verdict.textContent = `${accepted ? "accepted" : "rejected"}${mistake ? ", wrong" : ""}`;
+      shown += keep;
+      wrong += keep && mistake;
+    });
+    const every = strip.dataset.keep === "all";
+    const said = every ? `${wrong} of ${cards.length} are wrong` : `${shown} of ${cards.length} are ${strip.dataset.keep}`;
+    strip.querySelector(".shown").textContent = `Of the images that the run stored, ${said} at this threshold.`;
+  }
+
+  function movable(section) {
+    const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);
+    const control = section.querySelector(".control");
+    const [input, output, button] = ["input", "output", "button"].map((name) => control.querySelector(name));
+    const brief = make("span", "brief");
+    control.append(brief);
+    control.hidden = false;
+    const status = section.querySelector("[role=status]");
+    const numbers = Object.fromEntries(all("[data-number]", section).map((each) => [each.dataset.number, each]));
+    const takenRows = all(".taken tbody tr", section); // in the order of the file, whatever they are sorted by
+    let waiting = 0;
+
+    function show(at) {
+      const [accepted, right, wrongly] = [data.accepted[at], data.right[at], data.false[at]];
+      const last = at === data.thresholds.length - 1;
+      const name = last ? "above all scores" : data.thresholds[at].toFixed(4);
+      const texts = {
+        f1: data.f1[at].toFixed(4),
+        accepted: outOf(accepted, data.known),
+        right: outOf(right, data.known),
+        false: outOf(wrongly, data.unknown),
+        rejected: outOf(data.known - accepted, data.known),
+        wrong: outOf(accepted - right, data.known),
+      };
+      Object.entries(texts).forEach(([key, text]) => { numbers[key].textContent = text; });
+      output.textContent = name;
+      const [known, unknown] = [share(accepted, data.known), share(wrongly, data.unknown)];
+      brief.textContent = `macro-F1 ${texts.f1} · known accepted ${known} · unknown accepted ${unknown}`;
+      input.setAttribute("aria-valuetext", `${name}${at === data.own ? ", the run's own" : ""}`);
+      if (data.matrix) showMatrix(section.querySelector(".confusion"), data.matrix, at);
+      if (data.taken) showTaken(takenRows, data.taken, at);
+      all(".strip", section).forEach((strip) => showStrip(strip, data.thresholds[at]));
+      all("figcaption .at", section).forEach((each) => { 
+        each.textContent = at === data.start ? each.dataset.own : `the threshold ${name}`;
+      });
+      clearTimeout(waiting);
+      waiting = setTimeout(() => { status.textContent = `Threshold ${name}: ${brief.textContent}`; }, 400);
+    }
+    input.addEventListener("input", () => show(Number(input.value)));
+    button.addEventListener("click", () => {
+      input.value = data.start;
+      show(data.start);
+    });
+    input.value = data.start; // a browser may have kept another value from the last visit
+    show(data.start);
+    clearTimeout(waiting); // nothing has changed yet
+  }
+
+  all("table.sortable").forEach(sortable);
+  all("svg.lines").forEach(readable);
+  all(".decisions").filter((section) => section.querySelector(".control")).forEach(movable);
+  document.documentElement.dataset.ready = "yes";
+})();
