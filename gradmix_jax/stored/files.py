@@ -47,7 +47,20 @@ _metrics = record(
         **dict.fromkeys(("ccr_at_fpr_01", "ccr_at_fpr_10"), _share),
     }
 )
-_classifier = record({"accuracy": _share, "ece": _share, "nll": number(), "brier": number(0, 2), "l2": number()})
+
+
+def _reliability(where: str, value: Any) -> None:
+    """Equally many bins of each."""
+    each = {"count": listing(whole(required=True)), "confidence": listing(_share), "accuracy": listing(_share)}
+    record(each)(where, value)
+    if len({len(value.get(name, ())) for name in each}) > 1:
+        raise Wrong(f"{where} must have as many of {', '.join(each)}")
+
+
+_classifier = record(
+    {"accuracy": _share, "ece": _share, "nll": number(), "brier": number(0, 2), "l2": number()}
+    | {"reliability": nullable(_reliability)}
+)
 _of_class = record({"accuracy": _share, "auroc": _share, "n": whole()})
 _detection = record({"n": whole(), "by_score": mapping(mapping(_metrics))})
 _environment = record(
