@@ -7,5 +7,6 @@ from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["gradmix_jax*"]), "gradmix_jax.configs"],
+    package_data={"gradmix_jax.data": ["protocols.json"]},
     package_dir={"gradmix_jax.configs": "configs"},
 )

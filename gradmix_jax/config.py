@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -126,6 +127,27 @@ def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
     check_choice("the recipe", name, RECIPES)
     c.update(RECIPES[name])
     return c
+
+
+def variant_of(text: str, variants: Iterable[str], *, recipe: str = "input") -> tuple[str, str]:
+    """(variant, recipe) of what follows the colon of a config with variants: "cub", "cub,layer" or "layer".
+
+    Args:
+      text: what follows the colon.
+      variants: of the config; the first one is meant where only a recipe is given.
+      recipe: meant where only a variant is given.
+
+    Raises:
+      ValueError: no such variant or recipe.
+    """
+    variants = tuple(variants)
+    first, comma, rest = text.partition(",")
+    if not comma and first in RECIPES:
+        return variants[0], first
+    check_choice("the variant", first, variants)
+    if comma:
+        check_choice("the recipe", rest, RECIPES)
+    return first, rest or recipe
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:

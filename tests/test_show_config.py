@@ -46,7 +46,7 @@ def test_a_name_is_a_config_of_the_package():
     path = cli.config_path_of("digits_osr:layer")
     assert path == f"{commands.ROOT / 'configs' / 'digits_osr.py'}:layer"
     with pytest.raises(
-        ValueError, match="--config must be one of cifar_ood, .*got 'digits_ocr'; did you mean 'digits_osr'"
+        ValueError, match="--config must be one of cifar100_superclasses, .*got 'digits_ocr'; did you mean 'digits_osr'"
     ):
         cli.config_path_of("digits_ocr")
 

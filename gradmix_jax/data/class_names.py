@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from gradmix_jax.data import published
+
 _DIGITS = tuple(map(str, range(10)))
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100 = """
@@ -43,8 +45,12 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "cifar10": _CIFAR10,
     "cifar100": tuple(_CIFAR100.split()),
     "": tuple(_TINY_IMAGENET.split()),
+    **published.class_names(),
 }
+# Data sets of which a part may be stored, or more: every class has a WordNet id of its own.
+IN_PARTS = ("imagenet", "imagenet21k")
 _SHOWN = 5
+_PLAIN = str.maketrans("_-/", "   ")
 
 
 def is_numbered(names: Iterable[str]) -> bool:
@@ -65,19 +71,26 @@ def ids_in(names: Sequence[str], dataset: str, ids: Sequence[int], *, whole: boo
       names: class names as stored. Names that are numbers from 0 on are taken for the published class ids.
       dataset: key of `CLASS_NAMES`.
       ids: the classes, as the benchmark counts them.
-      whole: whether `names` has to list all classes of the data set and no others; else only those of `ids`.
+      whole: whether `names` has to list all classes of the data set and no others; else only those of `ids`, as
+        always for `IN_PARTS`.
 
     Raises:
-      ValueError: the names are neither those of the data set (case, "_", "-" and spaces do not count) nor numbers.
+      ValueError: the names are neither those of the data set (case, "_", "-", "/" and spaces do not count) nor numbers.
     """
     expected = CLASS_NAMES[dataset]
+    in_parts = dataset in IN_PARTS
     place_of = {_plain(name): place for place, name in enumerate(names)}
     wanted = [_plain(expected[c]) for c in ids]
-    if set(place_of) == set(map(_plain, expected)) if whole else set(wanted) <= set(place_of):
+    if set(place_of) == set(map(_plain, expected)) if whole and not in_parts else set(wanted) <= set(place_of):
         return tuple(place_of[name] for name in wanted)
     counted = is_numbered(names) and [*map(int, names)] == [*range(len(names))]
-    if counted and (len(names) == len(expected) or (not whole and len(names) > max(ids))):
+    if counted and (len(names) == len(expected) or (not (whole or in_parts) and len(names) > max(ids))):
         return tuple(ids)
+    if in_parts:
+        missing = [name for name in wanted if name not in place_of]
+        raise ValueError(
+            f"lacks {len(missing)} of the {len(wanted)} classes {_listed(missing)}; name their folders by WordNet id."
+        )
     raise ValueError(
         f"has the {len(names)} classes {_listed(names)}, but the benchmark needs the {len(expected)} classes "
         f"{_listed(expected)}; rename them, or number them 0 to {len(expected) - 1} in this order."
@@ -91,7 +104,7 @@ def datasets_of(names: Sequence[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")
+    return name.lower().translate(_PLAIN)
 
 
 def _listed(names: Sequence[str]) -> str:

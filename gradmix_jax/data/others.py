@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gradmix_jax.data import class_names, readers
-from gradmix_jax.data.build import OpenSet, pick, stratified
+from gradmix_jax.data.build import OpenSet, listed, pick, stratified
 from gradmix_jax.data.source import ArrayRecords, DataSet, Records, Source
 from gradmix_jax.data.spec import Spec
 
@@ -22,6 +22,29 @@ def out_of_distribution(spec: Spec, name: str) -> Source:
     """
     data = readers.load(spec, name, with_train=False)
     return pick(spec, data, "test", sorted(set(data.test.labels.tolist()))).as_unknown()
+
+
+def shifted(spec: Spec, data: OpenSet, name: str) -> Source:
+    """The test images of another data set that are of the run's known classes, with the run's labels.
+
+    Classes are the same where their names are; not every known class needs images there. Images of other classes are
+    left out.
+
+    Raises:
+      ValueError: the data set is missing, or has no image of a known class.
+    """
+    stored = readers.load(spec, name, with_train=False)
+    present = set(stored.test.labels.tolist())
+    label_of = {known: label for label, known in enumerate(data.class_names)}
+    classes = [c for c, each in enumerate(stored.class_names) if each in label_of and c in present]
+    if not classes:
+        raise ValueError(
+            f"evaluate.shifted must have images of known classes, but {name!r} has none; its classes are "
+            f"{listed(stored.class_names)}, the known ones {listed(data.class_names)}."
+        )
+    source = pick(spec, stored, "test", classes)
+    labels = np.array([label_of[stored.class_names[c]] for c in classes], np.int32)
+    return dataclasses.replace(source, labels=labels[source.labels])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +104,9 @@ def corrupted(
     if kind != "folder":
         stored = readers.load(spec, f"{source}/{corruption}_{severity}", with_train=False)
     else:
-        stored = _release(Path(path).expanduser(), source, corruption, severity, data.stored_names)
+        stored = _release(
+            Path(readers.located(spec, path)).expanduser(), source, corruption, severity, data.stored_names
+        )
     if stored.class_names != data.stored_names:
         raise ValueError(
             f"evaluate.corruptions must have the {len(data.stored_names)} classes of {data.split.known_dataset!r}, got "

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradmix_jax.data import csv_list, folder, hub, idx, noise, prepared
+from gradmix_jax.data import csv_list, fine_grained, folder, hub, idx, imagenet, imglist, noise, prepared
 from gradmix_jax.data.source import DataSet
 from gradmix_jax.fields import check_choice
 
@@ -62,8 +62,9 @@ def _hub(spec, name, with_train):
     return hub.load(name, with_train=with_train, **options)
 
 
-def _idx(spec, path, with_train):
-    return idx.load(path, with_train=with_train)
+def _at_path(load):
+    """The reader of a layout that says itself which images are test images."""
+    return Reader(lambda spec, path, with_train: load(path, with_train=with_train), argument="PATH")
 
 
 def _noise(spec, kind, with_train):
@@ -78,7 +79,12 @@ READERS: dict[str, Reader] = {
     **{name: Reader(_prepared) for name in prepared.TEST_PARTS},
     "folder": Reader(_folder, argument="PATH"),
     "csv": Reader(_csv, argument="PATH"),
-    "idx": Reader(_idx, argument="PATH"),
+    "idx": _at_path(idx.load),
+    "cub": _at_path(fine_grained.load_cub),
+    "aircraft": _at_path(fine_grained.load_aircraft),
+    "cars": _at_path(fine_grained.load_cars),
+    "imagenet": _at_path(imagenet.load),
+    "imglist": _at_path(imglist.load),
     "hf": Reader(_hub, argument="NAME"),
     "noise": Reader(_noise, argument=tuple(noise.KINDS), has_train=False),
 }
@@ -121,7 +127,14 @@ def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
     check_name("dataset.name", name, with_train=with_train)
     kind = kind_of(name)
     argument = name.partition(":")[2] if READERS[kind].argument else name
+    if READERS[kind].argument == "PATH":
+        argument = located(spec, argument)
     return dataclasses.replace(READERS[kind].load(spec, argument, with_train), name=name)
+
+
+def located(spec: "Spec", path: str) -> str:
+    """A path of a data set's name, seen from `dataset.root`; absolute ones and those from ~ stay as they are."""
+    return path if path.startswith("~") else os.path.join(spec.root, path)
 
 
 def canonical(name: str) -> str:

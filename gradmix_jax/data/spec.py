@@ -26,7 +26,9 @@ class Spec(Section, section="dataset"):
     unknown, all of them are.
     """
 
-    name: str = key("digits", "digits, a TFDS name, folder:PATH, csv:PATH, idx:PATH or hf:NAME")
+    name: str = key(
+        "digits", "digits, a TFDS name, hf:NAME, or KIND:PATH with a kind of data.READERS such as folder, csv or cub"
+    )
     unknown_name: str = key("", "data set of the unknown classes; empty: the benchmark's, or the same one")
     benchmark: str = key(
         "mnist",
@@ -34,7 +36,7 @@ class Spec(Section, section="dataset"):
         'every class is known; "auto": "named" with dataset.known, "all" with dataset.unknown_name, else "random"',
         choices=lambda: (*splits.BENCHMARKS, "random", NAMED, "all", AUTO),
     )
-    trial: int = key(0, 'which of the splits, 0 to 4 (any number for "random" and "named")', least=0)
+    trial: int = key(0, 'which of the splits, from 0 (any number for "random" and "named")', least=0)
     num_known: int = key(6, 'number of known classes, for benchmark "random" only; 0: 60 % of the classes', least=0)
     known: tuple[str, ...] = key((), 'names of the known classes in label order, for benchmark "named" only')
     unknown: tuple[str, ...] = key((), 'names of the unknown classes, for benchmark "named" only; empty: all others')
@@ -56,6 +58,7 @@ class Spec(Section, section="dataset"):
     storage: str = key(
         "resident", '"resident": uint8 on the device; "stream": read from disk during training', choices=STORAGE
     )
+    root: str = key("", "folder that relative paths in names of data sets count from", may_change=True)
     data_dir: str = key("", "of TFDS; empty: its default", may_change=True)
     download: bool = key(True, "let TFDS download and prepare what is not there", may_change=True)
     bad_images: str = key(
@@ -86,11 +89,23 @@ class Spec(Section, section="dataset"):
             )
         if PUBLISHED in self.negative:
             self._check_published_negative()
+        self._check_unknown_data()
         if self.benchmark == "all" and same_data(self.name, self.unknown_data):
             raise ValueError(
                 f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another data set as "
                 "dataset.unknown_name."
             )
+
+    def _check_unknown_data(self):
+        """A benchmark whose unknown classes are of other data has to be told which."""
+        for split in splits.BENCHMARKS.get(self.benchmark, ())[:1]:
+            elsewhere = split.known_dataset != split.unknown_dataset and split.unknown_dataset not in readers.READERS
+            alone = not split.unknown and same_data(self.name, self.unknown_data)
+            if (elsewhere and not self.unknown_name) or alone:
+                what = split.unknown_dataset if elsewhere else "other data"
+                raise ValueError(
+                    f"dataset.benchmark {self.benchmark!r} has unknown classes of {what}; set dataset.unknown_name."
+                )
 
     def _check_published_negative(self):
         if len(self.negative) > 1:

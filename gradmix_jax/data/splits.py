@@ -1,9 +1,10 @@
-"""The published class splits of open set recognition: six benchmarks, five trials each.
+"""The published class splits of open set recognition: `BENCHMARKS`, by name and trial.
 
-The class ids are those of the TFDS data sets of the same name; TinyImageNet has no TFDS name, its ids count in the
-sorted list of its 200 WordNet ids. Known classes are listed in published order, which is also the order of the
-training labels 0..K-1. Source: the splits of the open set literature, on which independent code bases agree, order
-included.
+The six small benchmarks, of five trials each, are listed here; their class ids are those of the TFDS data sets of the
+same name, TinyImageNet's count in the sorted list of its 200 WordNet ids. Source: the splits of the open set
+literature, on which independent code bases agree, order included. The larger ones come from `published`, and
+`protocols.PROTOCOLS` says more about each. Known classes are listed in published order, which is also the order of the
+training labels 0..K-1.
 """
 
 import collections
@@ -11,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from gradmix_jax.data import class_names, published
 from gradmix_jax.fields import check_choice, check_number
 
 
@@ -69,6 +71,24 @@ def _within(dataset: str, num_classes: int, *trials: tuple[int, ...]) -> tuple[S
 def _across(*trials: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[Split, ...]:
     """Trials with known classes of CIFAR-10 and unknown classes of CIFAR-100."""
     return tuple(Split(known, unknown, "cifar10", "cifar100") for known, unknown in trials)
+
+
+def _listed(lists: published.Lists) -> Split:
+    """The only trial of a protocol of `published`."""
+    unknown = tuple(c for ids in lists.groups.values() for c in ids)
+    groups = tuple((name, ids) for name, ids in lists.groups.items() if name)
+    return Split(lists.known, unknown, lists.of, lists.unknown_of, lists.negative, groups)
+
+
+def _superclasses(dataset: str) -> tuple[Split, ...]:
+    """One trial for each superclass, alphabetically: its classes are known, every other superclass is a group."""
+    place = {name: c for c, name in enumerate(class_names.CLASS_NAMES[dataset])}
+    groups = {name: tuple(place[each] for each in names) for name, names in published.superclasses(dataset).items()}
+    splits = []
+    for chosen, known in sorted(groups.items()):
+        others = tuple((name, ids) for name, ids in groups.items() if name != chosen)
+        splits.append(Split(known, tuple(c for _, ids in others for c in ids), dataset, dataset, groups=others))
+    return tuple(splits)
 
 
 # fmt: off
@@ -139,12 +159,14 @@ BENCHMARKS: dict[str, tuple[Split, ...]] = {
         (98, 36, 158, 177, 189, 157, 170, 191, 82, 196, 138, 166, 43, 13, 152, 11, 75, 174, 193, 190),
         (95, 6, 145, 153, 0, 143, 31, 23, 189, 81, 20, 21, 89, 26, 36, 170, 102, 177, 108, 169),
     ),
+    "cifar100_superclasses": _superclasses("cifar100"),
+    **{name: (_listed(lists),) for name, lists in published.lists().items()},
 }
 # fmt: on
 
 
 def get(name: str, trial: int) -> Split:
-    """The published split `trial` (0..4) of a benchmark.
+    """The published split `trial`, from 0, of a benchmark.
 
     Raises:
       ValueError: unknown benchmark, or trial out of range.

@@ -8,7 +8,17 @@ from typing import Any
 
 from gradmix_jax import data as data_lib
 from gradmix_jax import metrics, scores
-from gradmix_jax.evaluation import closed_set, corrupted, fitting, gallery, guards, headline, out_of_distribution
+from gradmix_jax.evaluation import (
+    closed_set,
+    corrupted,
+    fitting,
+    gallery,
+    guards,
+    headline,
+    leaderboard,
+    out_of_distribution,
+    shifted,
+)
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.evaluation.images import Opener
@@ -115,9 +125,18 @@ def _optional_parts(
     spec, known = evaluator.model.spec, parts["test_known"]
     selection = guards.of_training(parts)
 
+    correct_N = scored.predicted[headline.KNOWN][spec.feature] == known.labels
+    spectrum = shifted.Spectrum(spec.shifted, [scored.scores[headline.KNOWN]], [correct_N])
+    of = dict(selection=selection, known=known)
+
+    def shift(name):
+        results.setdefault("shifted", {})[name] = shifted.measure(evaluator, name, spectrum, **of)
+
     def detect(kind, name):
-        of = dict(selection=selection, known=known, known_scores=scored.scores[headline.KNOWN])
-        results["ood"][kind][name] = out_of_distribution.detect(evaluator, name, **of)
+        results["ood"][kind][name] = out_of_distribution.detect(evaluator, name, spectrum=spectrum, **of)
+        accuracy = {leaderboard.OOD: results["accuracy"]}
+        accuracy |= {leaderboard.FULL_SPECTRUM: spectrum.accuracy} if spectrum.is_whole else {}
+        results["leaderboard"] = leaderboard.table(results["ood"], accuracy)
 
     def corruptions():
         places = tuple(parts[f"test_{side}"].places for side in _SIDES)
@@ -130,6 +149,9 @@ def _optional_parts(
         "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
         "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
     }
+    # Before the unknown data sets, which are compared to them.
+    for name in spec.shifted:
+        tasks[f"shifted data set {name}"] = lambda name=name: shift(name)
     for kind in ("near", "far"):
         for name in getattr(spec, kind):
             tasks[f"{kind} data set {name}"] = lambda kind=kind, name=name: detect(kind, name)
@@ -158,6 +180,8 @@ def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) 
         source = opener.other(name)
         known = data.for_training.dataset, data.for_training.classes
         guards.disjoint_names("train", known, name, (source.dataset, source.classes))
+    for name in spec.shifted:
+        opener.shifted(name)
     for name in spec.probes:
         opener.probe(name)
     corrupted.check(spec, setup.dataset, data)
@@ -191,7 +215,9 @@ def _headline(evaluator: Evaluator, parts: Mapping[str, Features]) -> tuple[head
     spec, known, unknown = evaluator.model.spec, parts["test_known"], parts["test_unknown"]
     names = [name for name in (headline.VALIDATION, headline.KNOWN, headline.UNKNOWN) if name in parts]
     scored = headline.score_parts(evaluator.fitted, {name: evaluator.complete(parts[name].outputs) for name in names})
-    truth = headline.Truth(known.labels, known.classes, unknown.classes, evaluator.model.data.class_names)
+    data = evaluator.model.data
+    groups = {name: [data.test_unknown.names[c] for c in ids] for name, ids in data.split.groups}
+    truth = headline.Truth(known.labels, known.classes, unknown.classes, data.class_names, groups)
     chosen = dict(feature=spec.feature, score=spec.score)
     said = scores.describe(spec.score, spec.options.get(spec.score, {}), k=spec.k)
     results = {

@@ -58,12 +58,14 @@ class Truth:
       labels_N: classes of the known ones, 0..K-1; None: nobody knows, so there is no accuracy.
       classes_N, classes_M: names of the classes of the known and the unknown ones.
       class_names: of the K known classes, in label order.
+      groups: {group: names of its unknown classes}, to be reported one by one.
     """
 
     labels_N: np.ndarray | None
     classes_N: np.ndarray
     classes_M: np.ndarray
     class_names: Sequence[str]
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[str, Any]:
@@ -76,8 +78,9 @@ def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[s
 
     Returns:
       The metrics of the headline, "by_score" {feature: {score: metrics}}, "by_feature" (the headline's score),
-      "intervals", "per_class", "per_unknown_class", "confusion", "feature", "score_name". Without labels there are no
-      accuracy, OSCR, macro-F1, intervals, confusion and per-class numbers.
+      "intervals", "per_class", "per_unknown_class", "confusion", "feature", "score_name", and "per_unknown_group" where
+      the unknown classes are in groups: "classes", "n", the metrics of the headline, "by_score". Without labels there
+      are no accuracy, OSCR, macro-F1, intervals, confusion and per-class numbers.
     """
     by_score = {
         each: {name: _metrics(scored, truth, each, name) for name in names}
@@ -90,7 +93,29 @@ def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[s
         "by_feature": {each: values[score] for each, values in by_score.items() if score in values},
         "by_score": by_score,
     }
+    if truth.groups:
+        found["per_unknown_group"] = {
+            name: _group(scored, truth, np.isin(truth.classes_M, list(classes)), feature, score)
+            for name, classes in truth.groups.items()
+        }
     return found if truth.labels_N is None else found | _labeled(scored, truth, feature, score)
+
+
+def _group(scored: Scored, truth: Truth, chosen_M: np.ndarray, feature: str, score: str) -> dict[str, Any]:
+    """Every score of all known images against the unknown ones of one group."""
+    classes = len(set(truth.classes_M[chosen_M].tolist()))
+    if not classes:  # all of its images were dropped
+        return {"classes": 0, "n": 0, "by_score": {}}
+    unknown = {
+        each: {name: values[chosen_M] for name, values in by_score.items()}
+        for each, by_score in scored.scores[UNKNOWN].items()
+    }
+    part = dataclasses.replace(scored, scores={**scored.scores, UNKNOWN: unknown})
+    by_score = {
+        each: {name: _metrics(part, truth, each, name) for name in names}
+        for each, names in scored.scores[KNOWN].items()
+    }
+    return {"classes": classes, "n": int(chosen_M.sum()), **by_score[feature][score], "by_score": by_score}
 
 
 def _metrics(scored: Scored, truth: Truth, feature: str, score: str) -> dict[str, float]:

@@ -13,15 +13,15 @@ from gradmix_jax.evaluation.spec import Setup
 
 SIDES = ("test_known", "test_unknown")
 # Of a name: the kind, and how many words follow it.
-RUN, OTHER, PROBE, CORRUPTED = "run", "out of distribution", "probe", "corrupted"
+RUN, OTHER, PROBE, CORRUPTED, SHIFTED = "run", "out of distribution", "probe", "corrupted", "shifted"
 
 
 class Opener:
     """Opens images by name.
 
-    ("run", part): a part of the run's data. ("out of distribution", data set): its test images. ("probe", data set,
-    part): images of a labeled data set. ("corrupted", corruption, severity): the test images that `places` chooses,
-    known ones first.
+    ("run", part): a part of the run's data. ("out of distribution", data set): its test images. ("shifted", data set):
+    those of known classes. ("probe", data set, part): images of a labeled data set. ("corrupted", corruption,
+    severity): the test images that `places` chooses, known ones first.
 
     Args:
       setup: sections of the config.
@@ -35,6 +35,7 @@ class Opener:
         self._clean: dict[tuple[int, int], np.ndarray] = {}
         self.probe = functools.cache(lambda name: data_lib.labelled(setup.dataset, name))
         self.other = functools.cache(lambda name: data_lib.out_of_distribution(setup.dataset, name))
+        self.shifted = functools.cache(lambda name: data_lib.shifted(setup.dataset, data, name))
 
     def share(self, name: tuple, index: int = 0, count: int = 1) -> tuple[Images, int]:
         """(images of one of `count` contiguous shares of equal size, the number of all images)."""
@@ -53,6 +54,8 @@ class Opener:
             return getattr(self._data, rest[0])
         if kind == OTHER:
             return self.other(rest[0])
+        if kind == SHIFTED:
+            return self.shifted(rest[0])
         if kind == PROBE:
             return getattr(self.probe(rest[0]), rest[1])
         source = self._setup.evaluate.corruptions

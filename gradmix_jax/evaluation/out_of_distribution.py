@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from gradmix_jax.evaluation import guards, images, open_set
+from gradmix_jax.evaluation import guards, images, leaderboard, open_set
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
+from gradmix_jax.evaluation.shifted import Spectrum
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def detect(
-    evaluator: Evaluator, name: str, *, selection: tuple[Features, ...], known: Features, known_scores: Scores
+    evaluator: Evaluator, name: str, *, selection: tuple[Features, ...], known: Features, spectrum: Spectrum
 ) -> dict[str, Any]:
     """Every score on one data set of `evaluate.near` or `evaluate.far`.
 
@@ -22,10 +23,11 @@ def detect(
       name: of the data set.
       selection: features of the training images and, where there are such, of the validation and negative images.
       known: features of the known test images.
-      known_scores: {feature: {score: score_N}} of these.
+      spectrum: the scores of these and of all shifted data sets.
 
     Returns:
-      {"n", "duplicates", "by_score": {feature: {score: metrics}}}.
+      {"n", "duplicates", "by_score": {feature: {score: metrics}}, "leaderboard"}, and "full_spectrum" as "by_score"
+      where there are shifted data sets.
 
     Raises:
       ValueError: the data set is missing, shares a class with the known ones, or images with training, validation or
@@ -39,7 +41,16 @@ def detect(
     unknown, dropped = guards.without_duplicates((*selection, known), unknown, model.spec.duplicates)
     # Images of one kind, such as noise, may all get the same score.
     unknown_scores = evaluator.fitted.scores(evaluator.complete(unknown.outputs), constant=True)
-    return {"n": len(unknown), "duplicates": dropped, "by_score": metrics_of(known_scores, unknown_scores)}
+    against = {leaderboard.OOD: spectrum.scores[0]}
+    if spectrum.is_whole:
+        against[leaderboard.FULL_SPECTRUM] = spectrum.joined()
+    found = {name: metrics_of(known_scores, unknown_scores) for name, known_scores in against.items()}
+    chosen = lambda scores: scores.get(model.spec.feature, {}).get(model.spec.score)
+    unknown_M = chosen(unknown_scores)
+    rows = {name: leaderboard.row(chosen(each), unknown_M) for name, each in against.items() if unknown_M is not None}
+    full = {"full_spectrum": found[leaderboard.FULL_SPECTRUM]} if spectrum.is_whole else {}
+    counts = {"n": len(unknown), "duplicates": dropped}
+    return {**counts, "by_score": found[leaderboard.OOD], **full, "leaderboard": rows}
 
 
 def metrics_of(known_scores: Scores, unknown_scores: Scores) -> dict[str, dict[str, dict[str, float]]]:

@@ -33,6 +33,9 @@ class Spec(Section, section="evaluate"):
         (), "near out-of-distribution data sets: TFDS names, folder:PATH, idx:PATH, noise:uniform or noise:gaussian"
     )
     far: tuple[str, ...] = key((), "far out-of-distribution data sets, likewise")
+    shifted: tuple[str, ...] = key(
+        (), "data sets with covariate-shifted images of the known classes, which full-spectrum results count as known"
+    )
     corruptions: str = key("none", 'of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release')
     corruption_reference: str = key("", "workdir of the run whose errors divide ours in the mean corruption error")
     probes: tuple[str, ...] = key((), "other labeled data sets to probe the frozen encoder on")
@@ -45,6 +48,8 @@ class Spec(Section, section="evaluate"):
         check_choice(f"evaluate.score (of evaluate.feature {self.feature!r})", self.score, self.headline_scores)
         for name in (*self.near, *self.far):
             data_lib.check_unknown_name("each element of evaluate.near and evaluate.far", name)
+        for name in self.shifted:
+            data_lib.check_unknown_name("each element of evaluate.shifted", name)
         for name in self.probes:
             data_lib.check_name("each element of evaluate.probes", name)
         if not self.corruptions.startswith("folder:"):
@@ -102,7 +107,7 @@ def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) ->
         if lacking and part in scores.SCORES[spec.score].needs:
             fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]
             raise ValueError(f"evaluate.score {spec.score!r} does not work: {why}; use one of {', '.join(fitting)}.")
-    for kind in ("near", "far"):
+    for kind in ("near", "far", "shifted"):
         for name in getattr(spec, kind):
             if data_lib.same_data(name, data_spec.name):
                 raise ValueError(f"evaluate.{kind} must be other data than the known classes' {data_spec.name!r}.")

@@ -35,7 +35,10 @@ def all_tables(methods: list[Method]) -> list[Table]:
         overall(methods),
         by_feature(methods, [*BY_FEATURE, *CORRECT_AT]),
         by_score(methods),
+        unknown_groups(methods),
         out_of_distribution(methods),
+        leaderboard(methods, "ood"),
+        leaderboard(methods, "fsood"),
         corruptions(methods),
         each_corruption(methods),
         closed_set(methods),
@@ -97,6 +100,57 @@ def by_score(methods: list[Method]) -> Table | None:
     title = "AUROC of every score of every feature"
     notes = ("Compared within a method: which score suits the feature.", PICKED_NOTE)
     return build("by-score", title, ("method", "score"), columns, rows, notes=notes)
+
+
+def unknown_groups(methods: list[Method]) -> Table | None:
+    """(group of unknown classes, method) x headline metrics against that group, and against all groups together."""
+    everything = [run.results["per_unknown_group"] for method in methods for run in method.runs]
+    names = _union(everything)
+    pick = lambda results, name: results["per_unknown_group"].get(name, {})
+    rows = [
+        Row((name, method.label), method, lambda results, n=name: pick(results, n), name)
+        for name in names
+        for method in methods
+    ]
+    together = lambda results: results if results["per_unknown_group"] else {}
+    rows += [Row(("together", method.label), method, together, "together") for method in methods if names]
+    sizes = {name: each for found in everything for name, each in found.items()}
+    notes = tuple(
+        f"{name}: {each['classes']} classes, {each['n']} images."
+        for name, each in sizes.items()
+        if {"classes", "n"} <= each.keys()
+    )
+    title = "Groups of unknown classes"
+    return build("unknown-groups", title, ("group", "method"), [AUROC, OSCR, *DETECTION], rows, notes=notes)
+
+
+# Percent, as OpenOOD's tables are.
+LEADERBOARD = [
+    Metric("FPR@95", "FPR@95", "fpr95_unknown_positive"),
+    Metric("AUROC", "AUROC", "auroc"),
+    Metric("AUPR_IN", "AUPR_IN", "average_precision_known"),
+    Metric("AUPR_OUT", "AUPR_OUT", "average_precision_unknown"),
+    Metric("ACC", "ACC", "accuracy"),
+]
+
+
+def leaderboard(methods: list[Method], spectrum: str) -> Table | None:
+    """(data set or mean of the near or far ones, method) x the columns of OpenOOD's leaderboard, in percent."""
+
+    def pick(results, name):
+        found = results["leaderboard"].get(spectrum, {})
+        return dict(zip(found.get("columns", ()), found.get("rows", {}).get(name, ())))
+
+    found = [run.results["leaderboard"].get(spectrum, {}).get("rows", {}) for m in methods for run in m.runs]
+    rows = [
+        Row((name, method.label), method, lambda results, n=name: pick(results, n), name)
+        for name in _union(found)
+        for method in methods
+    ]
+    full = spectrum == "fsood"
+    title = "OpenOOD's leaderboard, full spectrum" if full else "OpenOOD's leaderboard"
+    notes = ("Percent. Covariate-shifted images of the known classes count as known.",) if full else ("Percent.",)
+    return build(f"leaderboard-{spectrum}", title, ("dataset", "method"), LEADERBOARD, rows, notes=notes)
 
 
 def out_of_distribution(methods: list[Method]) -> Table | None:

@@ -43,6 +43,12 @@ def _more(results: dict[str, Any]) -> list[tuple[str, Metric, float]]:
     closed_set = results.get("closed_set") or {}
     classifiers = (contents.NEIGHBOURS, contents.LINEAR_PROBE, contents.HEAD)
     rows = [(m.label, m, closed_set[m.key]["accuracy"]) for m in classifiers if closed_set.get(m.key)]
+    for name, each in (results.get("per_unknown_group") or {}).items():
+        rows += [
+            (f"{metric.label}, {name} unknown classes", metric, each[metric.key])
+            for metric in (contents.AUROC, contents.OSCR)
+            if each.get(metric.key) is not None
+        ]
     for distance, found in (results.get("ood") or {}).items():
         for name, each in found.items():
             of_score = each["by_score"].get(results["feature"], {}).get(results["score_name"])

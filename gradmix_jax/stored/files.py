@@ -31,6 +31,7 @@ VERSION = 2
 MISSING_PARTS: dict[str, Any] = {
     **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
     **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
+    **dict.fromkeys(("per_unknown_group", "leaderboard", "shifted"), {}),
     **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
     **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
     **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
@@ -62,7 +63,9 @@ _classifier = record(
     | {"reliability": nullable(_reliability)}
 )
 _of_class = record({"accuracy": _share, "auroc": _share, "n": whole()})
-_detection = record({"n": whole(), "by_score": mapping(mapping(_metrics))})
+_by_score = mapping(mapping(_metrics))
+_percents = mapping(listing(number(0, 100)))
+_detection = record({"n": whole(), "by_score": _by_score, "full_spectrum": _by_score, "leaderboard": _percents})
 _environment = record(
     {
         "commit": text,
@@ -97,6 +100,9 @@ RESULTS = {
     "by_score": nullable(mapping(mapping(_metrics))),
     "per_class": nullable(mapping(_of_class)),
     "per_unknown_class": nullable(mapping(_of_class)),
+    "per_unknown_group": nullable(mapping(record({"classes": whole(), "n": whole(), "by_score": _by_score}))),
+    "leaderboard": nullable(mapping(record({"columns": listing(text), "rows": _percents}))),
+    "shifted": nullable(mapping(record({"n": whole(), "classes": whole(), "accuracy": _share}))),
     "closed_set": nullable(mapping(nullable(_classifier))),
     "diversity": nullable(
         mapping(nullable(record({"effective_rank": number(), "intrinsic_dimension": mapping(number())})))
@@ -125,7 +131,7 @@ RESULTS = {
     "left_out": nullable(mapping(mapping(text))),
     "environment": nullable(_environment),
     "known_classes": nullable(listing(text)),
-    **dict.fromkeys(("step", "num_train", "num_known", "num_unknown", "trial"), whole()),
+    **dict.fromkeys(("step", "num_train", "num_negative", "num_known", "num_unknown", "trial"), whole()),
 }
 _results = record(RESULTS)
 

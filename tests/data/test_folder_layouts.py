@@ -432,12 +432,7 @@ def test_other_classes_than_the_benchmarks_are_refused(names, dataset):
 
 
 def test_the_lists_of_class_names():
-    assert {name: len(names) for name, names in CLASS_NAMES.items()} == {
-        "mnist": 10,
-        "svhn_cropped": 10,
-        "cifar10": 10,
-        "cifar100": 100,
-        "": 200,
-    }
-    for names in CLASS_NAMES.values():
-        assert names == in_order(names)
+    counts = {"mnist": 10, "svhn_cropped": 10, "cifar10": 10, "cifar100": 100, "": 200}
+    assert {name: len(CLASS_NAMES[name]) for name in counts} == counts
+    for name in counts:
+        assert CLASS_NAMES[name] == in_order(CLASS_NAMES[name])

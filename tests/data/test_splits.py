@@ -25,8 +25,8 @@ SIZES = {
 }
 
 
-def test_every_benchmark_is_there():
-    assert set(splits.BENCHMARKS) == set(DIGESTS)
+def test_every_small_benchmark_is_there():
+    assert set(DIGESTS) <= set(splits.BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", DIGESTS)
@@ -38,7 +38,7 @@ def test_published_classes_in_published_order(name):
 
 
 def test_data_sets_of_the_benchmarks():
-    named = {name: (s[0].known_dataset, s[0].unknown_dataset) for name, s in splits.BENCHMARKS.items()}
+    named = {name: (splits.get(name, 0).known_dataset, splits.get(name, 0).unknown_dataset) for name in DIGESTS}
     assert named == {
         "mnist": ("mnist", "mnist"),
         "svhn": ("svhn_cropped", "svhn_cropped"),
