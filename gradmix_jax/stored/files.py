@@ -64,7 +64,7 @@ _classifier = record(
 )
 _of_class = record({"accuracy": _share, "auroc": _share, "n": whole()})
 _by_score = mapping(mapping(_metrics))
-_percents = mapping(listing(number(0, 100)))
+_percents = mapping(listing(number()))
 _detection = record({"n": whole(), "by_score": _by_score, "full_spectrum": _by_score, "leaderboard": _percents})
 _environment = record(
     {
