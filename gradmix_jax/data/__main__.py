@@ -46,13 +46,15 @@ def commands_for(found: describe.Description) -> list[str]:
     if len(names) < 3:
         other = "--config.dataset.unknown_name=folder:OTHER"
         return ["", "all classes known, the images of another folder unknown:", f"{command} {other}"]
-    known = ",".join(map(repr, names[:2]))
+    known = f"--config.dataset.known=({','.join(map(repr, names[:2]))})"
+    # In double quotes, which are easier to read, unless a shell would expand something there.
+    known = shlex.quote(known) if set(known) & set('"$`\\!') else f'"{known}"'
     return [
         "",
         "to train with 60 % of the classes known:",
         command,
         "or with known classes by name, all others unknown:",
-        f'{command} --config.dataset.known="({known})"',
+        f"{command} {known}",
     ]
 
 

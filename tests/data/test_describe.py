@@ -1,5 +1,8 @@
 """`gradmix data PATH`: what a data set holds, and its contact sheet."""
 
+import ast
+import shlex
+
 import commands
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from PIL import Image
 from stored_data import write_idx
 
 from gradmix_jax.data import Spec, describe, folder, readers, sheet
+from gradmix_jax.data import __main__ as data_command
 from gradmix_jax.data.class_names import CLASS_NAMES
 
 
@@ -128,3 +132,16 @@ def test_the_command(tree, tmp_path):
     for word, message in (("nowhere/x", "nowhere/x does not exist"), ("digit", "did you mean 'digits'?")):
         result = commands.run("gradmix_jax.data", word)
         assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("cat's", "dog $1", "owl")])
+def test_the_printed_commands_are_those_a_shell_understands(names, tmp_path):
+    for number, name in enumerate(names):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for place in range(2):
+            photo(2 * number + place).save(tmp_path / "set" / name / f"{place}.png")
+    found = describe.describe(readers.load(Spec(), f"folder:{tmp_path}/set", with_train=True))
+    lines = [shlex.split(line) for line in data_command.commands_for(found) if "--config" in line]
+    assert len(lines) == 2 and not any("bad_images" in word for line in lines for word in line)
+    (known,) = [word for word in lines[1] if word.startswith("--config.dataset.known=")]
+    assert ast.literal_eval(known.partition("=")[2]) == names[:2]
