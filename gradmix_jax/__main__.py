@@ -17,6 +17,7 @@ COMMANDS = {
     "score": ("gradmix_jax.score", []),
     "export": ("gradmix_jax.export", []),
     "report": ("gradmix_jax.report", []),
+    "compare": ("gradmix_jax.compare", []),
     "protocol": ("gradmix_jax.protocol", []),
     "sweep": ("gradmix_jax.sweep", []),
     "figure": ("gradmix_jax.figure", []),

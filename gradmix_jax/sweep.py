@@ -20,6 +20,7 @@ from ml_collections.config_flags import config_path
 from gradmix_jax import cli, report, run
 from gradmix_jax import config as config_lib
 from gradmix_jax.report import contents, formats, runs
+from gradmix_jax.report.conditions import conditions
 from gradmix_jax.report.tables import Row, build
 from gradmix_jax.workdir import replacing
 
@@ -214,7 +215,7 @@ def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds:
     notes = [
         f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}; the body of a loop (the operations of "
         "RandAugment and AugMix) is counted once.",
-        *runs.conditions(methods),
+        *conditions(methods),
     ]
     return "\n".join([section, *(f"- {line}" for line in notes)])
 

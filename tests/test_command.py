@@ -20,6 +20,7 @@ FLAGS = {
     "score": {"out"},
     "export": {"out"},
     "report": {"out"},
+    "compare": {"out", "[no]open"},
     "protocol": EXPERIMENT | PLAN,
     "sweep": EXPERIMENT | PLAN,
     "figure": {"out"},

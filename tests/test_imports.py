@@ -24,7 +24,7 @@ RANKS = [
     {"config_file", "run"},
     {"report", "portable"},
     {"cli"},
-    {"main", "protocol", "sweep", "predict", "score", "export", "figure", "show_config", "__main__"},
+    {"main", "protocol", "sweep", "predict", "score", "export", "figure", "compare", "show_config", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 COMMANDS = RANKS[-1]

@@ -6,12 +6,12 @@ python -m gradmix_jax.report runs/digits/*/trial* --out=report
 from gradmix_jax.report.text import ROWS, summary, table, write_summary
 
 
-def write(workdirs: list[str], out_dir: str) -> list[str]:
+def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str]:
     """Write `report.html`, `results.md` and `results.tex` of finished runs into `out_dir`; see `files.write`."""
     # Imported here so that training, which prints a table, does not wait for matplotlib.
     from gradmix_jax.report import files
 
-    return files.write(workdirs, out_dir)
+    return files.write(workdirs, out_dir, apart=apart)
 
 
 # What `write` writes.

@@ -6,16 +6,18 @@ import os
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats, page
-from gradmix_jax.report.runs import Group, conditions, details, load_groups
+from gradmix_jax.report.conditions import conditions, details
+from gradmix_jax.report.runs import Group, load_groups
 from gradmix_jax.report.tables import Table
 
 
-def write(workdirs: list[str], out_dir: str) -> list[str]:
+def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str]:
     """Write `report.html`, `results.md` and `results.tex`: all of them, or none on an error.
 
     Args:
       workdirs: directories of runs that have been evaluated.
       out_dir: made if need be; other files in it are left alone.
+      apart: see `runs.load_groups`.
 
     Returns:
       The paths of the three files.
@@ -25,7 +27,7 @@ def write(workdirs: list[str], out_dir: str) -> list[str]:
     """
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
-    groups = load_groups(workdirs)
+    groups = load_groups(workdirs, apart=apart)
     for run in (run for group in groups for method in group.methods for run in method.runs):
         run.check()  # before anything is drawn
     tables = [contents.all_tables(list(group.methods)) for group in groups]

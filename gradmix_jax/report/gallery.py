@@ -48,15 +48,9 @@ def _strip(kind: str, title: str, keep: str, arrays: Arrays, near: list[tuple[st
         return f"<h5>{escape_html(title)}</h5><p>None.</p>"
     neighbors = arrays[f"{kind}/nearest"] if near and f"{kind}/nearest" in arrays else [()] * len(images)
     side = "unknown" if "unknown" in kind else "known"
+    beside = lambda places: [near[place] for place in places if 0 <= place < len(near)]
     cells = "".join(
-        _card(
-            image,
-            str(truth),
-            str(predicted),
-            float(score),
-            side,
-            [near[place] for place in places if 0 <= place < len(near)],
-        )
+        _card(image, str(truth), str(predicted), float(score), side, beside(places))
         for image, truth, predicted, score, places in zip(images, truths, predictions, scores, neighbors)
     )
     heading = f"{escape_html(title)}: true → predicted class, score"

@@ -51,6 +51,7 @@
 
   // Plots: the points of a path, read back by the ranges of the axes.
 
+  const brief = (name) => (name.length > 40 ? `${name.slice(0, 28)}…${name.slice(-11)}` : name);
   let hint = "Point at a plot, or focus it and use the arrow keys, to read its values."; // on the first one
   const short = (number) => String(Number(number.toPrecision(4)));
 
@@ -79,7 +80,7 @@
     hint = "";
     svg.closest(".plot").append(readout);
     const cursor = svg.querySelector(".cursor");
-    const [xName] = svg.dataset.xLabel.split(":");
+    const xName = svg.dataset.xLabel.match(/\(([^(,)]+)\)$/)?.[1] ?? svg.dataset.xLabel.split(":")[0];
     let at = -1;
 
     function show(place) {
@@ -96,7 +97,7 @@
         dot.toggleAttribute("hidden", !near);
         dot.setAttribute("cx", points[best]);
         dot.setAttribute("cy", points[best + 1]);
-        return near ? [`${name} ${short(toY(points[best + 1]))} ${says[best / 2] ?? ""}`.trim()] : [];
+        return near ? [`${brief(name)} ${short(toY(points[best + 1]))} ${says[best / 2] ?? ""}`.trim()] : [];
       });
       const text = `${xName} ${short(toX(pixel))}: ${found.join("; ")}`;
       readout.textContent = text;

@@ -7,9 +7,10 @@ import pathlib
 
 from gradmix_jax.config import flatten
 from gradmix_jax.report import curves, drawing, formats, plots, sections
+from gradmix_jax.report.conditions import conditions, details
 from gradmix_jax.report.formats import MISSING, escape_html
 from gradmix_jax.report.labels import cut
-from gradmix_jax.report.runs import AVERAGED_OVER, Group, Method, conditions, details
+from gradmix_jax.report.runs import AVERAGED_OVER, Group, Method
 from gradmix_jax.report.tables import Table
 
 TITLE = "Open set recognition: results"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ AVERAGED_OVER = ("dataset.trial", "seed")
 # What may not differ between methods that are compared.
 SHARED = tuple(f"dataset.{key}" for key in ("name", "unknown_name", "benchmark", "known", "unknown"))
 MOST_CLASSES = 40
+# Of a label that says which keys differ.
+MOST_LETTERS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +137,13 @@ def load(workdirs: list[str]) -> list[Method]:
     return _methods(everything)
 
 
-def load_groups(workdirs: list[str]) -> list[Group]:
+def load_groups(workdirs: list[str], *, apart: bool = False) -> list[Group]:
     """Read runs and group them by data, then as `load` does, in the order in which the data first come.
+
+    Args:
+      workdirs: directories of runs.
+      apart: whether runs of one recipe that cannot be averaged become methods of their own, named by what tells them
+        apart, instead of an error.
 
     Raises:
       ValueError: as `load`, but for methods on different data.
@@ -152,11 +160,17 @@ def load_groups(workdirs: list[str]) -> list[Group]:
         # Only what tells data of the same name apart.
         more = [f"{key.removeprefix('dataset.')} {_said(flat.get(key))}" for key in differing if names.count(name) > 1]
         labels.append(", ".join([name, *more]))
-    return [Group(label, tuple(_methods(runs))) for label, runs in zip(labels, by_data.values())]
+    return [Group(label, tuple(_methods(runs, apart))) for label, runs in zip(labels, by_data.values())]
 
 
 def _said(value: Any) -> str:
-    return _listed(value) if isinstance(value, (list, tuple)) else str(value)
+    return listed(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def listed(names) -> str:
+    """Names of classes, MOST_CLASSES at most."""
+    more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
+    return ", ".join(map(str, names[:MOST_CLASSES])) + more
 
 
 def _read_all(workdirs: list[str]) -> list[Run]:
@@ -165,13 +179,35 @@ def _read_all(workdirs: list[str]) -> list[Run]:
     return [read(workdir) for workdir in workdirs]
 
 
-def _methods(everything: list[Run]) -> list[Method]:
+def _methods(everything: list[Run], apart: bool = False) -> list[Method]:
     groups: dict[str, list[Run]] = {}
     for run in everything:
         groups.setdefault(_method(run), []).append(run)
+    if apart:
+        groups = {name: runs for label, of in groups.items() for name, runs in _apart(label, of).items()}
     for label, runs in groups.items():
         _check_distinct(label, runs)
     return [Method(label, tuple(sorted(runs, key=lambda run: run.key))) for label, runs in groups.items()]
+
+
+def _apart(label: str, runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of one recipe by the keys that they differ in, and by directory where there is the same run twice."""
+    flats = [flatten(run.config) for run in runs]
+    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in AVERAGED_OVER]
+    differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    sorts: dict[str, list[list[Run]]] = {}
+    for run, flat in zip(runs, flats):
+        same = sorts.setdefault(repr([flat.get(key) for key in differing]), [])
+        free = next((group for group in same if all(run.key != other.key for other in group)), None)
+        if free is None:
+            same.append(free := [])
+        free.append(run)
+    groups = [group for same in sorts.values() for group in same]
+    said = [", ".join(f"{key}={flatten(group[0].config).get(key)}" for key in differing) for group in groups]
+    if len(set(said)) < len(groups) or max(map(len, said)) > MOST_LETTERS:
+        paths = [os.path.abspath(group[0].workdir) for group in groups]
+        said = [os.path.relpath(path, os.path.commonpath(paths)) for path in paths]
+    return {f"{label} ({how})" if len(groups) > 1 else label: group for how, group in zip(said, groups)}
 
 
 def _method(run: Run) -> str:
@@ -201,91 +237,3 @@ def _check_same(what: str, runs: list[Run], keys) -> None:
             if flat.get(key) != first.get(key):
                 values = f"{first.get(key)!r} and {flat.get(key)!r}"
                 raise ValueError(f"{what} differ in {key} ({values}); report them apart.")
-
-
-def conditions(methods: list[Method]) -> list[str]:
-    """Data, score, steps, hardware, versions and commits that the numbers belong to, a line each."""
-    runs = [run for method in methods for run in method.runs]
-    unique = lambda values: ", ".join(dict.fromkeys(map(str, values)))
-    results = [run.results for run in runs]
-    environments = [result["environment"] for result in results]
-    trials, seeds = (sorted({run.key[place] for run in runs}) for place in (0, 1))
-    return [
-        f"data: {unique(run.config['dataset']['name'] for run in runs)}; "
-        f"trials {unique(trials)}; seeds {unique(seeds)}",
-        f"score: {unique(result['score'] for result in results)}",
-        f"steps: {unique(_or_unknown(result['step']) for result in results)}; "
-        f"hardware: {unique(map(_hardware, environments))}; "
-        f"{unique(map(_versions, environments))}; commit: {unique(map(_commit, environments))}",
-    ]
-
-
-def _or_unknown(value: Any) -> Any:
-    return "unknown" if value is None else value
-
-
-def _hardware(environment: dict[str, Any]) -> str:
-    devices = environment.get("devices") or ["unknown"]
-    return f"{len(devices)} x {devices[0]} ({environment.get('cpu_count', 'unknown number of')} CPU cores)"
-
-
-def _versions(environment: dict[str, Any]) -> str:
-    packages = environment.get("packages", {})
-    return ", ".join(f"{name} {packages.get(name, 'unknown')}" for name in ("jax", "flax"))
-
-
-def _commit(environment: dict[str, Any]) -> str:
-    commit = environment.get("commit", "")[:12] or "unknown"
-    return commit + (" with changes" if environment.get("uncommitted_changes") else "")
-
-
-def details(methods: list[Method]) -> list[str]:
-    """More conditions, for a whole report: classes, numbers of images, duplicates, thresholds, what failed."""
-    results = [run.results for method in methods for run in method.runs]
-    sizes = {"training": "num_train", "known test": "num_known", "unknown test": "num_unknown"}
-    ranges = {name: _range([result[key] for result in results]) for name, key in sizes.items()}
-    lines = ["images: " + ", ".join(f"{count} {name}" for name, count in ranges.items())]
-    duplicates = [result["duplicates"] for result in results if result["duplicates"]]
-    if duplicates:
-        sides = ("known", "unknown", "validation")
-        known, unknown, validation = (_range([each.get(side, 0) for each in duplicates]) for side in sides)
-        lines.append(
-            f"images left out because training or another part has them too: {known} known, {unknown} unknown, "
-            f"{validation} for validation"
-        )
-    rules = dict.fromkeys(result["threshold_rule"] for result in results if result["threshold_rule"])
-    lines += [f"threshold of macro-F1 and of the confusion matrix: {rule}" for rule in rules]
-    classes = {run.key[0]: run.results["known_classes"] for method in methods for run in method.runs}
-    lines += [f"known classes of trial {trial}: {_listed(names)}" for trial, names in sorted(classes.items()) if names]
-    every = [(f"{method.label}, {run.name}", run.results) for method in methods for run in method.runs]
-    failed = [f"{of}: {part} ({why})" for of, result in every for part, why in result["failed"].items()]
-    pending = [f"{of}: {part} (interrupted)" for of, result in every for part in result.get("pending", ())]
-    lines += [f"not evaluated: {each}" for each in failed + pending]
-    return lines + [f"scores left out, {names}: {why}" for why, names in _left_out(results).items()]
-
-
-def _left_out(results: list[dict[str, Any]]) -> dict[str, str]:
-    """{reason: the scores that were left out for it, by feature}."""
-    grouped: dict[str, dict[str, dict[str, None]]] = {}
-    for result in results:
-        for feature, scores in result["left_out"].items():
-            for score, why in scores.items():
-                reason = why.removeprefix(f"{score} ").rstrip(".")
-                grouped.setdefault(reason, {}).setdefault(feature, {})[score] = None
-    return {
-        reason: "; ".join(f"{', '.join(scores)} of {feature}" for feature, scores in by_feature.items())
-        for reason, by_feature in grouped.items()
-    }
-
-
-def _listed(names) -> str:
-    more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
-    return ", ".join(names[:MOST_CLASSES]) + more
-
-
-def _range(values: list[int | None]) -> str:
-    values = [value for value in values if value is not None]
-    if not values:
-        return "unknown number of"
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"

@@ -5,7 +5,8 @@ from typing import Any
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report import contents, formats
-from gradmix_jax.report.runs import conditions, load_groups
+from gradmix_jax.report.conditions import conditions
+from gradmix_jax.report.runs import load_groups
 from gradmix_jax.report.tables import Metric
 
 ROWS = {metric.key: metric for metric in (contents.ACCURACY, contents.AUROC, contents.OSCR, *contents.DETECTION)}
@@ -64,7 +65,7 @@ def _more(results: dict[str, Any]) -> list[tuple[str, Metric, float]]:
     return rows
 
 
-def summary(workdirs: list[str]) -> str:
+def summary(workdirs: list[str], *, apart: bool = False) -> str:
     """A Markdown table of finished runs: mean +- sample standard deviation over splits, and how many splits and runs.
 
     Runs whose configs differ in trial and seed only are averaged, seeds within a split first; each feature has a row.
@@ -72,6 +73,7 @@ def summary(workdirs: list[str]) -> str:
 
     Args:
       workdirs: directories of runs that have been evaluated.
+      apart: see `runs.load_groups`.
 
     Returns:
       The lines.
@@ -79,7 +81,7 @@ def summary(workdirs: list[str]) -> str:
     Raises:
       ValueError: as `runs.load_groups`.
     """
-    parts, groups = [], load_groups(workdirs)
+    parts, groups = [], load_groups(workdirs, apart=apart)
     for group in groups:
         methods = list(group.methods)
         table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)

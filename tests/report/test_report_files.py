@@ -13,7 +13,7 @@ from evaluated_runs import ENVIRONMENT, KNOWN, open_set, write_run
 from test_report_page import Page
 
 from gradmix_jax import report, workdir
-from gradmix_jax.report import contents, curves, drawing, matrix, runs, sections
+from gradmix_jax.report import conditions, contents, curves, drawing, matrix, runs, sections
 from gradmix_jax.report import gallery as gallery_lib
 
 
@@ -75,7 +75,7 @@ def test_parts_that_failed_are_named(tmp_path):
     results = {"failed": {"ood a/b": reason}, "pending": ["probes"], "left_out": {"logits": {}}}
     results["left_out"]["logits"] = {"vim": "vim needs features.", "ash": "ash needs features.", "odin": "no model"}
     path = write_run(tmp_path / "a", "none", results=results | {"ood": {"near": {}, "far": {}}})
-    lines = runs.details(runs.load([path]))
+    lines = conditions.details(runs.load([path]))
     assert f"not evaluated: none, trial 0, seed 0: ood a/b ({reason})" in lines
     assert "not evaluated: none, trial 0, seed 0: probes (interrupted)" in lines
     assert "scores left out, vim, ash of logits: needs features" in lines
