@@ -206,3 +206,25 @@ def test_groups_follow_the_stored_ids(tmp_path):
     for group, ids in data.split.groups:
         expected = [CLASS_NAMES["cars"][c].replace("/", "-") for c in published_groups[group]]
         assert [names[c] for c in ids] == expected
+
+
+# Documentation
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_page_of_protocols_has_a_row_for_each(name):
+    protocol = PROTOCOLS[name]
+    file, _, variant = protocol.config.partition(":")
+    config = f"configs/{file}.py:{variant}" if variant else f"configs/{file}.py"
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {protocol.title} | `configs/")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    trials = splits.BENCHMARKS.get(protocol.benchmark, (None,))
+    assert cells[1:5] == [f"`{config}`", f"`{protocol.benchmark}`", str(len(trials)), str(protocol.classes)]
+    assert cells[7] == protocol.source
+    if protocol.benchmark == "all":
+        assert cells[6] == f"{len(protocol.near)} near, {len(protocol.far)} far sets"
+        return
+    split = trials[0]
+    groups = ", ".join(f"{len(ids)} {group}" for group, ids in split.groups) if len(split.groups) < 5 else ""
+    assert cells[5:7] == [str(len(split.negative) or "–"), groups or str(len(split.unknown))]
