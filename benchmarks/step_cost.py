@@ -42,7 +42,7 @@ VARIANTS = {
 EVERY_FILL = {
     f"layer, {stages}, {mask}, {fill}": (
         "layer",
-        {"attribution.stages": names, "mix.mask": mask, "mix.fill": fill},
+        {"attribution.stages": names, "mix.mask": mask, "mix.fill": fill, "mix.patch_size": 4},
         resnet18.SSL,
     )
     for stages, names in STAGES.items()

@@ -19,6 +19,7 @@ from gradmix_jax import data as data_lib
 from gradmix_jax.evaluation import spec as evaluation_spec
 from gradmix_jax.fields import check_choice, check_number
 from gradmix_jax.method import attribution, mix
+from gradmix_jax.recipes import RECIPES
 from gradmix_jax.training import optimizer, train
 from gradmix_jax.training import phases as phases_lib
 
@@ -63,52 +64,6 @@ def phase(name: str, *, epochs: int, **weights: float) -> ConfigDict:
     labeled = [each for each, entry in objectives.OBJECTIVES.items() if entry.uses_labels]
     weights = dict.fromkeys([*labeled, objectives.ALIAS], 0.0) | {each: float(value) for each, value in weights.items()}
     return ConfigDict(dict(name=name, epochs=epochs, **weights))
-
-
-RECIPES = {
-    # The project's default: jax.grad with respect to the images, thresholded masks, the partner's own pixels.
-    "input": {
-        "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},
-        "attribution": {"method": "input"},
-    },
-    # The paper's: LayerCAM of the chosen stages, boxes, the whole partner resized into the box.
-    "layer": {
-        "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
-        "attribution": {"method": "layer"},
-    },
-    # The choices of the authors' released code: noise in the box, the first view only, one draw and one scale a batch.
-    "released": {
-        "mix": {
-            "method": "gradmix",
-            "mask": "box",
-            "fill": "noise",
-            "mixed_views": "first",
-            "keep_draw": "batch",
-        },
-        "attribution": {"method": "layer", "norm": "batch", "sign": 1},
-    },
-    # The paper's masks and fill, with the other map of activations and gradients.
-    "grad_cam": {
-        "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
-        "attribution": {"method": "grad_cam"},
-    },
-    # Baselines on the same step.
-    "none": {"mix": {"method": "none"}},
-    "cutmix": {"mix": {"method": "cutmix", "mask": "box", "fill": "partner"}},
-    "saliencymix": {"mix": {"method": "saliencymix", "mask": "box", "fill": "partner"}},
-    "fmix": {"mix": {"method": "fmix", "mask": "threshold", "fill": "partner"}},
-    "mixup": {"mix": {"method": "mixup"}},
-    # Its zeros are those of normalized images: the mean color.
-    "cutout": {"mix": {"method": "cutmix", "mask": "box", "fill": "mean"}},
-    # Baselines without mixing, of other views.
-    "randaugment": {"mix": {"method": "none"}, "augment": {"policy": "randaugment"}},
-    "augmix": {"mix": {"method": "none"}, "augment": {"policy": "augmix"}},
-    # The control that tells whether the map matters.
-    "random": {
-        "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},
-        "attribution": {"method": "random"},
-    },
-}
 
 
 def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
@@ -277,12 +232,14 @@ def from_config(config: ConfigDict | dict[str, Any], *, num_devices: int) -> Exp
     if not isinstance(config["name"], str):
         raise ValueError(f"name must be a string, got {config['name']!r}.")
     sections = {name: make(**config[name]) for name, make in SECTIONS.items()}
+    sections["mix"] = _with_patches(sections["mix"], sections["model"])
     phases = tuple(phases_lib.from_entry(entry, sections["objective"].ssl) for entry in config["phases"])
     experiment = Experiment(seed=config["seed"], phases=phases, **sections)
     _check_batch(experiment, num_devices)
     _check_channels(experiment)
     _check_objectives(experiment)
     _check_attribution(experiment)
+    _check_tokens(experiment)
     evaluation_spec.check_fits(experiment.evaluate, experiment.dataset, experiment.model)
     return experiment
 
@@ -362,9 +319,9 @@ def _check_objectives(experiment: Experiment) -> None:
 def _check_attribution(experiment: Experiment) -> None:
     spec = experiment.attribution
     check_choice("attribution.loss", spec.loss, (*objectives.OBJECTIVES, attribution.TRAINING))
-    if not (experiment.mix.uses_map and spec.uses_gradients):
+    if not experiment.mix.uses_map:
         return
-    if spec.loss != attribution.TRAINING:
+    if spec.uses_loss and spec.loss != attribution.TRAINING:
         entry, where = objectives.OBJECTIVES[spec.loss], f"attribution.loss {spec.loss!r}"
         if entry.state and not any(spec.loss in phase.weights for phase in experiment.phases):
             raise ValueError(f"{where} needs a phase that gives {spec.loss} a weight, as objective.ssl or by its name.")
@@ -372,3 +329,34 @@ def _check_attribution(experiment: Experiment) -> None:
     stages = models.available_stages(experiment.model)
     for stage in spec.stages if spec.uses_stages else ():
         check_choice("each element of attribution.stages", stage, stages)
+
+
+def _with_patches(spec: mix.Spec, model: models.Spec) -> mix.Spec:
+    """The mix section with the model's patch size where it has none of its own."""
+    if not spec.uses_patches or spec.patch_size:
+        return spec
+    return dataclasses.replace(spec, patch_size=models.patch_size(model))
+
+
+def _check_tokens(experiment: Experiment) -> None:
+    """Whether the model has the patches, the attention and the stages that the mix and its map look at."""
+    spec, model, side = experiment.mix, experiment.model, experiment.dataset.image_size
+    patches = models.patch_size(model)
+    attending = f"mix.method {spec.method!r}" if spec.attends else ""
+    if spec.uses_map and experiment.attribution.needs("attention"):
+        attending = f"attribution.method {experiment.attribution.method!r}"
+    if attending and not patches:
+        names = ", ".join(name for name, entry in models.ENCODERS.items() if entry.patches)
+        raise ValueError(f"{attending} needs attention, of a model.name such as {names}, got {model.name!r}.")
+    if spec.uses_patches:
+        if spec.patch_size == 0:
+            raise ValueError(
+                f"mix.patch_size must be given with model.name {model.name!r}, which has no patches, got 0."
+            )
+        if side % spec.patch_size:
+            raise ValueError(f"mix.patch_size must divide dataset.image_size {side}, got {spec.patch_size}.")
+        if spec.attends and spec.patch_size != patches:
+            raise ValueError(f"mix.patch_size must be that of {model.name!r}, {patches}, got {spec.patch_size}.")
+    for stage in spec.stages:
+        stages = models.available_stages(model)
+        check_choice(f"each element of mix.options.{spec.method}.stages", stage, (mix.INPUT, *stages))

@@ -169,6 +169,8 @@ def make_program(
         image_shape=experiment.image_shape,
         batch_size=batch_size,
         average_decay=experiment.optimizer.ema,
+        patch_size=models.patch_size(experiment.model),
+        class_token=models.ENCODERS[experiment.model.name].class_token,
     )
 
 

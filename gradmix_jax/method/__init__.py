@@ -1,1 +1,1 @@
-"""GradMix in three files: attribution maps, masks, mixing."""
+"""GradMix and its relatives: attribution maps, masks, fills, mixing."""

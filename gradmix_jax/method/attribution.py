@@ -1,23 +1,40 @@
-"""Attribution maps: activations and gradients in, one map per image out.
+"""Attribution maps as a table of entries, and the `attribution` section of a config.
 
-Every function takes arrays that already exist (the train step gets them from one `jax.vjp`), works on a whole
-batch, computes in float32 and returns `map_BxHxW` in [0, 1]. Larger means "the network relies on this pixel more".
-No gradient flows through a map: callers pass values, and `min_max`, the last step of every map, stops gradients.
+The functions behind the entries are in `maps.py` (of gradients and activations), `token_maps.py` (of activations alone,
+of tokens and of attention) and `path_maps.py` (of gradients at several images).
 
-Letters: B batch, H W image, h w feature map, C image channels, F feature channels.
+Letters: B batch, H W image, h w feature map, C image channels, F feature channels, N heads, T tokens.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
-from gradmix_jax.fields import Section, check_choice, key
+from gradmix_jax import fields
+from gradmix_jax.fields import Key, Section, key
+from gradmix_jax.method.maps import (
+    NORMS,
+    average,
+    grad_cam,
+    grad_cam_raw,
+    input_gradient,
+    layer_cam,
+    layer_cam_raw,
+    min_max,
+    random_map,
+    smooth,
+    spectral_residual,
+)
+from gradmix_jax.method.path_maps import BASELINES, integrated_gradients, smoothgrad
+from gradmix_jax.method.token_maps import attention_rollout, eigen_cam, token_map
 
-NORMS = ("image", "batch")
+__all__ = ["MAPS", "NORMS", "TRAINING", "Map", "Source", "Spec", "attention_rollout", "average", "eigen_cam"]
+__all__ += ["grad_cam", "grad_cam_raw", "input_gradient", "integrated_gradients", "layer_cam", "layer_cam_raw", "make"]
+__all__ += ["min_max", "random_map", "smooth", "smoothgrad", "spectral_residual", "token_map"]
+
 TRAINING = "training"  # the attribution loss that is the sum of the phase
 
 
@@ -25,8 +42,8 @@ TRAINING = "training"  # the attribution loss that is the sum of the phase
 class Spec(Section, section="attribution"):
     """How maps are made: the `attribution` section."""
 
-    method: str = key("input", "input, gradient_x_input, layer (LayerCAM), grad_cam, random", choices=lambda: MAPS)
-    stages: tuple[str, ...] = key(("stage3", "stage4"), "tapped stages, for layer and grad_cam")
+    method: str = key("input", "kind of map; layer is LayerCAM", choices=lambda: MAPS)
+    stages: tuple[str, ...] = key(("stage3", "stage4"), "tapped stages, for maps of activations")
     sign: int = key(1, "1: evidence that raises the loss; -1: that lowers it")
     norm: str = key("image", 'min-max per "image", or over the whole "batch"', choices=NORMS)
     smoothing: int = key(3, "odd averaging window of input maps, pixels; 1: none", least=1)
@@ -37,6 +54,7 @@ class Spec(Section, section="attribution"):
     every: int = key(
         1, "a fresh map every so many steps; random maps, which cost no backward pass, between them", least=1
     )
+    options: dict[str, dict[str, Any]] = fields.options(lambda: MAPS, "maps")
 
     def check(self):
         if self.sign not in (1, -1):
@@ -48,7 +66,8 @@ class Spec(Section, section="attribution"):
 
     @property
     def uses_stages(self) -> bool:
-        return MAPS[self.method].taps == "stages"
+        """Whether it looks at the activations of `stages`."""
+        return MAPS[self.method].taps == "stages" or self.needs("activations")
 
     @property
     def uses_input(self) -> bool:
@@ -59,6 +78,15 @@ class Spec(Section, section="attribution"):
         """Whether there is anything to tap."""
         return MAPS[self.method].taps is not None
 
+    @property
+    def uses_loss(self) -> bool:
+        """Whether it depends on `loss`."""
+        return self.uses_gradients or self.needs("gradient")
+
+    def needs(self, what: str) -> bool:
+        """Whether the map needs "activations", "attention" or "gradient": see `Map`."""
+        return what in MAPS[self.method].needs
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -66,10 +94,15 @@ class Source:
 
     Attributes:
       images_BxHxWxC: the views in [0, 1].
-      activations: {stage: [B, h, w, F]} of the tapped stages.
+      activations: {stage: [B, h, w, F]} of the stages that the map looks at.
       gradients: of the attribution loss at the taps: {"images": [B, H, W, C]} or {stage: [B, h, w, F]}.
       keys_B: one key for each map.
       axis_name: the mapped axis over which the batch is spread, if any.
+      attentions: [B, N, T, T] of each block, for a map that needs it.
+      gradient: images [B, H, W, C] -> gradient of the attribution loss there, for a map that needs it; one forward and
+        one backward pass.
+      patch_size: side of the model's patches in pixels; 0 without patches.
+      class_token: whether the model's features are those of the first token.
     """
 
     images_BxHxWxC: jax.Array
@@ -77,182 +110,28 @@ class Source:
     gradients: Mapping[str, jax.Array]
     keys_B: jax.Array
     axis_name: str | None = None
+    attentions: tuple[jax.Array, ...] = ()
+    gradient: Callable[[jax.Array], jax.Array] | None = None
+    patch_size: int = 0
+    class_token: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """An entry of MAPS: `function(source, spec)` gives map_BxHxW in [0, 1] of gradients at `taps`.
+    """An entry of MAPS: `function(source, spec)` gives map_BxHxW in [0, 1].
 
-    `taps` is "input" (the images), "stages" (`attribution.stages`) or None (a map that needs no gradient).
+    Attributes:
+      function: (Source, Spec) -> map_BxHxW.
+      taps: where it needs the gradient of the clean pass: "input" (the images), "stages" (`attribution.stages`), None.
+      needs: what else of `Source` it needs: "activations" of the stages without their gradients, "attention" of a
+        transformer, "gradient" at other images.
+      options: {option: Key}, config keys `attribution.options.NAME.OPTION`.
     """
 
     function: Callable[[Source, Spec], jax.Array]
     taps: str | None
-
-
-def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None = None) -> jax.Array:
-    """Scale maps to [0, 1] by their minimum and maximum; a constant map becomes all zeros.
-
-    Args:
-      maps_BxHxW: maps of any range.
-      norm: `image` uses each image's own extremes; `batch` those of the whole batch.
-      axis_name: with `norm="batch"`, the mapped axis over which the batch is spread.
-
-    Returns:
-      float32 array of the same shape in [0, 1], without a gradient.
-
-    Raises:
-      ValueError: an unknown norm.
-    """
-    check_choice("norm", norm, NORMS)
-    # Stopped here and not on the result: pmin and pmax cannot be differentiated at all.
-    maps_BxHxW = lax.stop_gradient(maps_BxHxW.astype(jnp.float32))
-    axes = (1, 2) if norm == "image" else (0, 1, 2)
-    low = jnp.min(maps_BxHxW, axis=axes, keepdims=True)
-    high = jnp.max(maps_BxHxW, axis=axes, keepdims=True)
-    if norm == "batch" and axis_name is not None:
-        low, high = lax.pmin(low, axis_name), lax.pmax(high, axis_name)
-    span = high - low
-    # Gradients of a nearly solved batch are tiny (1e-12 is common): divide by the span itself, not by span + epsilon.
-    return jnp.where(span > 0, (maps_BxHxW - low) / jnp.where(span > 0, span, 1.0), 0.0)
-
-
-def _finish_layer(raw_Bxhxw, image_size, norm, axis_name):
-    raw_Bxhxw = min_max(raw_Bxhxw, norm=norm, axis_name=axis_name)
-    size_HxW = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    shape_BxHxW = (raw_Bxhxw.shape[0], *size_HxW)
-    return jax.image.resize(raw_Bxhxw, shape_BxHxW, "bilinear")
-
-
-def layer_cam(
-    activations_BxhxwxF: jax.Array,
-    gradients_BxhxwxF: jax.Array,
-    *,
-    image_size: int | tuple[int, int],
-    sign: int = 1,
-    norm: str = "image",
-    axis_name: str | None = None,
-) -> jax.Array:
-    """LayerCAM with the loss as target: sum over channels of A * relu(sign * dL/dA).
-
-    Source: Jiang et al. 2021, "LayerCAM", equation 6, as GradMix uses it (arXiv 2505.12803).
-
-    Args:
-      activations_BxhxwxF: activations of one stage.
-      gradients_BxhxwxF: gradient of the attribution loss with respect to them.
-      image_size: H, or (H, W), of the map returned.
-      sign: +1 where more activation raises the loss, -1 where it lowers the loss.
-      norm: `image` or `batch`, see `min_max`.
-      axis_name: see `min_max`.
-
-    Returns:
-      map_BxHxW, float32 in [0, 1], bilinearly upsampled.
-    """
-    raw_Bxhxw = layer_cam_raw(activations_BxhxwxF, gradients_BxhxwxF, sign=sign)
-    return _finish_layer(raw_Bxhxw, image_size, norm, axis_name)
-
-
-def layer_cam_raw(activations_BxhxwxF: jax.Array, gradients_BxhxwxF: jax.Array, *, sign: int = 1) -> jax.Array:
-    """The sum inside `layer_cam` before it is normalised and upsampled; raw_Bxhxw, float32 of any range."""
-    gradients_BxhxwxF = gradients_BxhxwxF.astype(jnp.float32)
-    return jnp.sum(activations_BxhxwxF.astype(jnp.float32) * jax.nn.relu(sign * gradients_BxhxwxF), axis=-1)
-
-
-def grad_cam(
-    activations_BxhxwxF: jax.Array,
-    gradients_BxhxwxF: jax.Array,
-    *,
-    image_size: int | tuple[int, int],
-    sign: int = 1,
-    norm: str = "image",
-    axis_name: str | None = None,
-) -> jax.Array:
-    """Grad-CAM: relu of the sum over channels of A times the spatial mean of sign * dL/dA.
-
-    Source: Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2. Arguments and result as in `layer_cam`.
-    """
-    raw_Bxhxw = grad_cam_raw(activations_BxhxwxF, gradients_BxhxwxF, sign=sign)
-    return _finish_layer(raw_Bxhxw, image_size, norm, axis_name)
-
-
-def grad_cam_raw(activations_BxhxwxF: jax.Array, gradients_BxhxwxF: jax.Array, *, sign: int = 1) -> jax.Array:
-    """The relu inside `grad_cam` before it is normalised and upsampled; raw_Bxhxw, float32, at least 0."""
-    weights_Bx1x1xF = jnp.mean(gradients_BxhxwxF.astype(jnp.float32), axis=(1, 2), keepdims=True)
-    return jax.nn.relu(sign * jnp.sum(activations_BxhxwxF.astype(jnp.float32) * weights_Bx1x1xF, axis=-1))
-
-
-def smooth(maps_BxHxW: jax.Array, *, window: int) -> jax.Array:
-    """Mean over a `window` x `window` neighbourhood (odd), at the border over the part inside the image; float32."""
-    maps_BxHxW = maps_BxHxW.astype(jnp.float32)
-    if window == 1:
-        return maps_BxHxW
-    # Without its minimum a constant map is all zeros; else rounding in the sums would make it noise for `min_max`.
-    low_Bx1x1 = jnp.min(maps_BxHxW, axis=(1, 2), keepdims=True)
-    pool = lambda x: lax.reduce_window(x, 0.0, lax.add, (1, window, window), (1, 1, 1), "SAME")
-    counts_1xHxW = pool(jnp.ones((1, *maps_BxHxW.shape[1:]), maps_BxHxW.dtype))
-    return low_Bx1x1 + pool(maps_BxHxW - low_Bx1x1) / counts_1xHxW
-
-
-def input_gradient(
-    gradients_BxHxWxC: jax.Array,
-    *,
-    norm: str = "image",
-    images_BxHxWxC: jax.Array | None = None,
-    smoothing: int = 1,
-    axis_name: str | None = None,
-) -> jax.Array:
-    """Saliency: |dL/dx| summed over channels, or |x * dL/dx| where `images_BxHxWxC` is given.
-
-    Source: Simonyan et al. 2014, "Deep inside convolutional networks", section 3 (sum in place of their maximum);
-    gradient x input: Shrikumar et al. 2016.
-
-    Args:
-      gradients_BxHxWxC: gradient of the attribution loss with respect to the input images.
-      norm: `image` or `batch`, see `min_max`.
-      images_BxHxWxC: the input images, for gradient x input.
-      smoothing: odd side of the averaging window in pixels; 1 leaves the map as it is.
-      axis_name: see `min_max`.
-
-    Returns:
-      map_BxHxW, float32 in [0, 1].
-    """
-    gradients_BxHxWxC = gradients_BxHxWxC.astype(jnp.float32)
-    if images_BxHxWxC is not None:
-        gradients_BxHxWxC = gradients_BxHxWxC * images_BxHxWxC.astype(jnp.float32)
-    raw_BxHxW = smooth(jnp.sum(jnp.abs(gradients_BxHxWxC), axis=-1), window=smoothing)
-    return min_max(raw_BxHxW, norm=norm, axis_name=axis_name)
-
-
-def random_map(keys_B: jax.Array, *, image_size: tuple[int, int], grid: int = 4) -> jax.Array:
-    """Control: uniform noise on a `grid` x `grid` lattice, upsampled like a feature map; map_BxHxW in [0, 1]."""
-    raw_Bxhxw = jax.vmap(lambda key: jax.random.uniform(key, (grid, grid)))(keys_B)
-    return _finish_layer(raw_Bxhxw, image_size, "image", None)
-
-
-def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
-    """Saliency without a network: what the smooth part of an image's log spectrum does not explain.
-
-    Source: Hou and Zhang 2007, "Saliency detection: a spectral residual approach", equations 6 to 10, on the grey image
-    at its own size, smoothed over 3 x 3 pixels in place of their Gaussian.
-
-    Args:
-      images_BxHxWxC: images of any range.
-
-    Returns:
-      map_BxHxW, float32 in [0, 1].
-    """
-    spectrum_BxHxW = jnp.fft.fft2(jnp.mean(images_BxHxWxC.astype(jnp.float32), axis=-1))
-    # A flat image has one amplitude and zeros: the logarithm needs a floor.
-    amplitude_BxHxW = jnp.maximum(jnp.abs(spectrum_BxHxW), 1e-6)
-    log_amplitude_BxHxW = jnp.log(amplitude_BxHxW)
-    residual_BxHxW = log_amplitude_BxHxW - smooth(log_amplitude_BxHxW, window=3)
-    back_BxHxW = jnp.fft.ifft2(jnp.exp(residual_BxHxW) * spectrum_BxHxW / amplitude_BxHxW)
-    return min_max(smooth(jnp.abs(back_BxHxW) ** 2, window=3))
-
-
-def average(maps: list[jax.Array]) -> jax.Array:
-    """Mean of one map per stage; each map_BxHxW in [0, 1], so every stage has the same say."""
-    return sum(maps) / len(maps)
+    needs: tuple[str, ...] = ()
+    options: Mapping[str, Key] = dataclasses.field(default_factory=dict)
 
 
 def _of_stages(make_map, source: Source, spec: Spec) -> jax.Array:
@@ -272,11 +151,54 @@ def _of_input(times_input: bool, source: Source, spec: Spec) -> jax.Array:
     )
 
 
+def _of_activations(source: Source, spec: Spec) -> jax.Array:
+    common = dict(image_size=source.images_BxHxWxC.shape[1:3], norm=spec.norm, axis_name=source.axis_name)
+    common |= spec.options["eigen_cam"]
+    return average([eigen_cam(source.activations[each], **common) for each in spec.stages])
+
+
+def _of_attention(source: Source, spec: Spec) -> jax.Array:
+    return attention_rollout(
+        source.attentions,
+        image_size=source.images_BxHxWxC.shape[1:3],
+        patch_size=source.patch_size,
+        class_token=source.class_token,
+        norm=spec.norm,
+        axis_name=source.axis_name,
+    )
+
+
+def _of_paths(source: Source, spec: Spec) -> jax.Array:
+    common = dict(smoothing=spec.smoothing, norm=spec.norm, axis_name=source.axis_name)
+    return integrated_gradients(
+        source.gradient, source.images_BxHxWxC, **spec.options["integrated_gradients"], **common
+    )
+
+
+def _of_noise(source: Source, spec: Spec) -> jax.Array:
+    common = dict(smoothing=spec.smoothing, norm=spec.norm, axis_name=source.axis_name)
+    return smoothgrad(source.keys_B, source.gradient, source.images_BxHxWxC, **spec.options["smoothgrad"], **common)
+
+
+_ITERATIONS = Key(8, "of the power iteration that finds the principal component", least=1)
+_STEPS = Key(4, "images between baseline and image; a forward and a backward pass each", least=1)
+_BASELINE = Key("zeros", 'where the path starts: black images, or each image\'s "mean" color', choices=BASELINES)
+_SAMPLES = Key(4, "noisy images; a forward and a backward pass each", least=1)
+_NOISE = Key(0.15, "standard deviation of the noise, images in [0, 1]", above=0)
+
 MAPS = {
     "input": Map(partial(_of_input, False), taps="input"),
     "gradient_x_input": Map(partial(_of_input, True), taps="input"),
     "layer": Map(partial(_of_stages, layer_cam), taps="stages"),
     "grad_cam": Map(partial(_of_stages, grad_cam), taps="stages"),
+    # For transformers: one value for each token.
+    "token": Map(partial(_of_stages, token_map), taps="stages"),
+    "rollout": Map(_of_attention, taps=None, needs=("attention",)),
+    "eigen_cam": Map(_of_activations, taps=None, needs=("activations",), options={"iterations": _ITERATIONS}),
+    "integrated_gradients": Map(
+        _of_paths, taps=None, needs=("gradient",), options={"steps": _STEPS, "baseline": _BASELINE}
+    ),
+    "smoothgrad": Map(_of_noise, taps=None, needs=("gradient",), options={"samples": _SAMPLES, "noise": _NOISE}),
     "random": Map(lambda source, spec: random_map(source.keys_B, image_size=source.images_BxHxWxC.shape[1:3]), None),
 }
 

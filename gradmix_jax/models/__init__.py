@@ -11,12 +11,15 @@ The gradient with respect to the activations of a stage, dL/dA, is that with res
 
     zeros = {"stage3": jnp.zeros((B,) + stage_shapes(spec, image_size)["stage3"])}
     module.apply({**variables, "perturbations": zeros}, images_BxHxWxC, ...)
+
+A transformer's attention is what `attentions(updates["intermediates"])` returns, with "intermediates" among the mutable
+collections.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,19 +37,26 @@ from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
 
 
 class Choice(NamedTuple):
-    """One entry of ENCODERS: constructor, published width (channels of stage 1), number of stages, possible stems."""
+    """One entry of ENCODERS: constructor, published width (channels of stage 1), number of stages, possible stems.
+
+    A transformer also has its patch size in pixels by stem, and whether its features are those of a class token, which
+    is then the first of its tokens.
+    """
 
     build: Callable[..., Encoder]
     width: int
     num_stages: int
     stems: tuple[str, ...]
+    patches: Mapping[str, int] | None = None
+    class_token: bool = False
 
 
 SMALL = ("cifar",)
 BOTH = ("cifar", "imagenet")
 LARGE = ("imagenet",)
+PATCHES_OF_14 = {"imagenet": 14}
 PUBLISHED_VIT = partial(ClassTokenViT, blocks_per_stage=3, patches=PATCHES)
-DINOV2 = partial(ClassTokenViT, blocks_per_stage=3, patches={"imagenet": 14}, layer_scale=1e-5)
+DINOV2 = partial(ClassTokenViT, blocks_per_stage=3, patches=PATCHES_OF_14, layer_scale=1e-5)
 ENCODERS = {
     "small_cnn": Choice(SmallCNN, 32, 4, SMALL),
     "resnet18": Choice(partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)), 64, 4, BOTH),
@@ -58,16 +68,16 @@ ENCODERS = {
     "wide_resnet40": Choice(partial(PreActResNet, blocks=(6, 6, 6), stem_channels=16), 32, 3, SMALL),
     "classifier32": Choice(Classifier32, 64, 3, SMALL),
     # ViT-Ti: 12 blocks of 3 heads; stem "cifar" has patches of 4 pixels, "imagenet" of 16.
-    "vit_tiny": Choice(partial(ViT, blocks_per_stage=3), 192, 4, BOTH),
+    "vit_tiny": Choice(partial(ViT, blocks_per_stage=3), 192, 4, BOTH, PATCHES),
     # With class token and learned positions, as published; the same patches.
-    "vit_tiny_token": Choice(PUBLISHED_VIT, 192, 4, BOTH),
-    "vit_small": Choice(PUBLISHED_VIT, 384, 4, BOTH),
-    "vit_base": Choice(PUBLISHED_VIT, 768, 4, BOTH),
+    "vit_tiny_token": Choice(PUBLISHED_VIT, 192, 4, BOTH, PATCHES, True),
+    "vit_small": Choice(PUBLISHED_VIT, 384, 4, BOTH, PATCHES, True),
+    "vit_base": Choice(PUBLISHED_VIT, 768, 4, BOTH, PATCHES, True),
     # Patches of 14 pixels.
-    "dinov2_small": Choice(DINOV2, 384, 4, LARGE),
-    "dinov2_base": Choice(DINOV2, 768, 4, LARGE),
-    "dinov2_small_registers": Choice(partial(DINOV2, registers=4), 384, 4, LARGE),
-    "dinov2_base_registers": Choice(partial(DINOV2, registers=4), 768, 4, LARGE),
+    "dinov2_small": Choice(DINOV2, 384, 4, LARGE, PATCHES_OF_14, True),
+    "dinov2_base": Choice(DINOV2, 768, 4, LARGE, PATCHES_OF_14, True),
+    "dinov2_small_registers": Choice(partial(DINOV2, registers=4), 384, 4, LARGE, PATCHES_OF_14, True),
+    "dinov2_base_registers": Choice(partial(DINOV2, registers=4), 768, 4, LARGE, PATCHES_OF_14, True),
 }
 CLASSIFIERS = {
     "none": None,
@@ -156,6 +166,23 @@ def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Net
 def available_stages(spec: Spec) -> tuple[str, ...]:
     """The names of the stages, in order: ("stage1", "stage2", ...)."""
     return tuple(f"stage{index}" for index in range(1, ENCODERS[spec.name].num_stages + 1))
+
+
+def patch_size(spec: Spec) -> int:
+    """The side of a transformer's patches in pixels; 0 for an encoder without patches."""
+    return (ENCODERS[spec.name].patches or {}).get(spec.stem, 0)
+
+
+def attentions(intermediates: Mapping[str, Any]) -> tuple[jax.Array, ...]:
+    """The attention of a transformer's blocks in order, each [B, N, T, T]: N heads, from a token to a token, rows sum
+    to 1. () for other encoders."""
+    blocks = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(intermediates):
+        names = [str(getattr(entry, "key", "")) for entry in path]
+        if "attention_weights" in names:
+            stage, _, block = next(name for name in names if "_block" in name).partition("_block")
+            blocks[int(stage.removeprefix("stage")), int(block)] = leaf
+    return tuple(blocks[place] for place in sorted(blocks))
 
 
 def stage_shapes(spec: Spec, image_size: int) -> dict[str, tuple[int, int, int]]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gradmix_jax.models.batch_norm import BatchNorm
 
-Tap = Callable[[str, jax.Array], jax.Array]
+Tap = Callable[..., jax.Array | tuple[jax.Array, jax.Array]]
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 dense_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -43,7 +43,8 @@ class Encoder(nn.Module, kw_only=True):
     """Base of the encoders: `encoder(images_BxHxWxC, train=, tap=) -> features_BxF`, float32.
 
     An encoder calls `x_BxhxwxF = tap("stage1", x_BxhxwxF)` after the last activation function of each stage
-    and goes on with what the tap returns.
+    and goes on with what the tap returns. What belongs to no place of the grid, a class token say, goes along:
+    `x_BxhxwxF, others_BxNxF = tap("stage1", x_BxhxwxF, others_BxNxF)`.
 
     Attributes:
       width: feature channels of the first stage.

@@ -1,6 +1,7 @@
 """Encoder, projection head and, if wanted, a classification head in one module, with taps on the stages."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -20,8 +21,11 @@ class Network(nn.Module):
     `init` would put perturbations of the initialization's batch size among the variables, and `apply` wants
     either all or none of them.
 
+    The variable collection "blends" may hold, for any of the stages, {"share": share_B, "partner": partner_B}: the
+    stage's activations become share * own + (1 - share) * partner's, class token and registers included.
+
     Raises:
-      ValueError: if a perturbation names no stage or has not its activations' shape.
+      ValueError: if a perturbation or blend names no stage, or a perturbation has not its activations' shape.
     """
 
     encoder: Callable[..., Encoder]
@@ -33,22 +37,31 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         perturbations = self.variables.get("perturbations", {})
-        unknown = sorted(set(perturbations) - set(self.stages))
+        blends = self.variables.get("blends", {})
+        unknown = sorted({*perturbations, *blends} - set(self.stages))
         if unknown:
             raise ValueError(f"unknown stage {unknown[0]!r}: this encoder has {', '.join(self.stages)}.")
         out = {}
 
-        def tap(name: str, x_BxhxwxF: jax.Array) -> jax.Array:
+        def tap(name: str, x_BxhxwxF: jax.Array, others_BxNxF: jax.Array | None = None):
             if name in perturbations:
                 x_BxhxwxF = _add(name, x_BxhxwxF, perturbations[name])
+            if name in blends:
+                x_BxhxwxF, others_BxNxF = jax.tree.map(partial(_blend, **blends[name]), (x_BxhxwxF, others_BxNxF))
             out[name] = x_BxhxwxF
-            return x_BxhxwxF
+            return x_BxhxwxF if others_BxNxF is None else (x_BxhxwxF, others_BxNxF)
 
         out["features"] = self.encoder(name="encoder")(images_BxHxWxC, train=train, tap=tap)
         if self.classifier is not None:
             out["logits"] = self.classifier(name="classifier")(out["features"])
         z_BxD = Projection(self.hidden, self.projection, name="projection")(out["features"])
         return z_BxD, out
+
+
+def _blend(x: jax.Array, *, share: jax.Array, partner: jax.Array) -> jax.Array:
+    """share * x + (1 - share) * the partner's x, row by row; shape and dtype of x."""
+    share = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+    return share * x + (1 - share) * x[partner]
 
 
 def _add(name: str, x_BxhxwxF: jax.Array, perturbation_BxhxwxF: jax.Array) -> jax.Array:

@@ -41,7 +41,8 @@ class TransformerBlock(nn.Module):
         width = x.shape[-1]
         options = dict(dtype=self.dtype, kernel_init=dense_init)
         y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
-        y = nn.MultiHeadDotProductAttention(self.heads, name="attention", **options)(y)
+        # Attention weights are kept only by a caller who makes the collection "intermediates" mutable.
+        y = nn.MultiHeadDotProductAttention(self.heads, name="attention", **options)(y, sow_weights=True)
         x = x + self._scaled("scale1", y)
         y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
         y = nn.gelu(nn.Dense(4 * width, name="dense1", **options)(y), approximate=not self.exact_gelu)
@@ -113,8 +114,8 @@ class ClassTokenViT(Encoder):
         x = jnp.concatenate([first, x.reshape(grid[0], -1, self.width)], axis=1)
 
         def tapped(name: str, x: jax.Array) -> jax.Array:
-            patches = tap(name, x[:, number:].reshape(grid)).reshape(grid[0], -1, self.width)
-            return jnp.concatenate([x[:, :number], patches], axis=1)
+            patches, others = tap(name, x[:, number:].reshape(grid), x[:, :number])
+            return jnp.concatenate([others, patches.reshape(grid[0], -1, self.width)], axis=1)
 
         for stage in range(1, 5):
             for index in range(1, self.blocks_per_stage + 1):

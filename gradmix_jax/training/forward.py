@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradmix_jax import augment, objectives
+from gradmix_jax import augment, models, objectives
 from gradmix_jax.training.program import Context
 
 
@@ -22,21 +22,31 @@ class Outputs(NamedTuple):
 
 
 class Clean(NamedTuple):
-    """A clean forward pass: outputs, its pullback to (params, taps), activations by stage, new batch statistics."""
+    """A clean forward pass: outputs, its pullback to (params, taps), activations by stage, new batch statistics.
+
+    With the attention of each block where the map needs it."""
 
     outputs: Outputs
     pullback: Callable
     activations: dict[str, jax.Array]
     batch_stats: Any
+    attentions: tuple[jax.Array, ...] = ()
 
 
-def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None):
-    """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics)."""
+def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None, *, blends=None, with_attention=False):
+    """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics).
+
+    `perturbations` and `blends` are what the model takes at its stages (see `models.network`). With `with_attention`,
+    out["attentions"] is the attention of each block of a transformer.
+    """
     variables = {"params": params, "batch_stats": batch_stats}
-    if perturbations is not None:
-        variables["perturbations"] = perturbations
+    variables |= {"perturbations": perturbations} if perturbations else {}
+    variables |= {"blends": blends} if blends else {}
     normalized = augment.normalize(images_BxHxWxC, mean=program.mean, std=program.std)
-    (z, out), mutated = program.model.apply(variables, normalized, train=True, mutable=["batch_stats"])
+    mutable = ["batch_stats", *["intermediates"] * with_attention]
+    (z, out), mutated = program.model.apply(variables, normalized, train=True, mutable=mutable)
+    if with_attention:
+        out = out | {"attentions": models.attentions(mutated["intermediates"])}
     return z, out, mutated.get("batch_stats", {})
 
 
@@ -53,14 +63,17 @@ def _taps(context: Context, images_BxHxWxC):
 
 def clean_forward(context: Context, images_BxHxWxC) -> Clean:
     """Forward the clean views once, ready to be pulled back as often as needed."""
+    program = context.program
+    attended = program.map_needs("attention")
+    kept = program.attribution.stages if program.map_needs("activations") else ()
 
     def forward(params, taps):
         images = taps.get("images", images_BxHxWxC)
         added = {name: value for name, value in taps.items() if name != "images"}
-        z, out, new_stats = apply_model(context.program, params, context.batch_stats, images, added or None)
+        z, out, new_stats = apply_model(program, params, context.batch_stats, images, added, with_attention=attended)
         outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"))
-        return outputs, ({name: out[name] for name in added}, new_stats)
+        return outputs, ({name: out[name] for name in (*added, *kept)}, new_stats, out.get("attentions", ()))
 
     taps = _taps(context, images_BxHxWxC)
-    outputs, pullback, (activations, new_stats) = jax.vjp(forward, context.params, taps, has_aux=True)
-    return Clean(outputs, pullback, activations, new_stats)
+    outputs, pullback, (activations, new_stats, attentions) = jax.vjp(forward, context.params, taps, has_aux=True)
+    return Clean(outputs, pullback, activations, new_stats, attentions)

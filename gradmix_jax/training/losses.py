@@ -42,6 +42,14 @@ def mixed_loss(
     return loss, terms
 
 
+def attribution_loss(context: Context, outputs: Outputs) -> jax.Array:
+    """The loss whose gradient maps are made of, of any outputs; a scalar, this device's part of the mean."""
+    name = context.program.attribution.loss
+    if name == attribution.TRAINING:
+        return clean_loss(context, outputs)[0]
+    return objectives.OBJECTIVES[name].clean(_givens(context, outputs, [name])[name])
+
+
 def attribution_cotangent(context: Context, outputs: Outputs, clean_cotangent: Outputs | None) -> Outputs:
     """Gradient of the attribution loss with respect to the clean outputs.
 
@@ -52,11 +60,9 @@ def attribution_cotangent(context: Context, outputs: Outputs, clean_cotangent: O
     Returns:
       `Outputs` with the shapes of `outputs`.
     """
-    name = context.program.attribution.loss
-    if name == attribution.TRAINING:
+    if context.program.attribution.loss == attribution.TRAINING:
         return clean_cotangent
-    loss = lambda outputs: objectives.OBJECTIVES[name].clean(_givens(context, outputs, [name])[name])
-    return jax.grad(loss)(outputs)
+    return jax.grad(lambda outputs: attribution_loss(context, outputs))(outputs)
 
 
 def _givens(context, outputs, names) -> dict[str, objectives.Given]:

@@ -14,7 +14,8 @@ from gradmix_jax.training.phases import Phase
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set."""
+    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
+    is that of a transformer, 0 for other models, and `class_token` says whether it has one."""
 
     model: Any
     transform: optax.GradientTransformation
@@ -32,6 +33,8 @@ class Program:
     image_shape: tuple[int, int, int]
     batch_size: int
     average_decay: float = 0.0
+    patch_size: int = 0
+    class_token: bool = False
 
     @property
     def objective_names(self) -> tuple[str, ...]:
@@ -59,8 +62,12 @@ class Program:
 
     @property
     def maps_gradients(self) -> bool:
-        """Whether the mix asks for gradients: it has a map, and not a random one."""
+        """Whether the mix asks for gradients of the clean pass: it has a map that is made of them."""
         return self.mix.uses_map and self.attribution.uses_gradients
+
+    def map_needs(self, what: str) -> bool:
+        """Whether the mix has a map that needs "activations", "attention" or "gradient": see `attribution.Map`."""
+        return self.mix.uses_map and self.attribution.needs(what)
 
     @property
     def mixed_touches_clean(self) -> bool:

@@ -92,19 +92,41 @@ def context_of(
     return context, extra
 
 
-def make_map(context: Context, images_BxHxWxC, activations, gradients, keys_B) -> jax.Array:
+def make_map(context: Context, images_BxHxWxC, clean: Clean, gradients, keys_B) -> jax.Array:
     """map_BxHxW of this device's views, of the gradients at the taps."""
-    source = attribution.Source(images_BxHxWxC, activations, gradients, keys_B, context.axis_name)
-    return attribution.make(source, context.program.attribution)
+    program = context.program
+
+    def gradient_at(images_BxHxWxC):
+        def loss(images_BxHxWxC):
+            z, out, _ = apply_model(program, context.params, context.batch_stats, images_BxHxWxC)
+            return losses.attribution_loss(
+                context, Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"))
+            )
+
+        return jax.grad(loss)(images_BxHxWxC)
+
+    source = attribution.Source(
+        images_BxHxWxC,
+        clean.activations,
+        gradients,
+        keys_B,
+        context.axis_name,
+        attentions=clean.attentions,
+        gradient=gradient_at if program.map_needs("gradient") else None,
+        patch_size=program.patch_size,
+        class_token=program.class_token,
+    )
+    return attribution.make(source, program.attribution)
 
 
 class Mixed(NamedTuple):
-    """maps_BxHxW (None where the method has none), mixed images, kept shares and partners."""
+    """maps_BxHxW (None where the method has none), mixed images, kept shares, partners; the rest: see `mix.Method`."""
 
     maps: jax.Array | None
     images: jax.Array
     weight: jax.Array
     partner: jax.Array
+    extra: dict[str, jax.Array]
 
 
 def make_mixed(context: Context, images_BxHxWxC, clean: Clean, tap_gradients) -> Mixed:
@@ -112,19 +134,25 @@ def make_mixed(context: Context, images_BxHxWxC, clean: Clean, tap_gradients) ->
     program, maps = context.program, None
     if program.mix.uses_map:
         keys_B = _view_keys(context, context.keys["map"], images_BxHxWxC.shape[0])
-        maps = make_map(context, images_BxHxWxC, clean.activations, tap_gradients, keys_B)
-        if context.fresh is not None:
-            random = attribution.random_map(keys_B, image_size=images_BxHxWxC.shape[1:3])
-            maps = jnp.where(context.fresh, maps, random)
+        make = lambda: make_map(context, images_BxHxWxC, clean, tap_gradients, keys_B)
+        random = lambda: attribution.random_map(keys_B, image_size=images_BxHxWxC.shape[1:3])
+        if context.fresh is None:
+            maps = make()
+        elif program.map_needs("gradient"):
+            # Passes of its own are left out; those of the clean pass were, where its gradients are pulled back.
+            maps = lax.cond(context.fresh, make, random)
+        else:
+            maps = jnp.where(context.fresh, make(), random())
     return Mixed(maps, *mix_views(context, program.mix, images_BxHxWxC, maps))
 
 
 def mix_views(context: Context, spec: mix.Spec, images_BxHxWxC, maps_BxHxW):
-    """`mix.apply` on this device's share of the global batch."""
+    """`mix.apply_in_full` on this device's share of the global batch."""
     device = 0 if context.axis_name is None else lax.axis_index(context.axis_name)
     views = context.program.num_views
     first_group = device * (images_BxHxWxC.shape[0] // views // spec.group_size)
-    return mix.apply(context.keys["mix"], images_BxHxWxC, maps_BxHxW, spec, views=views, first_group=first_group)
+    sizes = dict(views=views, first_group=first_group)
+    return mix.apply_in_full(context.keys["mix"], images_BxHxWxC, maps_BxHxW, spec, **sizes)
 
 
 def _view_keys(context, key, rows):
@@ -190,9 +218,7 @@ def gradients(context: Context, images_BxHxWxC):
     if mixed is not None:
 
         def loss_of_mixed(params, outputs):
-            z, out, _ = apply_model(context.program, params, context.batch_stats, mixed.images)
-            seen = objectives.Mixed(z, out.get("logits"), mixed.weight, mixed.partner)
-            return losses.mixed_loss(context, outputs, seen)
+            return losses.mixed_loss(context, outputs, forward_mixed(context, params, mixed))
 
         wanted = (0, 1) if context.program.mixed_touches_clean else (0,)
         (extra, mixed_terms), (mixed_gradient, *rest) = jax.value_and_grad(loss_of_mixed, wanted, has_aux=True)(
@@ -206,6 +232,19 @@ def gradients(context: Context, images_BxHxWxC):
     if mixed_gradient is not None:
         gradient = jax.tree.map(jnp.add, gradient, mixed_gradient)
     return gradient, clean.batch_stats, metrics
+
+
+def forward_mixed(context: Context, params, mixed: Mixed) -> objectives.Mixed:
+    """What the losses see of the mixed images: their forward pass, with activations mixed where the method does so."""
+    program, spec = context.program, context.program.mix
+    blends = {stage: {"share": mixed.extra[stage], "partner": mixed.partner} for stage in spec.stages}
+    options = dict(blends=blends, with_attention=spec.attends)
+    z, out, _ = apply_model(program, params, context.batch_stats, mixed.images, **options)
+    weight_B = mixed.weight
+    if spec.attends:
+        last = out["attentions"][-1]
+        weight_B = mix.attended_share(last, mixed.extra["mask"], spec.patch_size, program.class_token)
+    return objectives.Mixed(z, out.get("logits"), weight_B, mixed.partner)
 
 
 def _in_rows(tree):

@@ -236,7 +236,9 @@ def test_spec_names_key_value_and_what_is_allowed(change, message):
 
 def test_spec_says_what_a_method_needs():
     needs = {m: dataclasses.replace(SPEC, method=m, stages=["stage3"]) for m in attribution.MAPS}
-    assert [m for m in needs if needs[m].uses_stages] == ["layer", "grad_cam"]
+    assert [m for m in needs if needs[m].uses_stages] == ["layer", "grad_cam", "token", "eigen_cam"]
+    assert [m for m in needs if not needs[m].uses_loss] == ["rollout", "eigen_cam", "random"]
+    assert [m for m in needs if needs[m].needs("gradient")] == ["integrated_gradients", "smoothgrad"]
     assert [m for m in needs if needs[m].uses_input] == ["input", "gradient_x_input"]
     assert needs["layer"].stages == ("stage3",) and hash(needs["layer"])
     assert dataclasses.replace(SPEC, method="input", stages=()).stages == ()

@@ -37,15 +37,24 @@ SPECS = {
     "cutout": dataclasses.replace(SPEC, **RECIPES["cutout"]["mix"]),
     "fmix": dataclasses.replace(SPEC, **RECIPES["fmix"]["mix"]),
     "mixup": dataclasses.replace(SPEC, method="mixup", options={"mixup": {"alpha": 5.0}}),
+    "soft": dataclasses.replace(SPEC, border=1),
+    "patches": dataclasses.replace(SPEC, mask="patches", patch_size=1),
+    "backmix": dataclasses.replace(SPEC, method="backmix"),
+    "attentive_cutmix": dataclasses.replace(SPEC, method="attentive_cutmix"),
+    "keep_cutout": dataclasses.replace(SPEC, method="keep_cutout"),
+    "resizemix": dataclasses.replace(SPEC, method="resizemix"),
+    "tokenmix": dataclasses.replace(SPEC, method="tokenmix", patch_size=1),
+    "transmix": dataclasses.replace(SPEC, method="transmix", patch_size=1),
+    "manifold_mixup": dataclasses.replace(SPEC, method="manifold_mixup"),
 }
-FILLS_OF = {"threshold": tuple(mix.FILLS), "box": ("partner", "partner_resized", "zeros")}
+FILLS_OF = {"threshold": tuple(mix.FILLS), **dict.fromkeys(("box", "patches"), ("partner", "partner_resized", "zeros"))}
 
 
 # Random bits are slow to compile: two programs, not optimised, give most tests their results.
 @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def fill_all(key, images, maps, keep):
     """Result by mask and fill, for given keep shares."""
-    call = partial(mix.gradmix, key, images, maps, views=2, keep_B=keep)
+    call = partial(mix.gradmix, key, images, maps, views=2, keep_B=keep, patch_size=1)
     return {mask: {fill: call(mask=mask, fill=fill) for fill in fills} for mask, fills in FILLS_OF.items()}
 
 
@@ -69,7 +78,7 @@ def applied(name, key, images=PICTURES, maps=MAPS, first_group=0):
 
 
 def hole_of(mask, maps=MAPS, keep=KEEPS):
-    return np.asarray(masks.MASKS[mask](maps, keep))
+    return np.asarray(masks.MASKS[mask](maps, keep, patch_size=1))
 
 
 def extent(hole):
@@ -176,7 +185,7 @@ def pillow_resize(picture, height, width):
 def test_partner_resized_is_the_whole_partner_as_pillow_shrinks_it(mask, key):
     """Onto the bounding box of the mask, which for a thresholded map has rows and columns without a masked pixel."""
     maps, keep = MAPS, KEEPS
-    if mask == "threshold":
+    if mask != "box":
         maps, keep = np.zeros_like(MAPS), np.full(ROWS, 1 - 3 / 63, np.float32)
         maps[:, 1, 2] = maps[:, 6, 5] = maps[:, 7, 5] = 1
     mixed, weight, partner = filled(mask, "partner_resized", key, maps=maps, keep=keep)
@@ -426,11 +435,10 @@ def test_mixup_is_a_weighted_mean_with_beta_weights():
     np.testing.assert_allclose(weights.var(), 1 / 44, rtol=0.2)
 
 
-def test_only_gradmix_looks_at_maps(key):
-    assert [m for m in mix.METHODS if dataclasses.replace(SPEC, method=m).uses_map] == ["gradmix"]
+def test_methods_look_at_maps_where_their_entry_says_so(key):
     other = MAPS[::-1]
     for name, spec in SPECS.items():
-        same = np.array_equal(applied(name, key)[0], applied(name, key, maps=other)[0])
+        same = all(map(np.array_equal, applied(name, key), applied(name, key, maps=other)))
         assert same != spec.uses_map, name
 
 
@@ -443,9 +451,9 @@ def options(method, **values):
     [
         (
             dict(method="cutout"),
-            r"mix\.method must be one of none, gradmix, cutmix, saliencymix, fmix, mixup, got 'cutout'",
+            r"mix\.method must be one of none, gradmix, backmix, .*, manifold_mixup, got 'cutout'; did you mean",
         ),
-        (dict(mask="circle"), r"mix\.mask must be one of box, threshold, got 'circle'"),
+        (dict(mask="circle"), r"mix\.mask must be one of box, threshold, patches, got 'circle'"),
         (
             dict(fill="black"),
             r"mix\.fill must be one of partner, .*, zeros, ones, got 'black'",
@@ -461,6 +469,17 @@ def options(method, **values):
         ),
         (dict(keep_range=(0.5,)), r"mix\.keep_range must have 2 elements, got \(0\.5,\)"),
         (dict(group_size=1), r"mix\.group_size must be an integer at least 2, got 1"),
+        (dict(border=-1), r"mix\.border must be an integer at least 0, got -1"),
+        (dict(patch_size=-4), r"mix\.patch_size must be an integer at least 0, got -4"),
+        (
+            options("resizemix", scale=(0.8, 0.1)),
+            r"mix\.options\.resizemix\.scale must be \(low, high\) with low <= high, got \(0\.8, 0\.1\)",
+        ),
+        (options("keep_cutout", quantile=0.0), r"mix\.options\.keep_cutout\.quantile must be a number above 0"),
+        (
+            dict(method="manifold_mixup", mixed_views="first"),
+            r"mix\.mixed_views must be 'all' with mix\.method 'manifold_mixup', got 'first'",
+        ),
         (options("mixup", alpha=0.0), r"mix\.options\.mixup\.alpha must be a positive number, got 0\.0"),
         (options("fmix", decay=-1.0), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got -1\.0"),
         (options("fmix", decay=float("nan")), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got nan"),
@@ -477,9 +496,9 @@ def test_spec_takes_the_list_of_a_json_file():
 
 
 def test_calls_that_cannot_work_say_why(key):
-    with pytest.raises(ValueError, match="gradmix needs a multiple of views=3 images, got 8"):
+    with pytest.raises(ValueError, match="mixing needs a multiple of views=3 images, got 8"):
         mix.gradmix(key, PICTURES, MAPS, views=3)
-    with pytest.raises(ValueError, match=r"mask must be one of box, threshold, got 'circle'"):
+    with pytest.raises(ValueError, match=r"mask must be one of box, threshold, patches, got 'circle'"):
         mix.gradmix(key, PICTURES, MAPS, mask="circle")
     wrong = dict(keep_range=(0.5, 0.9), fill="patner", views=2)
     for method in (mix.gradmix, mix.cutmix, mix.saliencymix, partial(mix.fmix, decay=3.0)):

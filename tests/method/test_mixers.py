@@ -1,0 +1,248 @@
+"""Mixing methods against float64 NumPy that is given their draws: boxes, cells and tokens by loops over images."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from gradmix_jax.method import draws, masks, mix, tokens
+
+# 2 views of 3 images.
+ROWS, VIEWS, SIZE, PATCH = 6, 2, 12, 3
+GRID = SIZE // PATCH
+IMAGES = np.random.default_rng(0).random((ROWS, SIZE, SIZE, 2), np.float32)
+MAPS = np.random.default_rng(1).random((ROWS, SIZE, SIZE), np.float32)
+KEEP_RANGE = (0.5, 0.9)
+
+
+def called(function, key, **options):
+    """The results of a method as NumPy arrays."""
+    method = jax.jit(partial(function, views=VIEWS, **options), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.tree.map(np.asarray, method(key, IMAGES, MAPS))
+
+
+def drawn(key, more=0, keep_range=KEEP_RANGE):
+    return draws.draw(key, ROWS, views=VIEWS, keep_range=keep_range, more=more)
+
+
+def largest(values, count):
+    """The `count` largest of an array, as a mask of its shape; of ties the first."""
+    mask = np.zeros(values.size, bool)
+    mask[np.argsort(-values.reshape(-1).astype(np.float64), stable=True)[:count]] = True
+    return mask.reshape(values.shape)
+
+
+def cell_means(values, grid):
+    """By loops over pixels: pixel r lies in row r * grid // size."""
+    total, count = np.zeros((grid, grid)), np.zeros((grid, grid))
+    for row in range(values.shape[0]):
+        for column in range(values.shape[1]):
+            cell = row * grid // values.shape[0], column * grid // values.shape[1]
+            total[cell] += float(values[row, column])
+            count[cell] += 1
+    return total / count
+
+
+def expanded(cells, size=SIZE):
+    grid = len(cells)
+    return np.array([[cells[r * grid // size, c * grid // size] for c in range(size)] for r in range(size)])
+
+
+def check(result, expected_masks, partner, label_partner=None, weight=None):
+    """A result against hard masks, filled with the partner's pixels."""
+    expected = np.where(expected_masks[..., None], IMAGES[partner], IMAGES)
+    np.testing.assert_array_equal(result[0], expected)
+    weight = 1 - expected_masks.mean(axis=(1, 2)) if weight is None else weight
+    np.testing.assert_allclose(result[1], weight, atol=1e-6)
+    np.testing.assert_array_equal(result[2], partner if label_partner is None else label_partner)
+
+
+def pixels(keep):
+    return round((1 - float(np.float32(keep))) * SIZE**2)
+
+
+def test_patches_mask_whole_tokens_where_their_mean_is_largest(key):
+    result = called(mix.gradmix, key, mask="patches", patch_size=PATCH)
+    draw = drawn(key)
+    expected = [
+        expanded(largest(cell_means(map_HxW, GRID), round((1 - float(keep)) * GRID**2)))
+        for map_HxW, keep in zip(MAPS, draw.keep_B)
+    ]
+    check(result, np.stack(expected), np.asarray(draw.partner_B))
+
+
+def test_cells_of_a_grid_that_does_not_divide_the_image():
+    keep = np.linspace(0.2, 0.9, ROWS, dtype=np.float32)
+    found = np.asarray(jax.jit(partial(masks.cells, grid_hxw=(5, 7)))(MAPS, keep))
+    for mask, map_HxW, one in zip(found, MAPS, keep):
+        total, count = np.zeros((5, 7)), np.zeros((5, 7))
+        for row in range(SIZE):
+            for column in range(SIZE):
+                total[row * 5 // SIZE, column * 7 // SIZE] += float(map_HxW[row, column])
+                count[row * 5 // SIZE, column * 7 // SIZE] += 1
+        chosen = largest(total / count, round((1 - float(one)) * 35))
+        expected = [[chosen[r * 5 // SIZE, c * 7 // SIZE] for c in range(SIZE)] for r in range(SIZE)]
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("border", [1, 3])
+def test_soft_borders_are_means_over_squares(border, key):
+    """Weights and pixels too: the share of the partner is the mask."""
+    sharp = np.asarray(masks.threshold(MAPS, drawn(key).keep_B)).astype(np.float64)
+    soft = np.zeros_like(sharp)
+    for row in range(SIZE):
+        for column in range(SIZE):
+            rows = slice(max(row - border, 0), row + border + 1)
+            columns = slice(max(column - border, 0), column + border + 1)
+            soft[:, row, column] = sharp[:, rows, columns].mean(axis=(1, 2))
+    mixed, weight, partner = called(mix.gradmix, key, border=border)
+    expected = soft[..., None] * IMAGES[partner] + (1 - soft[..., None]) * IMAGES
+    np.testing.assert_allclose(mixed, expected, atol=2e-6)
+    np.testing.assert_allclose(weight, 1 - soft.mean(axis=(1, 2)), atol=2e-6)
+
+
+def test_backmix_exchanges_what_is_background_in_both(key):
+    result = called(mix.backmix, key, keep_range=KEEP_RANGE, mask="threshold", fill="partner")
+    draw = drawn(key)
+    partner = np.asarray(draw.partner_B)
+    background = np.stack([largest(-map_HxW, pixels(keep)) for map_HxW, keep in zip(MAPS, draw.keep_B)])
+    check(result, background & background[partner], partner, label_partner=np.arange(ROWS))
+    assert (background & background[partner]).any()
+
+
+def test_attentive_cutmix_pastes_the_partners_most_attended_cells(key):
+    result = called(mix.attentive_cutmix, key, fill="partner", grid=5, cells=6)
+    partner = np.asarray(drawn(key).partner_B)
+    expected = np.stack([expanded(largest(cell_means(MAPS[other], 5), 6)) for other in partner])
+    check(result, expected, partner)
+
+
+@pytest.mark.parametrize("quantile", [0.01, 0.3, 1.0])
+def test_keep_cutout_cuts_where_the_map_is_small(quantile, key):
+    result = called(mix.keep_cutout, key, keep_range=KEEP_RANGE, fill="partner", quantile=quantile)
+    draw = drawn(key, more=1)
+    lots = np.asarray(jax.random.uniform(draw.keys[0], (ROWS, SIZE**2)))
+    expected = []
+    for map_HxW, keep, lot in zip(MAPS.astype(np.float64), np.asarray(draw.keep_B), lots):
+        side = round(SIZE * np.sqrt(1 - float(keep)))
+        boxes = np.zeros((SIZE**2, SIZE, SIZE), bool)
+        for place in range(SIZE**2):
+            top, left = place // SIZE - side // 2, place % SIZE - side // 2
+            boxes[place, max(top, 0) : top + side, max(left, 0) : left + side] = True
+        covered = (boxes * map_HxW).sum(axis=(1, 2))
+        allowed = covered <= np.sort(covered)[max(1, round(quantile * SIZE**2)) - 1] + 1e-9
+        expected.append(boxes[np.argmax(np.where(allowed, lot, -1))])
+    check(result, np.stack(expected), np.asarray(draw.partner_B))
+
+
+def test_resizemix_boxes_lie_inside_and_have_the_drawn_sides():
+    """Over many keys they reach every edge; the weight is the area."""
+    tops, bottoms = set(), set()
+    call = jax.jit(partial(mix.resizemix, views=VIEWS, scale=(0.1, 0.8), fill="partner"))
+    for seed in range(30):
+        key = jax.random.key(seed)
+        mixed, weight, partner = map(np.asarray, call(key, IMAGES, None))
+        draw = drawn(key, more=2, keep_range=(0.1, 0.8))
+        np.testing.assert_array_equal(partner, draw.partner_B)
+        for row in range(ROWS):
+            side = max(1, round(float(draw.keep_B[row]) * SIZE))
+            hole = np.any(mixed[row] != IMAGES[row], axis=-1)
+            rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+            assert len(rows) == len(columns) == side and hole.sum() == side**2
+            np.testing.assert_array_equal(mixed[row][hole], IMAGES[partner[row]][hole])
+            np.testing.assert_allclose(weight[row], 1 - side**2 / SIZE**2, atol=1e-6)
+            tops.add(rows[0])
+            bottoms.add(rows[-1])
+    assert {0, 1, 5} <= tops and {SIZE - 1, SIZE - 2} <= bottoms
+
+
+def reference_block_order(uniforms, noise, blocks):
+    """One token, one block at a time."""
+    order = noise.astype(np.float64).copy()
+    for row in range(ROWS):
+        for block in reversed(range(blocks)):  # the first is painted last, over the others
+            area, aspect, top, left = (float(uniforms[index, row, block]) for index in range(4))
+            area = (1 / 16 + (1 / 3 - 1 / 16) * area) * GRID**2
+            aspect = tokens.ASPECT ** (2 * aspect - 1)
+            height, width = max(1, round(np.sqrt(area / aspect))), max(1, round(np.sqrt(area * aspect)))
+            top, left = int(top * GRID) - height // 2, int(left * GRID) - width // 2
+            for r in range(max(top, 0), min(top + height, GRID)):
+                for c in range(max(left, 0), min(left + width, GRID)):
+                    order[row, r, c] = blocks - block + float(noise[row, r, c])
+    return order
+
+
+def test_tokenmix_masks_blocks_of_tokens_and_weighs_by_the_maps(key):
+    blocks = 4
+    result = called(mix.tokenmix, key, keep_range=KEEP_RANGE, fill="partner", blocks=blocks, patch_size=PATCH)
+    draw = drawn(key, more=2)
+    uniforms = np.asarray(jax.random.uniform(draw.keys[0], (4, ROWS, blocks)))
+    noise = np.asarray(jax.random.uniform(draw.keys[1], (ROWS, GRID, GRID)))
+    order = reference_block_order(uniforms, noise, blocks)
+    counts = [round((1 - float(keep)) * GRID**2) for keep in draw.keep_B]
+    expected = np.stack([expanded(largest(one, count)) for one, count in zip(order, counts)])
+    partner, maps = np.asarray(draw.partner_B), MAPS.astype(np.float64)
+    own = (maps * ~expected).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
+    other = (maps[partner] * expected).sum(axis=(1, 2)) / maps[partner].sum(axis=(1, 2))
+    check(result, expected, partner, weight=own / (own + other))
+
+
+def test_tokenmix_of_empty_maps_weighs_by_area(key):
+    options = dict(keep_range=KEEP_RANGE, views=VIEWS, blocks=4, patch_size=PATCH)
+    mixed, weight, _ = mix.tokenmix(key, IMAGES, np.zeros_like(MAPS), fill="partner", **options)
+    hole = np.any(np.asarray(mixed) != IMAGES, axis=-1)
+    np.testing.assert_allclose(weight, 1 - hole.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_transmix_is_cutmix_with_its_mask(key):
+    options = dict(keep_range=KEEP_RANGE, fill="partner")
+    *result, extra = called(mix.transmix, key, **options)
+    for found, expected in zip(result, called(mix.cutmix, key, **options)):
+        np.testing.assert_array_equal(found, expected)
+    check(result, extra["mask"], result[2])
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_attended_share_against_numpy(class_token):
+    """Three heads; with a class token and two registers, or with patches alone."""
+    others = 3 if class_token else 0
+    random = np.random.default_rng(2)
+    attention = random.random((ROWS, 3, GRID**2 + others, GRID**2 + others))
+    attention /= attention.sum(axis=-1, keepdims=True)
+    mask = random.random((ROWS, SIZE, SIZE))
+    found = jax.jit(tokens.attended_share, static_argnums=(2, 3))(
+        attention.astype(np.float32), mask.astype(np.float32), PATCH, class_token
+    )
+    for row in range(ROWS):
+        kept = 1 - cell_means(mask[row], GRID).reshape(-1)
+        mean = attention[row].mean(axis=0)
+        given = (mean[0] if class_token else mean.mean(axis=0))[others:]
+        np.testing.assert_allclose(found[row], (given * kept).sum() / given.sum(), rtol=1e-5)
+    assert np.asarray(jax.grad(lambda a: tokens.attended_share(a, mask, PATCH, True).sum())(attention)).max() == 0
+
+
+def test_manifold_mixup_blends_one_place_of_those_it_may():
+    """Over many keys each of the three is drawn; only there is a row's share below 1."""
+    seen = set()
+    options = dict(alpha=1.0, stages=("stage2", "input", "stage1"))
+    call = jax.jit(partial(mix.manifold_mixup, views=VIEWS, **options))
+    for seed in range(20):
+        mixed, weight, partner, shares = jax.tree.map(np.asarray, call(jax.random.key(seed), IMAGES, None))
+        blended = [name for name, share in shares.items() if np.any(share != 1)]
+        assert list(shares) == ["stage1", "stage2"] and len(blended) <= 1
+        if blended:
+            np.testing.assert_array_equal(shares[blended[0]], weight)
+            np.testing.assert_array_equal(mixed, IMAGES)
+        else:
+            own = weight.astype(np.float64).reshape(-1, 1, 1, 1)
+            np.testing.assert_allclose(mixed, own * IMAGES + (1 - own) * IMAGES[partner], atol=1e-6)
+        seen.add(blended[0] if blended else "input")
+    assert seen == {"input", "stage1", "stage2"}
+
+
+def test_calls_that_cannot_work_say_why(key):
+    with pytest.raises(ValueError, match="patch_size must divide images of 12 x 12 pixels, got 5"):
+        mix.gradmix(key, IMAGES, MAPS, mask="patches", patch_size=5)
+    with pytest.raises(ValueError, match=r"a grid of \(13, 13\) cells does not fit images of \(12, 12\) pixels"):
+        mix.attentive_cutmix(key, IMAGES, MAPS, fill="partner", views=1, grid=13, cells=2)
