@@ -170,16 +170,19 @@ def curves(one: Trained, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Arr
     return deleted.T, inserted.T
 
 
-def areas(one: Trained, kind: Kind, key) -> tuple[np.ndarray, np.ndarray]:
-    """(deletion, insertion): area under each image's curve, by trapezoids, float64 [N]."""
+def areas(runs: list[Trained], kind: Kind, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(deletion, insertion): area under the curve of each classifier and image, by trapezoids, float64 [S, N]."""
 
     @jax.jit
-    def run(images, key):
-        keys_B = jax.random.split(key, len(images))
-        return curves(one, make_maps(one, kind, images, keys_B), images)
+    def run(variables, images, key):
+        one = runs[0]._replace(variables=variables)
+        return curves(one, make_maps(one, kind, images, jax.random.split(key, len(images))), images)
 
-    both = jax.device_get(run(jnp.asarray(one.images_NxHxWxC), key))
-    return tuple(np.trapezoid(each.astype(np.float64), dx=1 / STEPS, axis=1) for each in both)
+    found = [
+        run(one.variables, one.images_NxHxWxC, jax.random.key(seed)) for one, seed in zip(runs, seeds, strict=True)
+    ]
+    deleted, inserted = (np.stack(each).astype(np.float64) for each in zip(*jax.device_get(found), strict=True))
+    return tuple(np.trapezoid(each, dx=1 / STEPS, axis=2) for each in (deleted, inserted))
 
 
 def interval(values_SxN: np.ndarray) -> tuple[float, float]:
@@ -240,8 +243,7 @@ def section(data: str, model: str, arguments) -> list[str]:
     for name, kind in KINDS.items():
         if model not in kind.models:
             continue
-        found = [areas(one, kind, jax.random.key(seed)) for seed, one in zip(arguments.seeds, runs, strict=True)]
-        deletion, insertion = (np.stack(each) for each in zip(*found, strict=True))
+        deletion, insertion = areas(runs, kind, arguments.seeds)
         cost = f"{costs[name]:.3f} x" if name in costs else ""
         lines.append(f"| {name} | {cell(deletion)} | {cell(insertion)} | {cost} |")
         print(lines[-1], flush=True)

@@ -8,7 +8,7 @@ Not yet run at this size: it needs an accelerator. Scaled down to two CPU cores 
 epochs, trial 0, JPEG copy; results/cifar10.md has the command), ten minutes give AUROC .642 (input) and .627 (layer).
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
-grad_cam, tokens (a transformer), or another recipe of docs/mixing.md on the same step: none, cutmix, mixup, backmix, ...
+grad_cam, tokens (a transformer), or another recipe of docs/mixing.md on the same step: none, cutmix, mixup, ...
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -68,6 +68,7 @@ RECIPES = {
         "mix": {"method": "attentive_cutmix", "fill": "partner"},
         "attribution": {"method": "input"},
     },
+    "puzzlemix": {"mix": {"method": "puzzlemix", "fill": "partner"}, "attribution": {"method": "input"}},
     "keep_cutout": {"mix": {"method": "keep_cutout", "fill": "mean"}, "attribution": {"method": "input"}},
     # For transformers.
     "tokenmix": {

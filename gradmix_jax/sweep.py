@@ -69,6 +69,7 @@ OVERVIEW = {
     "ResizeMix": Variant("resizemix", {}, "2012.11101"),
     "manifold mixup": Variant("manifold_mixup", {}, "1806.05236"),
     "Attentive CutMix": Variant("attentive_cutmix", {}, "2003.13048"),
+    "PuzzleMix, batched": Variant("puzzlemix", {}, "2009.06962"),
     "KeepAugment, Cutout": Variant("keep_cutout", {}, "2011.11778"),
     "BackMix": Variant("backmix", {}, "2503.17717"),
     "RandAugment": Variant("none", {"augment.policy": "randaugment"}, "1909.13719"),

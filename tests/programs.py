@@ -1,12 +1,16 @@
 """Small programs for the tests of the step, the loop and the commands."""
 
+from functools import partial
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import models
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.data import order
+from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
 from gradmix_jax.training import state as state_lib
 
 NUM_IMAGES = 64
@@ -41,6 +45,13 @@ def small_program(recipe="input", *, mapped=None, phases=PHASES, **overrides):
     num_devices = len(mapped.devices) if mapped else 1
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=num_devices)
     return specs, run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, mapped=mapped)
+
+
+def shorten_transformers(monkeypatch):
+    """One block a stage: twelve blocks take long to compile and are three times the same."""
+    for name, build in {"vit_tiny_token": partial(ClassTokenViT, patches=PATCHES), "vit_tiny": ViT}.items():
+        entry = models.ENCODERS[name]
+        monkeypatch.setitem(models.ENCODERS, name, entry._replace(build=partial(build, blocks_per_stage=1)))
 
 
 def small_state(specs, program) -> state_lib.TrainState:

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from programs import NUM_IMAGES, small_images, small_order, small_program, small_state
+from programs import NUM_IMAGES, shorten_transformers, small_images, small_order, small_program, small_state
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import keys
@@ -22,8 +22,9 @@ CASES += [
 
 
 @pytest.mark.parametrize(("recipe", "overrides"), CASES, ids=str)
-def test_no_key_of_a_step_is_used_twice(recipe, overrides):
+def test_no_key_of_a_step_is_used_twice(recipe, overrides, monkeypatch):
     """Traced and lowered, which is when JAX checks; not compiled."""
+    shorten_transformers(monkeypatch)
     views = {f"augment.{name}": value for name, value in VIEWS.items()}
     with jax.debug_key_reuse(True):
         specs, program = small_program(recipe, **views, **overrides)

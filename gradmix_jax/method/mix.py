@@ -8,8 +8,8 @@ or the image keeps its label, so that area-weighted labels come out right withou
 With V views the B rows are view-major (all of view 0, then all of view 1), and the partner of view v of image i is
 view V-1-v of image pi(i), with pi a random permutation without fixed points.
 
-The methods are in `boxes.py` (CutMix and others that need no map), `guided.py` (GradMix and others that do),
-`tokens.py` (for transformers) and `blends.py` (mixup).
+The methods are in `boxes.py` (CutMix and others that need no map), `guided.py` and `puzzle.py` (GradMix and
+others that do), `tokens.py` (for transformers) and `blends.py` (mixup).
 
 Letters: B batch (views included), H W image, C image channels, G groups, g images of a group.
 """
@@ -29,11 +29,12 @@ from gradmix_jax.method.boxes import cutmix, fmix, resizemix, saliencymix
 from gradmix_jax.method.draws import draw_keep, partners
 from gradmix_jax.method.fills import FILLS
 from gradmix_jax.method.guided import attentive_cutmix, backmix, gradmix, keep_cutout
+from gradmix_jax.method.puzzle import puzzlemix
 from gradmix_jax.method.tokens import attended_share, tokenmix, transmix
 
 __all__ = ["FILLS", "INPUT", "METHODS", "Method", "Spec", "apply", "apply_in_full", "attended_share"]
 __all__ += ["attentive_cutmix", "backmix", "cutmix", "draw_keep", "fmix", "gradmix", "keep_cutout", "manifold_mixup"]
-__all__ += ["mixup", "partners", "resizemix", "saliencymix", "tokenmix", "transmix"]
+__all__ += ["mixup", "partners", "puzzlemix", "resizemix", "saliencymix", "tokenmix", "transmix"]
 
 KEEP_DRAWS = ("image", "batch")
 MIXED_VIEWS = ("all", "first")
@@ -145,6 +146,12 @@ _STAGES = Key((INPUT, "stage1", "stage2"), '"input" and stages of the encoder: o
 _GRID = Key(7, "cells along a side of the image", least=1)
 _CELLS = Key(6, "number of cells that are pasted", least=1)
 _QUANTILE = Key(0.6, "of the map that boxes cover: places above it are spared; 1: none", above=0, most=1)
+_PUZZLE = {
+    "grid": Key(4, "cells along a side of the image; divides it", least=1),
+    "smoothness": Key(0.5, "pull of a cell's neighbors on the mask, in mean saliencies", least=0),
+    "distance": Key(1.0, "cost of moving a cell across the image, in mean saliencies", least=0),
+    "sweeps": Key(4, "rounds of the searches for mask and moves", least=1),
+}
 _BLOCKS = Key(8, "rectangles of tokens that are drawn", least=1)
 _GUIDED = ("keep_range", "keep_B", "mask", "fill", "border", "patch_size")
 
@@ -156,6 +163,7 @@ METHODS = {
         attentive_cutmix, needs_map=True, takes=("fill", "border"), options={"grid": _GRID, "cells": _CELLS}
     ),
     "keep_cutout": Method(keep_cutout, needs_map=True, options={"quantile": _QUANTILE}),
+    "puzzlemix": Method(puzzlemix, needs_map=True, options=_PUZZLE),
     "cutmix": Method(cutmix),
     "resizemix": Method(resizemix, takes=("fill", "border"), options={"scale": _SCALE}),
     "saliencymix": Method(saliencymix),

@@ -203,6 +203,74 @@ def test_transmix_is_cutmix_with_its_mask(key):
     check(result, extra["mask"], result[2])
 
 
+def neighbors(cell):
+    row, column = divmod(cell, GRID)
+    around = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+    return [r * GRID + c for r, c in around if 0 <= r < GRID and 0 <= c < GRID]
+
+
+def reference_choice(gain, count, smoothness, sweeps):
+    mask = largest(gain, count)
+    for _ in range(sweeps):
+        pull = [sum(1 if mask[other] else -1 for other in neighbors(cell)) / 4 for cell in range(GRID**2)]
+        mask = largest(gain + smoothness * np.array(pull), count)
+    return mask
+
+
+def reference_moves(seen, saliency, distance, sweeps):
+    """Each place keeps a list of the cells that have refused it."""
+    length = lambda a, b: np.hypot(a // GRID - b // GRID, a % GRID - b % GRID) / (np.sqrt(2) * (GRID - 1))
+    worth = [[seen[p] * saliency[c] - distance * length(p, c) for c in range(GRID**2)] for p in range(GRID**2)]
+    refused = [set() for _ in range(GRID**2)]
+    wish = lambda place: max((c for c in range(GRID**2) if c not in refused[place]), key=lambda c: worth[place][c])
+    for _ in range(sweeps):
+        wishes = [wish(place) for place in range(GRID**2)]
+        for cell in set(wishes):
+            asking = [place for place in range(GRID**2) if wishes[place] == cell]
+            best = max(asking, key=lambda place: worth[place][cell])
+            for place in asking:
+                if place != best:
+                    refused[place].add(cell)
+    return [wish(place) for place in range(GRID**2)]
+
+
+def cell_of(image, cell):
+    row, column = (PATCH * each for each in divmod(cell, GRID))
+    return image[row : row + PATCH, column : column + PATCH]
+
+
+def test_puzzlemix_matches_a_search_image_by_image(key):
+    options = dict(grid=GRID, smoothness=0.5, distance=0.6, sweeps=3)
+    mixed, weight, partner = called(mix.puzzlemix, key, keep_range=KEEP_RANGE, fill="partner", **options)
+    draw = drawn(key)
+    np.testing.assert_array_equal(partner, draw.partner_B)
+    cells = np.stack([cell_means(map_HxW, GRID).reshape(-1) for map_HxW in MAPS])
+    saliency = cells / cells.mean(axis=1, keepdims=True)
+    moved = 0
+    for row, keep in enumerate(np.asarray(draw.keep_B)):
+        own, other = saliency[row], saliency[partner[row]]
+        mask = reference_choice(other - own, round((1 - float(keep)) * GRID**2), 0.5, 3)
+        sources = reference_moves(~mask, own, 0.6, 3), reference_moves(mask, other, 0.6, 3)
+        np.testing.assert_allclose(weight[row], 1 - mask.mean(), atol=1e-6)
+        for cell in range(GRID**2):
+            image, source = (IMAGES[partner[row]], sources[1]) if mask[cell] else (IMAGES[row], sources[0])
+            np.testing.assert_array_equal(cell_of(mixed[row], cell), cell_of(image, source[cell]))
+            moved += source[cell] != cell
+    assert moved > ROWS
+
+
+def test_puzzlemix_stays_in_place_where_moving_is_dear(key):
+    """And without smoothness, the mask is the best there is: the cells with the largest gain."""
+    options = dict(grid=GRID, smoothness=0.0, distance=1e4, sweeps=2)
+    result = called(mix.puzzlemix, key, keep_range=KEEP_RANGE, fill="partner", **options)
+    draw, cells = drawn(key), np.stack([cell_means(map_HxW, GRID) for map_HxW in MAPS])
+    saliency, partner = cells / cells.mean(axis=(1, 2), keepdims=True), np.asarray(draw.partner_B)
+    counts = [round((1 - float(keep)) * GRID**2) for keep in draw.keep_B]
+    gains = saliency[partner] - saliency
+    expected = np.stack([expanded(largest(gain, count)) for gain, count in zip(gains, counts)])
+    check(result, expected, partner)
+
+
 @pytest.mark.parametrize("class_token", [True, False])
 def test_attended_share_against_numpy(class_token):
     """Three heads; with a class token and two registers, or with patches alone."""
@@ -244,5 +312,8 @@ def test_manifold_mixup_blends_one_place_of_those_it_may():
 def test_calls_that_cannot_work_say_why(key):
     with pytest.raises(ValueError, match="patch_size must divide images of 12 x 12 pixels, got 5"):
         mix.gradmix(key, IMAGES, MAPS, mask="patches", patch_size=5)
+    with pytest.raises(ValueError, match="grid must divide images of 12 x 12 pixels, got 5"):
+        options = dict(smoothness=0.5, distance=1.0, sweeps=1)
+        mix.puzzlemix(key, IMAGES, MAPS, keep_range=KEEP_RANGE, fill="partner", views=1, grid=5, **options)
     with pytest.raises(ValueError, match=r"a grid of \(13, 13\) cells does not fit images of \(12, 12\) pixels"):
         mix.attentive_cutmix(key, IMAGES, MAPS, fill="partner", views=1, grid=13, cells=2)

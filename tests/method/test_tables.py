@@ -14,6 +14,7 @@ METHODS = {
     "gradmix": (MIX, "test_pixels_outside_the_mask_stay_and_inside_are_the_partners"),
     "backmix": (MIXERS, "test_backmix_exchanges_what_is_background_in_both"),
     "attentive_cutmix": (MIXERS, "test_attentive_cutmix_pastes_the_partners_most_attended_cells"),
+    "puzzlemix": (MIXERS, "test_puzzlemix_matches_a_search_image_by_image"),
     "keep_cutout": (MIXERS, "test_keep_cutout_cuts_where_the_map_is_small"),
     "cutmix": (MIX, "test_cutmix_boxes_are_rectangles_all_over_the_image"),
     "resizemix": (MIXERS, "test_resizemix_boxes_lie_inside_and_have_the_drawn_sides"),

@@ -1,20 +1,17 @@
-"""The mixed forward pass where activations are mixed or labels follow attention, and maps that need more than a gradient
-of the clean pass, inside the step."""
+"""The mixed forward pass where activations are mixed or labels follow attention; maps of more than one gradient."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import small_images, small_program, small_state
+from programs import shorten_transformers, small_images, small_program, small_state
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import models, objectives
 from gradmix_jax.config import phase
 from gradmix_jax.method import attribution, mix
-from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
 from gradmix_jax.training import explain
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.forward import apply_model
@@ -25,10 +22,7 @@ OVERRIDES = {"model.classifier": "linear", "attribution.loss": "training", "attr
 
 @pytest.fixture
 def short(monkeypatch):
-    """Transformers of one block a stage."""
-    for name, build in {"vit_tiny_token": partial(ClassTokenViT, patches=PATCHES), "vit_tiny": ViT}.items():
-        entry = models.ENCODERS[name]
-        monkeypatch.setitem(models.ENCODERS, name, entry._replace(build=partial(build, blocks_per_stage=1)))
+    shorten_transformers(monkeypatch)
 
 
 def made(recipe, **overrides):
