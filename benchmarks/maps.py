@@ -29,6 +29,7 @@ import optax
 
 from gradmix_jax import augment, models
 from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
@@ -97,15 +98,17 @@ class Trained(NamedTuple):
 def trained(c, workdir: str, count: int) -> Trained:
     """Train it where the workdir has not the whole run; the images are evenly spread over the test set."""
     run_lib.run(c, workdir, "train")
-    prepared = run_lib.prepare(config_lib.read(workdir), workdir)
+    experiment = run_lib.from_config(config_lib.read(workdir), num_devices=1)
+    data = data_lib.open_set(experiment.dataset)
+    program = run_lib.make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     checkpoints = Checkpoints(workdir, read_only=True)
-    start = run_lib.initial_state(prepared.experiment, prepared.program)
+    start = run_lib.initial_state(experiment, program)
     state = checkpoints.restore(start, max(checkpoints.steps()))
     checkpoints.close()
-    test = prepared.data.test_known
+    test = data.test_known
     chosen = np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)
     images = np.stack([test[int(index)] for index in chosen]).astype(np.float32) / 255
-    return Trained(prepared.program, state.evaluated, images, np.asarray(test.labels)[chosen])
+    return Trained(program, state.evaluated, images, np.asarray(test.labels)[chosen])
 
 
 def forward(one: Trained, images_BxHxWxC, perturbations=None, with_attention=False):

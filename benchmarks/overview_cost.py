@@ -1,0 +1,47 @@
+"""FLOPs of a train step of every row of the overview, relative to the first: its cost column without its trainings.
+
+python benchmarks/overview_cost.py                                      digits, every row
+python benchmarks/overview_cost.py --config=configs/cifar_osr.py --only=CutMix,BackMix
+
+The numbers are those that `python -m gradmix_jax.sweep overview` writes beside the results.
+"""
+
+import argparse
+import runpy
+
+import jax
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import run as run_lib
+from gradmix_jax import sweep
+
+# Of the digits' first split: what the step's FLOPs depend on.
+NUM_CLASSES, NUM_IMAGES = 6, 1280
+
+
+def flops(base, label: str) -> float:
+    """Of one step of a row on one device."""
+    one = sweep.config_of(base, label, sweep.OVERVIEW[label])
+    experiment = config_lib.from_config(config_lib.to_plain(one), num_devices=1)
+    return run_lib.step_cost(experiment, num_classes=NUM_CLASSES, num_images=NUM_IMAGES).flops
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/digits_osr.py")
+    parser.add_argument("--only", default="", help="rows, separated by commas")
+    arguments = parser.parse_args()
+    base = runpy.run_path(arguments.config)["get_config"]()
+    first = next(iter(sweep.OVERVIEW))
+    labels = [label for label in arguments.only.split(",") if label] or list(sweep.OVERVIEW)
+    print(f"{arguments.config}; jax {jax.__version__}, {jax.devices()[0].device_kind}\n")
+    print("| method | config | source | FLOPs |\n|---|---|---|---|")
+    reference = flops(base, first)
+    for label in labels:
+        variant = sweep.OVERVIEW[label]
+        words = ", ".join([variant.recipe, *(f"{key}={value}" for key, value in variant.keys.items())])
+        print(f"| {label} | {words} | {variant.paper} | {flops(base, label) / reference:.3f} x |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
