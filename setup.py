@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["gradmix_jax*"]), "gradmix_jax.configs"],
-    package_data={"gradmix_jax.data": ["protocols.json"]},
+    package_data={"gradmix_jax.data": ["protocols.json"], "gradmix_jax.report": ["page.css", "page.js"]},
     package_dir={"gradmix_jax.configs": "configs"},
-    package_data={"gradmix_jax.report": ["page.css", "page.js"]},
 )
