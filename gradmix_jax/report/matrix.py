@@ -142,8 +142,8 @@ def taken_for(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any
     body = "".join(_taken_row(names[num_classes + u], of_unknown[u].tolist(), known_names) for u in chosen)
     which = f" The {len(chosen)} of {len(of_unknown)} most accepted." if len(chosen) < len(of_unknown) else ""
     caption = f"Unknown classes of {run.name}, most accepted first, and the known classes they are taken for.{which}"
-    heads = ("unknown class", "images", "accepted", "share", "taken for")
-    head = "".join(f'<th scope="col"{_LABEL if name in heads[::4] else ""}>{name}</th>' for name in heads)
+    heads = ("unknown class", "taken for", "accepted", "share", "images")
+    head = "".join(f'<th scope="col"{_LABEL if name in heads[:2] else ""}>{name}</th>' for name in heads)
     wide = ' class="wide"' if num_classes > 11 else ""
     table = (
         f'<figure{wide}><div class="scroll" tabindex="0" role="region" aria-label="unknown classes">'
@@ -162,8 +162,8 @@ def _taken_row(name: str, counts_C: list[int], known_names: list[str]) -> str:
     said = ", ".join(f"{known_names[k]} ({counts_C[k]})" for k in order if counts_C[k]) or "none"
     share = accepted / max(total, 1)
     return (
-        f'<tr><th scope="row">{escape_html(cut(name, 40))}</th><td>{total}</td><td>{accepted}</td>'
-        f'<td>{100 * share:.1f} %</td><td class="said">{escape_html(said)}</td></tr>'
+        f'<tr><th scope="row">{escape_html(cut(name, 40))}</th><td class="said">{escape_html(said)}</td>'
+        f"<td>{accepted}</td><td>{100 * share:.1f} %</td><td>{total}</td></tr>"
     )
 
 

@@ -169,7 +169,7 @@
       top.sort((a, b) => b[1] - a[1]);
       row.cells[2].textContent = accepted;
       row.cells[3].textContent = share(accepted, totals[r]);
-      row.cells[4].textContent = top.slice(0, 3).map(([name, count]) => `${name} (${count})`).join(", ") || "none";
+      row.cells[1].textContent = top.slice(0, 3).map(([name, count]) => `${name} (${count})`).join(", ") || "none";
     });
   }
 
@@ -186,12 +186,12 @@
       card.classList.toggle("mistake", mistake);
       let verdict = card.querySelector(".verdict");
       if (!verdict) card.insertBefore(verdict = make("span", "verdict"), card.children[1]);
-      verdict.textContent = `${accepted ? "accepted" : "rejected"}${mistake ? ", wrong" : ""}`;
+      verdict.textContent = `${accepted ? "accepted" : "rejected"}${mistake ? " ✗" : ""}`;
       shown += keep;
       wrong += keep && mistake;
     });
     const every = strip.dataset.keep === "all";
-    const said = every ? `${wrong} of ${cards.length} are wrong` : `${shown} of ${cards.length} are ${strip.dataset.keep}`;
+    const said = every ? `${wrong} of ${cards.length} are wrong (✗)` : `${shown} of ${cards.length} are ${strip.dataset.keep}`;
     strip.querySelector(".shown").textContent = `Of the images that the run stored, ${said} at this threshold.`;
   }
 

@@ -16,6 +16,8 @@ from gradmix_jax.report.tables import Table
 TITLE = "Open set recognition: results"
 # Keys of the config that a table of differences shows.
 MOST_KEYS = 60
+# Of the methods' sections, before later ones go without their large parts.
+MOST_LETTERS = 5_000_000
 _HERE = pathlib.Path(__file__).parent
 
 
@@ -29,12 +31,12 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
     """
     script = (_HERE / "page.js").read_text()
     with drawing.style():
-        parts, several = [], len(groups) > 1
-        heavy = sections.MOST_IN_FULL
-        for index, (group, of_group) in enumerate(zip(groups, tables)):
-            # Identifiers are unique on the page; those of the first group have no prefix.
-            parts.append(_group(group, of_group, prefix(index), heavy, several))
-            heavy = max(0, heavy - len(group.methods))
+        # Identifiers are unique on the page; those of the first group have no prefix.
+        several, room = len(groups) > 1, Room()
+        parts = [
+            _group(group, of_group, prefix(index), room, several)
+            for index, (group, of_group) in enumerate(zip(groups, tables))
+        ]
     count = sum(len(method.runs) for group in groups for method in group.methods)
     methods = len({method.label for group in groups for method in group.methods})
     data = "; ".join(group.label for group in groups)
@@ -58,6 +60,21 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
     )
 
 
+@dataclasses.dataclass
+class Room:
+    """How many methods the page shows in full: up to sections.MOST_IN_FULL, as long as they are not too large."""
+
+    methods: int = 0
+    letters: int = 0
+
+    def section(self, method: Method, name: str) -> str:
+        """The section of the next method."""
+        in_full = self.methods < sections.MOST_IN_FULL and self.letters < MOST_LETTERS
+        made = sections.section(method, name, in_full=in_full, first=self.methods)
+        self.methods, self.letters = self.methods + in_full, self.letters + len(made)
+        return made
+
+
 def prefix(index: int) -> str:
     """What the identifiers of a group start with."""
     return f"data-{index}-" if index else ""
@@ -69,8 +86,8 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def _group(group: Group, tables: list[Table], pre: str, heavy: int, several: bool) -> str:
-    """Tables, curves and conditions of methods on the same data, then each method; the first `heavy` in full."""
+def _group(group: Group, tables: list[Table], pre: str, room: Room, several: bool) -> str:
+    """Tables, curves and conditions of methods on the same data, then each method."""
     methods = list(group.methods)
     comparison = _comparison(methods, pre)
     names = [f"{pre}method-{index}" for index in range(len(methods))]
@@ -86,8 +103,7 @@ def _group(group: Group, tables: list[Table], pre: str, heavy: int, several: boo
         *(f"<li>{escape_html(line)}</li>" for line in lines),
         "</ul></section>",
     ]
-    full = [index < heavy for index in range(len(methods))]
-    return "\n".join([*parts, *(sections.section(m, name, in_full=f) for m, name, f in zip(methods, names, full))])
+    return "\n".join([*parts, *map(room.section, methods, names)])
 
 
 def _contents(groups: list[Group], tables: list[list[Table]], across: Table | None) -> str:

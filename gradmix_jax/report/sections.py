@@ -32,13 +32,14 @@ HEAVY = ("threshold", "embedding", "gallery", "maps")
 MOST_IN_FULL = 12
 
 
-def section(method: Method, name: str, *, in_full: bool = True) -> str:
+def section(method: Method, name: str, *, in_full: bool = True, first: int = MOST_IN_FULL) -> str:
     """Everything about one method.
 
     Args:
       method: the runs.
       name: identifier of the section; those of its parts start with it.
       in_full: whether to include the parts of HEAVY.
+      first: otherwise, how many methods include them.
     """
     run = method.example
     parts = [part for part in PARTS if in_full or part not in HEAVY]
@@ -48,9 +49,7 @@ def section(method: Method, name: str, *, in_full: bool = True) -> str:
     lead += f" What cannot be averaged is shown of {run.name}." if count > 1 else ""
     if not in_full:
         left_out = ", ".join(PARTS[part] for part in HEAVY)
-        lead += (
-            f" To bound the size of the page, these are shown for the first {MOST_IN_FULL} methods only: {left_out}."
-        )
+        lead += f" To bound the size of the page, these are shown for the first {first} methods only: {left_out}."
     inner = {part: f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{made[part]()}</section>' for part in parts}
     moved = "".join(inner.pop(part) for part in MOVED if part in inner)
     first, *rest = inner.values()

@@ -93,8 +93,8 @@ def test_what_unknown_classes_are_taken_for(tmp_path):
     html, data = matrix.taken_for(run, found)
     counts = run.results["confusion"]["counts"][len(KNOWN) :]
     order = np.argsort(-counts[:, :-1].sum(axis=1), kind="stable")
-    heads = re.findall(r'<tr><th scope="row">([^<]*)</th><td>(\d+)</td><td>(\d+)</td>', html)
-    assert heads == [(sorted(UNKNOWN)[u], "20", str(counts[u, :-1].sum())) for u in order]
+    row = r'<tr><th scope="row">([^<]*)</th><td class="said">[^<]*</td><td>(\d+)</td><td>[\d.]+ %</td><td>(\d+)</td>'
+    assert re.findall(row, html) == [(sorted(UNKNOWN)[u], str(counts[u, :-1].sum()), "20") for u in order]
     first = np.sort(counts[order[0], :-1])[::-1][:3]
     assert re.findall(r"\((\d+)\)", html)[: np.count_nonzero(first)] == [str(n) for n in first if n]
     # The data of the script: all predictions together stand in column K.

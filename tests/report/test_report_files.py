@@ -15,6 +15,7 @@ from test_report_page import Page
 from gradmix_jax import report, workdir
 from gradmix_jax.report import conditions, contents, curves, drawing, matrix, runs, sections
 from gradmix_jax.report import gallery as gallery_lib
+from gradmix_jax.report import page as page_lib
 
 
 def test_every_file_is_read_once(tmp_path):
@@ -206,8 +207,9 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
     assert "Averaged to 1000 points" in page.text["method-0-training"]
 
 
-def test_later_methods_go_without_the_large_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(sections, "MOST_IN_FULL", 1)
+@pytest.mark.parametrize("limit", [(sections, "MOST_IN_FULL"), (page_lib, "MOST_LETTERS")])
+def test_later_methods_go_without_the_large_parts(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(*limit, 1)
     paths = [write_run(tmp_path / f"m{i}", "none", label=f"method {i}/{KNOWN[2]}") for i in range(2)]
     report.write(paths, str(tmp_path / "out"))
     page = Page((tmp_path / "out" / "report.html").read_text())
