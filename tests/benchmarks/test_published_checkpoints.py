@@ -13,6 +13,7 @@ from gradmix_jax import models
 from gradmix_jax.data import splits
 from gradmix_jax.data.class_names import CLASS_NAMES
 from gradmix_jax.models import pretrained, safetensors_file
+from gradmix_jax.score import read, score
 
 MEAN, STD = np.float32((0.4914, 0.4822, 0.4465)), np.float32((0.2023, 0.1994, 0.2010))
 
@@ -58,7 +59,7 @@ def logits_of(state):
 
 def test_the_table_is_that_of_the_weights(stored, monkeypatch, capsys):
     folder, init_from, state = stored
-    arguments = [f"--data={folder}", f"--init_from={init_from}", "--draws=3"]
+    arguments = [f"--data={folder}", f"--init_from={init_from}", "--draws=3", f"--out={folder}/out"]
     monkeypatch.setattr(sys, "argv", ["published_checkpoints.py", *arguments])
     monkeypatch.setattr(published_checkpoints, "TRIALS", range(2))
     published_checkpoints.main()
@@ -71,9 +72,17 @@ def test_the_table_is_that_of_the_weights(stored, monkeypatch, capsys):
         accuracy = np.mean(logits[known].argmax(axis=1) == np.arange(20))
         auroc = roc_auc_score(is_known, logits.max(axis=1))
         assert rows[2 + trial][0] == str(trial) and rows[2 + trial][4:] == ["20", "180"]
-        assert float(rows[2 + trial][1]) == pytest.approx(100 * accuracy, abs=0.006)
-        assert float(rows[2 + trial][2]) == pytest.approx(100 * auroc, abs=0.06)
-    assert float(rows[4][2]) == pytest.approx(np.mean([float(row[2]) for row in rows[2:4]]), abs=0.011)
+        assert float(rows[2 + trial][1].split()[0]) == pytest.approx(100 * accuracy, abs=0.006)
+        assert float(rows[2 + trial][2].split()[0]) == pytest.approx(100 * auroc, abs=0.06)
+        low, high = (float(value) for value in rows[2 + trial][2].split("(")[1].rstrip(")").split(" to "))
+        assert low < 100 * auroc < high
+    assert float(rows[4][2]) == pytest.approx(np.mean([float(row[2].split()[0]) for row in rows[2:4]]), abs=0.011)
+    # Every score of the logits, and what its outputs, kept in a file, give again.
+    by_score = {row[0]: row[1:] for row in rows[9:]}
+    assert {"max_logit", "msp", "energy", "postmax"} <= set(by_score)
+    assert by_score["max_logit"][1] == rows[3][2].split()[0]
+    kept = score(read(str(folder / "out" / "trial1.npz")), feature="logits", score="energy")
+    assert float(by_score["energy"][1]) == pytest.approx(100 * kept["auroc"], abs=0.006)
     assert "on 3 samples of the unknown images" in printed
 
 
