@@ -213,7 +213,7 @@ class Experiment:
     @property
     def setup(self) -> evaluation_spec.Setup:
         """What an evaluation depends on."""
-        return evaluation_spec.Setup(self.dataset, self.normalization, self.model, self.evaluate)
+        return evaluation_spec.Setup(self.dataset, self.normalization, self.model, self.evaluate, self.seed)
 
 
 def from_config(config: ConfigDict | dict[str, Any], *, num_devices: int) -> Experiment:

@@ -233,6 +233,8 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise ValueError("score needs one file or more: .npz, .safetensors, or folders of .npy.")
     given = flags.FLAGS
+    if given.out:
+        workdir_lib.resolve(given.out, "--out")  # before anything is computed
     named = {}
     for name, path in zip(names_of(argv[1:]), argv[1:]):
         arrays = read(path)

@@ -11,6 +11,8 @@ import numpy as np
 from gradmix_jax.data.source import ArrayRecords, DataSet
 
 _UINT8 = 0x08
+# A gzipped file that unpacks to more than this is none of images.
+_ROOM, _LARGEST_RATIO = 2**26, 200
 
 
 def load(path: str, *, with_train: bool) -> DataSet:
@@ -50,15 +52,20 @@ def _read(root: Path, stem: str, *, dimensions: int) -> np.ndarray:
     file = next((root / name for name in names if (root / name).is_file()), None)
     if file is None:
         raise ValueError(f"{root} has no {stem} file; add one of {', '.join(names)}.")
+    header = 4 + 4 * dimensions
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        zeros, kind, rank = struct.unpack_from(">HBB", data)
-        shape = struct.unpack_from(f">{dimensions}I", data, 4)
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
+            start = opened.read(header)
+            zeros, kind, rank = struct.unpack_from(">HBB", start)
+            shape = struct.unpack_from(f">{dimensions}I", start, 4)
+            most = _ROOM + _LARGEST_RATIO * file.stat().st_size
+            # No more than there should be: a small file may unpack to any size.
+            data = opened.read(min(math.prod(shape), most) + 1)
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from error
+        raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if (zeros, kind, rank) != (0, _UINT8, dimensions):
         raise ValueError(f"{file} is not an IDX file of unsigned bytes with {dimensions} dimension(s).")
-    header = 4 + 4 * dimensions
-    if len(data) != header + math.prod(shape):
-        raise ValueError(f"{file} must have {math.prod(shape)} bytes of data, by its shape, got {len(data) - header}.")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    if len(data) != math.prod(shape):
+        got = f"{len(data)}" if len(data) < math.prod(shape) else "more"
+        raise ValueError(f"{file} must have {math.prod(shape)} bytes of data, by its shape, got {got}.")
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -146,7 +146,7 @@ def _release(root: Path, source: str, corruption: str, severity: int, names: tup
 
     arrays, classes = root / f"{corruption}.npy", root / corruption / str(severity)
     if arrays.is_file() and (root / "labels.npy").is_file():
-        images, labels = np.load(arrays, mmap_mode="r"), np.load(root / "labels.npy")
+        images, labels = _stored_array(arrays), _stored_array(root / "labels.npy")
         labels = _checked_labels(root / "labels.npy", labels, arrays, images, len(names))
         count = len(images) // 5
         rows = slice((severity - 1) * count, severity * count)
@@ -157,6 +157,19 @@ def _release(root: Path, source: str, corruption: str, severity: int, names: tup
     raise ValueError(
         f"{root} has neither {arrays.name} with labels.npy nor {corruption}/{severity}; give the folder of a release."
     )
+
+
+def _stored_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, which stays on disk until it is used; nothing is unpickled.
+
+    Raises:
+      ValueError: the file is no such array, cut short or damaged; one line.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy raises whatever a broken header leads it to
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} is damaged or not a .npy file ({reason.rstrip('.')}).") from error
 
 
 def _checked_labels(path: Path, labels: np.ndarray, images_path: Path, images: np.ndarray, num_classes: int):

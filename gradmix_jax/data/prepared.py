@@ -77,20 +77,43 @@ def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataS
         from gradmix_jax.data import digits  # noqa: F401  registers the name
     data_dir = os.path.expanduser(data_dir)
     builder = _find(name, data_dir) or _prepare(name, data_dir, download)
-    names = builder.info.features["label"].names
+    with _named_if_damaged(name, str(builder.data_dir)):
+        names = tuple(builder.info.features["label"].names)
     test = TEST_PARTS[name.split("/")[0]]
     parts = {part: _records(builder, part) for part in [test, "train"][: 1 + with_train]}
-    return DataSet(tuple(names), parts.get("train"), parts[test])
+    for part, records in parts.items():
+        if len(records.labels) and not 0 <= records.labels.min() <= records.labels.max() < len(names):
+            labels = f"{records.labels.min()} to {records.labels.max()}"
+            raise _damaged(name, str(builder.data_dir), f"labels of {part} are {labels} for {len(names)} classes")
+    return DataSet(names, parts.get("train"), parts[test])
+
+
+def _damaged(name: str, where: str, reason: str) -> ValueError:
+    said = " ".join(reason.split())[:_REASON_LENGTH].rstrip(".")
+    return ValueError(f"data set {name!r} in {where} is damaged ({said}); delete its folder and prepare it again.")
+
+
+@contextlib.contextmanager
+def _named_if_damaged(name: str, where: str):
+    """Whatever a missing, short or changed file leads TFDS to raise becomes one line."""
+    try:
+        yield
+    except NotImplementedError:  # of another file format
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _damaged(name, where, reason) from error
 
 
 def _find(name: str, data_dir: str):
     """The builder of a prepared data set of any version, or None."""
     from tensorflow_datasets.core import read_only_builder, registered
 
-    try:
-        return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
-    except registered.DatasetNotFoundError:
-        return None
+    with _named_if_damaged(name, _where(data_dir)):
+        try:
+            return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+        except registered.DatasetNotFoundError:
+            return None
 
 
 def _prepare(name: str, data_dir: str, download: bool):
@@ -99,19 +122,21 @@ def _prepare(name: str, data_dir: str, download: bool):
 
     if name != "digits":
         _check_can_prepare(name, data_dir, download)
-    failure = None
+    failure = prepared = None
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+        prepared = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
         if name == "digits":
-            _prepare_quietly(builder)
+            _prepare_quietly(prepared)
         else:
-            builder.download_and_prepare()
+            prepared.download_and_prepare()
     except Exception as error:
         # TFDS writes to a directory of its own and renames it at the end: of several processes all but one fail there,
         # and then find what the first has left.
         failure = error
     builder = _find(name, data_dir)
     if builder is None:
+        if failure is None:  # TFDS takes a folder of that name for prepared
+            raise _damaged(name, str(prepared.data_dir), "files are missing")
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:_REASON_LENGTH]}"
         raise ValueError(f"preparing data set {name!r} in {_where(data_dir)} failed: {reason}") from failure
     return builder
@@ -157,19 +182,25 @@ def _records(builder, part: str) -> PreparedRecords:
         if isinstance(feature, tfds.features.Image)
     }
     try:
-        examples = builder.as_data_source(part, decoders=encoded)
+        with _named_if_damaged(name, str(builder.data_dir)):
+            examples = builder.as_data_source(part, decoders=encoded)
+            labels, images = _read(examples, keep=builder.info.splits[part].num_bytes <= _KEEP_BYTES)
     except NotImplementedError as error:
         raise ValueError(
             f"{name} must be prepared as array_record, got {builder.info.file_format.value} in {builder.data_dir}; set "
             "dataset.data_dir to another folder and dataset.download to True (needs TensorFlow)."
         ) from error
-    keep = builder.info.splits[part].num_bytes <= _KEEP_BYTES
+    return PreparedRecords(_OnDisk(examples) if images is None else images, labels, name)
+
+
+def _read(examples: Any, *, keep: bool) -> tuple[np.ndarray, list[bytes] | None]:
+    """(labels_N, encoded images unless they stay on disk)."""
     labels, images = [], []
     for start in range(0, len(examples), _CHUNK):
         chunk = examples.__getitems__(range(start, min(start + _CHUNK, len(examples))))
         labels += [example["label"] for example in chunk]
         images += [example["image"] for example in chunk] if keep else []
-    return PreparedRecords(images if keep else _OnDisk(examples), np.array(labels, np.int32), name)
+    return np.array(labels, np.int32), images if keep else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from absl import logging
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 # Decoding a photograph leaves Python's lock most of the time, and slow disks are waited for in parallel.
@@ -156,9 +156,12 @@ class Source:
 
 def reason_of(error: Exception, what: str) -> str:
     """Why the image called `what` cannot be read, in one line without its name; public as `to_array` is."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image of a known format, or its header is damaged"
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     # Pillow often repeats the path.
-    return reason if reason and what not in reason else type(error).__name__
+    reason = reason.replace(repr(what), "it").replace(what, "it") if what else reason
+    return reason or f"its data is damaged ({type(error).__name__})"
 
 
 def to_array(image: Image.Image, size: int, channels: int, *, background: str = "white") -> np.ndarray:

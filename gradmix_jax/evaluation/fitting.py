@@ -117,7 +117,7 @@ def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None)
     check_fits(setup.evaluate, setup.dataset, setup.model)
     data = data_lib.open_set(setup.dataset) if data is None else data
     model = models.create(setup.model, num_classes=data.num_classes)
-    step, variables = _variables(setup, model, workdir)
+    step, variables = _variables(setup, model, workdir, num_classes=data.num_classes)
     team = processes.Team()
     team.send("model", step=step)
     return _make_model(setup, data, model, step, variables, team)
@@ -287,7 +287,7 @@ def _head(model, train, linear):
     return kernel_FxK, np.asarray(dense.get("bias", np.zeros(kernel_FxK.shape[1], kernel_FxK.dtype)))
 
 
-def _variables(setup: Setup, model: Any, workdir: str) -> tuple[int, Any]:
+def _variables(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any]:
     """(step, variables) of the newest checkpoint, or of `model.init_from`."""
     init_from, template = setup.model.init_from, _template(model, setup.dataset)
     if init_from and not Checkpoints.exist(workdir):
@@ -298,7 +298,9 @@ def _variables(setup: Setup, model: Any, workdir: str) -> tuple[int, Any]:
         variables, report = initial.load(init_from, setup.dataset.trial, start)
         print(report, file=sys.stderr)
         return 0, variables
-    checkpoints = Checkpoints(workdir, read_only=True)
+    of = {"dataset": setup.dataset.name, "trial": setup.dataset.trial, "classes": num_classes}
+    of |= {} if setup.seed is None else {"seed": setup.seed}
+    checkpoints = Checkpoints(workdir, read_only=True, of=of)
     variables, step = checkpoints.restore_model(template), checkpoints.restored_step
     checkpoints.close()
     return step, variables

@@ -86,6 +86,7 @@ class Setup:
     normalization: augment.Normalization
     model: models.Spec
     evaluate: Spec
+    seed: int | None = None  # of the training, which checkpoints know; None: any
 
 
 def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) -> None:

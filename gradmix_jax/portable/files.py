@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 
 def is_export(directory: str) -> bool:
     """Whether a directory holds an export, and not a run."""
-    return os.path.exists(os.path.join(directory, METADATA))
+    return any(os.path.exists(os.path.join(directory, name)) for name in (METADATA, MODEL, SCORE))
 
 
 def write(
@@ -93,6 +93,8 @@ def read(directory: str) -> Classifier:
       ValueError: a file is missing or damaged, or of a newer format.
     """
     path = lambda name: os.path.join(directory, name)
+    if not os.path.exists(path(METADATA)):
+        raise ValueError(f"{directory} cannot be read as an export: it has no {METADATA}; export the run again.")
     try:
         metadata = stored_lib.export_metadata(path(METADATA), wanted=FORMAT, newest=VERSION)
         weights = safetensors_file.read(path(WEIGHTS))
@@ -105,10 +107,18 @@ def read(directory: str) -> Classifier:
                 paths_M = file.read().splitlines()
         used = {name: weights[name] for name in metadata["model"]["weights"]}
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{directory} cannot be read as an export: {str(error).rstrip('.')}.") from error
+        raise ValueError(f"{directory} cannot be read as an export: {_reason(error)}.") from error
     call = lambda name: jax.jit(programs[name].call)
     rows = {"places_M": places_M, "paths_M": paths_M}
     return Classifier(metadata, used, arrays, call(MODEL), call(SCORE), call(EXPLAIN), **rows)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {os.path.basename(error.filename or '')}"
+    if isinstance(error, KeyError):
+        return f"it has no array {error.args[0]!r}"
+    return str(error).rstrip(".")
 
 
 def _deserialize(path: str) -> Any:
