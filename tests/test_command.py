@@ -86,6 +86,8 @@ def test_the_wheel_in_another_environment(tmp_path):
     assert trained.returncode == 0 and "AUROC" in trained.stdout, trained.stderr
     assert (home / "run" / "results.json").is_file()
     assert run("eval", *words).returncode == 0
+    drawn = run("report", "run", "--out=page")
+    assert drawn.returncode == 0 and "<script>" in (home / "page" / "report.html").read_text(), drawn.stderr
     assert "usage" in run("--help").stdout
 
 

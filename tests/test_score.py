@@ -280,6 +280,7 @@ def test_the_command_writes_everything(tmp_path):
     of_known = [float(row["features/topk_cosine"]) for row in images if row["part"] == "known"]
     np.testing.assert_allclose(of_known, expected["arrays"]["known_scores"], rtol=1e-6)
     page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="method-0-slider"' in page and 'id="method-1-slider"' in page
     assert "ours" in page and "theirs" in page and f"{expected['auroc']:.4f}"[1:] in page
     # A second call into the folder, of a file that allows no page, leaves no page of other files there.
     np.savez(tmp_path / "bare.npz", **{f"{part}_logits": made_up()[f"{part}_logits"] for part in ("known", "unknown")})

@@ -64,6 +64,17 @@ def test_every_threshold_against_counting(tmp_path, threshold_of_run):
         assert share[summary["start"]] >= decisions.START > share[summary["start"] + 1]
 
 
+def test_macro_f1_leaves_out_classes_that_neither_occur_nor_are_predicted(tmp_path):
+    run, arrays = _run(tmp_path)
+    for name in ("labels", "predicted", "predicted_unknown"):
+        arrays[name] = run.headline[name] = np.minimum(arrays[name], len(KNOWN) - 2)
+    # The last class is predicted for one image of the lowest score alone.
+    arrays["predicted"][arrays["known_scores"].argmin()] = len(KNOWN) - 1
+    found = decisions.of(run)
+    expected = [_count(run, arrays, at)[0] for at in found.thresholds_T]
+    np.testing.assert_allclose(found.macro_f1(), expected, atol=1e-12)
+
+
 def test_at_the_own_threshold_stand_the_numbers_of_the_results(tmp_path):
     path = write_run(tmp_path / "a", "none", size=30)
     run = runs.read(path)
