@@ -47,7 +47,7 @@ def test_the_help_of_a_command_lists_its_flags(name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_wheel_in_another_environment(tmp_path):
     """Built from the tracked files, installed into a fresh environment, run in a folder without a checkout."""
     source, home = tmp_path / "source", tmp_path / "home"

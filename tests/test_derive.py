@@ -115,6 +115,9 @@ def test_what_cannot_be_derived_is_one_line(tmp_path):
         derive.from_data(plain(few), num_devices=1)
     with pytest.raises(ValueError, match="dataset.image_size, channels and benchmark must be set"):
         data_lib.open_set(data_lib.Spec(**plain(few)["dataset"]))
+    for key in ("image_size", "channels"):
+        with pytest.raises(ValueError, match="dataset.image_size, channels and benchmark must be set"):
+            data_lib.open_set(data_lib.Spec(**{"name": few, "benchmark": "random", "num_known": 2, key: 0}))
     (tmp_path / "few" / "a" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="a/0.png .* cannot be read; repair or remove it"):
         derive.from_data(plain(few, known=("a", "b"), test_fraction=0.01), num_devices=1)

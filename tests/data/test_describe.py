@@ -31,6 +31,7 @@ def tree(tmp_path_factory):
     photo(0).save(cat / "0.png")
     photo(0).resize((48, 36)).save(cat / "0_larger.jpg", quality=95)
     photo(1).convert("L").save(cat / "1.png")
+    photo(1).convert("L").save(cat / "1_again.bmp")
     photo(2).quantize(32).save(cat / "2.gif", save_all=True, append_images=[photo(3).quantize(32)])
     photo(4).convert("CMYK").save(cat / "4.jpg", quality=95)
     (cat / "5.jpg").write_bytes((cat / "4.jpg").read_bytes()[:200])
@@ -59,8 +60,8 @@ def base(found, group):
 
 
 def test_classes_and_kinds_of_images_are_counted(found):
-    assert found.counts("train").tolist() == [6, 4] and found.counts("test").tolist() == [2, 1]
-    assert len(found.readable) == 12 and sum(each.is_gray for each in found.readable) == 2
+    assert found.counts("train").tolist() == [7, 4] and found.counts("test").tolist() == [2, 1]
+    assert len(found.readable) == 13 and sum(each.is_gray for each in found.readable) == 3
     for field, file in (("is_animated", "cat/2.gif"), ("is_transparent", "dog/1.png"), ("is_rotated", "dog/2.jpg")):
         marked = [i for i, each in enumerate(found.facts["train"]) if getattr(each, field)]
         assert [found.name("train", i).endswith(file) for i in marked] == [True], field
@@ -70,6 +71,7 @@ def test_classes_and_kinds_of_images_are_counted(found):
 
 def test_copies_are_found_within_parts_across_parts_and_across_classes(found):
     groups = sorted(base(found, group) for group in found.groups)
+    assert groups.pop() == ["train/cat/1.png", "train/cat/1_again.bmp"]
     assert groups == [
         ["test/cat/0.png", "train/cat/0.png", "train/cat/0_larger.jpg"],
         ["test/cat/not_a_cat.bmp", "train/dog/0.png"],
@@ -81,16 +83,16 @@ def test_copies_are_found_within_parts_across_parts_and_across_classes(found):
 def test_the_text_names_all_of_it(found, tree):
     text = describe.text(found)
     lines = text.splitlines()
-    assert lines[0] == f"folder:{tree}: 2 classes, 13 images (10 train and 3 test)"
-    assert ["cat", "6", "2"] in [line.split() for line in lines] and ["dog", "4", "1"] in [
+    assert lines[0] == f"folder:{tree}: 2 classes, 14 images (11 train and 3 test)"
+    assert ["cat", "7", "2"] in [line.split() for line in lines] and ["dog", "4", "1"] in [
         line.split() for line in lines
     ]
     assert "sizes: 32x24 to 100x80, median shorter side 24 pixels" in lines
-    assert "modes: 7 RGB, " in text and "2 of 12 are gray" in text
+    assert "modes: 7 RGB, " in text and "3 of 13 are gray" in text
     assert "1 transparent: laid on dataset.background" in text and "1 with an EXIF orientation: turned upright" in text
     assert "1 animated: the first frame counts" in lines and "1 of 16 bits: the upper 8 count" in lines
     assert "unreadable: 1 (" in text and "cat/5.jpg (" in text
-    assert "copies within a part: none" in lines
+    assert "copies within a part: 1 (" in text and "cat/1.png = " in text
     assert "copies across train and test: 2 (" in text and "copies in two classes: 1 (" in text
 
 
@@ -118,7 +120,7 @@ def test_a_contact_sheet_has_a_row_for_each_class(tree):
     pixels = np.asarray(image).astype(int)
     first = pixels[4 + 14 : 4 + 14 + 96, 4 : 4 + 96]
     assert np.abs(first - np.asarray(photo(0).resize((96, 96), Image.Resampling.BILINEAR))).mean() < 2
-    crossed = pixels[4 + 14 : 4 + 14 + 96, 4 + 5 * 100 : 4 + 5 * 100 + 96]
+    crossed = pixels[4 + 14 : 4 + 14 + 96, 4 + 6 * 100 : 4 + 6 * 100 + 96]
     assert crossed[48, 48].tolist() == [255, 0, 0] and crossed[10, 48].tolist() == [255, 255, 255]
 
 
