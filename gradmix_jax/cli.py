@@ -84,6 +84,9 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         asked = os.environ.get("JAX_PLATFORMS") or "by default"
         print(f"error: JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS.", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # no room, no right, not there
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{where}.", file=sys.stderr)

@@ -46,6 +46,12 @@ def test_the_help_of_a_command_lists_its_flags(name):
     assert f"python -m {module} " in result.stdout, "an example"
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    command = f"'{sys.executable}' -m gradmix_jax.show_config --config=digits_osr | true; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], cwd=commands.ROOT, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("141\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_wheel_in_another_environment(tmp_path):
