@@ -123,10 +123,12 @@ def test_a_single_part_is_divided_with_copies_together(library):
     data = hub.load("one", with_train=True, test_fraction=0.3)
     assert len(data.train.labels) + len(data.test.labels) == 30
     places = set(data.test.places.tolist())
+    assert sorted([*data.train.places, *data.test.places]) == list(range(30))
     assert {0, 6, 7, 8, 9, 10, 11} <= places or not {0, 6, 7, 8, 9, 10, 11} & places
-    for index in (0, 3):
-        np.testing.assert_array_equal(data.test.labels[index], data.test.places[index] % 3)
-        assert data.test.content(index) == whole.columns["image"][data.test.places[index]]["bytes"]
+    for part in (data.train, data.test):
+        np.testing.assert_array_equal(part.labels, part.places % 3)
+        for index, place in enumerate(part.places):
+            assert part.content(index) == whole.columns["image"][place]["bytes"]
 
 
 def test_a_test_part_without_labels_is_passed_over(library):
