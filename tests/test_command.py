@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 
 import commands
 import pytest
@@ -78,9 +79,10 @@ def test_the_wheel_in_another_environment(tmp_path):
     version = run("--version")
     assert version.returncode == 0 and version.stdout.startswith("gradmix_jax 0."), version.stderr
     assert "commit" not in version.stdout.splitlines()[0]
-    for path in sorted((commands.ROOT / "configs").glob("*.py")):
-        shown = run("config", f"--config={path.stem}")
-        assert shown.returncode == 0 and "train.batch_size = " in shown.stdout, shown.stderr
+    shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("gradmix_jax/configs/")}
+    assert shipped == {f"gradmix_jax/configs/{path.name}" for path in (commands.ROOT / "configs").glob("*.py")}
+    shown = run("config", "--config=folder_osr:layer")
+    assert shown.returncode == 0 and "train.batch_size = 0" in shown.stdout, shown.stderr
     words = [
         "--config=digits_osr",
         "--workdir=run",
