@@ -65,7 +65,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             error = ValueError(f"{full.lower()}; what was saved before is kept.")
         elif not raised_in.startswith(HERE):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -89,11 +89,16 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # no room, no right, not there
         where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}.", file=sys.stderr)
+        print(f"error: {one_line(f'{error.strerror or error}{where}')}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def one_line(text: str) -> str:
+    """The text with control characters, which names of files may have, as they are written in Python."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def config_path_of(name: str) -> str:

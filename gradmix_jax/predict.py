@@ -165,7 +165,7 @@ def _read(classifier: OpenSetClassifier, paths: Iterable[str], broken: list[str]
             names.append(path)
         except ValueError as error:
             broken.append(path)
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {cli.one_line(str(error))}", file=sys.stderr)
         if len(names) == BATCH:
             yield names, np.stack(arrays)
             names, arrays = [], []

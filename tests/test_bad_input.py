@@ -350,3 +350,11 @@ def test_bad_input_is_one_line_and_writes_nothing(module, arguments, said, bad, 
 
 def test_there_are_a_hundred_cases():
     assert len(CASES) >= 100 and len({json.dumps(case) for case in CASES}) == len(CASES)
+
+
+def test_names_with_line_breaks_and_escapes_stay_in_one_line(tmp_path):
+    path = tmp_path / "a\nb\x1b[31m.png"
+    for words in (["predict", tmp_path / "x\ny", path], ["report", path], ["score", path]):
+        result = commands.run(f"gradmix_jax.{words[0]}", *words[1:])
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and "\x1b" not in result.stderr, result
+        assert r"\n" in result.stderr
