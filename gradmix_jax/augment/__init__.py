@@ -14,7 +14,9 @@ from.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +65,6 @@ __all__ += [
 ]
 __all__ += ["resized_crop", "rotate", "rotate_by", "view", "views"]
 
-POLICIES = ("standard", "randaugment", "augmix")
-
 
 @dataclasses.dataclass(frozen=True)
 class Spec(Section, section="augment"):
@@ -82,7 +82,9 @@ class Spec(Section, section="augment"):
     grey_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
     rotation_degrees: float = key(0.0, "uniform in +- this", least=0, most=180)
     blur_prob: float = key(0.0, "of a Gaussian blur, for large images", least=0, most=1)
-    policy: str = key("standard", 'or, in place of jitter, gray and blur: "randaugment", "augmix"', choices=POLICIES)
+    policy: str = key(
+        "standard", 'or, in place of jitter, gray and blur: "randaugment", "augmix"', choices=lambda: POLICIES
+    )
     num_ops: int = key(2, "operations of randaugment, one after the other", least=1)
     magnitude: int = key(
         9,
@@ -140,19 +142,55 @@ def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
 def view(key, image_HxWxC, spec):
     """One random view of one image, float32 in [0, 1] -> the same; see `Spec`."""
     # Always six keys: switching one step off leaves the draws of all others as they were, and so does a policy.
-    jitter_key, rotation_key, crop_key, flip_key, grey_key, blur_key = jax.random.split(key, 6)
-    image = image_HxWxC
-    if spec.policy == "standard":
-        image = color_jitter(jitter_key, image, strengths=spec.jitter, prob=spec.jitter_prob)
+    first_key, rotation_key, crop_key, flip_key, *last_keys = jax.random.split(key, 6)
+    policy = POLICIES[spec.policy]
+    image = policy.before(first_key, image_HxWxC, spec)
     image = rotate(rotation_key, image, degrees=spec.rotation_degrees)
     image = random_resized_crop(crop_key, image, scale=spec.crop_scale, ratio=spec.crop_ratio)
     image = horizontal_flip(flip_key, image, prob=spec.flip_prob)
-    if spec.policy == "randaugment":
-        return randaugment(jitter_key, image, num_ops=spec.num_ops, magnitude=spec.magnitude)
-    if spec.policy == "augmix":
-        return augmix(jitter_key, image, magnitude=spec.magnitude)
-    image = random_grey(grey_key, image, prob=spec.grey_prob)
-    return random_blur(blur_key, image, prob=spec.blur_prob)
+    return policy.after((first_key, *last_keys), image, spec)
+
+
+class Policy(NamedTuple):
+    """What a view has besides rotation, crop and flip.
+
+    Attributes:
+      before: before(key, image_HxWxC, spec) -> image_HxWxC.
+      after: after(keys, image_HxWxC, spec) -> image_HxWxC, with three keys; the first is that of `before`, so an entry
+        uses it in one of the two only.
+    """
+
+    before: Callable
+    after: Callable
+
+
+def _unchanged(key, image_HxWxC, spec):
+    del key, spec
+    return image_HxWxC
+
+
+def _jitter(key, image_HxWxC, spec):
+    return color_jitter(key, image_HxWxC, strengths=spec.jitter, prob=spec.jitter_prob)
+
+
+def _gray_and_blur(keys, image_HxWxC, spec):
+    image = random_grey(keys[1], image_HxWxC, prob=spec.grey_prob)
+    return random_blur(keys[2], image, prob=spec.blur_prob)
+
+
+def _randaugment(keys, image_HxWxC, spec):
+    return randaugment(keys[0], image_HxWxC, num_ops=spec.num_ops, magnitude=spec.magnitude)
+
+
+def _augmix(keys, image_HxWxC, spec):
+    return augmix(keys[0], image_HxWxC, magnitude=spec.magnitude)
+
+
+POLICIES = {
+    "standard": Policy(_jitter, _gray_and_blur),
+    "randaugment": Policy(_unchanged, _randaugment),
+    "augmix": Policy(_unchanged, _augmix),
+}
 
 
 def normalize(images, *, mean, std):
