@@ -117,11 +117,12 @@ def lists(noise, root, names, *, classes, train=2, test=1):
 def write(root, name):
     """The tree of the protocol `name` in `root`, and the keys of its config that differ from the published ones."""
     noise, protocol = Noise(), PROTOCOLS[name]
+    train = max(2, -(-80 // protocol.classes))  # a batch for each step is needed
     if protocol.near:
         bare = lambda each: each.removeprefix("imglist:benchmark_imglist/")
         unknown = dict.fromkeys(map(bare, (*protocol.near, *protocol.far)), [-1] * 6)
         shifted = {bare(each): list(range(0, protocol.classes, 2)) for each in protocol.shifted}
-        lists(noise, root, {bare(protocol.name): None, **unknown, **shifted}, classes=protocol.classes)
+        lists(noise, root, {bare(protocol.name): None, **unknown, **shifted}, classes=protocol.classes, train=train)
         return {}
     kind, _, path = protocol.name.partition(":")
     if kind in ("cub", "aircraft", "cars"):
@@ -141,7 +142,7 @@ def write(root, name):
     for key, dataset in {"name": split.known_dataset, "unknown_name": split.unknown_dataset}.items():
         folder = dataset or "tiny-imagenet-200"
         if not (root / folder).exists():
-            parts(noise, root / folder, CLASS_NAMES[dataset], train=3, test=2)
+            parts(noise, root / folder, CLASS_NAMES[dataset], train=train, test=2)
         keys[f"dataset.{key}"] = f"folder:{folder}"
     return keys
 
