@@ -42,6 +42,7 @@ def test_the_readme_is_short_and_its_picture_small():
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
     assert (ROOT / "docs" / "gradmix.png").stat().st_size < 200_000
     assert (ROOT / "docs" / "architecture.svg").stat().st_size < 150_000
+    assert (ROOT / "docs" / "report.png").stat().st_size < 150_000
 
 
 def section(title):

@@ -99,9 +99,10 @@ def of(run: Run, *, most: int = MOST_THRESHOLDS) -> Decisions | None:
     fits = len(lengths) == 1 and len(row_I) and row_I.max() < len(rows) and row_I.min() >= 0
     if not fits or not 0 <= predicted_I.min() <= predicted_I.max() < num_classes:
         return None
-    thresholds_T = _grid(*sides, run.results["threshold"], most)
-    above_I = np.searchsorted(thresholds_T, np.concatenate(sides), side="right")
     own = run.results["threshold"]
+    own = own if own is not None and np.isfinite(own) else None
+    thresholds_T = _grid(*sides, own, most)
+    above_I = np.searchsorted(thresholds_T, np.concatenate(sides), side="right")
     own = None if own is None else int(np.searchsorted(thresholds_T, own))
     kept_T = _accepted(np.bincount(above_I[: len(sides[0])], minlength=len(thresholds_T) + 1)) / len(sides[0])
     start = int(np.flatnonzero(kept_T >= START)[-1]) if own is None else own

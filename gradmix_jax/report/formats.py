@@ -137,7 +137,7 @@ def html(table: Table) -> str:
     notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
     return (
         f'<section id="{table.name}"><h3>{escape_html(table.title)}</h3>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.title)}">'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape_html(table.title)}">'
         f'<table class="sortable">\n<thead><tr>{"".join(heads)}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
         f'<ul class="notes">{notes}</ul></section>'

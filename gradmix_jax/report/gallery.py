@@ -45,7 +45,7 @@ def _training_images(arrays: Arrays) -> list[tuple[str, str]]:
 def _strip(kind: str, title: str, keep: str, arrays: Arrays, near: list[tuple[str, str]]) -> str:
     images, truths, predictions, scores = (arrays[f"{kind}/{part}"] for part in _PARTS)
     if not len(images):
-        return f"<h5>{escape_html(title)}</h5><p>None.</p>"
+        return f"<h4>{escape_html(title)}</h4><p>None.</p>"
     neighbors = arrays[f"{kind}/nearest"] if near and f"{kind}/nearest" in arrays else [()] * len(images)
     side = "unknown" if "unknown" in kind else "known"
     beside = lambda places: [near[place] for place in places if 0 <= place < len(near)]
@@ -56,7 +56,7 @@ def _strip(kind: str, title: str, keep: str, arrays: Arrays, near: list[tuple[st
     heading = f"{escape_html(title)}: true → predicted class, score"
     wide = " near" if near else ""
     return (
-        f'<div class="strip" data-keep="{keep}"><h5>{heading}</h5><p class="shown"></p>'
+        f'<div class="strip" data-keep="{keep}"><h4>{heading}</h4><p class="shown"></p>'
         f'<ul class="gallery{wide}">{cells}</ul></div>'
     )
 

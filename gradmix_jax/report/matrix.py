@@ -113,7 +113,7 @@ def _matrix(groups: Grouping, counts_RxC: np.ndarray, caption: str) -> str:
         body.append(f'<tr{first}>{head_of_row}{cells}<td class="sum">{sum(values)}</td></tr>')
     wide = ' class="wide"' if len(groups.columns) > 12 else ""
     return (
-        f'<figure{wide}><div class="scroll" tabindex="0" role="region" aria-label="confusion matrix">'
+        f'<figure{wide}><div class="scroll" tabindex="0" role="group" aria-label="confusion matrix">'
         '<table class="confusion"><thead><tr><th scope="col" class="corner">true \\ predicted</th>'
         f'{head}<th scope="col"><span>images</span></th></tr></thead><tbody>{"".join(body)}</tbody></table></div>'
         f"<figcaption>{caption}</figcaption></figure>"
@@ -146,7 +146,7 @@ def taken_for(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any
     head = "".join(f'<th scope="col"{_LABEL if name in heads[:2] else ""}>{name}</th>' for name in heads)
     wide = ' class="wide"' if num_classes > 11 else ""
     table = (
-        f'<figure{wide}><div class="scroll" tabindex="0" role="region" aria-label="unknown classes">'
+        f'<figure{wide}><div class="scroll" tabindex="0" role="group" aria-label="unknown classes">'
         f'<table class="taken sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         f"<figcaption>{escape_html(caption)}</figcaption></figure>"
     )

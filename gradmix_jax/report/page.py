@@ -49,7 +49,7 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
             f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">',
             f"<title>{TITLE}</title><style>{(_HERE / 'page.css').read_text()}</style></head><body>",
             '<a class="skip" href="#main">Skip the contents</a>',
-            f"<h1>{TITLE}</h1><p>{escape_html(lead)}</p>",
+            f"<header><h1>{TITLE}</h1><p>{escape_html(lead)}</p></header>",
             _contents(groups, tables, across),
             '<main id="main">',
             formats.html(across) if across else "",
@@ -156,7 +156,7 @@ def _differences(methods: list[Method], pre: str) -> str:
     heads = "".join(f'<th scope="col">{escape_html(method.label)}</th>' for method in methods)
     more = f"<p>{len(differing) - MOST_KEYS} more keys differ.</p>" if len(differing) > MOST_KEYS else ""
     table = (
-        '<div class="scroll" tabindex="0" role="region" aria-label="differing keys"><table class="keys"><thead><tr>'
+        '<div class="scroll" tabindex="0" role="group" aria-label="differing keys"><table class="keys"><thead><tr>'
         f'<th scope="col">key</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
     )
     inner = table if differing else "<p>The configs are the same but for trial and seed.</p>"

@@ -50,7 +50,7 @@ def section(method: Method, name: str, *, in_full: bool = True, first: int = MOS
     if not in_full:
         left_out = ", ".join(PARTS[part] for part in HEAVY)
         lead += f" To bound the size of the page, these are shown for the first {first} methods only: {left_out}."
-    inner = {part: f'<section id="{name}-{part}"><h4>{PARTS[part]}</h4>{made[part]()}</section>' for part in parts}
+    inner = {part: f'<section id="{name}-{part}"><h3>{PARTS[part]}</h3>{made[part]()}</section>' for part in parts}
     moved = "".join(inner.pop(part) for part in MOVED if part in inner)
     first, *rest = inner.values()
     links = "".join(f'<li><a href="#{name}-{part}">{PARTS[part]}</a></li>' for part in parts)
@@ -112,7 +112,7 @@ def _diversity(run: Run) -> str:
     return (
         f"<p>Of {escape_html(run.name)}: the exponential of the entropy of the singular values, and the "
         "maximum-likelihood dimension by class. Neither is good or bad by itself.</p>"
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="diversity"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -137,9 +137,9 @@ def _config(run: Run) -> str:
     )
     return (
         f"<p>Config of {escape_html(run.name)}, {len(changed)} keys differ from the default:</p>"
-        + _table(("key", "value", "default"), "".join(row(*each) for each in changed))
+        + _table("keys that differ", ("key", "value", "default"), "".join(row(*each) for each in changed))
         + "<details><summary>All keys; those that differ are highlighted</summary>"
-        + _table(("key", "value"), "".join(row(key, value) for key, value in flat.items()))
+        + _table("all keys", ("key", "value"), "".join(row(key, value) for key, value in flat.items()))
         + "</details>"
     )
 
@@ -152,12 +152,14 @@ def _environment(run: Run) -> str:
         f'<tr><th scope="row">{escape_html(key)}</th><td>{escape_html(words(value))}</td></tr>'
         for key, value in flat.items()
     )
-    return f"<details><summary>Environment of the evaluation</summary>{_table(('what', 'value'), rows)}</details>"
+    table = _table("environment", ("what", "value"), rows)
+    return f"<details><summary>Environment of the evaluation</summary>{table}</details>"
 
 
-def _table(heads: tuple[str, ...], rows: str) -> str:
+def _table(name: str, heads: tuple[str, ...], rows: str) -> str:
     cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (
-        f'<div class="scroll" tabindex="0"><table class="keys"><thead><tr>{cells}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
+        f'<table class="keys"><thead><tr>{cells}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
