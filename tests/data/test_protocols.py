@@ -32,6 +32,7 @@ COUNTS = {
 # Of repr of the class names or ids on each side, computed from the published lists and not from this package.
 ID_DIGESTS = {"ssb_cub": "e34bf7489ed13630", "ssb_aircraft": "e2c07f8a1a6c97aa", "ssb_cars": "af837547ee5126d7"}
 NAME_DIGESTS = {"imagenet_p1": "2a0eaff6352a5f43", "imagenet_p2": "b6a7ad58b13aaef1", "imagenet_p3": "9e895e7827f6207d"}
+KNOWN_DIGESTS = {"imagenet100": "b592ab27d02df80e", "imagenet200": "4d498a4c7d8f04ad"}
 GROUP_DIGESTS = {"ssb_imagenet": "e812fc2c9bfc9bd2", "ssb_imagenet_w21": "a4df238b9db95f10"}
 
 
@@ -72,6 +73,13 @@ def test_classes_by_name_are_the_published_ones_in_their_order(name):
     assert list(split.known) == sorted(split.known), "the label order of ILSVRC2012"
 
 
+@pytest.mark.parametrize("name", KNOWN_DIGESTS)
+def test_subsets_of_imagenet_are_the_published_ones(name):
+    (split,) = splits.BENCHMARKS[name]
+    assert digest(tuple(CLASS_NAMES["imagenet"][c] for c in split.known)) == KNOWN_DIGESTS[name]
+    assert not split.unknown or sorted(split.known + split.unknown) == list(range(1000))
+
+
 @pytest.mark.parametrize("name", GROUP_DIGESTS)
 def test_unknown_classes_of_imagenet_21k(name):
     (split,) = splits.BENCHMARKS[name]
@@ -105,6 +113,9 @@ def test_superclasses():
     macro = splits.get("cifar100_macro", 0)
     of = {name: group for group, names in groups.items() for name in names}
     assert len({of[CLASS_NAMES["cifar100"][c]] for c in macro.known + macro.unknown}) == 12
+    named = lambda ids: " ".join(CLASS_NAMES["cifar100"][c] for c in ids)
+    assert named(macro.known) == "beaver orchid bear clock crab bicycle"
+    assert named(macro.unknown) == "aquarium_fish apple bed fox bee lawn_mower"
 
 
 def test_ids():
