@@ -10,7 +10,7 @@ ARGS =
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint benchmarks digits clean
+.PHONY: help setup demo test test-slow lint benchmarks digits clean audit sbom
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | tr '|' '\t' | expand -t 18
@@ -31,6 +31,12 @@ lint: setup ## check the style of Python files (ruff) and shell scripts (shellch
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	PATH=".venv/bin:$$PATH" shellcheck -x launch/*.sh .ci/run
+
+audit: ## look the pinned versions up in the databases of known vulnerabilities; skipped without a network
+	bash launch/audit.sh
+
+sbom: setup ## write sbom.json, the software bill of materials of .venv (CycloneDX)
+	$(RUN) launch/sbom.py $(ARGS)
 
 benchmarks: setup ## run every benchmark of benchmarks/README.md into runs/benchmarks; half an hour on two cores
 	$(RUN) benchmarks/everything.py runs/benchmarks $(ARGS)

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import config_file
+from gradmix_jax import config_file, program_cache
 from gradmix_jax.fields import check_choice
 
 # Flags that are defined here are listed by the --help of the command that asks for them.
@@ -55,8 +55,8 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             stream.reconfigure(errors="replace")
     for name, value in SWITCHES.items():
         jax.config.update(name, value)
-    _keep_compiled_programs()
     try:
+        program_cache.keep_programs()
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
     except ValueError as error:
         raised_in = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -164,16 +164,6 @@ def print_commands(config_words: list[str], workdir: str, trials: list[int], see
                 f"--workdir={workdir}/trial{trial}_seed{seed}",
             ]
             print(shlex.join(words))
-
-
-def _keep_compiled_programs():
-    """Cache compiled programs across runs, unless JAX's own variables configure the cache."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "gradmix_jax", "xla"))
-    # An evaluation compiles about a hundred small programs, all below JAX's default threshold of one second.
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _parse(argv, required):

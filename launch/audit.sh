@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Looks the pinned versions of requirements.txt up in the databases of known vulnerabilities.
+#
+#   bash launch/audit.sh [--requirements=FILE]
+#
+# --requirements  the file to audit; default: requirements.txt
+#
+# Uses the pip-audit of the checkout's environment if it has the version below, and otherwise one in an environment of
+# its own, .venv-audit. Without a network it says so and ends with status 0: nothing was found out. Status 1: a version
+# has a known vulnerability. Packages that the databases do not know are listed.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/commands.sh
+
+version=2.10.1 requirements=requirements.txt
+for argument in "$@"; do
+  case "$argument" in
+    --requirements=*) requirements=${argument#*=} ;;
+    --help | -h) usage launch/audit.sh && exit ;;
+    *) fail "unknown argument '$argument': use --requirements" ;;
+  esac
+done
+[ -f "$requirements" ] || fail "there is no file '$requirements'"
+
+skip() {
+  printf 'audit skipped: %s\n' "$1"
+  exit 0
+}
+
+has_audit() { [ -x "$1/bin/python" ] && [ "$("$1/bin/python" -m pip_audit --version 2>/dev/null)" = "pip-audit $version" ]; }
+
+python=.venv
+if ! has_audit "$python"; then
+  python=.venv-audit
+  if ! has_audit "$python"; then
+    "${PYTHON:-python3}" -m venv "$python" 2>/dev/null || skip "no Python that can make an environment; set PYTHON"
+    "$python/bin/python" -m pip install -qq --disable-pip-version-check --no-input "pip-audit==$version" 2>/dev/null ||
+      skip "pip-audit $version cannot be installed (is there a network?)"
+  fi
+fi
+exec "$python/bin/python" launch/audit.py "$requirements"

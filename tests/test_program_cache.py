@@ -1,0 +1,65 @@
+"""The cache of compiled programs is bounded, and heals."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import commands
+import pytest
+
+from gradmix_jax import program_cache
+
+
+def _fill(folder, sizes):
+    for age, (name, size) in enumerate(reversed(sizes.items())):
+        (folder / name).write_bytes(bytes(size))
+        os.utime(folder / name, (10**9 - age, 10**9 - age))
+
+
+def test_what_was_used_least_recently_is_removed(tmp_path):
+    _fill(tmp_path, {"a": 400, "b": 100, "c": 300, "d": 200})  # the oldest first
+    assert program_cache.bound(str(tmp_path), 1000) == 0
+    assert program_cache.bound(str(tmp_path), 900) == 1
+    assert sorted(os.listdir(tmp_path)) == ["b", "c", "d"]
+    os.utime(tmp_path / "b", (10**9 + 9, 10**9 - 9))  # read lately
+    assert program_cache.bound(str(tmp_path), 400) == 1
+    assert sorted(os.listdir(tmp_path)) == ["b", "d"]
+    assert program_cache.bound(str(tmp_path / "none"), 1) == 0
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "much", "nan", "inf"])
+def test_a_size_that_is_none(size, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GRADMIX_JAX_CACHE_GB", size)
+    monkeypatch.setattr(program_cache.jax.config, "update", lambda *_: None)
+    said = f"^the environment variable GRADMIX_JAX_CACHE_GB must be a number of gigabytes above 0, got '{size}'.$"
+    with pytest.raises(ValueError, match=said):
+        program_cache.keep_programs()
+
+
+CODE = """
+import jax
+from gradmix_jax import program_cache
+program_cache.keep_programs()
+print(jax.jit(lambda x: x * 3 + 1)(7.0))
+"""
+
+
+def test_a_damaged_entry_is_replaced(tmp_path):
+    env = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    run = lambda: subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, env=os.environ | env, cwd=commands.ROOT
+    )
+    assert run().stdout == "22.0\n"
+    entries = sorted(path for path in pathlib.Path(tmp_path).iterdir() if path.name.endswith("-cache"))
+    before = {path.name: path.read_bytes() for path in entries}
+    assert before
+    for path in entries:
+        path.write_bytes(b"damaged")
+    second = run()
+    assert second.stdout == "22.0\n" and "warning: a damaged program was removed from the cache" in second.stderr
+    assert all(path.read_bytes() != b"damaged" for path in entries)
+    third = run()
+    assert (third.stdout, third.stderr) == ("22.0\n", "")

@@ -1,0 +1,157 @@
+"""Nothing that is read is run, but the user's own experiment file; names are escaped wherever they are printed."""
+
+import ast
+import html
+import json
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import commands
+import pytest
+
+from gradmix_jax import config as config_lib
+from gradmix_jax.report import formats
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "gradmix_jax"
+# Names of what runs code that it is given, and where each is allowed.
+RUNS_CODE = {
+    "eval": (),
+    "exec": ("config_file.py",),
+    "compile": ("config_file.py",),
+    "__import__": (),
+    "pickle.load": (),
+    "pickle.loads": (),
+    "pickle.Unpickler": ("models/torch_file.py",),
+    "marshal.loads": (),
+    "shelve.open": (),
+    "joblib.load": (),
+    "torch.load": (),
+    "yaml.load": (),
+    "yaml.unsafe_load": (),
+    "os.system": (),
+    "os.popen": (),
+    "runpy.run_path": (),
+}
+
+
+def sources():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def calls(path):
+    """(dotted name, call) of every call in a file; classes that are inherited from count, too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+        elif isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                yield ast.unparse(base), None
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_runs_what_it_reads(path):
+    for name, call in calls(path):
+        allowed = RUNS_CODE.get(name)
+        assert allowed is None or str(path.relative_to(PACKAGE)) in allowed, f"{name} in {path}"
+        for keyword in call.keywords if call else ():
+            value = ast.unparse(keyword.value)
+            assert (keyword.arg, value) not in {("allow_pickle", "True"), ("shell", "True")}, f"{name} in {path}"
+            assert keyword.arg != "weights_only", f"{name} in {path}: no file is given to PyTorch"
+
+
+def test_the_list_of_names_finds_something():
+    found = {name for path in sources() for name, _ in calls(path)}
+    assert {"exec", "compile", "pickle.Unpickler"} <= found
+
+
+HOSTILE = ["<script>alert(1)</script>", "a\"b'c", "$(touch x)`y`", "\\input{/etc/passwd}", "a|b|c"]
+HOSTILE += ["#1 %2 &3 _4 ^5 ~6 {7}"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_text_in_every_format(name):
+    assert html.unescape(formats.escape_html(name)) == name and not set(formats.escape_html(name)) & set("<>\"'")
+    written = formats.escape_markdown(name)
+    assert not re.search(r"(?<!\\)[|<`]", written), written
+    latex = formats.escape_latex(name)
+    assert r"\input" not in latex and not re.search(r"(?<!\\)[#%&_$]", latex), latex
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_printed_commands_give_a_shell_the_same_words(name, tmp_path):
+    words = ["--config=digits_osr", f"--config.name={name}", f"--workdir=runs/{name}", "--trials=0", "--print_commands"]
+    (line,) = commands.run("gradmix_jax.protocol", *words).stdout.splitlines()
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, cwd=tmp_path)
+    assert shown.stdout.split("\0")[:-1] == shlex.split(line) and not list(tmp_path.iterdir())
+    assert f"--config.name={name}" in shlex.split(line) and f"--workdir=runs/{name}/trial0_seed0" in shlex.split(line)
+
+
+def test_a_launcher_gives_a_shell_the_same_words():
+    name = "runs/a b;touch pwned;$(touch pwned)`touch pwned`'\"&|"
+    words = ["bash", "launch/slurm.sh", "--config=configs/digits_osr.py", f"--workdir={name}", "--dry_run"]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    make, submit = map(shlex.split, result.stdout.splitlines())
+    assert make == ["mkdir", "-p", name] and f"--output={name}/slurm-%j.log" in submit
+    (wrapped,) = [word.removeprefix("--wrap=") for word in submit if word.startswith("--wrap=")]
+    assert shlex.split(wrapped)[-1] == f"--workdir={name}"
+    assert not (ROOT / "pwned").exists()
+
+
+VULNERABLE = {"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}, {"id": "CVE-2"}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "problem", "lines", "status"),
+    [
+        ([], "no network", ["audit skipped: no network"], 0),
+        (
+            [{"name": "a", "skip_reason": "unknown"}],
+            "",
+            ["audit skipped: none of the 1 packages could be looked up; is there a network?"],
+            0,
+        ),
+        (
+            [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "unknown"}],
+            "",
+            ["not audited, 1 of 2 packages: b", "0 of 1 audited packages have a known vulnerability"],
+            0,
+        ),
+        (
+            [VULNERABLE, {"name": "b", "version": "1", "vulns": []}],
+            "",
+            [
+                "a 1: CVE-1, fixed in 2",
+                "a 1: CVE-2, fixed in no version",
+                "1 of 2 audited packages have a known vulnerability",
+            ],
+            1,
+        ),
+    ],
+)
+def test_what_an_audit_says(packages, problem, lines, status):
+    audit = runpy.run_path(str(ROOT / "launch" / "audit.py"))
+    assert audit["report"](packages, problem) == (lines, status)
+
+
+def test_a_bill_of_materials_lists_what_is_installed(tmp_path):
+    out = tmp_path / "sbom.json"
+    result = subprocess.run(
+        [sys.executable, "launch/sbom.py", f"--out={out}"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(out.read_text())
+    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
+    assert found["metadata"]["component"]["name"] == "gradmix_jax"
+    for each in found["components"]:
+        assert each["type"] == "library" and each["purl"] == f"pkg:pypi/{each['name'].lower()}@{each['version']}"
+    assert len({each["bom-ref"] for each in found["components"]}) == len(found["components"])
+
+
+def test_the_config_is_read_as_data():
+    assert config_lib.to_plain(config_lib.default_config())["name"] == ""
