@@ -92,6 +92,7 @@ def test_the_text_names_all_of_it(found, tree):
     assert "1 transparent: laid on dataset.background" in text and "1 with an EXIF orientation: turned upright" in text
     assert "1 animated: the first frame counts" in lines and "1 of 16 bits: the upper 8 count" in lines
     assert "unreadable: 1 (" in text and "cat/5.jpg (" in text
+    assert "published class splits" not in text, "cat and dog are only some of CIFAR-10's classes"
     assert "copies within a part: 1 (" in text and "cat/1.png = " in text
     assert "copies across train and test: 2 (" in text and "copies in two classes: 1 (" in text
 
