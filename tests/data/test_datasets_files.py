@@ -228,7 +228,11 @@ def test_idx_files(tmp_path, compress, dot):
         ),
         ("train-labels-idx1-ubyte", struct.pack(">II", 0x0801, 1) + bytes(1), "2 images and 1 labels"),
         ("train-labels-idx1-ubyte.gz", b"\x1f\x8bno gzip", "labels-idx1-ubyte.gz cannot be read"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes(99), mtime=0)[:-9], "labels-idx1-ubyte.gz cannot be read"),
+        (
+            "train-labels-idx1-ubyte.gz",
+            gzip.compress(struct.pack(">II", 0x0801, 99) + bytes(range(99)), mtime=0)[:-9],
+            "labels-idx1-ubyte.gz cannot be read",
+        ),
         (
             "train-labels-idx1-ubyte.gz",
             gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20,
