@@ -1,14 +1,18 @@
-"""AUROC by class of one run, as bars."""
+"""AUROC by class of one run, as bars and as a table."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from gradmix_jax.report.drawing import BLUE, ORANGE, framed, subplots, svg
-from gradmix_jax.report.labels import short
+from gradmix_jax.report.formats import MISSING, escape_html
+from gradmix_jax.report.labels import cut, short
 from gradmix_jax.report.runs import Run
 
 MOST_BARS = 30
+# Rows of the table.
+MOST_CLASSES = 200
 
 
 def bars(run: Run) -> str:
@@ -51,3 +55,32 @@ def _aurocs(classes: dict[str, Any]) -> dict[str, float]:
 
 def _shown(side) -> int:
     return min(len(side), MOST_BARS)
+
+
+def table(run: Run) -> str:
+    """Every class in numbers, to unfold and sort; of many, those with the lowest AUROC. "" where there are none."""
+    sides = {"known": run.results["per_class"], "unknown": run.results["per_unknown_class"]}
+    rows = [(name, side, each) for side, classes in sides.items() for name, each in classes.items()]
+    if not rows:
+        return ""
+    worst = sorted(rows, key=lambda row: math.inf if row[2].get("auroc") is None else row[2]["auroc"])[:MOST_CLASSES]
+    shown = rows if len(rows) <= MOST_CLASSES else worst
+    body = "".join(
+        f'<tr><th scope="row">{escape_html(cut(name, 40))}</th><td>{side}</td>'
+        f"{''.join(map(_number, (each.get('auroc'), each.get('accuracy'))))}</tr>"
+        for name, side, each in shown
+    )
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("AUROC ↑", "accuracy ↑"))
+    which = (
+        f"the {len(shown)} of {len(rows)} classes with the lowest AUROC" if len(shown) < len(rows) else "all classes"
+    )
+    return (
+        f"<details><summary>AUROC and accuracy of {which}</summary>"
+        '<div class="scroll" tabindex="0" role="group" aria-label="classes"><table class="sortable"><thead><tr>'
+        f'<th scope="col" class="label">class</th><th scope="col">side</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return f"<td>{MISSING}</td>" if value is None else f'<td data-v="{float(value)!r}">{value:.4f}</td>'

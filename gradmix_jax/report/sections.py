@@ -73,7 +73,7 @@ def _contents(method: Method, name: str, in_full: bool) -> dict[str, Callable[[]
             curves.scores_curve(run),
         ),
         "threshold": lambda: slider,
-        "classes": lambda: _plots(moved, classes.bars(run)),
+        "classes": lambda: _plots(moved, classes.bars(run)) + classes.table(run),
         "embedding": lambda: _plots(embedding(run)),
         "gallery": lambda: gallery(run),
         "maps": lambda: _plots(overlays(run)),

@@ -201,6 +201,7 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
     page = Page(text)
     assert "The 30 lowest of 1000 known and of 1000 unknown classes." in page.text["method-0-classes"]
     assert "Of 1000 known classes the 30 with the most errors" in page.text["method-0-classes"]
+    assert "the 200 of 2000 classes with the lowest AUROC" in page.text["method-0-classes"]
     assert "lowest of 1000 classes" in page.text["method-0-diversity"]
     assert "and 960 more" in page.text["conditions"]
     assert "1000 of 100000" in page.text["method-0-embedding"]

@@ -1,6 +1,8 @@
 """report.html and the files beside it: complete, well formed, and nothing loaded from elsewhere."""
 
+import html
 import html.parser
+import json
 import os
 import re
 import warnings
@@ -98,7 +100,7 @@ def test_the_page_needs_nothing_else(written):
 
 
 def test_the_page_has_every_part(written):
-    _, text, page = written
+    out, text, page = written
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
     wanted = ("overall", "by-score", "ood", "corruptions", "probes", "diversity", "comparison", "conditions")
     parts = ("curves", "threshold", "classes", "embedding", "gallery", "maps", "training", "diversity", "config")
@@ -113,6 +115,10 @@ def test_the_page_has_every_part(written):
     assert "no checkpoint in" in page.text["method-0-maps"]
     assert "mix.method is none" in page.text["method-1-maps"]
     assert "without validation images there is no threshold" in page.text["method-1-classes"]
+    assert "AUROC and accuracy of all classes" in page.text["method-0-classes"]
+    auroc = json.loads((out.parent / "a" / "results.json").read_text())["per_class"][KNOWN[2]]["auroc"]
+    row = f'<tr><th scope="row">{html.escape(KNOWN[2])}</th><td>known</td><td data-v="{auroc!r}">{auroc:.4f}</td>'
+    assert row in text
 
 
 def test_names_are_escaped_on_the_page(written):
