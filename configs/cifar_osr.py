@@ -30,4 +30,4 @@ def get_config(recipe: str = "input"):
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20
     c.phases = (phase("ssl", epochs=600, ssl=1.0), phase("joint", epochs=10, supcon=1.0, ssl=1.2))
-    return apply_recipe(c, recipe)
+    return apply_recipe(c, recipe, at_scale=True)

@@ -29,4 +29,4 @@ def get_config(recipe: str = "input"):
     c.attribution.stages = ("stage4",)
     c.train.batch_size = 256
     c.phases = (phase("joint", epochs=10, supcon=1.0, ssl=3.0),)
-    return apply_recipe(c, recipe)
+    return apply_recipe(c, recipe, at_scale=True)

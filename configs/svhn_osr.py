@@ -24,4 +24,4 @@ def get_config(recipe: str = "input"):
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20
     c.phases = (phase("ssl", epochs=300, ssl=1.0),)
-    return apply_recipe(c, recipe)
+    return apply_recipe(c, recipe, at_scale=True)

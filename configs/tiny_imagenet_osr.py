@@ -25,4 +25,4 @@ def get_config(recipe: str = "input"):
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20
     c.phases = (phase("joint", epochs=600, supcon=1.0, ssl=1.0),)
-    return apply_recipe(c, recipe)
+    return apply_recipe(c, recipe, at_scale=True)

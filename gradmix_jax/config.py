@@ -20,6 +20,7 @@ from gradmix_jax.evaluation import spec as evaluation_spec
 from gradmix_jax.fields import check_choice, check_number
 from gradmix_jax.method import attribution, mix
 from gradmix_jax.recipes import RECIPES
+from gradmix_jax.rivals import RIVALS, published
 from gradmix_jax.training import optimizer, train
 from gradmix_jax.training import phases as phases_lib
 
@@ -66,12 +67,13 @@ def phase(name: str, *, epochs: int, **weights: float) -> ConfigDict:
     return ConfigDict(dict(name=name, epochs=epochs, **weights))
 
 
-def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
+def apply_recipe(c: ConfigDict, name: str, *, at_scale: bool = False) -> ConfigDict:
     """Assign the keys of a named recipe: what comes after the colon in `--config=configs/cifar_osr.py:layer`.
 
     Args:
       c: a config; changed in place.
-      name: a key of RECIPES.
+      name: a key of RECIPES, or of RIVALS: a published method, with its own objectives in every phase.
+      at_scale: give a method of RIVALS the network, optimizer and epochs that it was published with.
 
     Returns:
       The same config.
@@ -79,8 +81,19 @@ def apply_recipe(c: ConfigDict, name: str) -> ConfigDict:
     Raises:
       ValueError: no such recipe.
     """
-    check_choice("the recipe", name, RECIPES)
-    c.update(RECIPES[name])
+    check_choice("the recipe", name, (*RECIPES, *RIVALS))
+    if name in RECIPES:
+        c.update(RECIPES[name])
+        return c
+    rival, epochs = RIVALS[name], [entry.epochs for entry in c.phases]
+    c.update(rival.keys)
+    if at_scale:
+        settings = published(name, c.dataset.benchmark)
+        epochs = settings.pop("epochs")
+        c.update_from_flattened_dict(settings)
+    numbers = [f" {number}" if len(epochs) > 1 else "" for number, _ in enumerate(epochs, 1)]
+    c.phases = tuple(phase(f"{name}{number}", epochs=each, **rival.weights) for number, each in zip(numbers, epochs))
+    c.name = name
     return c
 
 

@@ -14,6 +14,7 @@ DOMAINS = {
     "views": 2,  # augmentation, by step
     "map": 3,  # random maps, by step
     "mix": 4,  # partners, kept shares, masks and fills, by step
+    "objective": 5,  # what losses draw, by step
 }
 
 

@@ -171,6 +171,7 @@ def make_program(
         average_decay=experiment.optimizer.ema,
         patch_size=models.patch_size(experiment.model),
         class_token=models.ENCODERS[experiment.model.name].class_token,
+        has_negatives=experiment.dataset.has_negatives,
     )
 
 

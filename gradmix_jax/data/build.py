@@ -102,8 +102,8 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
     """The split of this experiment; class ids are positions in the class names of the two data sets.
 
-    Negative classes are those that `spec.negative` asks for, and unknown no longer. A benchmark's other negative
-    classes are in no part.
+    Negative classes are those that `spec.negative` or `spec.num_negative` asks for, and unknown no longer. A benchmark's
+    other negative classes are in no part.
 
     Args:
       spec: the section.
@@ -114,11 +114,17 @@ def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str
       ValueError: the classes are not those that the benchmark is published for, or not those that are named.
     """
     split = _split_of(spec, known_names, unknown_names)
-    if not spec.negative:
+    if not spec.has_negatives:
         return dataclasses.replace(split, negative=())
     if spec.negative == (PUBLISHED,):
         return split
     negative = _named("dataset.negative", spec.negative, spec.name, known_names)
+    if spec.num_negative:
+        same = split.known_dataset == split.unknown_dataset
+        others = split.unknown if same else tuple(c for c in range(len(known_names)) if c not in split.known)
+        negative = others[: spec.num_negative]
+        if len(negative) < spec.num_negative:
+            raise ValueError(f"dataset.num_negative must be at most {len(others)}, got {spec.num_negative}.")
     if set(negative) & set(split.known):
         names = listed([known_names[c] for c in negative if c in split.known])
         raise ValueError(f"dataset.negative must not have known classes, got {names}; remove them.")

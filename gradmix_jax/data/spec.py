@@ -45,6 +45,12 @@ class Spec(Section, section="dataset"):
         'classes of dataset.name to train on as examples of "unknown", never tested on: names, or "published" alone '
         "for those of the benchmark",
     )
+    num_negative: int = key(
+        0,
+        "how many classes to take as dataset.negative: the first unknown ones in the order of the split; where those "
+        "are of other data, the first classes of dataset.name that are not known",
+        least=0,
+    )
     image_size: int = key(16, "pixels; images of another size are resized; 0: by the training images", least=0)
     channels: int = key(1, "1 (gray) or 3 (color); images are converted; 0: 1 if all training images are gray")
     validation_fraction: float = key(
@@ -75,6 +81,8 @@ class Spec(Section, section="dataset"):
         if self.channels not in (0, 1, 3):
             raise ValueError(f"dataset.channels must be 1 or 3, or 0 to derive it, got {self.channels}.")
         self._check_split()
+        if self.negative and self.num_negative:
+            raise ValueError(f"dataset.num_negative must be 0 with dataset.negative, got {self.num_negative}.")
 
     def _check_split(self):
         trials = len(splits.BENCHMARKS.get(self.benchmark, ()))
@@ -115,6 +123,11 @@ class Spec(Section, section="dataset"):
                 f"dataset.negative {PUBLISHED!r} needs a benchmark with negative classes, got {self.benchmark!r}; name "
                 "the classes."
             )
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether training has images of negative classes."""
+        return bool(self.negative or self.num_negative)
 
     @property
     def unknown_data(self) -> str:

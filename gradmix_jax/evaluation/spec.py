@@ -102,8 +102,16 @@ def check_fits(spec: Spec, data_spec: data_lib.Spec, model_spec: models.Spec) ->
         check_choice("each element of evaluate.stages", name, models.available_stages(model_spec))
     for part, lacking, why in (
         ("validation", not data_spec.validation_fraction, "dataset.validation_fraction 0 leaves no validation images"),
-        ("head", model_spec.classifier == "cosine", "model.classifier 'cosine' is no linear layer"),
-        ("perturbed_logits", model_spec.classifier == "none", "model.classifier 'none' has no logits to differentiate"),
+        (
+            "head",
+            model_spec.has_logits and model_spec.classifier not in models.LINEAR,
+            f"model.classifier {model_spec.classifier!r} is no linear layer",
+        ),
+        (
+            "perturbed_logits",
+            not model_spec.has_logits,
+            f"model.classifier {model_spec.classifier!r} has no logits to differentiate",
+        ),
     ):
         if lacking and part in scores.SCORES[spec.score].needs:
             fitting = [name for name in spec.headline_scores if part not in scores.SCORES[name].needs]

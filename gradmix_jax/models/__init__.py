@@ -31,6 +31,7 @@ from gradmix_jax.models.layers import Encoder
 from gradmix_jax.models.network import Network
 from gradmix_jax.models.parts import HEADS, expanded
 from gradmix_jax.models.preact_resnet import PreActResNet
+from gradmix_jax.models.prototypes import Prototypes, ReciprocalPoints, SphericalPrototypes
 from gradmix_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from gradmix_jax.models.small_cnn import SmallCNN
 from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
@@ -84,7 +85,11 @@ CLASSIFIERS = {
     "linear": LinearClassifier,
     "cosine": CosineClassifier,
     "linear_without_bias": partial(LinearClassifier, bias=False),
+    "prototypes": Prototypes,
+    "reciprocal_points": ReciprocalPoints,
+    "spherical": SphericalPrototypes,
 }
+LINEAR = ("linear", "linear_without_bias")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -102,7 +107,8 @@ class Spec(Section, section="model"):
     projection: int = key(128, "D, size of the projection", least=1)
     classifier: str = key(
         "none",
-        'head that gives the logits: "none", "linear", "cosine" or "linear_without_bias"',
+        'head for the classes: "none", "linear", "cosine", "linear_without_bias", "prototypes" (of gcpl), '
+        '"reciprocal_points" (of arpl), "spherical" (of sphor; gives no logits)',
         choices=lambda: CLASSIFIERS,
     )
     dtype: str = key(
@@ -128,6 +134,11 @@ class Spec(Section, section="model"):
                 "model.loaded_learning_rate_factor must be 1 without model.init_from, got "
                 f"{self.loaded_learning_rate_factor}."
             )
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the head gives logits; an evaluation takes those of a linear probe where it does not."""
+        return self.classifier not in ("none", "spherical")
 
     @property
     def frozen(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ class Network(nn.Module):
     """images_BxHxWxC (normalized, float) -> z_BxD (float32, unit length), out.
 
     out["features"] is features_BxF (float32), out["stage1"] ... the activations_BxhxwxF of every stage after
-    its last ReLU, and out["logits"] logits_BxK (float32) where there is a classification head.
+    its last ReLU, and out["logits"] logits_BxK (float32) where there is a classification head that gives some. What
+    else a head says to its loss is in out["head"], a dict (see `models.prototypes`).
 
     The variable collection "perturbations" may hold, for any of the stages, an array that is added to the
     stage's activations; the gradient with respect to it is dL/dA. Flax's own `Module.perturb` will not do:
@@ -52,9 +53,15 @@ class Network(nn.Module):
             return x_BxhxwxF if others_BxNxF is None else (x_BxhxwxF, others_BxNxF)
 
         out["features"] = self.encoder(name="encoder")(images_BxHxWxC, train=train, tap=tap)
-        if self.classifier is not None:
-            out["logits"] = self.classifier(name="classifier")(out["features"])
         z_BxD = Projection(self.hidden, self.projection, name="projection")(out["features"])
+        if self.classifier is not None:
+            head = self.classifier(name="classifier")
+            said = head(z_BxD if getattr(head, "of_projection", False) else out["features"])
+            said = dict(said) if isinstance(said, dict) else {"logits": said}
+            if "logits" in said:
+                out["logits"] = said.pop("logits")
+            if said:
+                out["head"] = said
         return z_BxD, out
 
 

@@ -13,6 +13,7 @@ import optax
 
 from gradmix_jax import fields
 from gradmix_jax.fields import Section, key
+from gradmix_jax.objectives import temperatures
 
 if TYPE_CHECKING:
     from gradmix_jax.objectives.contrastive import Batch
@@ -44,6 +45,10 @@ class Spec(Section, section="objective"):
     queue_size: int = key(8192, "of moco: a multiple of batch_size * num_views", least=1)
     momentum: float = key(0.999, "of moco's key encoder", least=0, below=1)
     off_diagonal_weight: float = key(0.005, "of barlow_twins", above=0)
+    temperature_schedule: str = key(
+        "constant", "what the temperatures of all losses are multiplied with", choices=lambda: temperatures.SCHEDULES
+    )
+    schedules: dict[str, dict[str, Any]] = fields.options(lambda: temperatures.SCHEDULES, "temperature schedules")
     options: dict[str, dict[str, Any]] = fields.options(_table, "objectives")
 
 
@@ -53,11 +58,14 @@ class Given:
 
     Attributes:
       batch: their unit features, and which image and class each row is of.
-      logits: [B, K]; None without a classifier.
-      labels_b: int32, classes of this device's images.
+      logits: [B, K]; None where the model gives none.
+      labels_b: int32, classes of this device's images; -1 for images of negative classes.
       num_classes: K.
       spec: the `objective` section.
       carried: what the objective's `State.update` returned for the losses of this step; None without a state.
+      head: what the head says besides logits, {name: array}; None for nothing.
+      key: for what a loss draws, the same on all devices.
+      has_negatives: whether there are images of negative classes (static).
     """
 
     batch: "Batch"
@@ -66,18 +74,22 @@ class Given:
     num_classes: int
     spec: Spec
     carried: Any = None
+    head: Mapping[str, jax.Array] | None = None
+    key: jax.Array | None = None
+    has_negatives: bool = False
 
 
 class Mixed(NamedTuple):
     """What a loss sees of the mixed images, view-major: z [P, D], logits [P, K] or None, weight [P], partner [P].
 
-    P is B, or B / V of view 0 only. `weight` is the kept share, `partner` a row among B.
+    P is B, or B / V of view 0 only. `weight` is the kept share, `partner` a row among B, `head` as in `Given`.
     """
 
     z: jax.Array
     logits: jax.Array | None
     weight: jax.Array
     partner: jax.Array
+    head: Mapping[str, jax.Array] | None = None
 
 
 class Update(NamedTuple):
@@ -127,7 +139,7 @@ class Objective:
         of one that does needs all views mixed.
       state: what it carries from step to step, None for nothing.
       check: (experiment, key) -> None; raises ValueError, naming the key that asks for the objective, where the
-        sections `model`, `train` and `objective` of an experiment do not allow it.
+        sections `dataset`, `model`, `train` and `objective` of an experiment do not allow it.
       options: {option: Key}, the config keys `objective.options.NAME.OPTION`.
     """
 
@@ -149,6 +161,23 @@ def check_two_views(experiment: Any, where: str) -> None:
     """Raises ValueError where the views of an image have no other view of it."""
     if experiment.train.num_views < 2:
         raise ValueError(f"{where} needs train.num_views of at least 2, got {experiment.train.num_views}.")
+
+
+def check_head(*names: str) -> Callable[[Any, str], None]:
+    """A check that `model.classifier` is one of `names`."""
+
+    def check(experiment: Any, where: str) -> None:
+        if experiment.model.classifier not in names:
+            wanted = " or ".join(repr(name) for name in names)
+            raise ValueError(f"{where} needs model.classifier {wanted}, got {experiment.model.classifier!r}.")
+
+    return check
+
+
+def check_logits(experiment: Any, where: str) -> None:
+    """Raises ValueError where the model gives no logits."""
+    if not experiment.model.has_logits:
+        raise ValueError(f"{where} needs a model.classifier that gives logits, such as 'linear' or 'cosine'.")
 
 
 def follow(average: Any, online: Any, decay: float) -> Any:

@@ -35,8 +35,8 @@ def contrastive(
     Args:
       anchors_NxD: L2-normalised anchors; anchor i is row `first_anchor + i` of the contrast features.
       contrast_NxD: L2-normalised features of the whole batch; M rows, more than anchors where those are one device's.
-      positives_NxN: bool, row: anchor, column: one of the P positive features. The anchor itself must not be marked
-        where the positives are the contrast features.
+      positives_NxN: bool, or how much of a positive each is, 0 or more; row: anchor, column: one of the P positive
+        features. The anchor itself must not be marked where the positives are the contrast features.
       temperature: T.
       base_temperature: T0. The loss is multiplied by T / T0: with T0 = T it is the plain loss, with the default 1.0
         it is T times that.
@@ -57,15 +57,16 @@ def contrastive(
     else:
         similarity_NxP = dot(anchors_NxD, positive_features_NxD) / temperature
     share_NxP = positives_NxN.astype(jnp.float32)
-    share_NxP = share_NxP / jnp.maximum(jnp.sum(share_NxP, axis=1, keepdims=True), 1.0)
+    sum_Nx1 = jnp.sum(share_NxP, axis=1, keepdims=True)
+    share_NxP = share_NxP / jnp.where(sum_Nx1 > 0, sum_Nx1, 1.0)
     if positive_weights_N is not None:
         share_NxP = share_NxP * positive_weights_N[None, :]
     log_probability_NxP = similarity_NxP - denominator_N[:, None]
     return -(temperature / base_temperature) * jnp.sum(share_NxP * log_probability_NxP, axis=1)
 
 
-def _mean_where(loss_N, has_positive_N, axis_name):
-    """Mean of the losses of the anchors that have a positive; 0 where none has.
+def mean_where(loss_N, has_positive_N, axis_name):
+    """Mean of the losses of the anchors that have a positive (or by weights in its place); 0 where none has.
 
     With `axis_name` this device's part of it, scaled so that the mean over devices is the mean over all anchors
     however unevenly those with a positive are spread (SupCon of a single view).
@@ -74,7 +75,7 @@ def _mean_where(loss_N, has_positive_N, axis_name):
     count, devices = jnp.sum(has_positive_N), 1
     if axis_name is not None:
         count, devices = lax.psum(count, axis_name), lax.axis_size(axis_name)
-    return jnp.sum(loss_N * has_positive_N) * devices / jnp.maximum(count, 1.0)
+    return jnp.sum(loss_N * has_positive_N) * devices / jnp.where(count > 0, count, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Batch:
       first_anchor: row of anchor 0 in the contrast features.
       views: number of views.
       axis_name: the mapped axis over which the batch is spread, if any.
+      temperature_factor: of the temperatures of this step (`objectives.temperatures`).
     """
 
     anchors_NxD: jax.Array
@@ -100,6 +102,7 @@ class Batch:
     first_anchor: jax.Array | int
     views: int
     axis_name: str | None
+    temperature_factor: jax.Array | float = 1.0
 
 
 def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
@@ -108,7 +111,13 @@ def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def make_batch(
-    z_BxD: jax.Array, contrast_MxD: jax.Array, labels_b: jax.Array, *, views: int, axis_name: str | None = None
+    z_BxD: jax.Array,
+    contrast_MxD: jax.Array,
+    labels_b: jax.Array,
+    *,
+    views: int,
+    axis_name: str | None = None,
+    temperature_factor: jax.Array | float = 1.0,
 ) -> Batch:
     """Say which image and class every row belongs to.
 
@@ -118,6 +127,7 @@ def make_batch(
       labels_b: the classes of this device's images.
       views: number of views.
       axis_name: the mapped axis, if any.
+      temperature_factor: of this step's temperatures.
 
     Returns:
       The batch that the losses below take.
@@ -137,21 +147,22 @@ def make_batch(
         first_anchor=device * rows,
         views=views,
         axis_name=axis_name,
+        temperature_factor=temperature_factor,
     )
 
 
 def of_same_image(batch: Batch, row_n: jax.Array) -> jax.Array:
-    return (batch.image_N[row_n][:, None] == batch.image_M[None, :]) & _not_self(batch, row_n)
+    return (batch.image_N[row_n][:, None] == batch.image_M[None, :]) & not_self(batch, row_n)
 
 
 def of_same_class(batch: Batch, row_n: jax.Array) -> jax.Array:
     """Rows of one class; an image of a negative class (label -1) shares its class with no other image."""
     label_n = batch.label_N[row_n][:, None]
     has_class = (label_n == batch.label_M[None, :]) & (label_n >= 0)
-    return (has_class & _not_self(batch, row_n)) | of_same_image(batch, row_n)
+    return (has_class & not_self(batch, row_n)) | of_same_image(batch, row_n)
 
 
-def _not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
+def not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
     return (batch.first_anchor + row_n)[:, None] != jnp.arange(batch.contrast_MxD.shape[0])[None, :]
 
 
@@ -173,7 +184,7 @@ def mean_loss(batch, positives_of, spec, positive_features=None, positive_weight
             anchors_nxD,
             contrast,
             positives_nxP,
-            temperature=spec.temperature,
+            temperature=spec.temperature * batch.temperature_factor,
             base_temperature=spec.base_temperature,
             positive_features_NxD=positive_features,
             positive_weights_N=positive_weights,
@@ -188,7 +199,7 @@ def mean_loss(batch, positives_of, spec, positive_features=None, positive_weight
         again = jax.checkpoint(block, prevent_cse=False)
         blocks = starts, anchors.reshape(-1, size, anchors.shape[1])
         loss_N, has_positive_N = lax.map(lambda each: again(*each, contrast, positive_features), blocks)
-    return _mean_where(loss_N.ravel(), has_positive_N.ravel(), batch.axis_name)
+    return mean_where(loss_N.ravel(), has_positive_N.ravel(), batch.axis_name)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradmix_jax.objectives.base import Given, Mixed, Objective, Spec
+from gradmix_jax.fields import Key
+from gradmix_jax.objectives.base import Given, Objective, Spec, check_logits
+from gradmix_jax.objectives.targets import (
+    clean_targets,
+    mean_of_known,
+    soft_cross_entropy,
+    targets_of_mixed,
+    tempered,
+)
 
 
 def cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, spec: Spec) -> jax.Array:
@@ -13,27 +21,18 @@ def cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, spec: Spec) -> 
     return jnp.mean(optax.softmax_cross_entropy(logits_BxK.astype(jnp.float32), targets_BxK))
 
 
-def mixed_targets(labels_B: jax.Array, weight_B: jax.Array, partner_B: jax.Array, *, num_classes: int) -> jax.Array:
-    """Area-weighted labels: weight * own + (1 - weight) * partner's; targets_BxK."""
-    own_BxK = jax.nn.one_hot(labels_B, num_classes)
-    weight_Bx1 = weight_B[:, None]
-    return weight_Bx1 * own_BxK + (1.0 - weight_Bx1) * own_BxK[partner_B]
+def _loss(given: Given, logits_BxK: jax.Array, targets_BxK: jax.Array) -> jax.Array:
+    logits_BxK = tempered(given, logits_BxK, given.spec.options["cross_entropy"]["temperature"])
+    if not given.has_negatives:
+        return cross_entropy(logits_BxK, targets_BxK, given.spec)
+    loss_B = soft_cross_entropy(logits_BxK, targets_BxK, given.spec.label_smoothing)
+    return mean_of_known(given, loss_B, targets_BxK)
 
 
-def _clean(given: Given) -> jax.Array:
-    targets_BxK = jax.nn.one_hot(jnp.tile(given.labels_b, given.batch.views), given.num_classes)
-    return cross_entropy(given.logits, targets_BxK, given.spec)
-
-
-def _mixed(given: Given, mixed: Mixed) -> jax.Array:
-    labels_B = jnp.tile(given.labels_b, given.batch.views)
-    targets_BxK = mixed_targets(labels_B, mixed.weight, mixed.partner, num_classes=given.num_classes)
-    return cross_entropy(mixed.logits, targets_BxK, given.spec)
-
-
-def _check(experiment, where: str) -> None:
-    if experiment.model.classifier == "none":
-        raise ValueError(f"{where} needs a model.classifier: 'linear' or 'cosine'.")
-
-
-OBJECTIVE = Objective(clean=_clean, mixed=_mixed, uses_labels=True, check=_check)
+OBJECTIVE = Objective(
+    clean=lambda given: _loss(given, given.logits, clean_targets(given)),
+    mixed=lambda given, mixed: _loss(given, mixed.logits, targets_of_mixed(given, mixed)),
+    uses_labels=True,
+    check=check_logits,
+    options={"temperature": Key(1.0, "divides the logits", above=0)},
+)

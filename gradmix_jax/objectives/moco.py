@@ -53,14 +53,15 @@ def moco(batch: Batch, queries_PxD: jax.Array, carried: Keys, spec: Spec, weight
     """
     dot = lambda a, b: jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32).T, precision=lax.Precision.HIGHEST)
     images = carried.keys.shape[0] // batch.views
+    temperature = spec.temperature * batch.temperature_factor
     row_P, row_B = jnp.arange(queries_PxD.shape[0]), jnp.arange(carried.keys.shape[0])
     positives_PxB = ((row_P % images)[:, None] == (row_B % images)[None, :]) & (row_P[:, None] != row_B[None, :])
-    positive_PxB = dot(queries_PxD, carried.keys) / spec.temperature
-    negatives_P = jax.nn.logsumexp(dot(queries_PxD, carried.queue) / spec.temperature, axis=1)
+    positive_PxB = dot(queries_PxD, carried.keys) / temperature
+    negatives_P = jax.nn.logsumexp(dot(queries_PxD, carried.queue) / temperature, axis=1)
     log_probability_PxB = positive_PxB - jnp.logaddexp(positive_PxB, negatives_P[:, None])
     loss_P = -jnp.sum(jnp.where(positives_PxB, log_probability_PxB, 0.0), axis=1) / (batch.views - 1)
     loss_P = loss_P if weight_P is None else loss_P * weight_P
-    return spec.temperature / spec.base_temperature * jnp.mean(loss_P)
+    return temperature / spec.base_temperature * jnp.mean(loss_P)
 
 
 def _init(key: jax.Array, model: Any, embedding: int, spec: Spec) -> dict[str, Any]:

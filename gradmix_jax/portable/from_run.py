@@ -202,10 +202,11 @@ def _describe(
     """The metadata of a classifier, but for its gallery and its calibration."""
     model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
     is_trained = any(phase.epochs for phase in experiment.phases)
-    per_epoch = order.steps_per_epoch(len(parts["train"]), experiment.train.batch_size) if is_trained else 0
+    num_images = len(parts["train"]) + (0 if model.data.negative is None else len(model.data.negative))
+    per_epoch = order.steps_per_epoch(num_images, experiment.train.batch_size) if is_trained else 0
     commit, changed = workdir_lib.commit()
     inputs = ["features"] if spec.feature == LOGITS else [spec.feature]
-    inputs += [LOGITS] if spec.feature == LOGITS and experiment.model.classifier != "none" else []
+    inputs += [LOGITS] if spec.feature == LOGITS and experiment.model.has_logits else []
     inputs += [PERTURBED] if PERTURBED in SCORES[spec.score].needs else []
     return {
         "format": FORMAT,

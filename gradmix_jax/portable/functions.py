@@ -121,7 +121,7 @@ def _make_score(evaluator: Evaluator) -> tuple[dict[str, np.ndarray], Callable]:
     learned = {"score": fitted.states[spec.feature][spec.score]}
     if not on_logits:
         learned["gallery"] = fitted.banks[spec.feature]
-    elif evaluator.model.setup.model.classifier == "none":
+    elif not evaluator.model.setup.model.has_logits:
         learned["probe"] = (linear.kernel_FxK, linear.bias_K)
     arrays, restore = split(learned)
 

@@ -14,11 +14,13 @@ from gradmix_jax.training.program import Context
 
 
 class Outputs(NamedTuple):
-    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None without a classifier)."""
+    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None where the model gives none)
+    and what else its head says, a dict (None for nothing)."""
 
     z: jax.Array
     z_all: jax.Array
     logits: jax.Array | None
+    head: dict[str, jax.Array] | None = None
 
 
 class Clean(NamedTuple):
@@ -71,7 +73,7 @@ def clean_forward(context: Context, images_BxHxWxC) -> Clean:
         images = taps.get("images", images_BxHxWxC)
         added = {name: value for name, value in taps.items() if name != "images"}
         z, out, new_stats = apply_model(program, params, context.batch_stats, images, added, with_attention=attended)
-        outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"))
+        outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"), out.get("head"))
         return outputs, ({name: out[name] for name in (*added, *kept)}, new_stats, out.get("attentions", ()))
 
     taps = _taps(context, images_BxHxWxC)

@@ -68,7 +68,8 @@ def attribution_cotangent(context: Context, outputs: Outputs, clean_cotangent: O
 def _givens(context, outputs, names) -> dict[str, objectives.Given]:
     """{objective: what its losses see}."""
     program, labels_b = context.program, context.labels_b
-    options = dict(views=program.num_views, axis_name=context.axis_name)
+    options = dict(views=program.num_views, axis_name=context.axis_name, temperature_factor=context.temperature_factor)
     batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, **options)
     same = batch, outputs.logits, labels_b, program.num_classes, program.objective
-    return {name: objectives.Given(*same, context.carried.get(name)) for name in names}
+    more = dict(head=outputs.head, key=context.keys.get("objective"), has_negatives=program.has_negatives)
+    return {name: objectives.Given(*same, context.carried.get(name), **more) for name in names}

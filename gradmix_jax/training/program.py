@@ -15,7 +15,8 @@ from gradmix_jax.training.phases import Phase
 @dataclasses.dataclass(frozen=True)
 class Program:
     """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
-    is that of a transformer, 0 for other models, and `class_token` says whether it has one."""
+    is that of a transformer, 0 for other models, and `class_token` says whether it has one; `has_negatives` says whether
+    some images have the label -1."""
 
     model: Any
     transform: optax.GradientTransformation
@@ -35,6 +36,7 @@ class Program:
     average_decay: float = 0.0
     patch_size: int = 0
     class_token: bool = False
+    has_negatives: bool = False
 
     @property
     def objective_names(self) -> tuple[str, ...]:
@@ -55,6 +57,11 @@ class Program:
     def steps_per_epoch(self) -> int:
         """Whole batches. Raises ValueError where there is not even one."""
         return order.steps_per_epoch(self.num_images, self.batch_size)
+
+    def temperature_factor(self, step: jax.Array) -> jax.Array | float:
+        """What `objective.temperature_schedule` multiplies temperatures with at a step; it changes by epoch."""
+        epochs = sum(phase.epochs for phase in self.phases)
+        return objectives.temperature_factor(self.objective, step // self.steps_per_epoch, epochs)
 
     @property
     def mixes(self) -> bool:
@@ -89,12 +96,13 @@ class Context:
     Attributes:
       program: the static part of the step.
       axis_name: the mapped axis, if any.
-      keys: of this step, {"map": key, "mix": key}.
+      keys: of this step, {"map": key, "mix": key, "objective": key}.
       params, batch_stats: of the model; the running statistics are not used in train mode, but updated.
       labels_b: int32, classes of this device's images.
       weights: {objective: float32 scalar} of this step's phase.
       carried: {objective: what its losses see of the state that it carries}.
       fresh: whether this step makes maps of gradients and not random ones (traced); None: every step does.
+      temperature_factor: of the temperatures of this step's losses.
     """
 
     program: Program
@@ -106,3 +114,4 @@ class Context:
     weights: dict[str, jax.Array]
     carried: dict[str, Any] = dataclasses.field(default_factory=dict)
     fresh: jax.Array | None = None
+    temperature_factor: jax.Array | float = 1.0

@@ -81,13 +81,14 @@ def context_of(
     context = Context(
         program=program,
         axis_name=axis_name,
-        keys={domain: step_key(state, domain) for domain in ("map", "mix")},
+        keys={domain: step_key(state, domain) for domain in ("map", "mix", "objective")},
         params=state.params,
         batch_stats=state.batch_stats,
         labels_b=labels_b,
         weights=phases.weights_at(program.phases, program.steps_per_epoch, state.step),
         carried=carried,
         fresh=None if every == 1 else state.step % every == 0,
+        temperature_factor=program.temperature_factor(state.step),
     )
     return context, extra
 
@@ -99,9 +100,8 @@ def make_map(context: Context, images_BxHxWxC, clean: Clean, gradients, keys_B) 
     def gradient_at(images_BxHxWxC):
         def loss(images_BxHxWxC):
             z, out, _ = apply_model(program, context.params, context.batch_stats, images_BxHxWxC)
-            return losses.attribution_loss(
-                context, Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"))
-            )
+            outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"), out.get("head"))
+            return losses.attribution_loss(context, outputs)
 
         return jax.grad(loss)(images_BxHxWxC)
 
@@ -244,7 +244,7 @@ def forward_mixed(context: Context, params, mixed: Mixed) -> objectives.Mixed:
     if spec.attends:
         last = out["attentions"][-1]
         weight_B = mix.attended_share(last, mixed.extra["mask"], spec.patch_size, program.class_token)
-    return objectives.Mixed(z, out.get("logits"), weight_B, mixed.partner)
+    return objectives.Mixed(z, out.get("logits"), weight_B, mixed.partner, out.get("head"))
 
 
 def _in_rows(tree):
