@@ -87,9 +87,6 @@ WIDE = {
     "augment.grey_prob": 0.0,
 }
 
-# The classes of CIFAR-10 that are neither known nor unknown there.
-_ANIMALS = {"dataset.num_negative": 0, "dataset.negative": ("bird", "cat", "deer", "dog", "frog", "horse")}
-
 RIVALS = {
     "cross_entropy": Rival(
         "plain cross-entropy, maximum logit",
@@ -126,10 +123,10 @@ RIVALS = {
         ),
     ),
     "gcpl": Rival(
-        "prototype learning; the score is minus the distance to the nearest prototype",
+        "prototype learning; the score is the largest softmax probability of minus the distances",
         "1805.03438",
         {"gcpl": 1.0},
-        ONE_VIEW | {"model": {"classifier": "prototypes"}, "evaluate": LOGITS},
+        ONE_VIEW | {"model": {"classifier": "prototypes"}, "evaluate": LOGITS | {"score": "msp"}},
         _tuned(all={"epochs": (100,), "train.batch_size": 64, "optimizer.warmup_epochs": 0.0}),
         "the comparison of ARPL's code: SGD 0.1, batch 64, 100 epochs, weight 0.1",
         (CROPS, NESTEROV, "a cosine in place of steps of 0.1 every 30 epochs", "one prototype a class"),
@@ -170,7 +167,12 @@ RIVALS = {
         {"supcon": 1.0},
         {
             "mix": {"method": "none"},
-            "objective": {"temperature": 0.1, "base_temperature": 0.1, "temperature_schedule": "negative_cosine"},
+            "objective": {
+                "temperature": 0.1,
+                "base_temperature": 0.1,
+                "temperature_schedule": "negative_cosine",
+                "mixed_supcon": True,  # where it is trained with mixing
+            },
             "augment": RANDAUGMENT | {"magnitude": 6},
             "evaluate": LOGITS,
         },
@@ -236,8 +238,8 @@ RIVALS = {
         "cross-entropy, and uniform predictions for negative classes that never are in the test",
         "1812.04606",
         {"cross_entropy": 1.0, "outlier_exposure": 0.5},
-        ONE_VIEW | LINEAR | {"dataset": {"num_negative": 2}, "evaluate": {"feature": "logits", "score": "msp"}},
-        {"": WIDE | {"epochs": (100,)}, "cifar+10": _ANIMALS, "cifar+50": _ANIMALS},
+        ONE_VIEW | LINEAR | {"dataset": {"num_negative": 2}, "evaluate": LOGITS | {"score": "msp"}},
+        {"": WIDE | {"epochs": (100,)}},
         "CIFAR/oe_scratch.py of the released code: WRN-40-2, weight 0.5",
         (
             CROPS,
@@ -250,7 +252,7 @@ RIVALS = {
         "cross-entropy of logits of one norm",
         "2205.09310",
         {"logit_norm": 1.0},
-        ONE_VIEW | {"model": {"classifier": "linear"}, "evaluate": {"feature": "logits", "score": "msp"}},
+        ONE_VIEW | LINEAR | {"evaluate": LOGITS | {"score": "msp"}},
         {"": WIDE},
         "the paper and train.py of the released code: WRN-40-2, temperature 0.04 for CIFAR-10",
         (CROPS, "a cosine in place of steps", "without dropout"),

@@ -1,0 +1,160 @@
+"""Recipes of published methods: keys, settings, a traced step of each, negative classes, and what the docs say."""
+
+import json
+import pathlib
+import re
+import runpy
+
+import jax
+import pytest
+from programs import NUM_IMAGES, small_config, small_images, small_order
+from stored_data import make_spec, write_folder
+
+from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
+from gradmix_jax import objectives
+from gradmix_jax import run as run_lib
+from gradmix_jax.config import phase
+from gradmix_jax.rivals import RIVALS, published
+from gradmix_jax.training import step as step_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+AT_SCALE = ("cifar_osr", "cifar_plus10", "cifar_plus50", "svhn_osr", "mnist_osr", "tiny_imagenet_osr")
+ANIMALS = ("ant", "bee", "cat", "dog", "eel")
+
+
+def config_of(name, recipe):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](recipe)
+
+
+@pytest.mark.parametrize("name", ["digits_osr", *AT_SCALE])
+def test_every_method_is_a_recipe_of_every_split(name):
+    for recipe, rival in RIVALS.items():
+        config = config_of(name, recipe)
+        specs = config_lib.from_config(config, num_devices=8)
+        assert all(dict(each.weights) == rival.weights for each in specs.phases) and config.name == recipe
+        epochs = [each.epochs for each in specs.phases]
+        assert (
+            epochs == [60]
+            if name == "digits_osr"
+            else epochs == list(published(recipe, config.dataset.benchmark)["epochs"])
+        )
+
+
+def test_published_settings():
+    """Numbers of the papers' code, written down once more."""
+    tuned = {
+        "mnist_osr": (0.1, 8, 0.0),
+        "svhn_osr": (0.1, 18, 0.0),
+        "cifar_osr": (0.1, 6, 0.0),
+        "cifar_plus10": (0.1, 6, 0.0),
+        "cifar_plus50": (0.1, 6, 0.0),
+        "tiny_imagenet_osr": (0.01, 9, 0.9),
+    }
+    for name, (rate, magnitude, smoothing) in tuned.items():
+        c = config_of(name, "mls")
+        assert (c.optimizer.name, c.optimizer.learning_rate, c.train.batch_size) == ("sgd", rate, 128)
+        assert (c.augment.policy, c.augment.num_ops, c.augment.magnitude) == ("randaugment", 1, magnitude)
+        # What the class itself keeps of its label, of 20 classes there.
+        assert 1 - c.objective.label_smoothing * 19 / 20 == pytest.approx(1 - smoothing)
+        assert [each.epochs for each in c.phases] == [200, 200, 200] and c.optimizer.warmup_epochs == 10
+    assert config_of("cifar_osr", "arpl").augment.magnitude == 15
+    assert config_of("tiny_imagenet_osr", "arpl").optimizer.learning_rate == 1e-3
+    c = config_of("tiny_imagenet_osr", "conosr")
+    assert (c.objective.temperature, c.objective.options.soft_supcon.smoothing) == (0.1, 0.2)
+    assert sum(each.epochs for each in c.phases) == 600 and c.mix.options.mixup.alpha == 1.0
+    assert config_of("cifar_osr", "logitnorm").objective.options.logit_norm.temperature == 0.04
+    assert config_of("cifar_osr", "outlier_exposure").phases[0].outlier_exposure == 0.5
+    schedule = config_of("cifar_osr", "negcossch_ce").objective
+    assert schedule.options.cross_entropy.temperature == 0.5
+    assert schedule.options.cross_entropy.temperature * schedule.schedules.negative_cosine.ratio == 2.0
+
+
+def small_rival(recipe, mixing):
+    """A small config of a method; with `mixing` it has GradMix's maps, masks and fills as well."""
+    config = small_config("input" if mixing else "none", (phase("only", epochs=2, supcon=1.0),))
+    keep = config.mix.to_dict()
+    config_lib.apply_recipe(config, recipe)
+    if mixing:
+        config.mix.update(keep)
+        config.train.num_views, config.attribution.loss = 2, "training"
+    return config
+
+
+def traced(config, run=jax.eval_shape):
+    """Names of the metrics of a step that is traced and not compiled."""
+    specs = config_lib.from_config(config, num_devices=1)
+    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
+    state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
+    images, labels = small_images()
+    step = step_lib.make_train_step(program, axis_name=None)
+    return set(jax.eval_shape(step, state, images.reshape(NUM_IMAGES, -1), labels, small_order(program, 0))[1])
+
+
+@pytest.mark.parametrize("recipe", RIVALS)
+def test_a_step_with_gradmix_has_the_losses_of_clean_and_mixed_images(recipe):
+    with jax.debug_key_reuse(True):
+        names = traced(small_rival(recipe, mixing=True))
+    wanted = set(RIVALS[recipe].weights)
+    mixed = {f"mixed_{name}" for name in wanted if name != "open_auc"}
+    assert names == {*wanted, *mixed, "loss", "gradient_norm", "learning_rate", "kept_share"}
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    return write_folder(
+        tmp_path_factory.mktemp("animals") / "set", train=dict.fromkeys(ANIMALS, 8), test=dict.fromkeys(ANIMALS, 3)
+    )
+
+
+def test_so_many_negative_classes_are_the_first_unknown_ones(animals):
+    named = dict(name=animals, benchmark="named", known=("cat", "ant"), unknown=("eel", "dog", "bee"))
+    data = data_lib.open_set(make_spec(**named, num_negative=2))
+    assert set(data.negative.classes) == {"eel", "dog"} and set(data.test_unknown.classes) == {"bee"}
+    assert len(data.for_training) == len(data.train) + 16 and (data.for_training.labels < 0).sum() == 16
+    with pytest.raises(ValueError, match="every unknown class; leave one out"):
+        data_lib.open_set(make_spec(**named, num_negative=3))
+    with pytest.raises(ValueError, match=r"dataset\.num_negative must be at most 3, got 4"):
+        data_lib.open_set(make_spec(**named, num_negative=4))
+    with pytest.raises(ValueError, match=r"dataset\.num_negative must be 0 with dataset\.negative, got 1"):
+        make_spec(**named, num_negative=1, negative=("dog",))
+
+
+def test_so_many_negative_classes_of_other_data_than_the_unknown_ones(animals, tmp_path):
+    other = write_folder(tmp_path / "other", train={"fly": 2, "gnu": 2}, test={"fly": 2, "gnu": 2})
+    spec = make_spec(name=animals, unknown_name=other, benchmark="named", known=("cat", "ant"), num_negative=2)
+    data = data_lib.open_set(spec)
+    assert set(data.negative.classes) == {"bee", "dog"} and set(data.test_unknown.classes) == {"fly", "gnu"}
+
+
+METHODS = (ROOT / "docs" / "methods.md").read_text()
+
+
+def test_the_docs_list_every_method_objective_and_schedule():
+    assert set(re.findall(r"^\| `(\w+)` \|", METHODS, re.MULTILINE)) == {
+        *RIVALS,
+        *objectives.OBJECTIVES,
+        *objectives.SCHEDULES,
+    }
+    for name, rival in RIVALS.items():
+        row = next(line for line in METHODS.splitlines() if line.startswith(f"| `{name}` |") and rival.paper in line)
+        assert rival.about in row and rival.settings in row
+        assert all(each in row for each in rival.differs)
+    for name, entry in objectives.OBJECTIVES.items():
+        row = next(line for line in METHODS.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(f"`{option}`" in METHODS for option in entry.options), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RIVALS)
+def test_a_short_digits_run_learns(recipe, tmp_path):
+    """8 epochs; results/rivals.md has 60."""
+    config = config_of("digits_osr", recipe)
+    config.evaluate.scores = (config.evaluate.score,)
+    entries = [dict(each) for each in config.phases]
+    config.phases = tuple(phase(**each | {"epochs": 12}) for each in entries)
+    config.optimizer.warmup_epochs = 0.0
+    results = run_lib.run(config, str(tmp_path))
+    losses = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    assert results["auroc"] > 0.6 and results["accuracy"] > 0.6
