@@ -102,8 +102,8 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
     """The split of this experiment; class ids are positions in the class names of the two data sets.
 
-    Negative classes are those that `spec.negative` or `spec.num_negative` asks for, and unknown no longer. A benchmark's
-    other negative classes are in no part.
+    Negative classes are those that `spec.negative` or `spec.num_negative` asks for, and unknown no longer. Other
+    negative classes of a benchmark are in no part.
 
     Args:
       spec: the section.

@@ -15,8 +15,8 @@ from gradmix_jax.training.phases import Phase
 @dataclasses.dataclass(frozen=True)
 class Program:
     """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
-    is that of a transformer, 0 for other models, and `class_token` says whether it has one; `has_negatives` says whether
-    some images have the label -1."""
+    is that of a transformer, 0 for other models, `class_token` says whether it has one, `has_negatives` whether some
+    images have the label -1."""
 
     model: Any
     transform: optax.GradientTransformation
