@@ -258,7 +258,9 @@ def random_classifier(tmp_path, monkeypatch, name):
     network = models.create(experiment.model, num_classes=2)
     start = jax.jit(lambda key: network.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False))
     variables = start(jax.random.key(0))
-    monkeypatch.setattr(fitting, "_variables", lambda *_: (1, jax.device_get({"batch_stats": {}} | dict(variables))))
+    monkeypatch.setattr(
+        fitting, "_variables", lambda *_, **__: (1, jax.device_get({"batch_stats": {}} | dict(variables)))
+    )
     none = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
     data = data_lib.OpenSet(**none, split=splits.Split((0, 1), (), "", ""), class_names=("a", "b"), stored_names=())
     model = fitting.restore(experiment.setup, str(tmp_path), data=data)

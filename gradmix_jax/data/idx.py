@@ -60,7 +60,7 @@ def _read(root: Path, stem: str, *, dimensions: int) -> np.ndarray:
             shape = struct.unpack_from(f">{dimensions}I", start, 4)
             most = _ROOM + _LARGEST_RATIO * file.stat().st_size
             # No more than there should be: a small file may unpack to any size.
-            data = opened.read(min(math.prod(shape), most) + 1)
+            data = opened.read(max(min(math.prod(shape), most), 2**20) + 1)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if (zeros, kind, rank) != (0, _UINT8, dimensions):
