@@ -10,7 +10,7 @@ ARGS =
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint benchmarks digits clean audit sbom
+.PHONY: help setup demo test test-slow lint docs benchmarks digits clean audit sbom
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | tr '|' '\t' | expand -t 18
@@ -38,6 +38,11 @@ audit: ## look the pinned versions up in the databases of known vulnerabilities;
 sbom: setup ## write sbom.json, the software bill of materials of .venv (CycloneDX)
 	$(RUN) launch/sbom.py $(ARGS)
 
+docs: setup ## build the documentation site, docs/_build/html; warnings and broken links are errors
+	$(RUN) -m pip install -qq --disable-pip-version-check --no-input -r docs/requirements.txt
+	$(RUN) -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
 benchmarks: setup ## run every benchmark of benchmarks/README.md into runs/benchmarks; half an hour on two cores
 	$(RUN) benchmarks/everything.py runs/benchmarks $(ARGS)
 
@@ -50,5 +55,5 @@ digits: setup ## reproduce the digits table of the README: 5 splits x 3 seeds x 
 	$(RUN) -m gradmix_jax.report runs/digits/*/trial* --out=runs/digits/report
 
 clean: ## remove what make created, except runs/
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

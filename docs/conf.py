@@ -1,0 +1,111 @@
+"""The documentation site: `make docs` builds docs/_build/html, without a network and with warnings as errors.
+
+The source directory is the root of the repository, so that links between docs/, results/ and benchmarks/ are the same
+here and on a code host. Formulas become MathML, which browsers show without a script.
+"""
+
+import pathlib
+import re
+import sys
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+
+DOCS = pathlib.Path(__file__).parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS)]
+
+import generated
+
+import gradmix_jax
+
+project = "gradmix_jax"
+author = "gradmix_jax maintainers"
+version = release = gradmix_jax.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+root_doc = "docs/index"
+include_patterns = ["docs/*.md", "docs/api/*.md", "docs/howto/*.md", "results/*.md", "benchmarks/README.md"]
+include_patterns += ["CHANGELOG.md", "CONTRIBUTING.md"]
+exclude_patterns = ["docs/_build", ".venv*", "runs", "data", "**/__pycache__", "gradmix_jax", "tests", ".git", "launch"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"gradmix_jax {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "redirect.html"}
+templates_path = ["templates"]
+html_copy_source = False
+html_show_copyright = False
+html_math_renderer = "mathml"
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # shapes are in the names, and every docstring has its arguments' meaning
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+default_role = "literal"  # docstrings write `name`, as Markdown does
+
+
+def as_restructured_text(app, what, name, obj, options, lines):
+    """Docstrings are plain text with `code` and indented blocks; the builder wants reStructuredText."""
+    text = "\n".join(lines)
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"([*|])", r"\\\1", re.sub(r"(\w)_(?!\w)", r"\1\\_", part)) for part in parts[::2]]
+    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
+    result = "".join(parts).split("\n")
+    blocks = _blocks(lines)
+    for number in (number for block in blocks for number in block):
+        result[number] = lines[number]  # code is shown as it is written
+    for block in reversed(blocks):
+        indent = " " * (len(lines[block.start]) - len(lines[block.start].lstrip()))
+        result[block.start : block.start] = [f"{indent[:-4]}::", ""]
+    lines[:] = result
+
+
+def _blocks(lines):
+    """Ranges of lines indented by 4 more than the paragraph before the blank line above them."""
+    blocks, number = [], 1
+    indent = lambda line: len(line) - len(line.lstrip())
+    while number < len(lines):
+        before = next((line for line in reversed(lines[:number]) if line.strip()), "")
+        starts = lines[number].strip() and not lines[number - 1].strip()
+        if starts and indent(lines[number]) == indent(before) + 4:
+            end = number
+            while end < len(lines) and (not lines[end].strip() or indent(lines[end]) >= indent(lines[number])):
+                end += 1
+            while not lines[end - 1].strip():
+                end -= 1
+            blocks.append(range(number, end))
+            number = end
+        number += 1
+    return blocks
+
+
+def without_constants(app, what, name, obj, skip, options):
+    """Tables and other values are on the page of tables; NamedTuple fields have their class's docstring."""
+    return True if type(obj).__name__ in ("_tuplegetter", "property", "member_descriptor") else skip
+
+
+def insert_generated(app, docname, source):
+    """What `<!-- generated: NAME -->` stands for is made from the code, so that it cannot be out of date."""
+    source[0] = re.sub(r"<!-- generated: ([a-z]+) -->", lambda match: generated.PARTS[match[1]](), source[0])
+
+
+def _inline_math(self, node):
+    self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def _block_math(self, node):
+    self.body.append(f'<div class="math">{latex2mathml.tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", without_constants)
+    app.connect("source-read", insert_generated)
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
