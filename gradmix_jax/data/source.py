@@ -266,18 +266,31 @@ def resident(source: Source, *, progress: bool = False) -> tuple[np.ndarray, np.
     Warns where many images are copies of others once they are decoded.
     """
     images = read_all(source, progress=progress)
+    _warn_of_copies(images, "training images")
+    return images, source.labels
+
+
+def check_copies(source: Source, *, count: int = 256) -> None:
+    """Warn where many of `count` images, at even distances, are copies of others; for data that is streamed.
+
+    Unreadable images are left to the stream, which names them.
+    """
+    places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+    with contextlib.suppress(ValueError):
+        _warn_of_copies(read_all(source.take(places)), "training images looked at")
+
+
+def _warn_of_copies(images: np.ndarray, what: str) -> None:
     copies = len(images) - len({hashlib.blake2b(image, digest_size=16).digest() for image in images})
     if copies > _MANY_COPIES * len(images):
         logging.warning(
-            "%d of %d training images are exact copies of others at %dx%d pixels and %d channel(s); check the files, "
-            "and dataset.background if they are transparent.",
+            "%d of %d %s are exact copies of others at %dx%d pixels and %d channel(s); check the files, and "
+            "dataset.background if they are transparent.",
             copies,
             len(images),
-            source.image_size,
-            source.image_size,
-            source.channels,
+            what,
+            *images.shape[1:],
         )
-    return images, source.labels
 
 
 def without_bad_images(source: Source) -> Source:

@@ -178,6 +178,8 @@ def _streamed(
     program: Program, spec: Spec, source: data_lib.Source, mapped: mapping.Mapping, seed: int, start_step: int
 ) -> Iterator:
     """(images, labels) for every step, read from disk."""
+    if mapping.is_main_process():
+        data_lib.check_copies(source)
     batches = data_lib.host_batches(
         source,
         seed=seed,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from stored_data import flat, make_spec, write_folder
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import csv_list, divide, folder
 from gradmix_jax.data.class_names import CLASS_NAMES, ids_in, in_order
+from gradmix_jax.training import train
 
 
 def photo(seed, *, size=32):
@@ -211,6 +213,9 @@ def test_many_identical_training_images_are_warned_about(tmp_path, caplog):
         Image.open(path).convert("RGBA").point(lambda level: 0).save(path)  # all transparent
     data_lib.resident(data_lib.open_set(spec).train)
     assert "9 of 10 training images are exact copies of others at 32x32 pixels and 3 channel(s)" in caplog.text
+    streamed = types.SimpleNamespace(batch_size=2), types.SimpleNamespace(workers=1, cache_gigabytes=0)
+    next(train._streamed(*streamed, data_lib.open_set(spec).train, types.SimpleNamespace(spread=tuple), 0, 0))
+    assert "9 of 10 training images looked at are exact copies" in caplog.text
 
 
 # Class folders without parts
