@@ -8,14 +8,5 @@ from gradmix_jax.data.spec import Spec, check_unknown_name, same_data
 from gradmix_jax.data.stream import host_batches
 
 __all__ = ["OpenSet", "Source", "Spec", "host_batches", "open_set", "read_all", "read_range", "resident", "stratified"]
-__all__ += [
-    "READERS",
-    "ArrayRecords",
-    "DataSet",
-    "Reader",
-    "check_copies",
-    "check_name",
-    "check_unknown_name",
-    "corrupted",
-]
-__all__ += ["labelled", "listed", "out_of_distribution", "same_data", "shared_classes", "shifted"]
+__all__ += ["READERS", "ArrayRecords", "DataSet", "Reader", "check_copies", "check_name", "check_unknown_name"]
+__all__ += ["corrupted", "labelled", "listed", "out_of_distribution", "same_data", "shared_classes", "shifted"]
