@@ -279,6 +279,13 @@ CASES += [  # reports
     ("report", ["{bad}/good", "{bad}/good"], "have the same trial and seed; give each run once."),
     ("report", ["{bad}/good", "--out={bad}/text.txt"], "--out must be a directory, got the file"),
 ]
+CASES += [  # comparisons and data sets
+    ("compare", ["{bad}/gone"], "{bad}/gone holds no evaluated run"),
+    ("compare", ["{bad}/results_cut"], "{bad}/results_cut/results.json is damaged: "),
+    ("compare", ["{bad}/scores_garbage"], "{bad}/scores_garbage/scores.npz is damaged: File is"),
+    ("data", ["{bad}/gone"], "{bad}/gone"),
+    ("data", ["{bad}/no_images"], "{bad}/no_images"),
+]
 CASES += [  # predictions
     ("predict", [], "predict takes the workdir of a run or an export"),
     ("predict", ["{bad}/gone", "{bad}/image.png"], "no config.json in {bad}/gone"),

@@ -93,8 +93,8 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
     if not workdir:
         return None, PLAIN
     before = stored.results(workdir)["corruptions"]
-    if not before or before["source"] != source:
-        had = before["source"] if before else "none"
+    if not before or before.get("source") != source:
+        had = before.get("source", "unknown") if before else "none"
         raise ValueError(
             f"evaluate.corruption_reference must be a run evaluated with corruptions {source!r}, got {workdir!r}, "
             f"which was evaluated with {had!r}."
@@ -107,14 +107,18 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             f"evaluate.corruption_reference must be a run evaluated with the constants {wanted!r}, got "
             f"{workdir!r}, which was evaluated with {had_constants!r}; evaluate it again."
         )
-    had = workdir_lib.read_json(workdir, workdir_lib.CONFIG)["dataset"]
+    had = workdir_lib.read_json(workdir, workdir_lib.CONFIG).get("dataset")
+    had = had if isinstance(had, dict) else {}
     for key in ("name", "benchmark", "trial"):
-        if had[key] != getattr(data_spec, key):
+        if had.get(key) != getattr(data_spec, key):
             raise ValueError(
                 f"evaluate.corruption_reference must be a run with dataset.{key} {getattr(data_spec, key)!r}, got "
-                f"{workdir!r}, which has {had[key]!r}."
+                f"{workdir!r}, which has {had.get(key)!r}."
             )
-    errors = 1 - _table(before["results"], "accuracy")
+    try:
+        errors = 1 - _table(before["results"], "accuracy")
+    except (KeyError, TypeError):  # corruptions that are missing, or without an accuracy
+        raise ValueError(f"evaluate.corruption_reference {workdir!r} lacks corruptions; evaluate it again.") from None
     if not errors.sum(axis=1).all():
         raise ValueError(
             f"evaluate.corruption_reference {workdir!r} makes no error under some corruption, so there is nothing to "

@@ -114,6 +114,7 @@ RESULTS = {
     "corruptions": nullable(
         record(
             {
+                "source": text,
                 "results": mapping(mapping(_metrics)),
                 "mean": _metrics,
                 "clean": _metrics,
