@@ -10,6 +10,7 @@ import sys
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.domains.python import PyObject
 
 DOCS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
@@ -105,6 +106,8 @@ def _block_math(self, node):
 
 
 def setup(app):
+    # Fields of dataclasses; "Variables" is what Python calls something else.
+    next(each for each in PyObject.doc_field_types if each.name == "variable").label = "Attributes"
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", without_constants)
     app.connect("source-read", insert_generated)
