@@ -18,14 +18,14 @@ class ConfigFileError(Exception):
     """What is wrong with an experiment file, in one line; no ValueError, of which absl makes another one."""
 
 
-def define_flag(name: str, help_string: str) -> None:
+def define_flag(name: str, help_string: str, *, flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """A flag for an experiment file whose keys are flags too, `--config.KEY=VALUE`.
 
     Of a key that is given twice the last value counts, for tuples as for everything else.
     """
     config_flags.register_flag_parser_for_type(tuple, _TupleParser())
-    config_flags.DEFINE_config_file(name, None, help_string)
-    flags.FLAGS[name].parser = _Parser()
+    config_flags.DEFINE_config_file(name, None, help_string, flag_values=flag_values)
+    flag_values[name].parser = _Parser()
 
 
 class _TupleParser(flags.ArgumentParser):

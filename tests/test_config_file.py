@@ -72,12 +72,8 @@ def test_a_file_may_have_dataclasses_and_takes_the_recipe(tmp_path):
 
 def _parsed(monkeypatch, *words):
     given = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", given)
-    monkeypatch.setattr(config_file.config_flags.config_flags, "FLAGS", given)
     monkeypatch.setattr("sys.argv", ["main", *words])
-    config_file.config_flags.register_flag_parser_for_type(tuple, config_file._TupleParser())
-    config_file.config_flags.DEFINE_config_file("config", None, "", flag_values=given)
-    given["config"].parser = config_file._Parser()
+    config_file.define_flag("config", "", flag_values=given)
     given(["main", *words])
     return given.config
 
