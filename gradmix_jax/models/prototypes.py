@@ -40,7 +40,7 @@ class Prototypes(nn.Module):
 class ReciprocalPoints(nn.Module):
     """features_BxF -> {"logits", "distance": [B, K], "radius": scalar}; the farther from its point, the more a class.
 
-    Chen et al. 2021, "Adversarial Reciprocal Points Learning", arXiv 2103.00953, equations 2 to 4: a logit is the
+    Chen et al. 2021, "Adversarial Reciprocal Points Learning", arXiv 2103.00953: a logit is the
     squared Euclidean distance to the class's reciprocal point, divided by F, minus the inner product with it.
     """
 

@@ -16,7 +16,7 @@ from gradmix_jax.objectives.targets import (
 def radius_loss(distance_BxK: jax.Array, radius: jax.Array, targets_BxK: jax.Array, *, margin: float) -> jax.Array:
     """loss_B: how far beyond radius - margin a feature is from the reciprocal point of its class.
 
-    Chen et al. 2021, "Adversarial Reciprocal Points Learning", arXiv 2103.00953, equation 8, the adversarial margin
+    Chen et al. 2021, "Adversarial Reciprocal Points Learning", arXiv 2103.00953: the adversarial margin
     constraint, with the margin of the released code; 0 is the paper's. `distance_BxK` is that of
     `models.prototypes.ReciprocalPoints`; for soft targets the mean that they say.
     """
@@ -24,7 +24,7 @@ def radius_loss(distance_BxK: jax.Array, radius: jax.Array, targets_BxK: jax.Arr
 
 
 def _loss(given: Given, logits_BxK: jax.Array, head, targets_BxK: jax.Array) -> jax.Array:
-    """Equation 9: classification by distance plus `radius_weight` times the constraint."""
+    """Classification by distance plus `radius_weight` times the constraint."""
     options = given.spec.options["arpl"]
     logits_BxK = tempered(given, logits_BxK, options["temperature"])
     loss_B = soft_cross_entropy(logits_BxK, targets_BxK, given.spec.label_smoothing)

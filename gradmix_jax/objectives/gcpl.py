@@ -16,13 +16,14 @@ from gradmix_jax.objectives.targets import (
 def prototype_loss(distance_BxK: jax.Array, targets_BxK: jax.Array) -> jax.Array:
     """loss_B: the distance to the prototype of its class, for soft targets the mean that they say.
 
-    Yang et al. 2018, "Robust Classification with Convolutional Prototype Learning", arXiv 1805.03438, equation 13.
+    Yang et al. 2018, "Robust Classification with Convolutional Prototype Learning", arXiv 1805.03438: the
+    prototype loss.
     """
     return (targets_BxK * distance_BxK).sum(axis=1)
 
 
 def _loss(given: Given, distance_BxK: jax.Array, targets_BxK: jax.Array) -> jax.Array:
-    """Distance-based cross-entropy (section 4.4) plus `prototype_weight` times the prototype loss."""
+    """Distance-based cross-entropy plus `prototype_weight` times the prototype loss."""
     options = given.spec.options["gcpl"]
     logits_BxK = tempered(given, -options["gamma"] * distance_BxK)
     loss_B = soft_cross_entropy(logits_BxK, targets_BxK, given.spec.label_smoothing)

@@ -16,7 +16,7 @@ from gradmix_jax.objectives.targets import (
 def logit_norm(logits_BxK: jax.Array, targets_BxK: jax.Array, *, temperature, smoothing: float = 0.0) -> jax.Array:
     """loss_B: cross-entropy of logits / (temperature * their L2 norm) against probabilities.
 
-    Wei et al. 2022, "Mitigating Neural Network Overconfidence with Logit Normalization", arXiv 2205.09310, equation 4.
+    Wei et al. 2022, "Mitigating Neural Network Overconfidence with Logit Normalization", arXiv 2205.09310.
     A norm below 1e-6 counts as 1e-6.
     """
     return soft_cross_entropy(l2_normalize(logits_BxK) / temperature, targets_BxK, smoothing)

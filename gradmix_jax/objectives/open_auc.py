@@ -15,7 +15,7 @@ from gradmix_jax.objectives.contrastive import by_view, gather
 def open_auc(logits_MxK: jax.Array, labels_M: jax.Array, partner_N: jax.Array, share: jax.Array) -> jax.Array:
     """Squared surrogate of the OpenAUC risk, for images that are classified correctly.
 
-    Wang et al. 2022, "OpenAUC: Towards AUC-Oriented Open-Set Recognition", arXiv 2210.13458, section 4, as in its
+    Wang et al. 2022, "OpenAUC: Towards AUC-Oriented Open-Set Recognition", arXiv 2210.13458, as in its
     released code: image i of the first half of the batch is compared with a mix of image i of the second half and its
     partner there. (1 + maximum logit of the mix - that of the image)^2, averaged over the pairs in which the image is
     classified correctly and the mix is of two classes; 0 without such a pair. With a linear head the logits of mixed

@@ -11,7 +11,7 @@ from gradmix_jax.objectives.targets import labels_of
 def uniform_cross_entropy(logits_BxK: jax.Array) -> jax.Array:
     """loss_B: cross-entropy of the softmax against the uniform distribution.
 
-    Hendrycks, Mazeika & Dietterich 2019, "Deep Anomaly Detection with Outlier Exposure", arXiv 1812.04606, section 3
+    Hendrycks, Mazeika & Dietterich 2019, "Deep Anomaly Detection with Outlier Exposure", arXiv 1812.04606,
     and its released code. Its weight is 0.5 for images.
     """
     logits_BxK = logits_BxK.astype(jnp.float32)
