@@ -53,6 +53,7 @@ def _server() -> subprocess.Popen:
 
 def _serve() -> None:
     # Imported here, once; nothing of this asks JAX for a device, so that a fork can.
+    import gradmix_jax.evaluation.paired  # SciPy's statistics, half a second
     import gradmix_jax.main
     import gradmix_jax.protocol
     import gradmix_jax.sweep  # noqa: F401
