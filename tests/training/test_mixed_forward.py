@@ -1,6 +1,7 @@
 """The mixed forward pass where activations are mixed or labels follow attention; maps of more than one gradient."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,11 @@ from gradmix_jax.training import explain
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.forward import apply_model
 
+# Most of the time of these tests is compilation.
+quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PHASES = (phase("ce", epochs=1, cross_entropy=1.0),)
 OVERRIDES = {"model.classifier": "linear", "attribution.loss": "training", "attribution.smoothing": 1}
+OVERRIDES |= {"augment.crop_scale": (1.0, 1.0), "augment.flip_prob": 0.0}
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def made(recipe, **overrides):
 
 
 def explained(program, state, images, labels):
-    return jax.tree.map(np.asarray, jax.jit(lambda *a: explain.explain(program, *a))(state, images, labels))
+    return jax.tree.map(np.asarray, quick(lambda *a: explain.explain(program, *a))(state, images, labels))
 
 
 def attention_numpy(params, tokens):
@@ -79,7 +83,7 @@ def test_blends_mix_the_activations_of_a_stage(name, short):
     variables = module.init(jax.random.key(0), images, train=False)
     partner = np.array([2, 3, 1, 0])
 
-    @jax.jit
+    @quick
     def apply(share):
         blends = {"stage2": {"share": share, "partner": partner}}
         return module.apply(variables | {"blends": blends}, images, train=False)[1]
@@ -99,7 +103,7 @@ def test_blends_mix_the_activations_of_a_stage(name, short):
 def mixed_of(program, state, images, labels):
     """(context, mixed, what the losses see) of the step."""
 
-    @jax.jit
+    @quick
     def run(state):
         views = step_lib.views_of(program, step_lib.step_key(state, "views"), images, None)
         context, _ = step_lib.context_of(program, state, views, labels, None)
@@ -112,7 +116,7 @@ def mixed_of(program, state, images, labels):
 def test_transmix_weighs_labels_by_the_attention_of_the_mixed_images(short):
     program, state, images, labels = made("transmix")
     mixed, seen = mixed_of(program, state, images, labels)
-    _, out, _ = jax.jit(lambda x: apply_model(program, state.params, {}, x, with_attention=True))(mixed.images)
+    _, out, _ = quick(lambda x: apply_model(program, state.params, {}, x, with_attention=True))(mixed.images)
     attention = np.asarray(out["attentions"][-1], np.float64).mean(axis=1)[:, 0, 1:]
     kept = 1 - np.asarray(mixed.extra["mask"], np.float64).reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4)
     np.testing.assert_allclose(seen.weight, (attention * kept).sum(1) / attention.sum(1), atol=1e-5)
@@ -127,14 +131,14 @@ def test_manifold_mixup_reaches_the_model():
     mixed, seen = mixed_of(program, state, images, labels)
     np.testing.assert_array_equal(mixed.extra["stage2"], mixed.weight)
     blends = {"stage2": {"share": mixed.weight, "partner": mixed.partner}}
-    apply = jax.jit(
+    apply = quick(
         lambda x, blends: apply_model(program, state.params, state.batch_stats, x, blends=blends)[1]["logits"]
     )
     np.testing.assert_allclose(seen.logits, apply(mixed.images, blends), atol=1e-5)
     assert np.abs(np.asarray(seen.logits - apply(mixed.images, {}))).max() > 1e-3
 
 
-@pytest.mark.parametrize("recipe", ["tokens", "rollout"])
+@pytest.mark.parametrize("recipe", ["tokens", pytest.param("rollout", marks=pytest.mark.slow)])
 def test_masks_of_token_maps_are_whole_patches(recipe, short):
     """The map is that of the model's own activations, gradients or attention, and constant over a patch."""
     program, state, images, labels = made(recipe)
@@ -152,20 +156,20 @@ def test_masks_of_token_maps_are_whole_patches(recipe, short):
             return objectives.cross_entropy(out["logits"], targets, program.objective), out
 
         taps = {stage: jnp.zeros((64, 2, 2, 4)) for stage in ("stage3", "stage4")}
-        gradients, out = jax.jit(jax.grad(loss, has_aux=True))(taps)
+        gradients, out = quick(jax.grad(loss, has_aux=True))(taps)
         parts = [attribution.token_map(out[stage], gradients[stage], image_size=8) for stage in taps]
         expected = np.mean(parts, axis=0)
         # Why the map cuts off at 0: behind the layer norm of the last block a token's length does not matter.
         products = np.asarray(out["stage4"] * gradients["stage4"])
         assert np.abs(products.sum(-1)).max() < 0.05 * np.abs(products).sum(-1).max()
     else:
-        _, out, _ = jax.jit(lambda x: apply_model(program, state.params, {}, x, with_attention=True))(views)
+        _, out, _ = quick(lambda x: apply_model(program, state.params, {}, x, with_attention=True))(views)
         options = dict(image_size=(8, 8), patch_size=4, class_token=True)
         expected = attribution.attention_rollout(out["attentions"], **options)
     np.testing.assert_allclose(maps, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["training", "simclr"])
+@pytest.mark.parametrize("loss", [pytest.param("training", marks=pytest.mark.slow), "simclr"])
 def test_maps_of_several_gradients_in_the_step(loss):
     overrides = {"attribution.loss": loss, "attribution.options": {"integrated_gradients": {"steps": 2}}}
     program, state, images, labels = made("integrated_gradients", **overrides)
@@ -178,10 +182,11 @@ def test_maps_of_several_gradients_in_the_step(loss):
         targets = jax.nn.one_hot(jnp.tile(labels, 2), program.num_classes)
         return objectives.cross_entropy(out["logits"], targets, program.objective)
 
-    expected = jax.jit(lambda views: attribution.integrated_gradients(jax.grad(target), views, steps=2))(found.views)
+    expected = quick(lambda views: attribution.integrated_gradients(jax.grad(target), views, steps=2))(found.views)
     np.testing.assert_allclose(found.mixed.maps, expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_several_gradients_are_left_out_between_fresh_maps():
     program, state, images, labels = made("smoothgrad", **{"attribution.every": 2})
     fresh, random = (explained(program, state.replace(step=jnp.int32(step)), images, labels) for step in (0, 1))
