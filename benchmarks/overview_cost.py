@@ -1,7 +1,7 @@
 """FLOPs of a train step of every row of the overview, relative to the first: its cost column without its trainings.
 
 python benchmarks/overview_cost.py                                      digits, every row
-python benchmarks/overview_cost.py --config=configs/cifar_osr.py --only=CutMix,BackMix
+python benchmarks/overview_cost.py --config=configs/cifar_osr.py --only=CutMix --only="GradMix, input"
 
 The numbers are those that `python -m gradmix_jax.sweep overview` writes beside the results.
 """
@@ -29,11 +29,11 @@ def flops(base, label: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/digits_osr.py")
-    parser.add_argument("--only", default="", help="rows, separated by commas")
+    parser.add_argument("--only", action="append", choices=sweep.OVERVIEW, help="a row; may be given several times")
     arguments = parser.parse_args()
     base = runpy.run_path(arguments.config)["get_config"]()
     first = next(iter(sweep.OVERVIEW))
-    labels = [label for label in arguments.only.split(",") if label] or list(sweep.OVERVIEW)
+    labels = arguments.only or list(sweep.OVERVIEW)
     print(f"{arguments.config}; jax {jax.__version__}, {jax.devices()[0].device_kind}\n")
     print("| method | config | source | FLOPs |\n|---|---|---|---|")
     reference = flops(base, first)
