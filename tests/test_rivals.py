@@ -1,6 +1,5 @@
 """Recipes of published methods: keys, settings, a traced step of each, negative classes, and what the docs say."""
 
-import json
 import pathlib
 import re
 import runpy
@@ -147,14 +146,9 @@ def test_the_docs_list_every_method_objective_and_schedule():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RIVALS)
-def test_a_short_digits_run_learns(recipe, tmp_path):
-    """8 epochs; results/rivals.md has 60."""
+def test_a_digits_run_learns(recipe, tmp_path):
+    """The runs of results/rivals.md, of which the lowest accuracy is .975 and the lowest AUROC .859."""
     config = config_of("digits_osr", recipe)
     config.evaluate.scores = (config.evaluate.score,)
-    entries = [dict(each) for each in config.phases]
-    config.phases = tuple(phase(**each | {"epochs": 12}) for each in entries)
-    config.optimizer.warmup_epochs = 0.0
     results = run_lib.run(config, str(tmp_path))
-    losses = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1]["loss"] < losses[0]["loss"]
-    assert results["auroc"] > 0.6 and results["accuracy"] > 0.6
+    assert results["accuracy"] > 0.95 and results["auroc"] > 0.8
