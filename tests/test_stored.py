@@ -82,6 +82,7 @@ RESULTS = [
     ("failed", {"a": 1}, "failed.a must be a string, got 1"),
     ("corruptions.results", 1, "corruptions.results must be an object, got 1"),
     ("ood.near", 1, "ood.near must be an object, got 1"),
+    ("ood.near", {"a": {}}, "ood.near.a.by_score is missing"),
     ("probes.letters", "x", "probes.letters must be an object, got 'x'"),
     ("closed_set.knn", 0.9, "closed_set.knn must be an object, got 0.9"),
     ("threshold_rule", 5, "threshold_rule must be a string, got 5"),
@@ -147,6 +148,11 @@ def test_results_of_a_newer_version(whole, tmp_path):
 def test_a_run_that_failed_says_why(whole, tmp_path):
     folder = put(tmp_path, whole, **{"results.json": None, "failed.json": b'{"error": "no disk."}'})
     check_one_line(lambda: runs.read(folder), rf"no results.json in {folder}: the run failed \(no disk\)")
+
+
+def test_a_run_without_metrics_of_features_is_summarized(whole, tmp_path):
+    folder = put(tmp_path, whole, **{"results.json": edited(whole["results.json"], "by_feature", {})})
+    assert "no metrics of any feature" in report.summary([folder])
 
 
 def test_every_part_may_be_missing_or_null(whole, tmp_path):

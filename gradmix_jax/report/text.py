@@ -86,7 +86,8 @@ def summary(workdirs: list[str], *, apart: bool = False) -> str:
         methods = list(group.methods)
         table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)
         parts += [f"## {formats.escape_markdown(group.label)}", ""] if len(groups) > 1 else []
-        parts += [*formats.markdown_rows(table), "", *(f"- {line}" for line in conditions(methods)), ""]
+        rows = formats.markdown_rows(table) if table else ["The runs hold no metrics of any feature."]
+        parts += [*rows, "", *(f"- {line}" for line in conditions(methods)), ""]
     return "\n".join(parts[:-1])
 
 

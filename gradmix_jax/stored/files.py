@@ -65,7 +65,9 @@ _classifier = record(
 _of_class = record({"accuracy": _share, "auroc": _share, "n": whole()})
 _by_score = mapping(mapping(_metrics))
 _percents = mapping(listing(number()))
-_detection = record({"n": whole(), "by_score": _by_score, "full_spectrum": _by_score, "leaderboard": _percents})
+_detection = record(
+    {"n": whole(), "by_score": _by_score, "full_spectrum": _by_score, "leaderboard": _percents}, required=("by_score",)
+)
 _environment = record(
     {
         "commit": text,
