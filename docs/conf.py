@@ -15,6 +15,7 @@ from sphinx.domains.python import PyObject
 DOCS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
+import docstrings
 import generated
 
 import gradmix_jax
@@ -51,38 +52,7 @@ default_role = "literal"  # docstrings write `name`, as Markdown does
 
 
 def as_restructured_text(app, what, name, obj, options, lines):
-    """Docstrings are plain text with `code` and indented blocks; the builder wants reStructuredText."""
-    text = "\n".join(lines)
-    parts = re.split(r"(`[^`]+`)", text)
-    parts[::2] = [re.sub(r"([*|])", r"\\\1", re.sub(r"(\w)_(?!\w)", r"\1\\_", part)) for part in parts[::2]]
-    parts[1::2] = [f"`{part}`" for part in parts[1::2]]
-    result = "".join(parts).split("\n")
-    blocks = _blocks(lines)
-    for number in (number for block in blocks for number in block):
-        result[number] = lines[number]  # code is shown as it is written
-    for block in reversed(blocks):
-        indent = " " * (len(lines[block.start]) - len(lines[block.start].lstrip()))
-        result[block.start : block.start] = [f"{indent[:-4]}::", ""]
-    lines[:] = result
-
-
-def _blocks(lines):
-    """Ranges of lines indented by 4 more than the paragraph before the blank line above them."""
-    blocks, number = [], 1
-    indent = lambda line: len(line) - len(line.lstrip())
-    while number < len(lines):
-        before = next((line for line in reversed(lines[:number]) if line.strip()), "")
-        starts = lines[number].strip() and not lines[number - 1].strip()
-        if starts and indent(lines[number]) == indent(before) + 4:
-            end = number
-            while end < len(lines) and (not lines[end].strip() or indent(lines[end]) >= indent(lines[number])):
-                end += 1
-            while not lines[end - 1].strip():
-                end -= 1
-            blocks.append(range(number, end))
-            number = end
-        number += 1
-    return blocks
+    lines[:] = docstrings.restructured(lines)
 
 
 def without_constants(app, what, name, obj, skip, options):

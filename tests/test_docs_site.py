@@ -1,9 +1,12 @@
 """The documentation site: what its pages take from the code is complete, and it builds without a warning."""
 
+import functools
+import html
 import importlib.util
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 from test_imports import PACKAGE
@@ -16,12 +19,31 @@ DOCS = ROOT / "docs"
 PAGES = [*DOCS.glob("*.md"), *DOCS.glob("*/*.md")]
 
 
-@pytest.fixture(scope="module")
-def generated():
-    spec = importlib.util.spec_from_file_location("generated", DOCS / "generated.py")
+def load(name):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generated():
+    return load("generated")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("`a_b` of *args, **options and x_", "``a_b`` of \\*args, \\*\\*options and x\\_"),
+        ("**higher means known**, |x|", "**higher means known**, \\|x\\|"),
+        ("  num_classes: K.\n  A. Author", "  num_classes: K\\.\n  A\\. Author"),
+        ("Use:\n\n    x = a_ * `b`\n\nText_", "Use:\n\n::\n\n    x = a_ * `b`\n\nText\\_"),
+        ("Args:\n    key: of it\n\nReturns:\n    a sum", "Args:\n    key: of it\n\nReturns:\n    a sum"),
+    ],
+)
+def test_docstrings_become_markup(text, expected):
+    assert "\n".join(load("docstrings").restructured(text.split("\n"))) == expected
 
 
 def test_every_generated_part_is_on_one_page(generated):
@@ -96,3 +118,25 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "html" / "docs" / "configuration.html").read_text()
     assert "attribution.smoothing" in page
+    assert broken_links(tmp_path / "html") == []
+
+
+def broken_links(site):
+    """[(page, link)] of links and images of built pages whose file or place in it is not there."""
+    places = functools.cache(lambda page: set(re.findall(r'\bid="([^"]+)"', page.read_text())))
+    broken = []
+    for page in site.rglob("*.html"):
+        for link in re.findall(r'<(?:a|img) [^>]*(?:href|src)="([^"]+)"', page.read_text()):
+            path, _, place = urllib.parse.unquote(html.unescape(link)).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if re.match(r"\w+:", link):
+                continue
+            if not target.exists() or (place and target.suffix == ".html" and place not in places(target)):
+                broken.append((str(page.relative_to(site)), link))
+    return broken
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="here"></h1> <a class="x" href="b.html#there"></a> <a href="#here"></a>')
+    (tmp_path / "b.html").write_text('<p id="there"></p> <img alt="" src="c.png"> <a href="a.html#gone"></a>')
+    assert broken_links(tmp_path) == [("b.html", "c.png"), ("b.html", "a.html#gone")]
