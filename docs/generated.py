@@ -6,7 +6,8 @@ import inspect
 import re
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import corruptions, data, models, objectives, recipes, scores
+from gradmix_jax import corruptions, data, models, objectives, scores
+from gradmix_jax.config import recipes
 from gradmix_jax.method import attribution, fills, masks, mix
 
 

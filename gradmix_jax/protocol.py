@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from gradmix_jax import cli, report, run
+from gradmix_jax import cli, report, run_many
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -34,14 +34,14 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
       ValueError: a config that cannot work, or a directory that holds another run, finished or not; found before
         anything is run. Also where every run failed.
     """
-    planned = run.check_runs(config, workdir, trials, seeds, num_devices=jax.device_count())
-    failed = run.run_all(planned)
+    planned = run_many.check_runs(config, workdir, trials, seeds, num_devices=jax.device_count())
+    failed = run_many.run_all(planned)
     directories = [directory for _, directory in planned]
-    run.check_some(failed, directories)
+    run_many.check_some(failed, directories)
     if failed:
         print(f"{len(failed)} of {len(planned)} runs failed; rerun the command to repeat them", file=sys.stderr)
     notes = [f"failed: {os.path.basename(directory)}: {reason}" for directory, reason in failed.items()]
-    return report.write_summary(list(filter(run.has_results, directories)), workdir, notes=notes)
+    return report.write_summary(list(filter(run_many.has_results, directories)), workdir, notes=notes)
 
 
 def main(argv: list[str]) -> None:
@@ -49,12 +49,12 @@ def main(argv: list[str]) -> None:
     trials, seeds, workdir = cli.numbers("trials"), cli.numbers("seeds"), flags.FLAGS.workdir
     if flags.FLAGS.print_commands:
         # The commands run on devices elsewhere.
-        run.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1, from_data=False)
+        run_many.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1, from_data=False)
         cli.print_commands(cli.config_words(), workdir, trials, seeds)
     else:
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))
-        directories = [directory for _, directory in run.runs(flags.FLAGS.config, workdir, trials, seeds)]
-        if not all(map(run.complete, directories)):
+        directories = [directory for _, directory in run_many.runs(flags.FLAGS.config, workdir, trials, seeds)]
+        if not all(map(run_many.complete, directories)):
             sys.exit(cli.PARTS_FAILED)
 
 

@@ -1,13 +1,10 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
-import copy
 import dataclasses
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,19 +14,19 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import derive, lock, models, stored
+from gradmix_jax import models, stored
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.config import Experiment, from_config
+from gradmix_jax.config import Experiment, derive, from_config
 from gradmix_jax.data import order
 from gradmix_jax.evaluation import evaluate as evaluation
 from gradmix_jax.training import cost, mapping
 from gradmix_jax.training import initial as initial_lib
 from gradmix_jax.training import optimizer as optimizer_lib
-from gradmix_jax.training import phases as phases_lib
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.program import Program
+from gradmix_jax.workdir import lock
 
 MODES = ("train", "eval", "train_and_eval")
 # Entries of the results that have a file of their own.
@@ -306,102 +303,6 @@ def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) 
     results |= {"version": stored.VERSION, "environment": workdir_lib.environment()}
     workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
     return results
-
-
-def is_finished(config: ConfigDict, workdir: str) -> bool:
-    """Whether there are results of the last step, evaluated as the config says, with no part missing or failed."""
-    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
-        return False
-    results, wanted = stored.results(workdir), config_lib.to_plain(config)
-    size = results["num_train"] + results.get("num_negative", 0)
-    steps_per_epoch = order.steps_per_epoch(size, config.train.batch_size)
-    whole = results["step"] == phases_lib.total_steps(config.phases, steps_per_epoch)
-    whole = whole and not results.get("pending") and not results.get("failed")
-    return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
-
-
-def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
-    """(config, workdir) of every trial and seed: `<workdir>/trial<trial>_seed<seed>`."""
-    for trial in trials:
-        for seed in seeds:
-            one = copy.deepcopy(config)
-            one.dataset.trial, one.seed = trial, seed
-            yield one, os.path.join(workdir, f"trial{trial}_seed{seed}")
-
-
-def check_runs(
-    config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int, from_data: bool = True
-) -> list[tuple[ConfigDict, str]]:
-    """What `runs` gives, checked and finished: raises ValueError unless all of it can run on so many devices.
-
-    The data is opened only where keys are left to it, and not at all where `from_data` is False.
-    """
-    planned = list(runs(config, workdir, trials, seeds))
-    for one, directory in planned:
-        plain = finished(one, directory, num_devices=num_devices, from_data=from_data)
-        for key in derive.missing(config_lib.to_plain(one)):
-            section, name = key.split(".")
-            value = plain[section][name]
-            one[section][name] = tuple(value) if isinstance(value, list) else value
-        model = from_config(plain, num_devices=num_devices).model
-        check_same_run(plain, directory)
-        if model.init_from and not Checkpoints.exist(directory):
-            initial_lib.source(model.init_from, one.dataset.trial)
-    return planned
-
-
-def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
-    """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process.
-
-    A run that fails leaves the others alone; its workdir keeps the reason, see `workdir.FAILED`, until it succeeds.
-
-    Returns:
-      {workdir: why it failed}, of runs without results and of those of which a part of the evaluation failed.
-    """
-    failed: dict[str, str] = {}
-    for one, directory in planned:
-        try:
-            if not is_finished(one, directory):
-                print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
-                results = run(one, directory)
-                failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
-        except Exception as error:  # of whatever kind: the other runs have nothing to do with it
-            failed[directory] = _note_failure(error, directory)
-    return failed
-
-
-def check_some(failed: dict[str, str], directories: list[str]) -> None:
-    """Raises ValueError, with the reason of the first, where none of the runs has results."""
-    if not any(map(has_results, directories)):
-        raise ValueError(f"none of the {len(directories)} runs has results; {directories[0]}: {failed[directories[0]]}")
-
-
-def complete(workdir: str) -> bool:
-    """Whether a run has results, with no part of its evaluation failed."""
-    return has_results(workdir) and not stored.results(workdir)["failed"]
-
-
-def has_results(workdir: str) -> bool:
-    """Whether a run has been evaluated, and has not failed since."""
-    exists = lambda name: os.path.exists(workdir_lib.path(workdir, name))
-    return exists(workdir_lib.RESULTS) and not exists(workdir_lib.FAILED)
-
-
-def _note_failure(error: Exception, workdir: str) -> str:
-    """The reason in one line, printed, and kept in the workdir unless another process works there."""
-    said = " ".join(str(error).split())[:500]
-    reason = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}"
-    if not isinstance(error, (ValueError, OSError)):
-        traceback.print_exception(error)
-    print(f"{workdir} failed: {reason}", file=sys.stderr)
-    if not isinstance(error, lock.LockedError):
-        with contextlib.suppress(OSError):  # no room: what is printed has to do
-            os.makedirs(workdir, exist_ok=True)
-            content = {"error": reason, "environment": workdir_lib.environment()}
-            workdir_lib.write_json(workdir, workdir_lib.FAILED, content)
-    return reason
 
 
 @dataclasses.dataclass(frozen=True)

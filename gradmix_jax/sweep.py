@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from gradmix_jax import cli, report, run
+from gradmix_jax import cli, report, run, run_many
 from gradmix_jax import config as config_lib
 from gradmix_jax.report import contents, formats, runs
 from gradmix_jax.report.conditions import conditions
@@ -172,16 +172,16 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
       The Markdown table, also written to `<workdir>/<name>.md`.
 
     Raises:
-      ValueError: as `run.check_runs`, for any variant, before anything is run.
+      ValueError: as `run_many.check_runs`, for any variant, before anything is run.
     """
     failed: dict[str, str] = {}
     for folder, planned in check(name, config, workdir, trials, seeds, num_devices=jax.device_count()):
-        failed |= run.run_all(planned)
-        done = [directory for _, directory in planned if run.has_results(directory)]
+        failed |= run_many.run_all(planned)
+        done = [directory for _, directory in planned if run_many.has_results(directory)]
         if done:
             report.write_summary(done, folder)
     directories = directories_of(name, config, workdir, trials, seeds)
-    run.check_some(failed, directories)
+    run_many.check_some(failed, directories)
     if failed:
         print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
     notes = [f"failed: {os.path.relpath(directory, workdir)}: {reason}" for directory, reason in failed.items()]
@@ -206,20 +206,20 @@ def check(
     for label, variant in SWEEPS[name].items():
         folder = os.path.join(workdir, folder_of(label))
         one = config_of(config, label, variant)
-        checked.append((folder, run.check_runs(one, folder, trials, seeds, **options)))
+        checked.append((folder, run_many.check_runs(one, folder, trials, seeds, **options)))
     return checked
 
 
 def directories_of(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> list[str]:
     """The workdirs of all runs of a sweep."""
     folders = [os.path.join(workdir, folder_of(label)) for label in SWEEPS[name]]
-    return [directory for folder in folders for _, directory in run.runs(config, folder, trials, seeds)]
+    return [directory for folder in folders for _, directory in run_many.runs(config, folder, trials, seeds)]
 
 
 def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
     """Markdown: every variant that has results with its keys, source, cost and results, and their conditions."""
     variants = SWEEPS[name]
-    methods = runs.load(list(filter(run.has_results, directories_of(name, config, workdir, trials, seeds))))
+    methods = runs.load(list(filter(run_many.has_results, directories_of(name, config, workdir, trials, seeds))))
     costs = {method.label: _flops(method.example) for method in methods}
     first = next(iter(costs.values()))
 
@@ -277,7 +277,7 @@ def _main(argv: list[str]) -> None:
     else:
         of = (argv[1], flags.FLAGS.config, flags.FLAGS.workdir, trials, seeds)
         print(run_sweep(*of))
-        if not all(map(run.complete, directories_of(*of))):
+        if not all(map(run_many.complete, directories_of(*of))):
             sys.exit(cli.PARTS_FAILED)
 
 

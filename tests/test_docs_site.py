@@ -63,7 +63,8 @@ def test_the_configuration_reference_has_every_key_with_its_default(generated):
 
 
 def test_every_entry_of_a_table_has_a_row(generated):
-    from gradmix_jax import corruptions, models, objectives, recipes, scores
+    from gradmix_jax import corruptions, models, objectives, scores
+    from gradmix_jax.config import recipes
     from gradmix_jax.method import attribution, fills, masks, mix
 
     tables = {"methods": set(mix.METHODS) - {"none"}, "maps": attribution.MAPS, "masks": masks.MASKS}

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "gradmix_jax"
 # Lower ranks know nothing of higher ones. Modules of the same rank do not import each other.
 RANKS = [
-    {"fields", "keys", "lock", "program_cache", "recipes", "rivals", "workdir"},
+    {"fields", "keys", "workdir"},
     {"data", "stored"},
     {"augment", "models"},
     {"method"},
@@ -20,8 +20,9 @@ RANKS = [
     {"training"},
     {"metrics", "scores", "corruptions"},
     {"evaluation"},
-    {"config", "derive"},
-    {"config_file", "run"},
+    {"config"},
+    {"run"},
+    {"run_many"},
     {"report", "portable"},
     {"cli"},
     {"main", "protocol", "sweep", "predict", "score", "export", "figure", "compare", "show_config", "__main__"},

@@ -10,9 +10,10 @@ import pytest
 from evaluated_runs import ENVIRONMENT
 from programs import small_config
 
-from gradmix_jax import lock, protocol
+from gradmix_jax import protocol, run_many
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
+from gradmix_jax.workdir import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -159,7 +160,7 @@ def test_a_run_that_fails_is_kept_with_its_reason_and_the_others_go_on(
     assert json.loads((tmp_path / "trial1_seed0" / "failed.json").read_text())["error"] == reason
     said = capsys.readouterr().err
     assert f"trial1_seed0 failed: {reason}\n" in said and "1 of 3 runs failed; rerun the command" in said
-    assert [run_lib.complete(str(tmp_path / f"trial{trial}_seed0")) for trial in (0, 1, 2)] == [True, False, True]
+    assert [run_many.complete(str(tmp_path / f"trial{trial}_seed0")) for trial in (0, 1, 2)] == [True, False, True]
     broken.clear()
     table = protocol.run_protocol(config, str(tmp_path), [0, 1, 2], [0])
     assert pretended[2:] == [(1, 0)] and "failed" not in table and "| 3 | 3 |" in table

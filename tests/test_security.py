@@ -21,8 +21,8 @@ PACKAGE = ROOT / "gradmix_jax"
 # Names of what runs code that it is given, and where each is allowed.
 RUNS_CODE = {
     "eval": (),
-    "exec": ("config_file.py",),
-    "compile": ("config_file.py",),
+    "exec": ("cli/config_file.py",),
+    "compile": ("cli/config_file.py",),
     "__import__": (),
     "pickle.load": (),
     "pickle.loads": (),

@@ -8,7 +8,7 @@ from stored_data import write_folder
 from untrained_runs import animals, digits, untrained, write_noise
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import corruptions, main, run
+from gradmix_jax import corruptions, main, run, run_many
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import readers
 from gradmix_jax.evaluation import closed_set, evaluate, features, guards
@@ -43,7 +43,7 @@ def test_a_run_is_finished_when_every_part_is_there(tmp_path):
     results = json.loads(path.read_text())
     for change, expected in (({}, True), ({"failed": {"probes": "x"}}, False), ({"pending": ["probes"]}, False)):
         path.write_text(json.dumps(results | change))
-        assert run.is_finished(config, workdir) is expected
+        assert run_many.is_finished(config, workdir) is expected
 
 
 def test_the_exit_status_says_that_a_part_failed(monkeypatch, capsys):

@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 from untrained_runs import animals, untrained
 
 from gradmix_jax import data as data_lib
-from gradmix_jax import report, run
+from gradmix_jax import report, run, run_many
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import order
 from gradmix_jax.data.protocols import PROTOCOLS
@@ -110,7 +110,7 @@ def test_a_protocol_trains(name, tmp_path):
     assert found["step"] == order.steps_per_epoch(trained_on, c.train.batch_size) and found["failed"] == {}
     assert 0 <= found["auroc"] <= 1
     assert ("num_negative" in found) == has_negative
-    assert run.is_finished(c, workdir), "negative images count among those of an epoch"
+    assert run_many.is_finished(c, workdir), "negative images count among those of an epoch"
 
 
 # Leaderboard

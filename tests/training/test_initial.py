@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from programs import small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import models
+from gradmix_jax import models, run_many
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
@@ -239,7 +239,7 @@ def test_the_model_section_says_what_does_not_work(fields, message):
 def test_a_missing_source_is_found_before_any_trial_runs(source, tmp_path):
     config = digits(**{"model.init_from": source[0].replace("0.", "{trial}.")})
     with pytest.raises(ValueError, match=r"model.init_from '.*weights1.safetensors' does not exist"):
-        run_lib.check_runs(config, str(tmp_path), [0, 1], [0], num_devices=jax.device_count())
+        run_many.check_runs(config, str(tmp_path), [0, 1], [0], num_devices=jax.device_count())
     with pytest.raises(ValueError, match="does not exist"):
         fit(digits(**{"model.init_from": str(tmp_path / "nowhere")}), tmp_path / "run")
     (tmp_path / "empty").mkdir()

@@ -15,12 +15,12 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import config_file, program_cache
+from gradmix_jax.cli import config_file, program_cache
 from gradmix_jax.fields import check_choice
 
 # Flags that are defined here are listed by the --help of the command that asks for them.
 flags.disclaim_key_flags()
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Where the experiment files are: beside the package in a checkout, inside it where it was installed.
 CONFIGS = (os.path.join(os.path.dirname(HERE), "configs"), os.path.join(HERE, "configs"))
 # Process-wide switches of JAX that environment variables may have set: results must not depend on them, and this code

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import augment, models, objectives, stored
 from gradmix_jax import data as data_lib
+from gradmix_jax.config.recipes import RECIPES
+from gradmix_jax.config.rivals import RIVALS, published
 from gradmix_jax.evaluation import spec as evaluation_spec
 from gradmix_jax.fields import check_choice, check_number
 from gradmix_jax.method import attribution, mix
-from gradmix_jax.recipes import RECIPES
-from gradmix_jax.rivals import RIVALS, published
 from gradmix_jax.training import optimizer, train
 from gradmix_jax.training import phases as phases_lib
 

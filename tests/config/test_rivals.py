@@ -14,10 +14,10 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import objectives
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
-from gradmix_jax.rivals import RIVALS, published
+from gradmix_jax.config.rivals import RIVALS, published
 from gradmix_jax.training import step as step_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 AT_SCALE = ("cifar_osr", "cifar_plus10", "cifar_plus50", "svhn_osr", "mnist_osr", "tiny_imagenet_osr")
 ANIMALS = ("ant", "bee", "cat", "dog", "eel")
 

@@ -14,7 +14,8 @@ from stored_data import write_folder
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import derive, run
+from gradmix_jax import run, run_many
+from gradmix_jax.config import derive
 from gradmix_jax.data import measure
 
 
@@ -163,12 +164,12 @@ def test_a_run_records_and_keeps_what_was_derived(colors, tmp_path, capsys):
 def test_a_protocol_derives_each_trial_and_plans_without_data(colors, tmp_path):
     c = own_config(colors)
     c.normalization.mean = (0.5, 0.5, 0.5)
-    planned = run.check_runs(c, str(tmp_path), [0, 1], [0], num_devices=1)
+    planned = run_many.check_runs(c, str(tmp_path), [0, 1], [0], num_devices=1)
     finished = [config_lib.to_plain(one) for one, _ in planned]
     assert not any(map(derive.missing, finished))
     assert [one["dataset"]["trial"] for one in finished] == [0, 1]
     assert finished[0]["normalization"] != finished[1]["normalization"], "measured on the known classes of each trial"
     c.dataset.name = "folder:elsewhere"
-    assert len(run.check_runs(c, str(tmp_path), [0], [0], num_devices=1, from_data=False)) == 1
+    assert len(run_many.check_runs(c, str(tmp_path), [0], [0], num_devices=1, from_data=False)) == 1
     with pytest.raises(ValueError, match="'folder:elsewhere' does not exist"):
-        run.check_runs(c, str(tmp_path), [0], [0], num_devices=1)
+        run_many.check_runs(c, str(tmp_path), [0], [0], num_devices=1)

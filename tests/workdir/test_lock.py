@@ -12,9 +12,9 @@ import time
 import commands
 import pytest
 
-from gradmix_jax import lock
+from gradmix_jax.workdir import lock
 
-HOLDER = """import sys, time; from gradmix_jax import lock
+HOLDER = """import sys, time; from gradmix_jax.workdir import lock
 with lock.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

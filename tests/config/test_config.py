@@ -14,7 +14,7 @@ from gradmix_jax import fields
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def build(config, num_devices=1):

@@ -55,8 +55,9 @@ def test_another_projects_repository_is_not_ours(tmp_path):
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
     package = tmp_path / "site" / "gradmix_jax"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "workdir.py"):
-        shutil.copy(os.path.join(os.path.dirname(workdir_lib.__file__), name), package)
+    ours = os.path.dirname(os.path.dirname(workdir_lib.__file__))
+    shutil.copy(os.path.join(ours, "__init__.py"), package)
+    shutil.copytree(os.path.join(ours, "workdir"), package / "workdir")
     code = "from gradmix_jax import workdir; print(workdir.commit())"
     environment = os.environ | {"PYTHONPATH": str(package.parent)}
     run = lambda env: subprocess.run(

@@ -8,7 +8,7 @@ import sys
 import commands
 import pytest
 
-from gradmix_jax import program_cache
+from gradmix_jax.cli import program_cache
 
 
 def _fill(folder, sizes):
@@ -41,7 +41,7 @@ def test_a_size_that_is_none(size, tmp_path, monkeypatch):
 
 CODE = """
 import jax
-from gradmix_jax import program_cache
+from gradmix_jax.cli import program_cache
 program_cache.keep_programs()
 print(jax.jit(lambda x: x * 3 + 1)(7.0))
 """

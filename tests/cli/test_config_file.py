@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from gradmix_jax import config_file
+from gradmix_jax.cli import config_file
 
 GOOD = "from gradmix_jax import config\ndef get_config(recipe='input'):\n    c = config.default_config()\n"
 
