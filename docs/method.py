@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import run
+from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing
@@ -27,7 +28,7 @@ def explained(workdir, recipe):
     config = config_lib.read(workdir)
     for section, keys in config_lib.RECIPES[recipe].items():
         config[section] |= keys
-    prepared = run.prepare(config, workdir)
+    prepared = prepare(config, workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
     checkpoints.close()

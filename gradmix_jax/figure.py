@@ -12,6 +12,7 @@ from absl import flags
 from gradmix_jax import cli, run
 from gradmix_jax import config as config_lib
 from gradmix_jax.report.labels import short
+from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing
@@ -37,7 +38,7 @@ def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = No
     if kind not in FORMATS or os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or "."):
         endings = ", ".join(f".{each}" for each in FORMATS)
         raise ValueError(f"--out must be a file in an existing folder, ending in {endings}, got {out!r}.")
-    prepared = run.prepare(config_lib.read(workdir), workdir)
+    prepared = prepare(config_lib.read(workdir), workdir)
     size = prepared.program.batch_size
     chosen = list(range(min(rows, size))) if images is None else images
     if not chosen or not all(0 <= place < size for place in chosen):

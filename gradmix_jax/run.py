@@ -1,7 +1,6 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -303,37 +302,3 @@ def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) 
     results |= {"version": stored.VERSION, "environment": workdir_lib.environment()}
     workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
     return results
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What explaining the steps of a run takes: its specs, its data and its program for one device."""
-
-    experiment: Experiment
-    data: data_lib.OpenSet
-    program: Program
-
-    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
-        sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
-        chosen = order.host_batch_indices(seed, step, **sizes)
-        source = self.data.for_training
-        return np.stack([source[int(index)] for index in chosen]), np.asarray(source.labels)[chosen]
-
-
-def prepare(config: dict[str, Any], workdir: str) -> Prepared:
-    """Load the data of a run and make its program.
-
-    Args:
-      config: nested dict of all keys, as its config.json.
-      workdir: what to call the run in errors.
-
-    Raises:
-      ValueError: a run that does not mix, or data that is not there.
-    """
-    experiment = from_config(config, num_devices=1)
-    if not experiment.mix.mixes:
-        raise ValueError(f"the run in {workdir} does not mix (mix.method {experiment.mix.method!r}): nothing to show.")
-    data = data_lib.open_set(experiment.dataset)
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training))
-    return Prepared(experiment, data, program)

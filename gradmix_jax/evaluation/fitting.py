@@ -5,24 +5,21 @@ Letters: N images, K known classes, F feature.
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradmix_jax import data as data_lib
 from gradmix_jax import models
-from gradmix_jax.evaluation import cache, features, guards, probes, processes
+from gradmix_jax.evaluation import cache, features, guards, probes, processes, weights
 from gradmix_jax.evaluation import images as images_lib
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.spec import Setup, Spec, check_fits
 from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import FAILURES, LOGITS, Fitted
-from gradmix_jax.training import initial, mapping
-from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training import mapping
 
 PARTS = ("train", "validation", "test_known", "test_unknown", guards.NEGATIVE)
 # Share of the training images that chooses the settings of the probes where no image is held out from training.
@@ -117,7 +114,7 @@ def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None)
     check_fits(setup.evaluate, setup.dataset, setup.model)
     data = data_lib.open_set(setup.dataset) if data is None else data
     model = models.create(setup.model, num_classes=data.num_classes)
-    step, variables = _variables(setup, model, workdir, num_classes=data.num_classes)
+    step, variables = weights.restored(setup, model, workdir, num_classes=data.num_classes)
     team = processes.Team()
     team.send("model", step=step)
     return _make_model(setup, data, model, step, variables, team)
@@ -139,7 +136,7 @@ def serve(setup: Setup, data: data_lib.OpenSet) -> None:
             return
         if kind == "model":
             net = models.create(setup.model, num_classes=data.num_classes)
-            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _template(net, setup.dataset))
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), weights.template(net, setup.dataset))
             model = _make_model(setup, data, net, content["step"], zeros, team)
         elif kind == "places":
             model.opener.places = tuple(np.array(each, int) for each in content["places"])
@@ -285,29 +282,3 @@ def _head(model, train, linear):
         return None
     kernel_FxK = np.asarray(dense["kernel"])
     return kernel_FxK, np.asarray(dense.get("bias", np.zeros(kernel_FxK.shape[1], kernel_FxK.dtype)))
-
-
-def _variables(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any]:
-    """(step, variables) of the newest checkpoint, or of `model.init_from`."""
-    init_from, template = setup.model.init_from, _template(model, setup.dataset)
-    if init_from and not Checkpoints.exist(workdir):
-        # Heads that are not loaded are those of seed 0.
-        shape = (1, setup.dataset.image_size, setup.dataset.image_size, setup.dataset.channels)
-        start = jax.jit(lambda key: model.init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
-        start = jax.device_get({"batch_stats": {}} | dict(start))
-        variables, report = initial.load(init_from, setup.dataset.trial, start)
-        print(report, file=sys.stderr)
-        return 0, variables
-    of = {"dataset": setup.dataset.name, "trial": setup.dataset.trial, "classes": num_classes}
-    of |= {} if setup.seed is None else {"seed": setup.seed}
-    checkpoints = Checkpoints(workdir, read_only=True, of=of)
-    variables, step = checkpoints.restore_model(template), checkpoints.restored_step
-    checkpoints.close()
-    return step, variables
-
-
-def _template(model, data_spec):
-    """Shapes of the variables to restore; nothing is computed."""
-    image = jax.ShapeDtypeStruct((1, data_spec.image_size, data_spec.image_size, data_spec.channels), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -12,6 +12,7 @@ from gradmix_jax.method import mix
 from gradmix_jax.report.drawing import framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.labels import short
+from gradmix_jax.report.prepared import prepare
 from gradmix_jax.report.runs import Run
 from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -34,7 +35,7 @@ def overlays(run: Run) -> str:
     if method and not method.has_mask:
         return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
     try:
-        prepared = run_lib.prepare(config, run.workdir)
+        prepared = prepare(config, run.workdir)
         checkpoints = Checkpoints(run.workdir, read_only=True)
     except (ValueError, OSError) as error:
         return f"<p>Maps and masks over training cannot be shown: {escape_html(error)}</p>"

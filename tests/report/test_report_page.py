@@ -18,6 +18,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import report
 from gradmix_jax import run as run_lib
 from gradmix_jax.report import classes, drawing, labels, matrix, overlays, plots, runs
+from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -190,7 +191,7 @@ def trained(tmp_path_factory):
     names = {"dataset.name": f"folder:{data}", "dataset.benchmark": "random", "dataset.num_known": 3}
     path = write_run(folder / "run", "input", **names, **{"dataset.validation_fraction": 0.0})
     config = config_lib.read(path)
-    prepared = run_lib.prepare(config, path)
+    prepared = prepare(config, path)
     state = run_lib.initial_state(prepared.experiment, prepared.program)
     checkpoints = Checkpoints(path)
     checkpoints.save(state.replace(step=state.step + 10))
