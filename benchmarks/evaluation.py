@@ -107,9 +107,9 @@ def our_linear_probe(data, scored):
 
 
 def our_knn_probe(data, scored):
-    neighbours = probes.neighbors(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
+    neighbors = probes.neighbors(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
     features, labels = probed(data, "test_known")
-    return {"accuracy": np.mean(neighbours.predict(features) == labels), "k": neighbours.k}
+    return {"accuracy": np.mean(neighbors.predict(features) == labels), "k": neighbors.k}
 
 
 def our_diversity(data, scored):

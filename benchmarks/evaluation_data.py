@@ -37,16 +37,16 @@ class Data(NamedTuple):
 def make_data(scale: float) -> Data:
     random = np.random.default_rng(0)
     normal = lambda *shape: random.normal(size=shape).astype(np.float32)
-    centres = 0.2 * normal(KNOWN + UNKNOWN, FEATURE)
-    centres[KNOWN:] += (centres[:UNKNOWN] + centres[1 : UNKNOWN + 1]) / 2  # unknown classes lie between known ones
+    centers = 0.2 * normal(KNOWN + UNKNOWN, FEATURE)
+    centers[KNOWN:] += (centers[:UNKNOWN] + centers[1 : UNKNOWN + 1]) / 2  # unknown classes lie between known ones
     to_projection, of_stage = normal(FEATURE, PROJECTION), 0.2 * normal(KNOWN + UNKNOWN, STAGE)
-    kernel, bias = centres[:KNOWN].T.copy(), -np.square(centres[:KNOWN]).sum(axis=1) / 2
+    kernel, bias = centers[:KNOWN].T.copy(), -np.square(centers[:KNOWN]).sum(axis=1) / 2
     parts = {}
     for name, count in COUNTS.items():
         count = round(scale * count)
         first, number = (KNOWN, UNKNOWN) if name == "test_unknown" else (0, KNOWN)
         classes = first + np.arange(count) % number
-        features = np.maximum(centres[classes] + normal(count, FEATURE), 0)
+        features = np.maximum(centers[classes] + normal(count, FEATURE), 0)
         projection = features @ to_projection
         outputs = {
             "features": features,

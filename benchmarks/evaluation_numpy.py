@@ -71,9 +71,9 @@ def feature_scores(data, output):
             for at in blocks(len(images))
         ]
     )
-    neighbours = min(50, len(train))
+    neighbors = min(50, len(train))
     nearest = np.concatenate(
-        [np.partition(unit_images[at] @ unit_train.T, -neighbours)[:, -neighbours] for at in blocks(len(images))]
+        [np.partition(unit_images[at] @ unit_train.T, -neighbors)[:, -neighbors] for at in blocks(len(images))]
     )
     means = class_means(train, labels)
     centered = train - means[labels]

@@ -78,7 +78,7 @@ def config(data: str, model: str, *, seed: int, epochs: int, cifar: str | None =
         c.dataset.image_size = cifar_size
         c.normalization.mean, c.normalization.std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
         c.augment.flip_prob, c.augment.rotation_degrees, c.augment.jitter_prob = 0.5, 0.0, 0.0
-        c.augment.grey_prob = 0.0
+        c.augment.gray_prob = 0.0
     c.model.name, c.model.classifier, c.model.hidden = model, "linear", 128
     c.model.width = 64 if model.startswith("vit") else 16
     c.mix.method, c.train.num_views, c.seed = "none", 1, seed
@@ -220,7 +220,7 @@ def relative_costs(model: str) -> dict[str, float]:
 
 
 def section(data: str, model: str, arguments) -> list[str]:
-    """The table of one data set and model."""
+    """The table of one dataset and model."""
     runs = []
     for seed in arguments.seeds:
         epochs = arguments.cifar_epochs if data == "cifar10" else arguments.epochs

@@ -37,7 +37,7 @@ def config(
     c.dataset.image_size, c.dataset.channels = 32, 3
     c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
     # The same with and without a map, and slow to compile on a CPU.
-    c.augment.jitter_prob = c.augment.grey_prob = 0.0
+    c.augment.jitter_prob = c.augment.gray_prob = 0.0
     c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
     c.train.batch_size = batch
     c.phases = (phase_of,)

@@ -59,7 +59,7 @@ def write_images(root: pathlib.Path, kind: Kind) -> str:
 
 
 def open_source(name: str, image_size: int) -> Source:
-    """The training images of a data set, all classes known."""
+    """The training images of a dataset, all classes known."""
     section = config_lib.to_plain(config_lib.default_config())["dataset"]
     changes = dict(name=name, unknown_name="noise:uniform", benchmark="all", image_size=image_size, channels=3)
     return data_lib.open_set(data_lib.Spec(**section | changes)).train

@@ -275,8 +275,8 @@ def boxes(map_BxHxW, keep_B):
     side_B = torch.round(size * torch.sqrt((1 - keep_B).clamp(0, 1)))
     ends = []
     for other_axis in (2, 1):
-        centre_B = (ties_BxHxW.sum(other_axis) * position_1xS).sum(1) / ties_BxHxW.sum((1, 2))
-        first_B = torch.round(centre_B) - torch.floor(side_B / 2)
+        center_B = (ties_BxHxW.sum(other_axis) * position_1xS).sum(1) / ties_BxHxW.sum((1, 2))
+        first_B = torch.round(center_B) - torch.floor(side_B / 2)
         ends += [first_B.clamp(min=0), (first_B + side_B).clamp(max=size)]
     return tuple(ends)
 

@@ -1,4 +1,4 @@
-"""OpenOOD 1.5: near and far out-of-distribution data sets, and the full spectrum (arXiv 2306.09301).
+"""OpenOOD 1.5: near and far out-of-distribution datasets, and the full spectrum (arXiv 2306.09301).
 
 python -m gradmix_jax.main --config=configs/openood.py:cifar10 --config.dataset.root=DATA --workdir=runs/openood_cifar10
 python -m gradmix_jax.main --config=configs/openood.py:imagenet200,cutmix --config.dataset.root=DATA \
@@ -6,7 +6,7 @@ python -m gradmix_jax.main --config=configs/openood.py:imagenet200,cutmix --conf
 
 DATA is what OpenOOD downloads: benchmark_imglist/ with its image lists, images_classic/ and images_largescale/. After
 the colon: cifar10 (default), cifar100, imagenet200 or imagenet, then a recipe of configs/cifar_osr.py. `leaderboard` in
-results.json has the rows and columns of OpenOOD's tables, with the means over near and far data sets; "fsood" counts
+results.json has the rows and columns of OpenOOD's tables, with the means over near and far datasets; "fsood" counts
 covariate-shifted images of the known classes (evaluate.shifted) as known.
 
 A classifier trained with cross-entropy, its largest probability being the score, as OpenOOD's baseline.
@@ -32,7 +32,7 @@ def get_config(variant: str = "cifar10"):
     c.normalization.mean = (0.485, 0.456, 0.406) if large else (0.4914, 0.4822, 0.4465)
     c.normalization.std = (0.229, 0.224, 0.225) if large else (0.2470, 0.2435, 0.2616)
     c.augment.jitter_prob = 0.0
-    c.augment.grey_prob = 0.0
+    c.augment.gray_prob = 0.0
     c.model.name = "resnet50" if name == "imagenet" else "resnet18"
     c.model.stem = "imagenet" if large else "cifar"
     c.model.classifier = "linear"

@@ -36,6 +36,6 @@ def get_config(variant: str = "cub"):
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20
     c.phases = (phase("joint", epochs=100 if large else 600, supcon=1.0, ssl=1.2),)
-    # Birds and cars look alike: some images are in a data set twice.
+    # Birds and cars look alike: some images are in a dataset twice.
     c.evaluate.duplicates = "drop"
     return apply_recipe(c, recipe)

@@ -46,7 +46,7 @@ CROSS_ENTROPY = {
     "phases[*].supcon": 0.0,
     "phases[*].ssl": 0.0,
 }
-MOCO = {"objective.ssl": "moco", "objective.queue_size": 2048, "objective.momentum": 0.99}
+MOCO = {"objective.ssl": "moco", "objective.options.moco.queue_size": 2048, "objective.options.moco.momentum": 0.99}
 BARLOW = {"objective.ssl": "barlow_twins"}
 SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "optimizer.warmup_epochs": 5.0}
 LARS = {"optimizer.name": "lars", "optimizer.learning_rate": 0.5, "optimizer.warmup_epochs": 5.0}

@@ -158,7 +158,7 @@ def config(root, name, **changes):
     c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
     c.model.name, c.model.stem = "small_cnn", "cifar"
     c.model.width, c.model.hidden, c.model.projection = 4, 16, 8
-    c.augment.jitter_prob = c.augment.grey_prob = c.augment.blur_prob = 0.0
+    c.augment.jitter_prob = c.augment.gray_prob = c.augment.blur_prob = 0.0
     c.train.batch_size, c.mix.group_size = 32, 4
     c.evaluate.scores, c.evaluate.stages, c.evaluate.batch_size = (c.evaluate.score,), (), 64
     for entry in c.phases:

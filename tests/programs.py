@@ -1,5 +1,6 @@
 """Small programs for the tests of the step, the loop and the commands."""
 
+import functools
 from functools import partial
 
 import numpy as np
@@ -19,13 +20,13 @@ PHASES = (phase("ssl", epochs=1, ssl=1.0), phase("joint", epochs=1, supcon=1.0, 
 
 
 def small_config(recipe="input", phases=PHASES, **overrides):
-    """A config of the small CNN on 8x8 images without colour; `overrides` are {"mix.fill": ...}."""
+    """A config of the small CNN on 8x8 images without color; `overrides` are {"mix.fill": ...}."""
     c = config_lib.default_config()
     c.dataset.image_size = SIZE
     c.dataset.channels = 3
     c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
     c.augment.jitter_prob = 0.0
-    c.augment.grey_prob = 0.0
+    c.augment.gray_prob = 0.0
     c.model.width, c.model.hidden, c.model.projection = 4, 16, 8
     c.train.batch_size = 32
     c.mix.group_size = 4
@@ -33,9 +34,10 @@ def small_config(recipe="input", phases=PHASES, **overrides):
     config_lib.apply_recipe(c, recipe)
     with c.unlocked():
         for name, value in overrides.items():
-            section, key = name.split(".")
+            *sections, key = name.split(".")
             # A new section, because an old one refuses values of another type before our own checks see them.
-            c[section] = ConfigDict({**c[section], key: value})
+            holder = functools.reduce(lambda each, section: each[section], sections[:-1], c)
+            holder[sections[-1]] = ConfigDict({**holder[sections[-1]], key: value})
     return c
 
 

@@ -223,25 +223,25 @@ CASES += [  # config keys
     key("evaluate.k=0", "evaluate.k must be a positive integer, got 0."),
     key("evaluate.stages=('top',)", "evaluate.stages"),
     late("evaluate.near=('digits',)", "evaluate.near must be other data"),
-    late("evaluate.near=('folder:/nowhere',)", "data set 'folder:/nowhere' does not exist"),
+    late("evaluate.near=('folder:/nowhere',)", "dataset 'folder:/nowhere' does not exist"),
     key("evaluate.corruptions=fog", "evaluate.corruptions"),
     late("evaluate.corruptions=folder:/nowhere", "/nowhere has neither gaussian_noise.npy"),
 ]
 CASES += [  # data
     data("cifar11", "dataset.name must be one of "),
     data("", "dataset.name must be one of "),
-    data("folder:/nowhere", "data set 'folder:/nowhere' does not exist"),
-    data("folder:{bad}/text.txt", "data set 'folder:{bad}/text.txt' "),
+    data("folder:/nowhere", "dataset 'folder:/nowhere' does not exist"),
+    data("folder:{bad}/text.txt", "dataset 'folder:{bad}/text.txt' "),
     data("folder:{bad}/empty", "{bad}/empty"),
     data("folder:{bad}/no_images", "{bad}/no_images has no images"),
     data("folder:{bad}/no_test", "{bad}/no_test has no test images"),
-    data("csv:/nowhere", "data set 'csv:/nowhere' does not exist"),
+    data("csv:/nowhere", "dataset 'csv:/nowhere' does not exist"),
     data("csv:{bad}/columns.csv", "must have the columns path and label, got file, class."),
     data("csv:{bad}/no_rows.csv", "{bad}/no_rows.csv has no rows"),
     data("csv:{bad}/binary.csv", "{bad}/binary.csv must be a CSV file in UTF-8"),
-    data("idx:/nowhere", "data set 'idx:/nowhere' does not exist"),
+    data("idx:/nowhere", "dataset 'idx:/nowhere' does not exist"),
     data("idx:{bad}/idx", "{bad}/idx/t10k-images-idx3-ubyte"),
-    data("mnist", "data set 'mnist' is not prepared in {bad}/empty", "--config.dataset.data_dir={bad}/empty"),
+    data("mnist", "dataset 'mnist' is not prepared in {bad}/empty", "--config.dataset.data_dir={bad}/empty"),
     data("folder:{bad}/tree", "did you mean 'cat'?", "--config.dataset.benchmark=named", "--config.dataset.known=cart"),
     data("noise:uniform", "dataset.name must be one of "),
 ]
@@ -279,7 +279,7 @@ CASES += [  # reports
     ("report", ["{bad}/good", "{bad}/good"], "have the same trial and seed; give each run once."),
     ("report", ["{bad}/good", "--out={bad}/text.txt"], "--out must be a directory, got the file"),
 ]
-CASES += [  # comparisons and data sets
+CASES += [  # comparisons and datasets
     ("compare", ["{bad}/gone"], "{bad}/gone holds no evaluated run"),
     ("compare", ["{bad}/results_cut"], "{bad}/results_cut/results.json is damaged: "),
     ("compare", ["{bad}/scores_garbage"], "{bad}/scores_garbage/scores.npz is damaged: File is"),

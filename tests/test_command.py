@@ -35,7 +35,7 @@ def test_the_usage_says_what_each_command_does():
         result = commands.run("gradmix_jax", *words)
         lines = dict(re.findall(r"^  (\w+) +(\S.*\.)$", result.stdout, re.MULTILINE))
         assert result.returncode == 0 and list(lines) == list(COMMANDS)
-        assert lines["data"].startswith("Describe a data set") and lines["report"].startswith("Print a table")
+        assert lines["data"].startswith("Describe a dataset") and lines["report"].startswith("Print a table")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -70,7 +70,7 @@ def digits(tmp_path_factory):
 
 def no_data(monkeypatch):
     def fail(*_):
-        raise AssertionError("the data set was opened")
+        raise AssertionError("the dataset was opened")
 
     monkeypatch.setattr("gradmix_jax.data.open_set", fail)
 

@@ -13,9 +13,12 @@ from gradmix_jax.method import masks, mix
 from gradmix_jax.training import step as step_lib
 
 # Every step of the augmentation that draws something.
-VIEWS = {"jitter_prob": 0.5, "grey_prob": 0.2, "rotation_degrees": 5.0, "blur_prob": 0.5}
+VIEWS = {"jitter_prob": 0.5, "gray_prob": 0.2, "rotation_degrees": 5.0, "blur_prob": 0.5}
 CASES = [(recipe, {}) for recipe in config_lib.RECIPES]
-CASES += [("input", {"objective.ssl": "moco", "objective.queue_size": 128}), ("layer", {"attribution.every": 2})]
+CASES += [
+    ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128}),
+    ("layer", {"attribution.every": 2}),
+]
 CASES += [
     ("input", {"mix.mask": mask, "mix.fill": fill, "mix.patch_size": 4}) for mask in masks.MASKS for fill in mix.FILLS
 ]

@@ -521,7 +521,7 @@ def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"evaluate.near": ("folder:/nowhere",)}, "data set 'folder:/nowhere' does not exist"),
+        ({"evaluate.near": ("folder:/nowhere",)}, "dataset 'folder:/nowhere' does not exist"),
         ({"evaluate.probes": ("idx:/nowhere",)}, "idx:/nowhere"),
         ({"evaluate.corruptions": "folder:/nowhere"}, "/nowhere has neither gaussian_noise.npy"),
         ({"evaluate.corruptions": "regenerated", "evaluate.corruption_reference": "/nowhere"}, "/nowhere"),

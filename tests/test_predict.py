@@ -152,7 +152,7 @@ def test_without_cached_features_and_without_data(workdir, pictures, tmp_path):
     (tmp_path / "run" / "checkpoints").symlink_to(workdir / "checkpoints")
     result = run(tmp_path / "run", pictures / "0.png")
     assert result.returncode == 2
-    assert "has no cached features of its newest checkpoint, and its data set cannot be read" in result.stderr
+    assert "has no cached features of its newest checkpoint, and its dataset cannot be read" in result.stderr
     assert f"run `gradmix eval --config=... --workdir={tmp_path / 'run'}` where the data is." in result.stderr
     assert result.stderr.count("\n") == 1
 
@@ -168,7 +168,7 @@ def test_cached_features_of_another_checkpoint_are_not_used(workdir, tmp_path, m
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     np.savez(tmp_path / "features.npz", **content)
     assert predict.OpenSetClassifier.load(str(tmp_path)).threshold == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr("gradmix_jax.data.open_set", lambda spec: pytest.fail("the data set was opened"))
+    monkeypatch.setattr("gradmix_jax.data.open_set", lambda spec: pytest.fail("the dataset was opened"))
     assert predict.OpenSetClassifier.load(str(workdir)).threshold == expected
 
 

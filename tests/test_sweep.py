@@ -173,7 +173,7 @@ QUICK = ("GradMix, input", "MoCo, GradMix", "FMix")
 )
 def test_extreme_images_leave_every_method_finite(label):
     """Constant images of a single class: flat maps, equal features, no negative of another class."""
-    base = small_config(phases=PHASES, **{"objective.queue_size": 64})
+    base = small_config(phases=PHASES, **{"objective.options.moco.queue_size": 64})
     config = sweep.config_of(base, label, sweep.OVERVIEW[label])
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=1)
     program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)

@@ -36,7 +36,7 @@ def untrained(config, workdir):
 
 
 def write_noise(folder, brightness=None):
-    """Make every image of a folder data set noise of its own; `brightness`: {class: 0 to 128}, on top of 0 to 127."""
+    """Make every image of a folder dataset noise of its own; `brightness`: {class: 0 to 128}, on top of 0 to 127."""
     for path in sorted(folder.glob("*/*/*.png")):
         least = (brightness or {}).get(path.parent.name, 0)
         random = np.random.default_rng(list(str(path.relative_to(folder)).encode()))

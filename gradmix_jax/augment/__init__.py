@@ -29,11 +29,11 @@ from gradmix_jax.augment.steps import (
     color_jitter,
     crop_box,
     gaussian_blur,
-    grey,
+    gray,
     horizontal_flip,
     jitter_in_order,
     random_blur,
-    random_grey,
+    random_gray,
     random_resized_crop,
     resized_crop,
     rotate,
@@ -54,13 +54,13 @@ __all__ = [
 ]
 __all__ += [
     "gaussian_blur",
-    "grey",
+    "gray",
     "horizontal_flip",
     "jitter_in_order",
     "normalize",
     "randaugment",
     "random_blur",
-    "random_grey",
+    "random_gray",
     "random_resized_crop",
 ]
 __all__ += ["resized_crop", "rotate", "rotate_by", "view", "views"]
@@ -79,7 +79,7 @@ class Spec(Section, section="augment"):
     )
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), "width / height, drawn log-uniformly", above=0, length=2)
     flip_prob: float = key(0.5, "of a horizontal flip; 0 for digits and letters", least=0, most=1)
-    grey_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
+    gray_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
     rotation_degrees: float = key(0.0, "uniform in +- this", least=0, most=180)
     blur_prob: float = key(0.0, "of a Gaussian blur, for large images", least=0, most=1)
     policy: str = key(
@@ -174,7 +174,7 @@ def _jitter(key, image_HxWxC, spec):
 
 
 def _gray_and_blur(keys, image_HxWxC, spec):
-    image = random_grey(keys[1], image_HxWxC, prob=spec.grey_prob)
+    image = random_gray(keys[1], image_HxWxC, prob=spec.gray_prob)
     return random_blur(keys[2], image, prob=spec.blur_prob)
 
 

@@ -19,7 +19,7 @@ CROP_ATTEMPTS = 10  # torchvision's number of boxes drawn before the fallback
 BLUR_SIGMA = (0.1, 2.0)  # pixels; SimCLR, arXiv 2002.05709, appendix A
 
 
-def grey(image_HxWxC):
+def gray(image_HxWxC):
     """Luma [H, W] of an RGB or one-channel image: ITU-R 601, as Pillow's convert('L')."""
     if image_HxWxC.shape[-1] == 1:
         return image_HxWxC[..., 0]
@@ -88,8 +88,8 @@ def blend_weights(factor):
 
 def blend(image_HxWxC, weights):
     """Weighted sum of image, gray image and mean gray, not clipped; of `weights` the first three."""
-    grey_HxW = grey(image_HxWxC)
-    offset_HxW = weights[1] * grey_HxW + weights[2] * jnp.mean(grey_HxW)
+    gray_HxW = gray(image_HxWxC)
+    offset_HxW = weights[1] * gray_HxW + weights[2] * jnp.mean(gray_HxW)
     return weights[0] * image_HxWxC + offset_HxW[..., None]
 
 
@@ -174,11 +174,11 @@ def horizontal_flip(key, image_HxWxC, *, prob):
     return dm_pix.random_flip_left_right(key, image_HxWxC, probability=prob)
 
 
-def random_grey(key, image_HxWxC, *, prob):
+def random_gray(key, image_HxWxC, *, prob):
     """Replace all channels by the gray image with probability `prob`; one channel stays as it is."""
     if prob == 0 or image_HxWxC.shape[-1] == 1:
         return image_HxWxC
-    return jnp.where(jax.random.bernoulli(key, prob), grey(image_HxWxC)[..., None], image_HxWxC)
+    return jnp.where(jax.random.bernoulli(key, prob), gray(image_HxWxC)[..., None], image_HxWxC)
 
 
 def random_blur(key, image_HxWxC, *, prob):

@@ -37,7 +37,14 @@ SECTIONS = {
     "evaluate": evaluation_spec.Spec,
 }
 # Keys by their old names, in configs of runs and on command lines.
-RENAMED = {"mix.mixup_alpha": "mix.options.mixup.alpha", "mix.fmix_decay": "mix.options.fmix.decay"}
+RENAMED = {
+    "mix.mixup_alpha": "mix.options.mixup.alpha",
+    "mix.fmix_decay": "mix.options.fmix.decay",
+    "augment.grey_prob": "augment.gray_prob",
+    "objective.queue_size": "objective.options.moco.queue_size",
+    "objective.momentum": "objective.options.moco.momentum",
+    "objective.off_diagonal_weight": "objective.options.barlow_twins.off_diagonal_weight",
+}
 # Sections and keys that a resumed run may change besides those declared with `may_change`.
 FREE = ("evaluate", "name")
 

@@ -118,7 +118,7 @@ def _num_known(spec: data_lib.Spec) -> Derived:
     if len(names) < FEWEST_CLASSES:
         raise ValueError(
             f"{spec.name!r} must have at least {FEWEST_CLASSES} classes to keep some unknown, got {', '.join(names)}; "
-            "add classes, or name a data set of unknown images as dataset.unknown_name."
+            "add classes, or name a dataset of unknown images as dataset.unknown_name."
         )
     return Derived(min(max(2, round(KNOWN_SHARE * len(names))), len(names) - 1), f"60 % of {len(names)} classes")
 

@@ -84,7 +84,7 @@ WIDE = {
     "augment.crop_scale": (0.77, 1.0),
     "augment.crop_ratio": (1.0, 1.0),
     "augment.jitter_prob": 0.0,
-    "augment.grey_prob": 0.0,
+    "augment.gray_prob": 0.0,
 }
 
 RIVALS = {
@@ -93,7 +93,7 @@ RIVALS = {
         "2110.06207",
         {"cross_entropy": 1.0},
         ONE_VIEW | LINEAR,
-        _tuned(all={"augment.jitter_prob": 0.0, "augment.grey_prob": 0.0}),
+        _tuned(all={"augment.jitter_prob": 0.0, "augment.gray_prob": 0.0}),
         "as mls, without RandAugment",
         (CROPS, NESTEROV),
     ),
@@ -152,7 +152,7 @@ RIVALS = {
             },
             "tiny_imagenet": {},
         },
-        "tinyimagenet_training_contrastive.py of the released code; other data sets were not released",
+        "tinyimagenet_training_contrastive.py of the released code; other datasets were not released",
         (
             CROPS,
             "mean over the anchors, not their sum",
@@ -231,7 +231,7 @@ RIVALS = {
             CROPS,
             NESTEROV,
             "the released code divides cross-entropy, too, by the number of pairs; the mean of pairs is added here",
-            "the weights of data sets but SVHN (0.0005, of a sum over pairs) were not released",
+            "the weights of datasets but SVHN (0.0005, of a sum over pairs) were not released",
         ),
     ),
     "outlier_exposure": Rival(
@@ -243,7 +243,7 @@ RIVALS = {
         "CIFAR/oe_scratch.py of the released code: WRN-40-2, weight 0.5",
         (
             CROPS,
-            "negative classes of the data set itself; 80 Million Tiny Images was withdrawn",
+            "negative classes of the dataset itself; 80 Million Tiny Images was withdrawn",
             "as many negatives in a batch as in the data, not twice as many as known images",
             "without dropout",
         ),

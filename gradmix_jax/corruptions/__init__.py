@@ -73,7 +73,7 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
     """The images with one corruption.
 
     Image i depends on itself, `fold_in(key, first + i)`, name and severity alone: not on the other images and
-    not on the size of the batch. So a data set gives the same images in batches of any size, if `first` is
+    not on the size of the batch. So a dataset gives the same images in batches of any size, if `first` is
     the place of the batch's first image in it. Severities share their draws: the same grains, only stronger.
     (True of JAX's default threefry keys; `shot_noise` takes no others.)
 

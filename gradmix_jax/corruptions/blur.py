@@ -69,13 +69,13 @@ def glass_blur(key, image_HxWxC, taps_K, reach, rounds):
     y_HxW, x_HxW = jnp.mgrid[:height, :width]
     inside_HxW = (y_HxW > reach) & (x_HxW > reach) & (y_HxW <= height - reach) & (x_HxW <= width - reach)
 
-    def take_neighbours(index, image):
+    def take_neighbors(index, image):
         offsets = jax.random.randint(jax.random.fold_in(key, index), (2, height, width), -reach, reach)
         offsets = jnp.where(inside_HxW[None], offsets, 0)
         return image[y_HxW + offsets[0], x_HxW + offsets[1]]
 
     image = filters.truncated(filters.gaussian(image_HxWxC, taps_K, mode="edge")) / 255
-    image = jax.lax.fori_loop(0, rounds, take_neighbours, image)
+    image = jax.lax.fori_loop(0, rounds, take_neighbors, image)
     return filters.gaussian(image, taps_K, mode="edge")
 
 

@@ -61,7 +61,7 @@ def snow(key, image_HxWxC, levels, flake_size, fall):
     flakes_HxWx1 = jnp.where(flakes_HxWx1 < threshold, 0, jnp.clip(flakes_HxWx1, 0, 1))
     low, high = np.deg2rad(SNOW_DEGREES)
     flakes_HxWx1 = filters.line_blur(flakes_HxWx1, *fall, jax.random.uniform(angle_key, minval=low, maxval=high))
-    white_HxWx1 = 1.5 * augment.grey(image_HxWxC)[..., None] + 0.5
+    white_HxWx1 = 1.5 * augment.gray(image_HxWxC)[..., None] + 0.5
     image = keep * image_HxWxC + (1 - keep) * jnp.maximum(image_HxWxC, white_HxWx1)
     return image + flakes_HxWx1 + flakes_HxWx1[::-1, ::-1]
 

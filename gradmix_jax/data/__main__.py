@@ -1,4 +1,4 @@
-"""Describe a data set before anything is trained, and print the command to train on it.
+"""Describe a dataset before anything is trained, and print the command to train on it.
 
 python -m gradmix_jax.data PATH                    a folder, a CSV list, IDX files or a saved table of `datasets`
 gradmix data PATH --out=sheet.png                  and draw a contact sheet, a row for each class
@@ -31,12 +31,12 @@ def name_of(word: str) -> str:
             return readers.guess(word)
         if os.sep in word or word.startswith((".", "~")):
             raise ValueError(f"{word} does not exist; give the path of a folder or of a CSV list.")
-    readers.check_name("the data set", word)
+    readers.check_name("the dataset", word)
     return word
 
 
 def commands_for(found: describe.Description) -> list[str]:
-    """Lines with the commands that train on a data set: with classes drawn, and with known classes by name."""
+    """Lines with the commands that train on a dataset: with classes drawn, and with known classes by name."""
     names = found.data.class_names
     program = ["gradmix"] if shutil.which("gradmix") else ["python", "-m", "gradmix_jax"]
     words = [*program, "train", "--config=folder_osr", f"--config.dataset.name={found.data.name}"]
@@ -60,7 +60,7 @@ def commands_for(found: describe.Description) -> list[str]:
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ValueError(f"data takes one data set, got {len(argv) - 1}; see --help.")
+        raise ValueError(f"data takes one dataset, got {len(argv) - 1}; see --help.")
     options = flags.FLAGS
     spec = data_lib.Spec(download=options.download, data_dir=options.data_dir)
     data = readers.load(spec, name_of(argv[1]), with_train=True)

@@ -1,4 +1,4 @@
-"""From stored data sets and a class split to the four sources of an open set experiment."""
+"""From stored datasets and a class split to the four sources of an open set experiment."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -21,9 +21,9 @@ class OpenSet:
       train, validation: training images of the known classes, labels 0..K-1; no image is in both.
       test_known: test images of the known classes, labels 0..K-1.
       test_unknown: test images of the unknown classes, labels -1.
-      split: class ids of both sides, as their data sets count them.
+      split: class ids of both sides, as their datasets count them.
       class_names: names of the known classes in label order.
-      stored_names: names of all classes of the data set of the known ones.
+      stored_names: names of all classes of the dataset of the known ones.
       negative: training images of the negative classes (`dataset.negative`), labels -1; None where there are none.
     """
 
@@ -100,7 +100,7 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 
 
 def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
-    """The split of this experiment; class ids are positions in the class names of the two data sets.
+    """The split of this experiment; class ids are positions in the class names of the two datasets.
 
     Negative classes are those that `spec.negative` or `spec.num_negative` asks for, and unknown no longer. Other
     negative classes of a benchmark are in no part.
@@ -108,7 +108,7 @@ def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str
     Args:
       spec: the section.
       known_names: all class names of `spec.name`, as stored.
-      unknown_names: all class names of `spec.unknown_data`; the same ones where it is the same data set.
+      unknown_names: all class names of `spec.unknown_data`; the same ones where it is the same dataset.
 
     Raises:
       ValueError: the classes are not those that the benchmark is published for, or not those that are named.
@@ -163,7 +163,7 @@ def _split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[st
         place = dict(zip(split.unknown, unknown))
         groups = tuple((name, tuple(place[c] for c in ids)) for name, ids in split.groups)
         return splits.Split(known, unknown, **names, negative=negative, groups=groups)
-    # A split of one data set says nothing about another one: there, every class is unknown.
+    # A split of one dataset says nothing about another one: there, every class is unknown.
     return splits.Split(known, others, **names, negative=negative)
 
 
@@ -186,7 +186,7 @@ def _named(label: str, wanted: Sequence[str], dataset: str, stored: Sequence[str
 
 
 def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -> None:
-    """Raises where a class trained on and an unknown one of two data sets have one name; numbers are no names."""
+    """Raises where a class trained on and an unknown one of two datasets have one name; numbers are no names."""
     trained = (*split.known, *split.negative)
     shared = shared_classes((known.class_names[c] for c in trained), (unknown.class_names[c] for c in split.unknown))
     if shared:
@@ -212,7 +212,7 @@ def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source
     if absent:
         raise ValueError(
             f"{len(absent)} of the {len(classes)} classes of this split have no images in the {part} part of their "
-            f"data set: {listed(absent)}; add images, or choose other classes (known ones need training and test "
+            f"dataset: {listed(absent)}; add images, or choose other classes (known ones need training and test "
             "images, unknown ones test images)."
         )
     return source
@@ -242,7 +242,7 @@ def _assert_no_leak(data: OpenSet) -> None:
 
 
 def shared_classes(known: Iterable[str], unknown: Iterable[str]) -> list[str]:
-    """Names on both sides, sorted; numbers do not count, which mean different classes in different data sets."""
+    """Names on both sides, sorted; numbers do not count, which mean different classes in different datasets."""
     return sorted(name for name in set(known) & set(unknown) if not name.isdigit())
 
 

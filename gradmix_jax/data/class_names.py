@@ -1,4 +1,4 @@
-"""Class names of the benchmarks' data sets, and the order of class names in general."""
+"""Class names of the benchmarks' datasets, and the order of class names in general."""
 
 from collections.abc import Iterable, Sequence
 
@@ -37,7 +37,7 @@ n07749582 n07753592 n07768694 n07871810 n07873807 n07875152 n07920052 n09193705 
 n09428293 n12267677
 """
 
-# By the data set of a `splits.Split`, in the order that its class ids count in. TinyImageNet has no TFDS name; its
+# By the dataset of a `splits.Split`, in the order that its class ids count in. TinyImageNet has no TFDS name; its
 # classes are 200 WordNet ids, sorted.
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": _DIGITS,
@@ -47,7 +47,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "": tuple(_TINY_IMAGENET.split()),
     **published.class_names(),
 }
-# Data sets of which a part may be stored, or more: every class has a WordNet id of its own.
+# Datasets of which a part may be stored, or more: every class has a WordNet id of its own.
 IN_PARTS = ("imagenet", "imagenet21k")
 _SHOWN = 5
 _PLAIN = str.maketrans("_-/", "   ")
@@ -65,17 +65,17 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def ids_in(names: Sequence[str], dataset: str, ids: Sequence[int], *, whole: bool) -> tuple[int, ...]:
-    """The positions in a list of class names of some classes of a benchmark's data set.
+    """The positions in a list of class names of some classes of a benchmark's dataset.
 
     Args:
       names: class names as stored. Names that are numbers from 0 on are taken for the published class ids.
       dataset: key of `CLASS_NAMES`.
       ids: the classes, as the benchmark counts them.
-      whole: whether `names` has to list all classes of the data set and no others; else only those of `ids`, as
+      whole: whether `names` has to list all classes of the dataset and no others; else only those of `ids`, as
         always for `IN_PARTS`.
 
     Raises:
-      ValueError: the names are neither those of the data set (case, "_", "-", "/" and spaces do not count) nor numbers.
+      ValueError: the names are neither those of the dataset (case, "_", "-", "/" and spaces do not count) nor numbers.
     """
     expected = CLASS_NAMES[dataset]
     in_parts = dataset in IN_PARTS

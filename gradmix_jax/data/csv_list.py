@@ -15,7 +15,7 @@ TEST = ("test", "val", "validation")
 
 
 def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
-    """A data set of the images in a CSV file with a header; other columns are ignored.
+    """A dataset of the images in a CSV file with a header; other columns are ignored.
 
     Paths are relative to the folder of the list. Labels are class names: numbers count by value, other names
     alphabetically. `split` is train or test, or val or validation where no row says test (rows that say val are not
@@ -31,7 +31,7 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"data set 'csv:{path}' does not exist; give the path of a CSV file.")
+        raise ValueError(f"dataset 'csv:{path}' does not exist; give the path of a CSV file.")
     try:
         rows = _rows(file)
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""What a data set holds, found out before anything is trained."""
+"""What a dataset holds, found out before anything is trained."""
 
 import collections
 import dataclasses
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Description:
-    """A data set and the facts of its images.
+    """A dataset and the facts of its images.
 
     Attributes:
       data: with both parts.
@@ -88,10 +88,10 @@ class Description:
 
 
 def describe(data: DataSet, *, progress: bool = False) -> Description:
-    """Read every image of a data set with both parts, in threads.
+    """Read every image of a dataset with both parts, in threads.
 
     Args:
-      data: the data set.
+      data: the dataset.
       progress: whether to show a progress bar.
     """
     parts = [part for part in PARTS if getattr(data, part) is not None]

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS data set: 1,797 gray images of 8x8 pixels, 10 classes, no download.
+"""scikit-learn's handwritten digits as a TFDS dataset: 1,797 gray images of 8x8 pixels, 10 classes, no download.
 
 Importing this module makes the name `digits` known to TFDS.
 """

@@ -1,4 +1,4 @@
-"""Fine-grained data sets in the layouts they are published in: CUB-200-2011, FGVC-Aircraft, Stanford Cars."""
+"""Fine-grained datasets in the layouts they are published in: CUB-200-2011, FGVC-Aircraft, Stanford Cars."""
 
 import csv
 from collections.abc import Callable, Iterable
@@ -94,7 +94,7 @@ def load_cars(path: str, *, with_train: bool) -> DataSet:
             parts = read(root)
             names = published.class_names()["cars"]
             return _data_set(root, names, parts["train"] if with_train else None, parts["test"])
-    raise ValueError(f"data set 'cars:{path}' must have one of {', '.join(readers)}; give the folder that holds them.")
+    raise ValueError(f"dataset 'cars:{path}' must have one of {', '.join(readers)}; give the folder that holds them.")
 
 
 def _cars_devkit(root: Path) -> dict[str, list[Row]]:
@@ -149,7 +149,7 @@ def _folders(part: Path) -> dict[int, str]:
 def _root(kind: str, path: str, inside: tuple[str, ...], marker: str) -> Path:
     root = _find(path, inside, marker)
     if root is None:
-        raise ValueError(f"data set '{kind}:{path}' has no {marker}; give the folder that holds it.")
+        raise ValueError(f"dataset '{kind}:{path}' has no {marker}; give the folder that holds it.")
     return root
 
 

@@ -14,7 +14,7 @@ _ANNOTATIONS = "val_annotations.txt"
 
 
 def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
-    """A data set of image files, one folder per class; `files.find_images` says which files count.
+    """A dataset of image files, one folder per class; `files.find_images` says which files count.
 
     Class ids count in the class folders of train and test together, so that a class keeps its id where one part lacks
     it: numbers by value, other names alphabetically. Three layouts are read:
@@ -35,10 +35,10 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     root = Path(path).expanduser()
     if root.is_file():
         raise ValueError(
-            f"data set 'folder:{path}' is a file; unpack an archive and give its folder, or name a csv:PATH."
+            f"dataset 'folder:{path}' is a file; unpack an archive and give its folder, or name a csv:PATH."
         )
     if not root.is_dir():
-        raise ValueError(f"data set 'folder:{path}' does not exist; give the path of a folder.")
+        raise ValueError(f"dataset 'folder:{path}' does not exist; give the path of a folder.")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     has_train = (root / "train").is_dir()
     annotations = root / "val" / _ANNOTATIONS

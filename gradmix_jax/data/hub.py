@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library: `hf:NAME`, `hf:NAME:CONFIG`, or `hf:PATH` of one saved with `save_to_disk`."""
+"""Datasets of the `datasets` library: `hf:NAME`, `hf:NAME:CONFIG`, or `hf:PATH` of one saved with `save_to_disk`."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ from gradmix_jax.data.source import DataSet
 TEST_PARTS = ("test", "validation", "val", "valid")
 # Names of a label column, where several could be one.
 LABELS = ("label", "labels", "fine_label")
-_SAVED = ("dataset_dict.json", "state.json")  # of a data set with parts, and of a single part
+_SAVED = ("dataset_dict.json", "state.json")  # of a dataset with parts, and of a single part
 _REASON_LENGTH = 300
 
 
@@ -74,7 +74,7 @@ def is_saved(path: Path) -> bool:
 
 
 def load(name: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0, download: bool = True) -> DataSet:
-    """A data set of the `datasets` library; images stay encoded until they are asked for.
+    """A dataset of the `datasets` library; images stay encoded until they are asked for.
 
     The image column is the only one of type Image, or the one called image or img. The label column is the only one
     of type ClassLabel, else the one called label, labels or fine_label; strings and numbers that are no ClassLabel are
@@ -82,20 +82,20 @@ def load(name: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     train is divided by `divide.divide`.
 
     Args:
-      name: of a data set, with a configuration after a colon where it has several; or the path of a saved one.
+      name: of a dataset, with a configuration after a colon where it has several; or the path of a saved one.
       with_train: whether to return training images.
       test_fraction, seed: of the division.
       download: whether the library may download what it has not cached.
 
     Raises:
-      ValueError: the library is not installed, the data set cannot be loaded, or it has no such columns or parts.
+      ValueError: the library is not installed, the dataset cannot be loaded, or it has no such columns or parts.
     """
     parts = _parts(name, download)
     image, label = _columns(f"hf:{name}", next(iter(parts.values())).features)
     values = {part: _values(table, label) for part, table in parts.items()}
     test = next((part for part in TEST_PARTS if part in parts and _has_labels(values[part])), None)
     if "train" not in parts and (with_train or test is None):
-        raise ValueError(f"data set 'hf:{name}' must have a part named train, got {', '.join(parts)}.")
+        raise ValueError(f"dataset 'hf:{name}' must have a part named train, got {', '.join(parts)}.")
     names, ids = _class_ids(next(iter(parts.values())).features[label], values)
     records = {
         part: _records(f"hf:{name}:{part}", parts[part], image, ids[part]) for part in ("train", test) if part in parts
@@ -114,7 +114,7 @@ def _parts(name: str, download: bool) -> dict[str, Any]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"data set 'hf:{name}' needs the library datasets; run `pip install 'gradmix_jax[hf]'` or `pip install "
+            f"dataset 'hf:{name}' needs the library datasets; run `pip install 'gradmix_jax[hf]'` or `pip install "
             "datasets`."
         ) from error
     path = Path(name).expanduser()
@@ -126,7 +126,7 @@ def _parts(name: str, download: bool) -> dict[str, Any]:
             found = datasets.load_dataset(place, config or None)
     except Exception as error:  # of a hub, a file system, a table
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_REASON_LENGTH]}"
-        raise ValueError(f"data set 'hf:{name}' cannot be loaded: {reason}") from error
+        raise ValueError(f"dataset 'hf:{name}' cannot be loaded: {reason}") from error
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
@@ -140,7 +140,7 @@ def _columns(name: str, features: Any) -> tuple[str, str]:
     if not images or not labels:
         what = "an Image column" if not images else "a ClassLabel column, or one called label"
         listed = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
-        raise ValueError(f"data set {name!r} must have {what}, got {listed}.")
+        raise ValueError(f"dataset {name!r} must have {what}, got {listed}.")
     return images[0], labels[0]
 
 

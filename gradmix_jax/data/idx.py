@@ -16,7 +16,7 @@ _ROOM, _LARGEST_RATIO = 2**26, 200
 
 
 def load(path: str, *, with_train: bool) -> DataSet:
-    """A data set of four IDX files in one folder; class names are "0", "1", ... up to the largest label.
+    """A dataset of four IDX files in one folder; class names are "0", "1", ... up to the largest label.
 
     Raises:
       ValueError: a file is missing, is not an IDX file of unsigned bytes, is cut short, does not fit its partner, or
@@ -24,7 +24,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"data set 'idx:{path}' does not exist; give the path of a folder.")
+        raise ValueError(f"dataset 'idx:{path}' does not exist; give the path of a folder.")
     test = _records(root, "t10k")
     train = _records(root, "train") if with_train else None
     largest = max(int(part.labels.max()) for part in (train, test) if part is not None)

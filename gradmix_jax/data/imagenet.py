@@ -25,7 +25,7 @@ _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def load(path: str, *, with_train: bool) -> DataSet:
-    """A data set of class folders named by WordNet id, in one of LAYOUTS, or without parts.
+    """A dataset of class folders named by WordNet id, in one of LAYOUTS, or without parts.
 
     The validation images of ILSVRC2012 may lie in class folders, or together in one folder as they are distributed:
     their classes are then read from LOC_val_solution.csv, or from ILSVRC2012_devkit_t12/data, in `path`. Class folders
@@ -40,7 +40,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"data set 'imagenet:{path}' does not exist; give the path of a folder.")
+        raise ValueError(f"dataset 'imagenet:{path}' does not exist; give the path of a folder.")
     train, test = next((each for each in LAYOUTS if (root / each[1][0]).is_dir()), ((), ("",)))
     train = [root / name for name in train if (root / name).is_dir()]
     if with_train and not train:

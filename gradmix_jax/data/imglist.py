@@ -8,7 +8,7 @@ import numpy as np
 from gradmix_jax.data.files import FileRecords
 from gradmix_jax.data.source import DataSet
 
-# Where paths may count from, seen from the folder of a list: OpenOOD has benchmark_imglist/<data set>/ beside the two.
+# Where paths may count from, seen from the folder of a list: OpenOOD has benchmark_imglist/<dataset>/ beside the two.
 IMAGES = ("../../images_classic", "../../images_largescale", "../..", ".")
 UNLABELED = "unlabeled"
 
@@ -17,7 +17,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
     """The images of a training and a test list, whose lines are "path label".
 
     Paths count from the first folder of IMAGES that has the first image. Labels count from 0; class names are their
-    numbers, so that lists of one data set agree. A negative label, as out-of-distribution images may have, is the class
+    numbers, so that lists of one dataset agree. A negative label, as out-of-distribution images may have, is the class
     UNLABELED.
 
     Args:
@@ -43,7 +43,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
 
 def _rows(file: Path) -> list[tuple[str, int]]:
     if not file.is_file():
-        raise ValueError(f"{file} does not exist; an imglist data set is named FOLDER/NAME, for FOLDER/test_NAME.txt.")
+        raise ValueError(f"{file} does not exist; an imglist dataset is named FOLDER/NAME, for FOLDER/test_NAME.txt.")
     rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         path, _, label = line.strip().rpartition(" ")

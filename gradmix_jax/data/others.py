@@ -1,4 +1,4 @@
-"""Data sets to test on that were not trained on: out-of-distribution images, corrupted ones, labeled ones to probe."""
+"""Datasets to test on that were not trained on: out-of-distribution images, corrupted ones, labeled ones to probe."""
 
 import dataclasses
 import os
@@ -15,23 +15,23 @@ VALIDATION_SHARE = 0.1
 
 
 def out_of_distribution(spec: Spec, name: str) -> Source:
-    """The test images of another data set, at the size and channels of `spec`, labeled -1.
+    """The test images of another dataset, at the size and channels of `spec`, labeled -1.
 
     Raises:
-      ValueError: the data set is missing.
+      ValueError: the dataset is missing.
     """
     data = readers.load(spec, name, with_train=False)
     return pick(spec, data, "test", sorted(set(data.test.labels.tolist()))).as_unknown()
 
 
 def shifted(spec: Spec, data: OpenSet, name: str) -> Source:
-    """The test images of another data set that are of the run's known classes, with the run's labels.
+    """The test images of another dataset that are of the run's known classes, with the run's labels.
 
     Classes are the same where their names are; not every known class needs images there. Images of other classes are
     left out.
 
     Raises:
-      ValueError: the data set is missing, or has no image of a known class.
+      ValueError: the dataset is missing, or has no image of a known class.
     """
     stored = readers.load(spec, name, with_train=False)
     present = set(stored.test.labels.tolist())
@@ -49,7 +49,7 @@ def shifted(spec: Spec, data: OpenSet, name: str) -> Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labelled:
-    """A data set to probe: all its classes, labels as it counts them; validation is cut from its training images."""
+    """A dataset to probe: all its classes, labels as it counts them; validation is cut from its training images."""
 
     train: Source
     validation: Source
@@ -57,11 +57,11 @@ class Labelled:
     num_classes: int
 
 
-def labelled(spec: Spec, name: str) -> Labelled:
-    """All classes of a data set, at the size and channels of `spec`.
+def labeled(spec: Spec, name: str) -> Labelled:
+    """All classes of a dataset, at the size and channels of `spec`.
 
     Raises:
-      ValueError: the data set is missing, or a class lacks training or test images.
+      ValueError: the dataset is missing, or a class lacks training or test images.
     """
     data = readers.load(spec, name, with_train=True)
     # A folder may have test images of more classes than training images; only what can be learned is probed.
@@ -82,7 +82,7 @@ def corrupted(
     """The test images of the known and of the unknown classes from a published set of corrupted images.
 
     Args:
-      spec, data: of the run; known and unknown classes are of one data set.
+      spec, data: of the run; known and unknown classes are of one dataset.
       source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
         CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
       corruption, severity: name, and 1 to 5.
@@ -92,7 +92,7 @@ def corrupted(
       Sources with the labels of `data`.
 
     Raises:
-      ValueError: the files are missing, their classes are not those of the run's data set, or some images are to be
+      ValueError: the files are missing, their classes are not those of the run's dataset, or some images are to be
         left out and nothing says which ones those are here.
     """
     if data.split.known_dataset != data.split.unknown_dataset:
@@ -110,7 +110,7 @@ def corrupted(
     if stored.class_names != data.stored_names:
         raise ValueError(
             f"evaluate.corruptions must have the {len(data.stored_names)} classes of {data.split.known_dataset!r}, got "
-            f"{source!r} with {len(stored.class_names)} classes; name corrupted images of the same data set."
+            f"{source!r} with {len(stored.class_names)} classes; name corrupted images of the same dataset."
         )
     known, unknown = (pick(spec, stored, "test", side) for side in (data.split.known, data.split.unknown))
     if places is not None:
@@ -119,7 +119,7 @@ def corrupted(
 
 
 def _those_at(images: Source, clean: Source, places: np.ndarray, name: str) -> Source:
-    """The corrupted images of the clean ones at `places`, by their position in the data set."""
+    """The corrupted images of the clean ones at `places`, by their position in the dataset."""
     wanted, records = clean.indices[places], clean.records
     left_out = np.isin(records.labels, images.class_ids).sum() - len(wanted)
     if not left_out:

@@ -1,4 +1,4 @@
-"""TFDS data sets, read without TensorFlow once they are prepared as array_record files."""
+"""TFDS datasets, read without TensorFlow once they are prepared as array_record files."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ TEST_PARTS = {
     "cifar10_corrupted": "test",  # no train part; a corruption is named like cifar10_corrupted/fog_3
     "imagenet2012": "validation",
 }
-# What TFDS 4.9.10 needs to prepare its own data sets and does not install by itself.
+# What TFDS 4.9.10 needs to prepare its own datasets and does not install by itself.
 _NEEDED_TO_PREPARE = {"tensorflow": "tensorflow-cpu", "importlib_resources": "importlib_resources"}
 _CHUNK = 1024
 # Parts smaller than this stay in memory as they are encoded: reading records one by one takes longer than decoding.
@@ -35,7 +35,7 @@ _REASON_LENGTH = 300
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedRecords:
-    """One part of a prepared data set.
+    """One part of a prepared dataset.
 
     Attributes:
       encoded: sequence of encoded images: a list of bytes, or one that reads array_record files.
@@ -59,19 +59,19 @@ class PreparedRecords:
 
 
 def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataSet:
-    """A TFDS data set by name, or `digits`; prepared first if it is not there.
+    """A TFDS dataset by name, or `digits`; prepared first if it is not there.
 
     The labels of all examples are read here, which means reading all files once: seconds, but minutes for ImageNet.
 
     Args:
-      name: a key of `TEST_PARTS`, with a TFDS config after a slash where the data set has any.
+      name: a key of `TEST_PARTS`, with a TFDS config after a slash where the dataset has any.
       data_dir: TFDS directory; "" for its default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
       download: whether to download and prepare what is not there. Needs TensorFlow, except for `digits`, which is
         always prepared when it is not there.
       with_train: whether to load the train part.
 
     Raises:
-      ValueError: the data set is not there and cannot be prepared, or is prepared in another format.
+      ValueError: the dataset is not there and cannot be prepared, or is prepared in another format.
     """
     if name == "digits":
         from gradmix_jax.data import digits  # noqa: F401  registers the name
@@ -90,7 +90,7 @@ def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataS
 
 def _damaged(name: str, where: str, reason: str) -> ValueError:
     said = " ".join(reason.split())[:_REASON_LENGTH].rstrip(".")
-    return ValueError(f"data set {name!r} in {where} is damaged ({said}); delete its folder and prepare it again.")
+    return ValueError(f"dataset {name!r} in {where} is damaged ({said}); delete its folder and prepare it again.")
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def _named_if_damaged(name: str, where: str):
 
 
 def _find(name: str, data_dir: str):
-    """The builder of a prepared data set of any version, or None."""
+    """The builder of a prepared dataset of any version, or None."""
     from tensorflow_datasets.core import read_only_builder, registered
 
     with _named_if_damaged(name, _where(data_dir)):
@@ -117,7 +117,7 @@ def _find(name: str, data_dir: str):
 
 
 def _prepare(name: str, data_dir: str, download: bool):
-    """Download and prepare a data set; safe to run in several processes at once."""
+    """Download and prepare a dataset; safe to run in several processes at once."""
     import tensorflow_datasets as tfds
 
     if name != "digits":
@@ -138,7 +138,7 @@ def _prepare(name: str, data_dir: str, download: bool):
         if failure is None:  # TFDS takes a folder of that name for prepared
             raise _damaged(name, str(prepared.data_dir), "files are missing")
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:_REASON_LENGTH]}"
-        raise ValueError(f"preparing data set {name!r} in {_where(data_dir)} failed: {reason}") from failure
+        raise ValueError(f"preparing dataset {name!r} in {_where(data_dir)} failed: {reason}") from failure
     return builder
 
 
@@ -158,13 +158,13 @@ def _prepare_quietly(builder) -> None:
 def _check_can_prepare(name: str, data_dir: str, download: bool) -> None:
     if not download:
         raise ValueError(
-            f"data set {name!r} is not prepared in {_where(data_dir)}; set dataset.data_dir to where it is, or "
+            f"dataset {name!r} is not prepared in {_where(data_dir)}; set dataset.data_dir to where it is, or "
             "dataset.download to True."
         )
     missing = [package for module, package in _NEEDED_TO_PREPARE.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ValueError(
-            f"data set {name!r} is not prepared in {_where(data_dir)}, and TFDS needs {' and '.join(missing)} to "
+            f"dataset {name!r} is not prepared in {_where(data_dir)}, and TFDS needs {' and '.join(missing)} to "
             f"prepare it: run `pip install {' '.join(missing)}` (reading prepared data does not need it)."
         )
 
@@ -174,8 +174,8 @@ def _records(builder, part: str) -> PreparedRecords:
 
     name = f"{builder.info.full_name}:{part}"
     if part not in builder.info.splits:
-        raise ValueError(f"{name} does not exist; the data set has {', '.join(builder.info.splits)}.")
-    # Images stay encoded: labels are then cheap to read, and decoding is the same for every kind of data set.
+        raise ValueError(f"{name} does not exist; the dataset has {', '.join(builder.info.splits)}.")
+    # Images stay encoded: labels are then cheap to read, and decoding is the same for every kind of dataset.
     encoded = {
         key: tfds.decode.SkipDecoding()
         for key, feature in builder.info.features.items()

@@ -1,6 +1,6 @@
 """Published evaluation protocols: `PROTOCOLS`, the table that configs and docs/protocols.md are checked against.
 
-A protocol is a benchmark of `splits.BENCHMARKS`, or a data set with all classes known and other data sets to detect.
+A protocol is a benchmark of `splits.BENCHMARKS`, or a dataset with all classes known and other datasets to detect.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ class Protocol:
       source: paper, or whose lists.
       benchmark: key of `splits.BENCHMARKS`; "all": every class of `name` is known.
       classes: number of known classes.
-      name: of the data set of the known classes, as its config has it before paths are set.
+      name: of the dataset of the known classes, as its config has it before paths are set.
       unknown_name: of the unknown ones, where that is another.
-      near, far, shifted: data sets of an evaluation against out-of-distribution images (`evaluate.near` and so on).
+      near, far, shifted: datasets of an evaluation against out-of-distribution images (`evaluate.near` and so on).
     """
 
     title: str
@@ -52,7 +52,7 @@ def _imagenet(number: int, classes: int) -> Protocol:
 
 
 def _openood(title: str, variant: str, classes: int, near: str, far: str, shifted: str = "") -> Protocol:
-    """Data sets are named as their image lists are, after the folder of the lists where it is another one."""
+    """Datasets are named as their image lists are, after the folder of the lists where it is another one."""
     named = lambda names: tuple(f"{_LISTS}/{each if '/' in each else f'{variant}/{each}'}" for each in names.split())
     return Protocol(
         title=f"OpenOOD 1.5, {title}",

@@ -1,4 +1,4 @@
-"""The readers of stored data sets: one entry for each name, or kind of name, that `dataset.name` may have.
+"""The readers of stored datasets: one entry for each name, or kind of name, that `dataset.name` may have.
 
 A new reader is a function `load(spec, name, with_train) -> DataSet` and one entry of `READERS`. It may come from
 another package: `READERS["lmdb"] = Reader(load, argument="PATH")` before the config is made.
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How data sets of one kind are read.
+    """How datasets of one kind are read.
 
     Attributes:
       load: (spec, what follows the colon or slash, with_train) -> `DataSet`; without training images where `with_train`
         is False. Raises ValueError, one line, for data that is missing or does not fit.
       argument: what follows "kind:" in the name: "PATH", "NAME" (anything), or a tuple of the choices; "": the name has
         no colon.
-      has_train: whether there are training images; without them a data set can only be the unknown one.
+      has_train: whether there are training images; without them a dataset can only be the unknown one.
     """
 
     load: "Callable[[Spec, str, bool], DataSet]"
@@ -96,7 +96,7 @@ def kind_of(name: str) -> str:
 
 
 def check_name(label: str, name: str, *, with_train: bool = True) -> None:
-    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set.
+    """Raises ValueError if `name`, the value of the key `label`, is not the name of a dataset.
 
     Args:
       label: what to call the value.
@@ -113,7 +113,7 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
 
 
 def guess(path: str) -> str:
-    """The name of the data set at an existing path, with its kind: csv, idx, hf (saved by `datasets`) or folder."""
+    """The name of the dataset at an existing path, with its kind: csv, idx, hf (saved by `datasets`) or folder."""
     place = Path(path).expanduser()
     if place.is_file():
         return f"csv:{path}"
@@ -123,7 +123,7 @@ def guess(path: str) -> str:
 
 
 def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
-    """The data set called `name`, from where `spec` says."""
+    """The dataset called `name`, from where `spec` says."""
     check_name("dataset.name", name, with_train=with_train)
     kind = kind_of(name)
     argument = name.partition(":")[2] if READERS[kind].argument else name
@@ -133,12 +133,12 @@ def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
 
 
 def located(spec: "Spec", path: str) -> str:
-    """A path of a data set's name, seen from `dataset.root`; absolute ones and those from ~ stay as they are."""
+    """A path of a dataset's name, seen from `dataset.root`; absolute ones and those from ~ stay as they are."""
     return path if path.startswith("~") else os.path.join(spec.root, path)
 
 
 def canonical(name: str) -> str:
-    """The same string for all names of one data set: paths are resolved."""
+    """The same string for all names of one dataset: paths are resolved."""
     kind, _, path = name.partition(":")
     is_path = kind in READERS and READERS[kind].argument == "PATH"
     return f"{kind}:{os.path.realpath(os.path.expanduser(path))}" if is_path else name

@@ -15,7 +15,7 @@ def draw(data: DataSet, *, background: str = "white") -> Image.Image:
     """The first `ROWS` classes, each with at most `COLUMNS` images at even distances among those that can be read.
 
     Args:
-      data: the data set; the training part, or the test part where there is none.
+      data: the dataset; the training part, or the test part where there is none.
       background: what transparent images are laid on.
     """
     records = data.train if data.train is not None else data.test

@@ -37,7 +37,7 @@ def hash_of(*arrays: np.ndarray) -> str:
 
 
 class Records(Protocol):
-    """The images of one part (train or test) of a data set as they are stored, and `labels`: class ids, int32 [N]."""
+    """The images of one part (train or test) of a dataset as they are stored, and `labels`: class ids, int32 [N]."""
 
     labels: np.ndarray
 
@@ -45,7 +45,7 @@ class Records(Protocol):
         """The stored image, of any size and mode."""
 
     def describe(self, index: int) -> str:
-        """What to call the image in an error: its path, or data set, part and position."""
+        """What to call the image in an error: its path, or dataset, part and position."""
 
     def fingerprint(self, indices: np.ndarray) -> str:
         """Differs where the images at `indices` do: what was computed of them is worth nothing then."""
@@ -71,7 +71,7 @@ class ArrayRecords:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A data set as stored. Class ids count in `class_names`; `train` is None where only test was asked for.
+    """A dataset as stored. Class ids count in `class_names`; `train` is None where only test was asked for.
 
     `name` is what the config calls it, which the loaders do not know.
     """
@@ -88,7 +88,7 @@ class BadImage(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Some images of a data set: `source[i]` is uint8 [H, W, C], decoded, converted and resized when asked for.
+    """Some images of a dataset: `source[i]` is uint8 [H, W, C], decoded, converted and resized when asked for.
 
     Attributes:
       records: where the images come from.
@@ -97,8 +97,8 @@ class Source:
       image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
         aspect ratio is not kept.
       channels: C, 1 (gray) or 3 (RGB).
-      names: of every class of the data set, by class id.
-      dataset: what the config calls the data set.
+      names: of every class of the dataset, by class id.
+      dataset: what the config calls the dataset.
       background: what transparent images are laid on, a key of `BACKGROUNDS`.
     """
 
@@ -137,7 +137,7 @@ class Source:
 
     @property
     def class_ids(self) -> np.ndarray:
-        """int32 [N]: classes as the data set counts them, for unknown images too."""
+        """int32 [N]: classes as the dataset counts them, for unknown images too."""
         return self.records.labels[self.indices]
 
     @property
@@ -146,7 +146,7 @@ class Source:
         return np.array(self.names)[self.class_ids]
 
     def as_unknown(self) -> "Source":
-        """The same images, all labelled -1."""
+        """The same images, all labeled -1."""
         return dataclasses.replace(self, labels=np.full_like(self.labels, -1))
 
     def take(self, places: Sequence[int] | np.ndarray) -> "Source":

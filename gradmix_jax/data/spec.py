@@ -21,7 +21,7 @@ class Spec(Section, section="dataset"):
     (with `num_known` and `trial`), "named" (with `known` and `unknown`), or "all". "auto" stands for one of the last
     three; it and the keys that are 0 are replaced by `derive.finish` before any data is opened.
 
-    The unknown classes come from `unknown_name`, by default the benchmark's own data set (CIFAR-100 for cifar+10 and
+    The unknown classes come from `unknown_name`, by default the benchmark's own dataset (CIFAR-100 for cifar+10 and
     cifar+50), else that of the known classes. Where the benchmark does not say which classes of `unknown_name` are
     unknown, all of them are.
     """
@@ -29,7 +29,7 @@ class Spec(Section, section="dataset"):
     name: str = key(
         "digits", "digits, a TFDS name, hf:NAME, or KIND:PATH with a kind of data.READERS such as folder, csv or cub"
     )
-    unknown_name: str = key("", "data set of the unknown classes; empty: the benchmark's, or the same one")
+    unknown_name: str = key("", "dataset of the unknown classes; empty: the benchmark's, or the same one")
     benchmark: str = key(
         "mnist",
         'whose published class splits; "random": a seeded one; "named": dataset.known and dataset.unknown; "all": '
@@ -64,7 +64,7 @@ class Spec(Section, section="dataset"):
     storage: str = key(
         "resident", '"resident": uint8 on the device; "stream": read from disk during training', choices=STORAGE
     )
-    root: str = key("", "folder that relative paths in names of data sets count from", may_change=True)
+    root: str = key("", "folder that relative paths in names of datasets count from", may_change=True)
     data_dir: str = key("", "of TFDS; empty: its default", may_change=True)
     download: bool = key(True, "let TFDS download and prepare what is not there", may_change=True)
     bad_images: str = key(
@@ -100,7 +100,7 @@ class Spec(Section, section="dataset"):
         self._check_unknown_data()
         if self.benchmark == "all" and same_data(self.name, self.unknown_data):
             raise ValueError(
-                f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another data set as "
+                f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another dataset as "
                 "dataset.unknown_name."
             )
 
@@ -131,7 +131,7 @@ class Spec(Section, section="dataset"):
 
     @property
     def unknown_data(self) -> str:
-        """Name of the data set of the unknown classes."""
+        """Name of the dataset of the unknown classes."""
         published = splits.BENCHMARKS.get(self.benchmark)
         if self.unknown_name or not published or published[0].known_dataset == published[0].unknown_dataset:
             return self.unknown_name or self.name
@@ -139,10 +139,10 @@ class Spec(Section, section="dataset"):
 
 
 def same_data(name: str, other: str) -> bool:
-    """Whether two names mean the same data set."""
+    """Whether two names mean the same dataset."""
     return readers.canonical(name) == readers.canonical(other)
 
 
 def check_unknown_name(label: str, name: str) -> None:
-    """Raises ValueError if `name`, the value of the key `label`, is not the name of a data set with test images."""
+    """Raises ValueError if `name`, the value of the key `label`, is not the name of a dataset with test images."""
     readers.check_name(label, name, with_train=False)

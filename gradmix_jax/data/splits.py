@@ -1,6 +1,6 @@
 """The published class splits of open set recognition: `BENCHMARKS`, by name and trial.
 
-The six small benchmarks, of five trials each, are listed here; their class ids are those of the TFDS data sets of the
+The six small benchmarks, of five trials each, are listed here; their class ids are those of the TFDS datasets of the
 same name, TinyImageNet's count in the sorted list of its 200 WordNet ids. Source: the splits of the open set
 literature, on which independent code bases agree, order included. The larger ones come from `published`, and
 `protocols.PROTOCOLS` says more about each. Known classes are listed in published order, which is also the order of the
@@ -18,19 +18,19 @@ from gradmix_jax.fields import check_choice, check_number
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Known and unknown class ids, each counted within its own data set.
+    """Known and unknown class ids, each counted within its own dataset.
 
     Attributes:
       known: ids of the classes that are trained on; the k-th one gets the training label k.
       unknown: ids of the classes that only appear at test time, as "unknown".
-      known_dataset: name of the data set that `known` counts in; "" where it has no TFDS name.
-      unknown_dataset: name of the data set that `unknown` counts in.
+      known_dataset: name of the dataset that `known` counts in; "" where it has no TFDS name.
+      unknown_dataset: name of the dataset that `unknown` counts in.
       negative: ids of the classes that may be trained on as examples of "unknown", counted as `known`; they are
         neither known nor in the test.
       groups: (name, ids) of parts of `unknown` that are reported one by one, such as "easy" and "hard".
 
     Raises:
-      ValueError: no known class, a class listed twice, an id below 0, a class of one data set on two sides, or a class
+      ValueError: no known class, a class listed twice, an id below 0, a class of one dataset on two sides, or a class
         of a group that is not unknown.
     """
 
@@ -55,14 +55,14 @@ class Split:
         same = self.known_dataset == self.unknown_dataset
         overlap = sorted((known & negative) | ((known | negative) & unknown if same else set()))
         if overlap:
-            raise ValueError(f"classes {overlap} of data set {self.known_dataset!r} must be on one side only.")
+            raise ValueError(f"classes {overlap} of dataset {self.known_dataset!r} must be on one side only.")
         for name, classes in self.groups:
             if not unknown.issuperset(classes):
                 raise ValueError(f"group {name!r} must have unknown classes only, got {sorted({*classes} - unknown)}.")
 
 
 def _within(dataset: str, num_classes: int, *trials: tuple[int, ...]) -> tuple[Split, ...]:
-    """Trials of one data set: every class that is not known is unknown, as published."""
+    """Trials of one dataset: every class that is not known is unknown, as published."""
     return tuple(
         Split(known, tuple(c for c in range(num_classes) if c not in known), dataset, dataset) for known in trials
     )
@@ -178,7 +178,7 @@ def get(name: str, trial: int) -> Split:
 
 
 def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
-    """A split of any other data set: `num_known` classes drawn with seed `trial`, all others unknown.
+    """A split of any other dataset: `num_known` classes drawn with seed `trial`, all others unknown.
 
     A larger `num_known` at the same trial adds classes and keeps the ones drawn before, so that the effect of the
     number of known classes can be studied by itself.
@@ -187,7 +187,7 @@ def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
       ValueError: fewer than two classes, num_known is not in 1..num_classes-1, or trial is negative.
     """
     if num_classes < 2:
-        raise ValueError(f"a random split needs a data set of two or more classes, got {num_classes}.")
+        raise ValueError(f"a random split needs a dataset of two or more classes, got {num_classes}.")
     check_number(f"dataset.num_known (of {num_classes} classes)", num_known, least=1, most=num_classes - 1, whole=True)
     check_number("dataset.trial", trial, least=0, whole=True)
     drawn = tuple(int(c) for c in np.random.default_rng(trial).permutation(num_classes))

@@ -1,4 +1,4 @@
-"""Batches read from disk while training goes on, for data sets that do not fit on the device."""
+"""Batches read from disk while training goes on, for datasets that do not fit on the device."""
 
 import math
 from collections.abc import Iterator

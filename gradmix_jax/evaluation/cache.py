@@ -18,7 +18,7 @@ _TEXTS = ("checkpoint", "dataset")
 
 
 def key_of(checkpoint: str, setup: Setup, sources: Mapping[str, data_lib.Source]) -> str:
-    """All that the features depend on: model, data set, size, normalization, images and labels of each part."""
+    """All that the features depend on: model, dataset, size, normalization, images and labels of each part."""
     sizes = {
         part: [len(source), hash_of(source.indices, source.labels), source.records.fingerprint(source.indices)]
         for part, source in sources.items()
@@ -42,7 +42,7 @@ def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
 def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
     """The parts that `save` wrote; None where there is no such file, or it has another key.
 
-    Files written before data sets had an entry of their own have dataset "" and classes "data set/class".
+    Files written before datasets had an entry of their own have dataset "" and classes "dataset/class".
 
     Raises:
       ValueError: the file is damaged.

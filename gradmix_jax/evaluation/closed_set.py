@@ -1,4 +1,4 @@
-"""Classification of known classes by frozen features, probes on other data sets, and diversity of features.
+"""Classification of known classes by frozen features, probes on other datasets, and diversity of features.
 
 Letters: N images.
 """
@@ -68,7 +68,7 @@ def spread(evaluator: Evaluator, train: Features) -> dict[str, Any]:
 
 
 def transfer(evaluator: Evaluator, name: str) -> dict[str, Any]:
-    """Accuracy of a linear probe and of neighbors on all classes of another data set, with the encoder frozen."""
+    """Accuracy of a linear probe and of neighbors on all classes of another dataset, with the encoder frozen."""
     model = evaluator.model
     num_classes = model.opener.probe(name).num_classes
     part = lambda kind: model.features((images.PROBE, name, kind), kind)

@@ -39,7 +39,7 @@ def evaluate(
 ) -> Results | None:
     """Evaluate the newest checkpoint of a run; see `run.evaluate`, which takes a config.
 
-    The headline comes first. Each optional part after it (out-of-distribution data sets, corruptions, probes,
+    The headline comes first. Each optional part after it (out-of-distribution datasets, corruptions, probes,
     closed-set accuracies, diversity, gallery) that fails is named in results["failed"] and leaves the others alone.
 
     Args:
@@ -149,12 +149,12 @@ def _optional_parts(
         "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
         "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
     }
-    # Before the unknown data sets, which are compared to them.
+    # Before the unknown datasets, which are compared to them.
     for name in spec.shifted:
-        tasks[f"shifted data set {name}"] = lambda name=name: shift(name)
+        tasks[f"shifted dataset {name}"] = lambda name=name: shift(name)
     for kind in ("near", "far"):
         for name in getattr(spec, kind):
-            tasks[f"{kind} data set {name}"] = lambda kind=kind, name=name: detect(kind, name)
+            tasks[f"{kind} dataset {name}"] = lambda kind=kind, name=name: detect(kind, name)
     if spec.corruptions != "none":
         tasks["corruptions"] = corruptions
     for name in spec.probes:
@@ -173,7 +173,7 @@ def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) 
       reference: whether to look for the run of `evaluate.corruption_reference` as well.
 
     Raises:
-      ValueError: a data set, or the results of the reference, is missing or does not fit.
+      ValueError: a dataset, or the results of the reference, is missing or does not fit.
     """
     spec, opener = setup.evaluate, Opener(setup, data)
     for name in (*spec.near, *spec.far):

@@ -1,6 +1,6 @@
 """Feature extraction on this process's devices.
 
-Letters: N data set, H W image, h w feature map, C image channels, D feature.
+Letters: N dataset, H W image, h w feature map, C image channels, D feature.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Features:
       classes: str [N], the name of each image's class.
       hashes: uint64 [N] of the pixels, as the model gets them before normalization.
       places: int64 [N], positions of the images in their source.
-      dataset: name of the data set that the images are of.
+      dataset: name of the dataset that the images are of.
     """
 
     part: str

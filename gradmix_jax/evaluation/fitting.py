@@ -168,7 +168,7 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
         parts = {name: model.features((images_lib.RUN, name), name) for name in names if len(sources.get(name, ()))}
         if names == PARTS:
             cache.save(workdir, parts, key)
-    # Older files have "data set/class" for a class.
+    # Older files have "dataset/class" for a class.
     names_of = lambda part: dict(classes=sources[part].classes, dataset=sources[part].dataset)
     parts = {part: dataclasses.replace(found, **names_of(part)) for part, found in parts.items()}
     if "validation" in parts:

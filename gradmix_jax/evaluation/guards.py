@@ -37,7 +37,7 @@ def same_checkpoint(*parts: Features) -> None:
 def disjoint_classes(known: Features, unknown: Features) -> None:
     """No class may be known and unknown at once.
 
-    Classes of the same name in two data sets count as one class, unless the name is a number, which says nothing.
+    Classes of the same name in two datasets count as one class, unless the name is a number, which says nothing.
 
     Raises:
       ValueError: the classes overlap; names them.
@@ -46,7 +46,7 @@ def disjoint_classes(known: Features, unknown: Features) -> None:
 
 
 def disjoint_names(known: str, of_known: tuple[str, np.ndarray], unknown: str, of_unknown: tuple[str, np.ndarray]):
-    """`disjoint_classes` by the name of each part and its (data set, names of its images' classes)."""
+    """`disjoint_classes` by the name of each part and its (dataset, names of its images' classes)."""
     names = [set(classes.tolist()) for _, classes in (of_known, of_unknown)]
     shared = set(data_lib.shared_classes(*names))
     if of_known[0] == of_unknown[0]:

@@ -19,8 +19,8 @@ RUN, OTHER, PROBE, CORRUPTED, SHIFTED = "run", "out of distribution", "probe", "
 class Opener:
     """Opens images by name.
 
-    ("run", part): a part of the run's data. ("out of distribution", data set): its test images. ("shifted", data set):
-    those of known classes. ("probe", data set, part): images of a labeled data set. ("corrupted", corruption,
+    ("run", part): a part of the run's data. ("out of distribution", dataset): its test images. ("shifted", dataset):
+    those of known classes. ("probe", dataset, part): images of a labeled dataset. ("corrupted", corruption,
     severity): the test images that `places` chooses, known ones first.
 
     Args:
@@ -33,7 +33,7 @@ class Opener:
         # Which test images are corrupted, by side; None: all.
         self.places: tuple[np.ndarray, np.ndarray] | None = None
         self._clean: dict[tuple[int, int], np.ndarray] = {}
-        self.probe = functools.cache(lambda name: data_lib.labelled(setup.dataset, name))
+        self.probe = functools.cache(lambda name: data_lib.labeled(setup.dataset, name))
         self.other = functools.cache(lambda name: data_lib.out_of_distribution(setup.dataset, name))
         self.shifted = functools.cache(lambda name: data_lib.shifted(setup.dataset, data, name))
 

@@ -1,4 +1,4 @@
-"""Results in the form of OpenOOD 1.5's leaderboard (Zhang et al. 2023, arXiv 2306.09301): percent, a row per data set.
+"""Results in the form of OpenOOD 1.5's leaderboard (Zhang et al. 2023, arXiv 2306.09301): percent, a row per dataset.
 
 FPR@95, AUPR_OUT: unknown images are the positives; AUPR_IN: known ones. The areas under precision-recall curves are
 trapezoidal, as there; elsewhere in the results they are average precision.
@@ -14,9 +14,9 @@ import numpy as np
 from gradmix_jax import metrics
 
 COLUMNS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
-# Of the detection results of one data set: where its rows are, by the known images they are against.
+# Of the detection results of one dataset: where its rows are, by the known images they are against.
 OOD, FULL_SPECTRUM = "ood", "fsood"
-# The row that is the mean of the data sets of a kind.
+# The row that is the mean of the datasets of a kind.
 MEANS = {"near": "nearood", "far": "farood"}
 
 
@@ -29,10 +29,10 @@ def row(known_N: np.ndarray, unknown_M: np.ndarray) -> list[float]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """{"ood" or "fsood": {"columns": COLUMNS, "rows": {data set: numbers}}}, each kind followed by its mean.
+    """{"ood" or "fsood": {"columns": COLUMNS, "rows": {dataset: numbers}}}, each kind followed by its mean.
 
     Args:
-      found: {"near" or "far": {data set: {"leaderboard": {"ood" or "fsood": `row`}}}}.
+      found: {"near" or "far": {dataset: {"leaderboard": {"ood" or "fsood": `row`}}}}.
       accuracy: {"ood" or "fsood": accuracy on its known images}, in [0, 1].
     """
     return {
@@ -56,6 +56,6 @@ def _rows(found, spectrum: str, accuracy: float) -> dict[str, list[float]]:
 
 
 def short_name(name: str) -> str:
-    """What OpenOOD calls a data set that is read from its image lists; other names are whole."""
+    """What OpenOOD calls a dataset that is read from its image lists; other names are whole."""
     kind, _, path = name.partition(":")
     return path.rpartition("/")[2] if kind == "imglist" else name

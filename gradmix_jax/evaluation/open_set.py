@@ -100,7 +100,7 @@ def confusion(
     unknown_names = sorted(set(classes_M.tolist()))
     row_of_known = {name: row for row, name in enumerate(known_names)}
     row_of_unknown = {name: row for row, name in enumerate(unknown_names, len(known_names))}
-    # Of two data sets, both sides may have a class "0".
+    # Of two datasets, both sides may have a class "0".
     both = row_of_known.keys() & row_of_unknown.keys()
     named = lambda side, names: [f"{side} {name}" if name in both else name for name in names]
     rows = [*named("known", known_names), *named("unknown", unknown_names)]

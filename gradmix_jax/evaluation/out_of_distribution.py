@@ -1,4 +1,4 @@
-"""Near and far out-of-distribution data sets against the known test images."""
+"""Near and far out-of-distribution datasets against the known test images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +16,21 @@ Scores = Mapping[str, Mapping[str, np.ndarray]]
 def detect(
     evaluator: Evaluator, name: str, *, selection: tuple[Features, ...], known: Features, spectrum: Spectrum
 ) -> dict[str, Any]:
-    """Every score on one data set of `evaluate.near` or `evaluate.far`.
+    """Every score on one dataset of `evaluate.near` or `evaluate.far`.
 
     Args:
       evaluator: the fitted scores.
-      name: of the data set.
+      name: of the dataset.
       selection: features of the training images and, where there are such, of the validation and negative images.
       known: features of the known test images.
-      spectrum: the scores of these and of all shifted data sets.
+      spectrum: the scores of these and of all shifted datasets.
 
     Returns:
       {"n", "duplicates", "by_score": {feature: {score: metrics}}, "leaderboard"}, and "full_spectrum" as "by_score"
-      where there are shifted data sets.
+      where there are shifted datasets.
 
     Raises:
-      ValueError: the data set is missing, shares a class with the known ones, or images with training, validation or
+      ValueError: the dataset is missing, shares a class with the known ones, or images with training, validation or
         the known test.
     """
     model = evaluator.model

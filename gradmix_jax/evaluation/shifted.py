@@ -15,10 +15,10 @@ Scores = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass
 class Spectrum:
-    """The known test images, and those of every shifted data set that was scored so far.
+    """The known test images, and those of every shifted dataset that was scored so far.
 
     Attributes:
-      wanted: names of the shifted data sets.
+      wanted: names of the shifted datasets.
       scores: {feature: {score: score_N}} of each, the known test images first.
       correct: whether each image is classified correctly by the headline's feature, likewise.
     """
@@ -33,7 +33,7 @@ class Spectrum:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are shifted data sets and all of them were scored."""
+        """Whether there are shifted datasets and all of them were scored."""
         return bool(self.wanted) and len(self.scores) == 1 + len(self.wanted)
 
     @property
@@ -56,11 +56,11 @@ class Spectrum:
 def measure(
     evaluator: Evaluator, name: str, spectrum: Spectrum, *, selection: tuple[Features, ...], known: Features
 ) -> dict[str, Any]:
-    """Score one data set of `evaluate.shifted` and add it to the spectrum.
+    """Score one dataset of `evaluate.shifted` and add it to the spectrum.
 
     Args:
       evaluator: the fitted scores.
-      name: of the data set.
+      name: of the dataset.
       spectrum: is added to.
       selection: features of the images that were trained on or chosen with.
       known: features of the known test images.
@@ -69,7 +69,7 @@ def measure(
       {"n", "classes", "duplicates", "accuracy"}: of the headline's feature.
 
     Raises:
-      ValueError: the data set is missing, has no known class, or images with training, validation or the known test.
+      ValueError: the dataset is missing, has no known class, or images with training, validation or the known test.
     """
     model = evaluator.model
     found = model.features((images.SHIFTED, name), name)

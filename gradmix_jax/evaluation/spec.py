@@ -30,15 +30,15 @@ class Spec(Section, section="evaluate"):
     options: dict[str, Any] = options(lambda: scores.SCORES, "options of the scores")
     stages: tuple[str, ...] = key(("stage3",), "stages whose activations, averaged over positions, are scored as well")
     near: tuple[str, ...] = key(
-        (), "near out-of-distribution data sets: TFDS names, folder:PATH, idx:PATH, noise:uniform or noise:gaussian"
+        (), "near out-of-distribution datasets: TFDS names, folder:PATH, idx:PATH, noise:uniform or noise:gaussian"
     )
-    far: tuple[str, ...] = key((), "far out-of-distribution data sets, likewise")
+    far: tuple[str, ...] = key((), "far out-of-distribution datasets, likewise")
     shifted: tuple[str, ...] = key(
-        (), "data sets with covariate-shifted images of the known classes, which full-spectrum results count as known"
+        (), "datasets with covariate-shifted images of the known classes, which full-spectrum results count as known"
     )
     corruptions: str = key("none", 'of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release')
     corruption_reference: str = key("", "workdir of the run whose errors divide ours in the mean corruption error")
-    probes: tuple[str, ...] = key((), "other labeled data sets to probe the frozen encoder on")
+    probes: tuple[str, ...] = key((), "other labeled datasets to probe the frozen encoder on")
     duplicates: str = key(
         "error", 'test images that are in training or validation: "error", or "drop" them', choices=DUPLICATES
     )

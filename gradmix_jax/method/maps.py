@@ -80,7 +80,7 @@ def layer_cam(
 
 
 def layer_cam_raw(activations_BxhxwxF: jax.Array, gradients_BxhxwxF: jax.Array, *, sign: int = 1) -> jax.Array:
-    """The sum inside `layer_cam` before it is normalised and upsampled; raw_Bxhxw, float32 of any range."""
+    """The sum inside `layer_cam` before it is normalized and upsampled; raw_Bxhxw, float32 of any range."""
     gradients_BxhxwxF = gradients_BxhxwxF.astype(jnp.float32)
     return jnp.sum(activations_BxhxwxF.astype(jnp.float32) * jax.nn.relu(sign * gradients_BxhxwxF), axis=-1)
 
@@ -103,13 +103,13 @@ def grad_cam(
 
 
 def grad_cam_raw(activations_BxhxwxF: jax.Array, gradients_BxhxwxF: jax.Array, *, sign: int = 1) -> jax.Array:
-    """The relu inside `grad_cam` before it is normalised and upsampled; raw_Bxhxw, float32, at least 0."""
+    """The relu inside `grad_cam` before it is normalized and upsampled; raw_Bxhxw, float32, at least 0."""
     weights_Bx1x1xF = jnp.mean(gradients_BxhxwxF.astype(jnp.float32), axis=(1, 2), keepdims=True)
     return jax.nn.relu(sign * jnp.sum(activations_BxhxwxF.astype(jnp.float32) * weights_Bx1x1xF, axis=-1))
 
 
 def smooth(maps_BxHxW: jax.Array, *, window: int) -> jax.Array:
-    """Mean over a `window` x `window` neighbourhood (odd), at the border over the part inside the image; float32."""
+    """Mean over a `window` x `window` neighborhood (odd), at the border over the part inside the image; float32."""
     maps_BxHxW = maps_BxHxW.astype(jnp.float32)
     if window == 1:
         return maps_BxHxW
@@ -159,7 +159,7 @@ def random_map(keys_B: jax.Array, *, image_size: tuple[int, int], grid: int = 4)
 def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
     """Saliency without a network: what the smooth part of an image's log spectrum does not explain.
 
-    Source: Hou and Zhang 2007, "Saliency detection: a spectral residual approach", equations 6 to 10, on the grey image
+    Source: Hou and Zhang 2007, "Saliency detection: a spectral residual approach", equations 6 to 10, on the gray image
     at its own size, smoothed over 3 x 3 pixels in place of their Gaussian.
 
     Args:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradmix_jax.fields import Key
 from gradmix_jax.objectives.base import Objective, Spec
 from gradmix_jax.objectives.contrastive import Batch, by_view, gather
 
@@ -44,10 +45,10 @@ def _redundancy(first_NxD, second_NxD, weight_N, spec):
 
     def standardized(x_NxD):
         x_NxD = x_NxD.astype(jnp.float32)
-        centred_NxD = x_NxD - (share_Nx1 * x_NxD).sum(axis=0, keepdims=True)
+        centered_NxD = x_NxD - (share_Nx1 * x_NxD).sum(axis=0, keepdims=True)
         # The epsilon of a BatchNorm without scale, which the authors use: equal features give 0 and not NaN.
-        variance_1xD = (share_Nx1 * jnp.square(centred_NxD)).sum(axis=0, keepdims=True)
-        return centred_NxD * lax.rsqrt(variance_1xD + 1e-5)
+        variance_1xD = (share_Nx1 * jnp.square(centered_NxD)).sum(axis=0, keepdims=True)
+        return centered_NxD * lax.rsqrt(variance_1xD + 1e-5)
 
     correlation_DxD = jnp.matmul(
         (share_Nx1 * standardized(first_NxD)).T, standardized(second_NxD), precision=lax.Precision.HIGHEST
@@ -55,7 +56,7 @@ def _redundancy(first_NxD, second_NxD, weight_N, spec):
     size = correlation_DxD.shape[0]
     on = jnp.sum(jnp.square(1.0 - jnp.diagonal(correlation_DxD)))
     off = jnp.sum(jnp.square(correlation_DxD * (1.0 - jnp.eye(size))))
-    return (on + spec.off_diagonal_weight * off) / size
+    return (on + spec.options["barlow_twins"]["off_diagonal_weight"] * off) / size
 
 
 def _check(experiment, where: str) -> None:
@@ -69,4 +70,5 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: mixed_barlow_twins(given.batch, mixed.z, mixed.weight, given.spec),
     touches_clean=lambda spec: not spec.detach_anchors,
     check=_check,
+    options={"off_diagonal_weight": Key(0.005, "of the squared correlations between different dimensions", above=0)},
 )

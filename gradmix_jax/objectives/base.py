@@ -42,9 +42,6 @@ class Spec(Section, section="objective"):
         "what a phase's weight `ssl` is of",
         choices=lambda: [name for name, entry in _table().items() if not entry.uses_labels],
     )
-    queue_size: int = key(8192, "of moco: a multiple of batch_size * num_views", least=1)
-    momentum: float = key(0.999, "of moco's key encoder", least=0, below=1)
-    off_diagonal_weight: float = key(0.005, "of barlow_twins", above=0)
     temperature_schedule: str = key(
         "constant", "what the temperatures of all losses are multiplied with", choices=lambda: temperatures.SCHEDULES
     )

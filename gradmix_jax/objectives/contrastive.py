@@ -33,8 +33,8 @@ def contrastive(
     features but the anchor itself; with `positive_features_NxD` (mixed images) only the numerator changes.
 
     Args:
-      anchors_NxD: L2-normalised anchors; anchor i is row `first_anchor + i` of the contrast features.
-      contrast_NxD: L2-normalised features of the whole batch; M rows, more than anchors where those are one device's.
+      anchors_NxD: L2-normalized anchors; anchor i is row `first_anchor + i` of the contrast features.
+      contrast_NxD: L2-normalized features of the whole batch; M rows, more than anchors where those are one device's.
       positives_NxN: bool, or how much of a positive each is, 0 or more; row: anchor, column: one of the P positive
         features. The anchor itself must not be marked where the positives are the contrast features.
       temperature: T.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradmix_jax.fields import Key
 from gradmix_jax.objectives.base import Objective, Spec, State, Update, check_two_views, follow
 from gradmix_jax.objectives.contrastive import Batch, by_view, gather
 
@@ -65,12 +66,12 @@ def moco(batch: Batch, queries_PxD: jax.Array, carried: Keys, spec: Spec, weight
 
 
 def _init(key: jax.Array, model: Any, embedding: int, spec: Spec) -> dict[str, Any]:
-    return {"momentum": model, "queue": initial_queue(key, spec.queue_size, embedding)}
+    return {"momentum": model, "queue": initial_queue(key, spec.options["moco"]["queue_size"], embedding)}
 
 
 def _update(state: dict[str, Any], update: Update) -> tuple[Keys, dict[str, Any]]:
     """Move the key encoder towards the model, then ask it for the keys of the clean views."""
-    encoder = follow(state["momentum"], update.model, update.spec.momentum)
+    encoder = follow(state["momentum"], update.model, update.spec.options["moco"]["momentum"])
     # Train mode, as the model: the statistics of the batch, over all devices.
     keys_BxD = update.forward(encoder)
     queue_QxD = state["queue"]
@@ -81,11 +82,11 @@ def _update(state: dict[str, Any], update: Update) -> tuple[Keys, dict[str, Any]
 def _check(experiment, where: str) -> None:
     check_two_views(experiment, where)
     size, views = experiment.train.batch_size, experiment.train.num_views
-    queue_size = experiment.objective.queue_size
+    queue_size = experiment.objective.options["moco"]["queue_size"]
     if size and queue_size % (size * views):  # 0: not derived yet
         raise ValueError(
-            f"objective.queue_size must be a multiple of the {size * views} views of a step, got {queue_size} "
-            f"(train.batch_size {size} x train.num_views {views})."
+            f"objective.options.moco.queue_size must be a multiple of the {size * views} views of a step, got "
+            f"{queue_size} (train.batch_size {size} x train.num_views {views})."
         )
 
 
@@ -96,4 +97,8 @@ OBJECTIVE = Objective(
     touches_clean=lambda spec: False,
     state=State(_init, _update, copies=("momentum",)),
     check=_check,
+    options={
+        "queue_size": Key(8192, "a multiple of batch_size * num_views", least=1),
+        "momentum": Key(0.999, "of the key encoder", least=0, below=1),
+    },
 )

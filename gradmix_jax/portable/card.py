@@ -110,7 +110,7 @@ def _data(config):
     yield "## Data and training"
     epochs = ", ".join(f"{phase['epochs']} epochs {phase['name']}" for phase in config["phases"])
     rows = {
-        "data set": dataset["name"],
+        "dataset": dataset["name"],
         "unknown classes of": dataset["unknown_name"] or dataset["name"],
         "split": f"{dataset['benchmark']}, trial {dataset['trial']}",
         "images": f"{dataset['image_size']} x {dataset['image_size']}, {'gray' if dataset['channels'] == 1 else 'RGB'}",

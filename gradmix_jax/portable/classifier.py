@@ -26,7 +26,7 @@ class Classifier:
       weights, arrays: of the network and of the score, see `functions`.
       model, score, explain: see `functions`.
       places_M: of each gallery feature, where its image is in the run's training part; None: there is no gallery.
-      paths_M: its file, relative to the data set's folder, for folders of images; else None.
+      paths_M: its file, relative to the dataset's folder, for folders of images; else None.
     """
 
     metadata: dict[str, Any]

@@ -56,7 +56,7 @@ def load(workdir: str, reduction: Reduction | None = None) -> Classifier:
     where it is not are the images themselves needed.
 
     Raises:
-      ValueError: no run or no checkpoint there, or neither cached features nor the data set.
+      ValueError: no run or no checkpoint there, or neither cached features nor the dataset.
     """
     experiment = config_lib.from_config(config_lib.read(workdir), num_devices=1)
     evaluator, parts = _restore(experiment, workdir)
@@ -104,7 +104,7 @@ def _restore(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str,
         if "checkpoint" in str(error):
             raise
         raise ValueError(
-            f"{workdir} has no cached features of its newest checkpoint, and its data set cannot be read "
+            f"{workdir} has no cached features of its newest checkpoint, and its dataset cannot be read "
             f"({str(error).rstrip('.')}); run `gradmix eval --config=... --workdir={workdir}` where the data is."
         ) from error
     return fitting.fit(model, parts, headline_only=True), parts
@@ -138,7 +138,7 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
 
 
 def _class_names(train: Features, dataset: str) -> tuple[str, ...]:
-    """Names of the known classes in label order, without that of their data set."""
+    """Names of the known classes in label order, without that of their dataset."""
     first = np.unique(train.labels, return_index=True)[1]
     return tuple(name.removeprefix(f"{dataset}/") for name in train.classes[first].tolist())
 

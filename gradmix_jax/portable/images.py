@@ -76,10 +76,10 @@ def overlay(image_HxWxC: np.ndarray, map_HxW: np.ndarray) -> Image.Image:
     from matplotlib import colormaps
 
     color_HxWx3 = np.broadcast_to(image_HxWxC, (*image_HxWxC.shape[:2], 3)).astype(np.float32) / 255
-    grey_HxWx3 = color_HxWx3.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    gray_HxWx3 = color_HxWx3.mean(axis=2, keepdims=True).repeat(3, axis=2)
     mapped_HxWx3 = colormaps["magma"](map_HxW)[..., :3]
     share_HxWx1 = 0.8 * map_HxW[..., None]
-    both = np.concatenate([color_HxWx3, (1 - share_HxWx1) * grey_HxWx3 + share_HxWx1 * mapped_HxWx3], axis=1)
+    both = np.concatenate([color_HxWx3, (1 - share_HxWx1) * gray_HxWx3 + share_HxWx1 * mapped_HxWx3], axis=1)
     factor = max(1, -(-DRAWN // image_HxWxC.shape[0]))
     return Image.fromarray((255 * both).round().astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1))
 

@@ -135,7 +135,7 @@ LEADERBOARD = [
 
 
 def leaderboard(methods: list[Method], spectrum: str) -> Table | None:
-    """(data set or mean of the near or far ones, method) x the columns of OpenOOD's leaderboard, in percent."""
+    """(dataset or mean of the near or far ones, method) x the columns of OpenOOD's leaderboard, in percent."""
 
     def pick(results, name):
         found = results["leaderboard"].get(spectrum, {})

@@ -23,7 +23,7 @@ SPEC = augment.Spec(
     jitter=(0.4, 0.4, 0.4, 0.1),
     jitter_prob=0.8,
     flip_prob=0.5,
-    grey_prob=0.2,
+    gray_prob=0.2,
     rotation_degrees=5.0,
     blur_prob=0.5,
     policy="standard",
@@ -36,7 +36,7 @@ OFF = augment.Spec(
     jitter=(0.0, 0.0, 0.0, 0.0),
     jitter_prob=0.0,
     flip_prob=0.0,
-    grey_prob=0.0,
+    gray_prob=0.0,
     rotation_degrees=0.0,
     blur_prob=0.0,
     policy="standard",
@@ -89,7 +89,7 @@ def assert_uniform(values, low, high):
         ("jitter", (0.4, 0.4, 0.4, "0.1")),
         ("jitter_prob", 1.5),
         ("flip_prob", -0.1),
-        ("grey_prob", math.nan),
+        ("gray_prob", math.nan),
         ("blur_prob", True),
         ("rotation_degrees", 181),
         ("rotation_degrees", -5),
@@ -125,7 +125,7 @@ def test_spec_is_hashable_and_takes_lists():
 # Colour
 
 
-def grey_reference(image):
+def gray_reference(image):
     return image[..., 0] if image.shape[-1] == 1 else image @ np.array([0.299, 0.587, 0.114])
 
 
@@ -137,10 +137,10 @@ def hue_reference(image, shift):
     return np.apply_along_axis(one_pixel, -1, image)
 
 
-COLOUR_REFERENCE = {
+COLOR_REFERENCE = {
     "brightness": lambda image, factor: image * factor,
-    "contrast": lambda image, factor: image * factor + (1 - factor) * grey_reference(image).mean(),
-    "saturation": lambda image, factor: image * factor + (1 - factor) * grey_reference(image)[..., None],
+    "contrast": lambda image, factor: image * factor + (1 - factor) * gray_reference(image).mean(),
+    "saturation": lambda image, factor: image * factor + (1 - factor) * gray_reference(image)[..., None],
     "hue": hue_reference,
 }
 
@@ -148,7 +148,7 @@ COLOUR_REFERENCE = {
 def jitter_reference(image, operations, factors, order):
     image = image.astype(np.float64)
     for index in order:
-        image = np.clip(COLOUR_REFERENCE[operations[index]](image, factors[index]), 0, 1)
+        image = np.clip(COLOR_REFERENCE[operations[index]](image, factors[index]), 0, 1)
     return image
 
 
@@ -164,7 +164,7 @@ def jitter_reference(image, operations, factors, order):
 )
 def test_jitter_in_every_order_matches_the_formulae(operations, channels):
     image = random_image(6, 5, channels)
-    image[0, 0] = 0  # colours on which hue is not defined
+    image[0, 0] = 0  # colors on which hue is not defined
     image[0, 1] = 1
     image[0, 2] = 0.5
     strong = {"brightness": 1.5, "contrast": 1.4, "saturation": 1.6, "hue": -0.3}  # strong enough to clip
@@ -184,17 +184,17 @@ def test_jitter_in_every_order_matches_the_formulae(operations, channels):
         ("saturation", ImageEnhance.Color),
     ],
 )
-def test_colour_operation_matches_pillow(operation, enhance, factor):
+def test_color_operation_matches_pillow(operation, enhance, factor):
     image = random_bytes(8, 8, 3)
     ours = augment.jitter_in_order(jnp.asarray(image / 255, jnp.float32), (operation,), [factor], jnp.array([0]))
     pillow = np.asarray(enhance(Image.fromarray(image)).enhance(factor))
-    np.testing.assert_allclose(np.asarray(ours) * 255, pillow, atol=1.5)  # Pillow rounds grey, then the result
+    np.testing.assert_allclose(np.asarray(ours) * 255, pillow, atol=1.5)  # Pillow rounds gray, then the result
 
 
-def test_grey_matches_pillow():
+def test_gray_matches_pillow():
     image = random_bytes(8, 8, 3)
     pillow = np.asarray(Image.fromarray(image).convert("L"))
-    np.testing.assert_allclose(augment.grey(image / 255) * 255, pillow, atol=0.51)
+    np.testing.assert_allclose(augment.gray(image / 255) * 255, pillow, atol=0.51)
 
 
 STRENGTHS = (0.4, 1.5, 0.2, 0.1)
@@ -239,14 +239,14 @@ def test_jitter_changes_its_share_of_the_images():
     assert_uniform(factor[factor != 1], 0.6, 1.4)
 
 
-def test_grey_replaces_its_share_of_the_images():
+def test_gray_replaces_its_share_of_the_images():
     image = random_image(2, 2, 3)
-    apply = jax.jit(jax.vmap(partial(augment.random_grey, prob=0.2), (0, None)))
+    apply = jax.jit(jax.vmap(partial(augment.random_gray, prob=0.2), (0, None)))
     result = np.asarray(apply(keys(4000), image))
-    is_grey = (result == result[..., :1]).all(axis=(1, 2, 3))
-    assert_share(is_grey, 0.2)
-    np.testing.assert_array_equal(result[~is_grey], np.broadcast_to(image, result[~is_grey].shape))
-    np.testing.assert_allclose(result[is_grey][0, ..., 0], grey_reference(image.astype(np.float64)), atol=1e-6)
+    is_gray = (result == result[..., :1]).all(axis=(1, 2, 3))
+    assert_share(is_gray, 0.2)
+    np.testing.assert_array_equal(result[~is_gray], np.broadcast_to(image, result[~is_gray].shape))
+    np.testing.assert_allclose(result[is_gray][0, ..., 0], gray_reference(image.astype(np.float64)), atol=1e-6)
 
 
 # Geometry
@@ -440,15 +440,15 @@ def test_keys_of_other_policies_are_not_in_the_standard_program():
 
 
 def test_saturated_images_stay_in_range():
-    """Weights sum to 1 only to within rounding: white images and pure colours would show it."""
+    """Weights sum to 1 only to within rounding: white images and pure colors would show it."""
     white = jnp.ones((8, 8, 3))
     boxes = jnp.stack(jnp.meshgrid(*[jnp.linspace(1.0, 2.0, 4)] * 4), axis=-1).reshape(-1, 4)
-    colours = jnp.round(random_image(8, 8, 3))
+    colors = jnp.round(random_image(8, 8, 3))
     results = (
         jax.jit(jax.vmap(augment.resized_crop, (None, 0)))(white, boxes),
         jax.jit(jax.vmap(augment.gaussian_blur, (None, 0)))(white, jnp.linspace(0.1, 2, 100)),
         jax.jit(jax.vmap(augment.rotate_by, (None, 0)))(white, jnp.linspace(-1, 1, 100)),
-        jax.jit(jax.vmap(lambda shift: augment.jitter_in_order(colours, ("hue",), [shift], jnp.array([0]))))(
+        jax.jit(jax.vmap(lambda shift: augment.jitter_in_order(colors, ("hue",), [shift], jnp.array([0]))))(
             jnp.linspace(-0.5, 0.5, 100)
         ),
     )
@@ -477,7 +477,7 @@ def test_view_applies_the_steps_in_order_each_with_its_own_key_whichever_are_on(
 
         monkeypatch.setattr(augment, name, step)
 
-    names = ("color_jitter", "rotate", "random_resized_crop", "horizontal_flip", "random_grey", "random_blur")
+    names = ("color_jitter", "rotate", "random_resized_crop", "horizontal_flip", "random_gray", "random_blur")
     for name in names:
         spy(name)
     augment.view(jax.random.key(0), jnp.zeros((2, 2, 3)), OFF)
@@ -491,7 +491,7 @@ def test_view_applies_the_steps_in_order_each_with_its_own_key_whichever_are_on(
         {"degrees": SPEC.rotation_degrees},
         {"scale": SPEC.crop_scale, "ratio": SPEC.crop_ratio},
         {"prob": SPEC.flip_prob},
-        {"prob": SPEC.grey_prob},
+        {"prob": SPEC.gray_prob},
         {"prob": SPEC.blur_prob},
     ]
 
@@ -526,9 +526,9 @@ def test_without_jit_the_views_are_the_same():
     np.testing.assert_allclose(plain, views(image_keys, images, spec), atol=2e-6)
 
 
-def test_grey_images_skip_the_colour_operations():
+def test_gray_images_skip_the_color_operations():
     images = random_bytes(4, 8, 8, 1)
-    without = dataclasses.replace(SPEC, jitter=(0.4, 0.4, 0.0, 0.0), grey_prob=0.0)
+    without = dataclasses.replace(SPEC, jitter=(0.4, 0.4, 0.0, 0.0), gray_prob=0.0)
     program = partial(jax.make_jaxpr(augment.views, static_argnums=2), keys(4), images)
     assert str(program(SPEC)) == str(program(without))
 
@@ -540,7 +540,7 @@ def test_grey_images_skip_the_colour_operations():
         ("crop_scale", (0.2, 1.0), "dot_general"),
         ("rotation_degrees", 5.0, "gather"),
         ("flip_prob", 0.5, "rev"),
-        ("grey_prob", 0.2, "0.587"),
+        ("gray_prob", 0.2, "0.587"),
         ("blur_prob", 0.5, "exp"),
     ],
 )

@@ -20,10 +20,10 @@ HEIGHT, WIDTH = 30, 41
 STRENGTHS = (0.0, 0.3, 0.77, 1.0)
 SETTINGS = {
     "randaugment": (operations.OPERATIONS, policies.RANDAUGMENT, 3),
-    "randaugment, grey": (operations.OPERATIONS, policies.RANDAUGMENT, 1),
+    "randaugment, gray": (operations.OPERATIONS, policies.RANDAUGMENT, 1),
     "augmix": (policies.AUGMIX_OPERATIONS, policies.AUGMIX, 3),
 }
-# Largest difference in bytes. Pillow cuts off the fraction of autocontrast, rounds grey, its mean and the smooth image
+# Largest difference in bytes. Pillow cuts off the fraction of autocontrast, rounds gray, its mean and the smooth image
 # before it weighs them by up to 0.9, and then cuts off or rounds the result. It cuts off interpolated pixels as well.
 TOLERANCE = dict.fromkeys(operations.ENHANCE, 1.6) | dict.fromkeys(operations.GEOMETRY, 1.001) | {"autocontrast": 1.001}
 
@@ -111,7 +111,7 @@ EXTREMES = {
     "black": np.zeros((HEIGHT, WIDTH, 3), np.uint8),
     "white": np.full((HEIGHT, WIDTH, 3), 255, np.uint8),
     "constant": np.full((HEIGHT, WIDTH, 3), 100, np.uint8),
-    "pure colours": random_bytes(HEIGHT, WIDTH, 3) // 128 * 255,
+    "pure colors": random_bytes(HEIGHT, WIDTH, 3) // 128 * 255,
 }
 
 
@@ -119,7 +119,7 @@ EXTREMES = {
 def test_operations_on_extreme_images_stay_in_range(kind):
     for name, strength, sign, result in applied("randaugment", EXTREMES[kind]):
         assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1, (kind, name, strength, sign)
-        if kind != "pure colours" and name in ("autocontrast", "equalize"):
+        if kind != "pure colors" and name in ("autocontrast", "equalize"):
             np.testing.assert_allclose(result, EXTREMES[kind] / 255, atol=1e-6)
 
 
@@ -204,7 +204,7 @@ def test_views_of_a_policy(policy, channels):
 
 
 @pytest.mark.parametrize("policy", LOUD)
-def test_a_policy_replaces_jitter_grey_and_blur_only(policy, monkeypatch):
+def test_a_policy_replaces_jitter_gray_and_blur_only(policy, monkeypatch):
     """Rotation, crop and flip are those of the standard view of the same key, and come first."""
     calls = []
 
@@ -214,7 +214,7 @@ def test_a_policy_replaces_jitter_grey_and_blur_only(policy, monkeypatch):
 
     monkeypatch.setattr(augment, policy, stand_in)
     images = random_bytes(4, SIZE, SIZE, 3)
-    quiet = dataclasses.replace(LOUD[policy], policy="standard", jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0)
+    quiet = dataclasses.replace(LOUD[policy], policy="standard", jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
     make = lambda spec: jax.jit(lambda keys, images: augment.views(keys, images, spec))(keys(4), images)
     np.testing.assert_allclose(make(LOUD[policy]), make(quiet), atol=1e-6)
     assert calls == [{"num_ops": 3, "magnitude": 30} if policy == "randaugment" else {"magnitude": 30}]

@@ -53,7 +53,7 @@ def batches(specs, keep):
         return made | dict(gradient=gradient, batch_stats=new_stats, loss=metrics["loss"])
 
     def batch(seed):
-        # Coarse blocks of colour, so that places differ.
+        # Coarse blocks of color, so that places differ.
         coarse = np.random.default_rng(seed).random((ROWS, 8, 8, 3), dtype=np.float32)
         views = coarse.repeat(4, axis=1).repeat(4, axis=2)
         first = dict(params=jax.device_get(params), first_stats=jax.device_get(batch_stats))

@@ -20,7 +20,7 @@ MEAN, STD = np.float32((0.4914, 0.4822, 0.4465)), np.float32((0.2023, 0.1994, 0.
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, request):
-    """(folder, init_from, weights by name): one grey image a class, and random weights, the same for every trial."""
+    """(folder, init_from, weights by name): one gray image a class, and random weights, the same for every trial."""
     patch = pytest.MonkeyPatch()
     patch.setattr(published_checkpoints, "IMAGE_SIZE", 8)
     request.addfinalizer(patch.undo)
@@ -34,12 +34,12 @@ def stored(tmp_path_factory, request):
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
     shapes = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
     variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), dict(shapes))
-    # One pixel's way through the network: all weights of the convolutions but the centres are 0.
+    # One pixel's way through the network: all weights of the convolutions but the centers are 0.
     for group in variables["params"]["encoder"].values():
         if "kernel" in group:
-            centre = rng.normal(size=group["kernel"].shape[2:]) / np.sqrt(group["kernel"].shape[2])
+            center = rng.normal(size=group["kernel"].shape[2:]) / np.sqrt(group["kernel"].shape[2])
             group["kernel"] = np.zeros_like(group["kernel"])
-            group["kernel"][1, 1] = centre
+            group["kernel"][1, 1] = center
     state = pretrained.to_state_dict(variables)
     for trial in range(5):
         safetensors_file.write(str(folder / f"w{trial}.safetensors"), state)
@@ -47,7 +47,7 @@ def stored(tmp_path_factory, request):
 
 
 def logits_of(state):
-    """logits_200xK in float64: every image is one colour, so that a pixel tells it all."""
+    """logits_200xK in float64: every image is one color, so that a pixel tells it all."""
     x = (np.arange(200)[:, None] / 255 - MEAN) / STD
     for i in range(1, 10):
         x = x @ state[f"conv{i}.weight"][:, :, 1, 1].T.astype(np.float64)

@@ -207,10 +207,13 @@ def test_a_config_from_before_a_key_has_its_default(tmp_path):
     [
         ({"objective.ssl": "dino"}, r"objective\.ssl must be one of simclr, moco, barlow_twins, got 'dino'"),
         (
-            {"objective.ssl": "moco", "objective.queue_size": 100},
-            r"objective\.queue_size must be a multiple of the 64 views of a step, got 100",
+            {"objective.ssl": "moco", "objective.options.moco.queue_size": 100},
+            r"objective\.options\.moco\.queue_size must be a multiple of the 64 views of a step, got 100",
         ),
-        ({"objective.momentum": 1.0}, r"objective\.momentum must be a number at least 0 and below 1, got 1\.0"),
+        (
+            {"objective.options.moco.momentum": 1.0},
+            r"objective\.options\.moco\.momentum must be a number at least 0 and below 1, got 1\.0",
+        ),
         (
             {"objective.ssl": "barlow_twins", "train.num_views": 3},
             r"phases\[0\]\.ssl needs train\.num_views 2 for barlow_twins, got 3",

@@ -31,7 +31,7 @@ def plain(name, **dataset):
 
 
 def write_colors(root, *, size=(40, 30), gray=False, count=40, classes=("cat", "dog", "owl", "pig", "ship")):
-    """root/<class>/*.png of noise; returns the data set's name."""
+    """root/<class>/*.png of noise; returns the dataset's name."""
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for place in range(count):
@@ -127,7 +127,7 @@ def test_what_cannot_be_derived_is_one_line(tmp_path):
 def test_bad_paths_fail_before_a_workdir_is_made(tmp_path, colors):
     path = colors.removeprefix("folder:")
     for name, said in (
-        ("folder:nowhere", "data set 'folder:nowhere' does not exist; give the path of a folder."),
+        ("folder:nowhere", "dataset 'folder:nowhere' does not exist; give the path of a folder."),
         (path, f"dataset.name must say how to read a path, got '{path}'; did you mean '{colors}'?"),
     ):
         words = ["train", "--config=folder_osr", f"--config.dataset.name={name}", f"--workdir={tmp_path / 'run'}"]

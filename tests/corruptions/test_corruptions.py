@@ -101,7 +101,7 @@ def test_an_image_depends_on_its_place_in_the_data_set_alone(name):
 
 
 @pytest.mark.parametrize("name", corruptions.NAMES)
-def test_grey_images_in_batches_of_any_size(name):
+def test_gray_images_in_batches_of_any_size(name):
     for severity in (1, 5):
         images = corrupt(GREYS, name, severity)
         assert images.shape == GREYS.shape and images.dtype == np.uint8
@@ -335,10 +335,10 @@ def test_snow_whitens_and_falls_steeply(severity, keep):
     # Streaks are nearer to vertical than to horizontal; clipped flakes would say nothing.
     rough = [np.mean(np.diff(flakes, axis=axis) ** 2.0) for axis in (1, 2)]
     assert rough[0] < rough[1]
-    colours = corrupt(constant(40, 120, 200), "snow", severity).reshape(-1, 3).min(axis=0)
-    grey = 0.299 * 40 + 0.587 * 120 + 0.114 * 200
-    white = np.maximum([40, 120, 200], 1.5 * grey + 127.5)
-    np.testing.assert_allclose(colours, keep * np.array([40, 120, 200]) + (1 - keep) * white, atol=1)
+    colors = corrupt(constant(40, 120, 200), "snow", severity).reshape(-1, 3).min(axis=0)
+    gray = 0.299 * 40 + 0.587 * 120 + 0.114 * 200
+    white = np.maximum([40, 120, 200], 1.5 * gray + 127.5)
+    np.testing.assert_allclose(colors, keep * np.array([40, 120, 200]) + (1 - keep) * white, atol=1)
 
 
 @pytest.mark.parametrize("severity, c", by_severity([(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)]))
@@ -405,7 +405,7 @@ def test_brightness_shifts_the_value_of_hsv(severity, shift):
     assert_same_levels(actual, 255 * np.array(expected), share=0.02)
 
 
-def test_brightness_shifts_a_grey_level():
+def test_brightness_shifts_a_gray_level():
     expected = np.minimum(GREYS.astype(float) + 255 * 0.3, 255)
     assert_same_levels(corrupt(GREYS, "brightness", 5), expected)
 

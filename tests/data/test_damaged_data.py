@@ -48,7 +48,7 @@ def test_prepared_data_that_is_damaged(digits, tmp_path, name, damage):
     with pytest.raises(ValueError) as raised:
         prepared.load("digits", data_dir=str(folder), download=False, with_train=True)
     said = str(raised.value)
-    assert said.startswith("data set 'digits") and FILES[name].format(folder) in said
+    assert said.startswith("dataset 'digits") and FILES[name].format(folder) in said
     assert said.endswith("; delete its folder and prepare it again.")
     assert "\n" not in said and "Errno" not in said and "NoneType" not in said and len(said) < 600
 

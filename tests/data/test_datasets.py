@@ -161,7 +161,7 @@ def test_classes_by_name(animals, tmp_path):
 
 
 def name_of_a_set(kind, root):
-    """Ant, bee and cat (0, 1 and 2 for IDX files), read in one of the ways there are; returns the data set's name."""
+    """Ant, bee and cat (0, 1 and 2 for IDX files), read in one of the ways there are; returns the dataset's name."""
     counts = dict.fromkeys(ANIMALS[:3], 2)
     folder = write_folder(root / "folder", train=counts, test=counts)
     if kind == "csv":
@@ -210,9 +210,9 @@ def test_classes_without_images(tmp_path):
             data_lib.open_set(make_spec(name=one_sided, num_known=1, trial=trial))
         known = splits.random_split(3, 1, trial=trial).known[0]
         messages[known] = str(caught.value)
-    assert "test part of their data set: ant" in messages[0], "a known class without test images"
-    assert "test part of their data set: ant" in messages[1], "an unknown class without test images"
-    assert "train part of their data set: cat" in messages[2], "a known class without training images"
+    assert "test part of their dataset: ant" in messages[0], "a known class without test images"
+    assert "test part of their dataset: ant" in messages[1], "an unknown class without test images"
+    assert "train part of their dataset: cat" in messages[2], "a known class without training images"
 
 
 def test_one_class_on_both_sides(animals, tmp_path):
@@ -270,7 +270,7 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
             {"benchmark": "cifar"},
             "dataset.benchmark must be one of mnist.*random, named, all, auto, got 'cifar'; .*'cifar10'",
         ),
-        ({"benchmark": "all"}, "another data set as dataset.unknown_name"),
+        ({"benchmark": "all"}, "another dataset as dataset.unknown_name"),
         (
             {"benchmark": "mnist", "trial": 5},
             "dataset.trial .of benchmark 'mnist'. must be an integer from 0 to 4, got 5",
@@ -298,8 +298,8 @@ def test_spec_rejects(change, message):
 
 
 def test_spec_has_no_other_keys():
-    with pytest.raises(TypeError, match="colour"):
-        data_lib.Spec(**SPEC, colour=True)
+    with pytest.raises(TypeError, match="color"):
+        data_lib.Spec(**SPEC, color=True)
 
 
 def test_slow_packages_are_not_imported_before_they_are_needed():

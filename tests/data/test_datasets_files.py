@@ -17,7 +17,7 @@ from gradmix_jax.data import source as source_lib
 from gradmix_jax.data.source import Source
 
 RANDOM = np.random.default_rng(0)
-COLOUR = RANDOM.integers(0, 256, (8, 8, 3), np.uint8)
+COLOR = RANDOM.integers(0, 256, (8, 8, 3), np.uint8)
 
 
 def decode(root, image, *, size=8, channels=3, name="a.png", **save):
@@ -51,26 +51,26 @@ def test_resizing_is_bilinear_and_antialiased(tmp_path, shape):
 
 
 def test_images_of_the_right_size_are_left_alone(tmp_path):
-    np.testing.assert_array_equal(decode(tmp_path, Image.fromarray(COLOUR)), COLOUR)
+    np.testing.assert_array_equal(decode(tmp_path, Image.fromarray(COLOR)), COLOR)
 
 
-def test_every_kind_of_image_becomes_grey_or_colour(tmp_path):
-    grey = np.asarray(Image.fromarray(COLOUR).convert("L"))
-    palette = Image.fromarray(COLOUR).quantize(64)
-    alpha = Image.fromarray(np.concatenate([COLOUR, flat(255)[..., None]], -1))
-    deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+def test_every_kind_of_image_becomes_gray_or_color(tmp_path):
+    gray = np.asarray(Image.fromarray(COLOR).convert("L"))
+    palette = Image.fromarray(COLOR).quantize(64)
+    alpha = Image.fromarray(np.concatenate([COLOR, flat(255)[..., None]], -1))
+    deep = Image.fromarray(gray.astype(np.uint16) * 256 + 77)
     assert deep.mode.startswith("I;16")
     cases = {
-        "grey": (Image.fromarray(grey), np.repeat(grey[..., None], 3, -1), grey),
+        "gray": (Image.fromarray(gray), np.repeat(gray[..., None], 3, -1), gray),
         "palette": (palette, np.asarray(palette.convert("RGB")), np.asarray(palette.convert("L"))),
-        "opaque alpha": (alpha, COLOUR, grey),
+        "opaque alpha": (alpha, COLOR, gray),
         "opaque gray alpha": (
-            Image.fromarray(np.stack([grey, flat(255)], -1)),
-            np.repeat(grey[..., None], 3, -1),
-            grey,
+            Image.fromarray(np.stack([gray, flat(255)], -1)),
+            np.repeat(gray[..., None], 3, -1),
+            gray,
         ),
-        "16 bit": (deep, np.repeat(grey[..., None], 3, -1), grey),
-        "1 bit": (Image.fromarray(grey > 99), np.repeat(((grey > 99) * 255)[..., None], 3, -1), (grey > 99) * 255),
+        "16 bit": (deep, np.repeat(gray[..., None], 3, -1), gray),
+        "1 bit": (Image.fromarray(gray > 99), np.repeat(((gray > 99) * 255)[..., None], 3, -1), (gray > 99) * 255),
     }
     for case, (image, rgb, luminance) in cases.items():
         np.testing.assert_array_equal(decode(tmp_path, image), rgb, err_msg=case)
@@ -79,7 +79,7 @@ def test_every_kind_of_image_becomes_grey_or_colour(tmp_path):
     assert np.abs(decode(tmp_path, separated, name="a.jpg").astype(int) - (200, 60, 10)).max() < 6
 
 
-def test_palettes_are_resized_as_colours_not_as_indices(tmp_path):
+def test_palettes_are_resized_as_colors_not_as_indices(tmp_path):
     stripes = Image.fromarray(np.tile(np.array([0, 2], np.uint8), (16, 8)), "P")
     stripes.putpalette([200, 0, 0, 0, 255, 0, 100, 0, 0])
     resized = decode(tmp_path, stripes, size=8)
@@ -179,7 +179,7 @@ def test_bad_images_are_skipped_with_their_labels(damaged, caplog):
 def test_a_class_that_loses_all_its_images(damaged, tmp_path):
     for file in (tmp_path / "set" / "train" / "x").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="no images in the train part of their data set: x"):
+    with pytest.raises(ValueError, match="no images in the train part of their dataset: x"):
         data_lib.open_set(make_spec(**damaged, bad_images="skip"))
 
 

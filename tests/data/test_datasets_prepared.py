@@ -1,4 +1,4 @@
-"""TFDS data sets: the digits, prepared without TensorFlow, and official names as TFDS leaves them on disk."""
+"""TFDS datasets: the digits, prepared without TensorFlow, and official names as TFDS leaves them on disk."""
 
 import io
 import json
@@ -29,13 +29,13 @@ def digits(digits_dir):
     return data_lib.open_set(make_spec(name="digits", benchmark="mnist", data_dir=digits_dir))
 
 
-def colour(value):
+def color(value):
     return Image.fromarray(np.repeat(flat(value)[..., None], 3, -1))
 
 
 def cifar10_parts(num_train=3, num_test=2):
     """Images that are flat in 10 * class + place."""
-    part = lambda count: [(colour(10 * label + place), label) for label in range(10) for place in range(count)]
+    part = lambda count: [(color(10 * label + place), label) for label in range(10) for place in range(count)]
     return {"train": part(num_train), "test": part(num_test)}
 
 
@@ -115,7 +115,7 @@ def test_the_process_that_comes_second_uses_what_the_first_has_left(tmp_path, mo
 def test_a_data_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ValueError, match="^preparing data set 'digits' in .*file/x failed: NotADirectoryError"
+        ValueError, match="^preparing dataset 'digits' in .*file/x failed: NotADirectoryError"
     ) as caught:
         data_lib.open_set(make_spec(name="digits", benchmark="mnist", data_dir=f"{tmp_path}/file/x"))
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_an_official_name_is_read_from_its_files(tmp_path, version, monkeypatch)
 
 def test_cifar_plus_finds_cifar100_by_itself(tmp_path):
     write_prepared(tmp_path, "cifar10", parts=cifar10_parts(1, 1), class_names=CIFAR10)
-    parts = {"test": [(colour(label), label) for label in range(100)]}
+    parts = {"test": [(color(label), label) for label in range(100)]}
     write_prepared(tmp_path, "cifar100", parts=parts, class_names=list(CLASS_NAMES["cifar100"]))
     data = data_lib.open_set(make_spec(name="cifar10", benchmark="cifar+50", data_dir=str(tmp_path)))
     unknown = splits.get("cifar+50", 0).unknown
@@ -170,14 +170,14 @@ def test_corrupted_cifar10(tmp_path):
     assert len(known) == 24 and [data.split.known[label] for label in known.labels] == (values // 10).tolist()
     assert len(unknown) == 16 and set(unknown.labels.tolist()) == {-1}
     assert set(data_lib.read_all(unknown)[:, 0, 0, 0] // 10) == set(data.split.unknown)
-    with pytest.raises(ValueError, match="cifar10_corrupted/fog_3.*:train does not exist; the data set has test"):
+    with pytest.raises(ValueError, match="cifar10_corrupted/fog_3.*:train does not exist; the dataset has test"):
         data_lib.open_set(make_spec(name="cifar10_corrupted/fog_3", data_dir=str(tmp_path)))
 
 
 def test_a_bad_image_among_records_is_named(tmp_path):
-    parts = {"train": [(colour(1), 0), (colour(2), 1), (b"nothing", 1)], "test": [(colour(1), 0), (colour(1), 1)]}
+    parts = {"train": [(color(1), 0), (color(2), 1), (b"nothing", 1)], "test": [(color(1), 0), (color(1), 1)]}
     write_prepared(tmp_path, "svhn_cropped", parts=parts, class_names=["0", "1"], version="3.1.0")
-    write_prepared(tmp_path, "mnist", parts={"test": [(colour(5), 0)]}, class_names=["zero"], version="3.0.1")
+    write_prepared(tmp_path, "mnist", parts={"test": [(color(5), 0)]}, class_names=["zero"], version="3.0.1")
     spec = make_spec(name="svhn_cropped", unknown_name="mnist", benchmark="all", data_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"1 of 3 images cannot be read: svhn_cropped/3.1.0:train\[\d\]"):
         data_lib.read_all(data_lib.open_set(spec).train)

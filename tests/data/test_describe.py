@@ -1,4 +1,4 @@
-"""`gradmix data PATH`: what a data set holds, and its contact sheet."""
+"""`gradmix data PATH`: what a dataset holds, and its contact sheet."""
 
 import ast
 import shlex

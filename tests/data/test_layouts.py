@@ -1,4 +1,4 @@
-"""Official layouts of data sets: CUB, Aircraft, Cars, ImageNet and OpenOOD's image lists."""
+"""Official layouts of datasets: CUB, Aircraft, Cars, ImageNet and OpenOOD's image lists."""
 
 import shutil
 
@@ -112,7 +112,7 @@ def test_the_other_layouts_of_cars(tmp_path):
     [("cub", "images.txt"), ("aircraft", "images_variant_test.txt"), ("cars", "devkit, cars_annos")],
 )
 def test_a_folder_without_the_data_set(tmp_path, kind, marker):
-    with pytest.raises(ValueError, match=f"data set '{kind}:.*{marker}.*give the folder that holds"):
+    with pytest.raises(ValueError, match=f"dataset '{kind}:.*{marker}.*give the folder that holds"):
         FINE_GRAINED[kind][0](str(tmp_path), with_train=True)
 
 
@@ -204,7 +204,7 @@ def test_image_lists(tmp_path):
         ("a.png\n", "line 1 of .* got 'a.png'"),
         ("\n", "test_x.txt is empty"),
         ("gone.png 1\n", "gone.png, the first test image of the lists in .*, is in none of .*images_classic"),
-        (None, "test_x.txt does not exist; an imglist data set is named FOLDER/NAME"),
+        (None, "test_x.txt does not exist; an imglist dataset is named FOLDER/NAME"),
     ],
 )
 def test_image_lists_that_cannot_be_read(tmp_path, text, message):

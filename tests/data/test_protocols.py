@@ -175,7 +175,7 @@ def test_what_follows_the_colon():
             of(text)
 
 
-# How lists meet stored data sets
+# How lists meet stored datasets
 
 
 def test_imagenet_may_be_stored_in_part_or_with_more(tmp_path):

@@ -65,7 +65,7 @@ def test_get_rejects(name, trial, message):
 @pytest.mark.parametrize(
     ("known", "unknown", "message"),
     [
-        ((1, 2), (2, 3), r"\[2\] of data set 'a' must be on one side only"),
+        ((1, 2), (2, 3), r"\[2\] of dataset 'a' must be on one side only"),
         ((1, 1), (2,), r"known classes must be listed once each, got \[1\]"),
         ((1,), (2, 2), r"unknown classes must be listed once each, got \[2\]"),
         ((1, -2), (3,), "at least 0, got -2"),

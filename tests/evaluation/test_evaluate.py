@@ -127,9 +127,9 @@ def test_closed_set_equals_scikit_learn(run):
     assert found["linear_probe"]["accuracy"] == pytest.approx(
         linear.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.02
     )
-    neighbours = KNeighborsClassifier(found["knn"]["k"], metric="cosine").fit(x, train_part.labels)
+    neighbors = KNeighborsClassifier(found["knn"]["k"], metric="cosine").fit(x, train_part.labels)
     assert found["knn"]["accuracy"] == pytest.approx(
-        neighbours.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.01
+        neighbors.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.01
     )
     assert found["topk_cosine"]["accuracy"] == run[2]["accuracy"] and found["head"] is None
     assert run[2]["logits_from"] == "linear probe"
@@ -304,7 +304,7 @@ def test_corrupted_images(run, tmp_path, monkeypatch):
 
 
 def test_corrupted_images_in_folders_of_classes(tmp_path):
-    """The layout of TinyImageNet-C: <corruption>/<severity>/<class>/*; classes are those of the run's data set."""
+    """The layout of TinyImageNet-C: <corruption>/<severity>/<class>/*; classes are those of the run's dataset."""
     config = animals(tmp_path / "data")
     spec = data_lib.Spec(**config_lib.to_plain(config)["dataset"])
     data = data_lib.open_set(spec)
@@ -478,7 +478,7 @@ def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path)
     data = data_lib.open_set(spec)
     other = write_folder(tmp_path / "other", train={"ape": 20, "fox": 20}, test={"ape": 3, "fox": 3})
     write_noise(tmp_path / "other", brightness={"ape": 128})
-    held_out, its_own = data.validation[0][..., 0], data_lib.labelled(spec, other).validation[0][..., 0]
+    held_out, its_own = data.validation[0][..., 0], data_lib.labeled(spec, other).validation[0][..., 0]
     Image.fromarray(held_out).save(tmp_path / "data" / "test" / data.class_names[0] / "000.png")
     Image.fromarray(held_out).save(tmp_path / "other" / "test" / "ape" / "000.png")
     Image.fromarray(its_own).save(tmp_path / "other" / "test" / "fox" / "001.png")
@@ -506,7 +506,7 @@ def test_classes_that_overlap_are_refused(tmp_path):
     config.evaluate.near = (other,)
     plain, workdir = untrained(config, tmp_path / "run")
     message = f"other must not have classes of train, got {config_names(config)[0]}"
-    assert message in run_lib.evaluate(plain, workdir)["failed"][f"near data set {other}"]
+    assert message in run_lib.evaluate(plain, workdir)["failed"][f"near dataset {other}"]
     with pytest.raises(ValueError, match=message):
         check(plain)
 

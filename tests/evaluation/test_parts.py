@@ -27,7 +27,7 @@ def test_the_headline_is_written_before_the_parts_that_fail(tmp_path, monkeypatc
     results = run.run(config, workdir, "eval")
     assert results["failed"] == {"diversity": "RuntimeError: no such decomposition"}
     assert "evaluation, diversity failed: RuntimeError: no such decomposition" in capsys.readouterr().err
-    assert seen[0]["auroc"] == results["auroc"] and seen[0]["pending"] == ["diversity", "far data set noise:uniform"]
+    assert seen[0]["auroc"] == results["auroc"] and seen[0]["pending"] == ["diversity", "far dataset noise:uniform"]
     written = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "pending" not in written and written["failed"] == results["failed"]
     assert written["ood"]["far"]["noise:uniform"]["n"] == 1000 and written["closed_set"]["knn"]["k"]

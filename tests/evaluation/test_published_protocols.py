@@ -148,7 +148,7 @@ def test_the_full_spectrum_is_all_known_images_together():
     spectrum = shifted.Spectrum(("v2", "r"), [score(1, 2)], [np.array([True, False])])
     assert not spectrum.is_whole
     spectrum.add(score(3), np.array([True]))
-    assert not spectrum.is_whole, "one of two data sets is missing"
+    assert not spectrum.is_whole, "one of two datasets is missing"
     spectrum.add({"logits": {"msp": np.array([4, 5])}}, np.array([False, False]))
     assert spectrum.is_whole and spectrum.accuracy == 0.4
     joined = spectrum.joined()

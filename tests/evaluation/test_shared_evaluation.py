@@ -19,7 +19,7 @@ from gradmix_jax.evaluation import cache, images
 from gradmix_jax.evaluation.processes import Team
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Both processes count the images that they read; the second one cannot read the data set "broken".
+# Both processes count the images that they read; the second one cannot read the dataset "broken".
 JOB = """
 import json, sys
 import jax
@@ -105,7 +105,7 @@ def test_two_processes_read_half_of_the_images_each_and_agree_with_one(tmp_path,
 
     (tmp_path / "run" / "features.npz").unlink()
     one = run.evaluate(plain, workdir)
-    assert two["failed"] == {f"near data set {broken}": "process 1: no such disk"} and not one["failed"]
+    assert two["failed"] == {f"near dataset {broken}": "process 1: no such disk"} and not one["failed"]
     for name in ("accuracy", "auroc", "oscr", "macro_f1", "num_known", "num_unknown"):
         assert two[name] == pytest.approx(one[name], abs=1e-4), name
     for name in ("ood", "corruptions"):
@@ -121,7 +121,7 @@ def test_two_processes_read_half_of_the_images_each_and_agree_with_one(tmp_path,
     # The corrupted images are made of the test images, which are read once more.
     total = sum(sizes.values()) + 1000 + sizes["test_known"] + sizes["test_unknown"]
     read = [json.loads(path.read_text()) for path in counts]
-    # The main process read its three images of the data set that the other one could not read.
+    # The main process read its three images of the dataset that the other one could not read.
     assert read[0] - 3 + read[1] == total and abs(read[0] - read[1]) < 0.02 * total
 
 

@@ -34,7 +34,7 @@ def reference_min_max(maps, norm):
 
 
 def bilinear_matrix(size_in, size_out):
-    """Row: weights of the inputs for one output, samples at pixel centres, edges repeated."""
+    """Row: weights of the inputs for one output, samples at pixel centers, edges repeated."""
     matrix = np.zeros((size_out, size_in))
     for out in range(size_out):
         position = (out + 0.5) * size_in / size_out - 0.5

@@ -30,10 +30,10 @@ def reference_threshold(maps, keeps):
     return result
 
 
-def reference_box(centre, keep, height, width):
+def reference_box(center, keep, height, width):
     mask = np.zeros((height, width), bool)
     sides = [round(size * np.sqrt(1 - float(keep))) for size in (height, width)]
-    starts = [position - side // 2 for position, side in zip(centre, sides)]
+    starts = [position - side // 2 for position, side in zip(center, sides)]
     for row in range(starts[0], starts[0] + sides[0]):
         for column in range(starts[1], starts[1] + sides[1]):
             if 0 <= row < height and 0 <= column < width:
@@ -69,7 +69,7 @@ MAPS = {
     "subnormal": np.random.default_rng(5).integers(-50, 50, (8, HEIGHT, WIDTH)).astype(np.float32) * TINY,
     "every scale": random_maps(6) * np.float32(10.0) ** np.linspace(-36, 36, 42, dtype=np.float32).reshape(1, 6, 7),
     "many ties": np.random.default_rng(7).integers(-1, 2, (8, HEIGHT, WIDTH)).astype(np.float32),
-    "two neighbours": np.random.default_rng(8).choice(np.float32([1, np.nextafter(np.float32(1), 2)]), (8, 6, 7)),
+    "two neighbors": np.random.default_rng(8).choice(np.float32([1, np.nextafter(np.float32(1), 2)]), (8, 6, 7)),
     "constant": np.full((8, HEIGHT, WIDTH), 0.25, np.float32),
     "zeros of both signs": np.random.default_rng(9).choice(np.float32([0.0, -0.0]), (8, HEIGHT, WIDTH)),
     "infinite": np.random.default_rng(10).choice(np.float32([-np.inf, -1, 1, np.inf]), (8, HEIGHT, WIDTH)),
@@ -134,8 +134,8 @@ def test_box_matches_a_loop_over_pixels():
         result = box(maps, keeps)
         assert result.dtype == jnp.bool_
         for mask, values, keep in zip(np.asarray(result), maps, keeps):
-            centre = np.unravel_index(values.argmax(), values.shape)
-            np.testing.assert_array_equal(mask, reference_box(centre, keep, HEIGHT, WIDTH))
+            center = np.unravel_index(values.argmax(), values.shape)
+            np.testing.assert_array_equal(mask, reference_box(center, keep, HEIGHT, WIDTH))
 
 
 def test_box_sides_follow_height_and_width():
@@ -145,9 +145,9 @@ def test_box_sides_follow_height_and_width():
 
 
 def test_box_of_keep_0_and_1():
-    centred = peak_at((HEIGHT // 2, WIDTH // 2))
-    assert np.all(one_box(centred, 0.0))
-    assert not np.any(one_box(centred, 1.0))
+    centered = peak_at((HEIGHT // 2, WIDTH // 2))
+    assert np.all(one_box(centered, 0.0))
+    assert not np.any(one_box(centered, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_box_is_clipped_at_the_border(corner, extent):
     assert rows_and_columns(one_box(peak_at(corner), 0.64)) == extent
 
 
-def test_box_of_a_plateau_is_centred_on_its_centroid():
+def test_box_of_a_plateau_is_centered_on_its_centroid():
     plateau = peak_at(*((row, column) for row in (0, 1, 2) for column in (3, 4, 5)))
     np.testing.assert_array_equal(one_box(plateau, 0.75), reference_box((1, 4), 0.75, HEIGHT, WIDTH))
     far_apart = peak_at((1, 1), (5, 5))
@@ -192,9 +192,9 @@ def test_box_of_bfloat16_and_image_by_image():
     np.testing.assert_array_equal(one(maps.astype(jnp.float32), KEEPS), expected)
 
 
-def test_box_at_rounds_its_centre():
-    centres = np.float32([2.4, 2.6, 4.0, 0.0])
-    result = box_at(centres, centres[::-1], np.float32([0.75] * 4), image_size=(HEIGHT, WIDTH))
+def test_box_at_rounds_its_center():
+    centers = np.float32([2.4, 2.6, 4.0, 0.0])
+    result = box_at(centers, centers[::-1], np.float32([0.75] * 4), image_size=(HEIGHT, WIDTH))
     for mask, row, column in zip(np.asarray(result), (2, 3, 4, 0), (0, 4, 3, 2)):
         np.testing.assert_array_equal(mask, reference_box((row, column), 0.75, HEIGHT, WIDTH))
 

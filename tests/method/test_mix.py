@@ -50,7 +50,7 @@ SPECS = {
 FILLS_OF = {"threshold": tuple(mix.FILLS), **dict.fromkeys(("box", "patches"), ("partner", "partner_resized", "zeros"))}
 
 
-# Random bits are slow to compile: two programs, not optimised, give most tests their results.
+# Random bits are slow to compile: two programs, not optimized, give most tests their results.
 @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def fill_all(key, images, maps, keep):
     """Result by mask and fill, for given keep shares."""
@@ -149,7 +149,7 @@ def test_pixels_outside_the_mask_stay_and_inside_are_the_partners(mask, key):
 
 
 def test_weight_is_the_true_kept_area_of_a_clipped_box(key):
-    """A box of a quarter of the image, centred on a corner, covers far less than a quarter."""
+    """A box of a quarter of the image, centered on a corner, covers far less than a quarter."""
     corner = np.zeros_like(MAPS)
     corner[:, 0, 0] = 1
     mixed, weight, _ = filled("box", "zeros", key, np.ones_like(PICTURES), corner, np.full(ROWS, 0.75, np.float32))
@@ -170,8 +170,8 @@ def test_fills_without_a_partner(fill, key):
         assert noise.min() >= 0 and noise.max() <= 1 and len(np.unique(noise)) > 0.99 * noise.size
         assert abs(noise.mean() - 0.5) < 4 / np.sqrt(12 * noise.size) and abs(noise.std() - 1 / np.sqrt(12)) < 0.03
     else:
-        colour = PICTURES.astype(np.float64).mean(axis=(1, 2), keepdims=True) * (fill == "mean")
-        expected = np.broadcast_to(colour, PICTURES.shape)
+        color = PICTURES.astype(np.float64).mean(axis=(1, 2), keepdims=True) * (fill == "mean")
+        expected = np.broadcast_to(color, PICTURES.shape)
         np.testing.assert_allclose(mixed[hole], expected[hole], atol=1e-6)
 
 
@@ -202,10 +202,10 @@ def test_partner_resized_is_the_whole_partner_as_pillow_shrinks_it(mask, key):
 
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 def test_partner_resized_into_a_full_and_an_empty_box(keep, key):
-    centre = np.zeros_like(MAPS)
-    centre[:, HEIGHT // 2, WIDTH // 2] = 1
+    center = np.zeros_like(MAPS)
+    center[:, HEIGHT // 2, WIDTH // 2] = 1
     keeps = np.full(ROWS, keep, np.float32)
-    mixed, weight, partner = filled("box", "partner_resized", key, maps=centre, keep=keeps)
+    mixed, weight, partner = filled("box", "partner_resized", key, maps=center, keep=keeps)
     np.testing.assert_allclose(mixed, PICTURES if keep else PICTURES[partner], atol=1e-6)
     np.testing.assert_allclose(weight, keeps, atol=1e-6)
 
@@ -290,7 +290,7 @@ def test_fmix_follows_the_decay_of_its_spec(key, monkeypatch):
     assert seen == [1.5]
 
 
-def test_cutout_is_a_box_of_the_images_mean_colour(key):
+def test_cutout_is_a_box_of_the_images_mean_color(key):
     mixed, weight, partner = applied("cutout", key)
     hole = np.any(mixed != PICTURES, axis=-1)
     mean = np.broadcast_to(PICTURES.astype(np.float64).mean(axis=(1, 2), keepdims=True), PICTURES.shape)

@@ -23,7 +23,7 @@ def spec_of(name="small_cnn", **fields):
 
 
 def random_variables(module, images, seed=0, **kwargs):
-    """Variables drawn with NumPy: no initialiser is compiled, and no scale, bias or statistic is 0 or 1."""
+    """Variables drawn with NumPy: no initializer is compiled, and no scale, bias or statistic is 0 or 1."""
     shapes = jax.eval_shape(partial(module.init, train=False, **kwargs), jax.random.key(0), images)
     rng = np.random.default_rng(seed)
 
@@ -420,7 +420,7 @@ def test_init_needs_no_axis_and_makes_no_perturbations(key):
         assert sorted(variables["params"]) == ["classifier", "encoder", "projection"]
 
 
-def test_initialisers_are_those_of_torchvision(key):
+def test_initializers_are_those_of_torchvision(key):
     kernel = np.asarray(conv_init(key, (3, 3, 16, 64)))
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (3 * 3 * 64)), rtol=0.03)
     assert np.abs(kernel).max() > 3 * kernel.std()  # normal, not truncated at 2 standard deviations

@@ -75,7 +75,7 @@ def barlow_reference(first, second, weights):
     correlation = (standardized(first) * share[:, None]).T @ standardized(second)
     on = ((1 - np.diag(correlation)) ** 2).sum()
     off = (correlation**2).sum() - (np.diag(correlation) ** 2).sum()
-    return (on + SPEC.off_diagonal_weight * off) / D
+    return (on + SPEC.options["barlow_twins"]["off_diagonal_weight"] * off) / D
 
 
 def test_barlow_twins_equals_its_equation():

@@ -38,7 +38,7 @@ def test_round_trip_and_what_is_kept(tmp_path):
 
 
 def test_the_average_is_the_model_and_momentum_comes_back(tmp_path):
-    overrides = {"objective.ssl": "moco", "objective.queue_size": 64, "optimizer.ema": 0.9}
+    overrides = {"objective.ssl": "moco", "objective.options.moco.queue_size": 64, "optimizer.ema": 0.9}
     state = jax.device_get(small_state(*small_program("input", **overrides)))
     shifted = lambda tree, by: jax.tree.map(lambda x: x + by, tree)
     extra = {name: shifted(state.extra[name], by) for by, name in enumerate(("average", "momentum", "queue"), 1)}

@@ -17,7 +17,12 @@ from gradmix_jax.training import loop, mapping, train
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 
-MOCO = {"objective.ssl": "moco", "objective.queue_size": 128, "objective.momentum": 0.5, "optimizer.ema": 0.5}
+MOCO = {
+    "objective.ssl": "moco",
+    "objective.options.moco.queue_size": 128,
+    "objective.options.moco.momentum": 0.5,
+    "optimizer.ema": 0.5,
+}
 CASES = {
     "input": ("input", {}),
     "layer": ("layer", {}),

@@ -44,7 +44,12 @@ def run_steps(program, state, steps):
     return state, history, step
 
 
-MOCO = {"objective.ssl": "moco", "objective.queue_size": 128, "objective.momentum": 0.5, "optimizer.ema": 0.5}
+MOCO = {
+    "objective.ssl": "moco",
+    "objective.options.moco.queue_size": 128,
+    "objective.options.moco.momentum": 0.5,
+    "optimizer.ema": 0.5,
+}
 
 
 def weighted_sum(terms, weights):
@@ -53,7 +58,7 @@ def weighted_sum(terms, weights):
 
 
 def normalized_forward(program, params, batch_stats, images):
-    """(z, out, new statistics) of images in [0, 1], normalised here."""
+    """(z, out, new statistics) of images in [0, 1], normalized here."""
     mean, std = (np.float32(values).reshape(1, 1, 1, -1) for values in (program.mean, program.std))
     variables = {"params": params, "batch_stats": batch_stats}
     (z, out), new = program.model.apply(variables, (images - mean) / std, train=True, mutable=["batch_stats"])
@@ -83,7 +88,7 @@ def reference_gradient(context, mixed, views):
         ("layer", {}),
         ("layer", {"objective.mixed_supcon": True, "attribution.loss": "supcon"}),
         ("released", {}),
-        ("input", {"objective.ssl": "moco", "objective.queue_size": 128, "attribution.loss": "moco"}),
+        ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128, "attribution.loss": "moco"}),
         ("layer", {"objective.ssl": "barlow_twins", "attribution.loss": "barlow_twins"}),
         ("input", {"model.classifier": "linear", "attribution.loss": "training", "train.num_views": 1}),
     ],
