@@ -3,20 +3,23 @@
 The library's names are imported on first use, so that `import gradmix_jax` costs nothing:
 
     from gradmix_jax import attribution, corruptions, evaluate, masks, metrics, mix, objectives, probe, scores
+    from gradmix_jax import explain_and_mix, no_tap
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-# Public name -> the module that has it.
+# Public name -> the module that it is, or "module:function".
 _LIBRARY = {
     "attribution": "gradmix_jax.method.attribution",
     "corruptions": "gradmix_jax.corruptions",
     "evaluate": "gradmix_jax.run",  # evaluate.evaluate(config, workdir)
+    "explain_and_mix": "gradmix_jax.method.any_model:explain_and_mix",
     "masks": "gradmix_jax.method.masks",
     "metrics": "gradmix_jax.metrics",
     "mix": "gradmix_jax.method.mix",
+    "no_tap": "gradmix_jax.method.any_model:no_tap",
     "objectives": "gradmix_jax.objectives",
     "predict": "gradmix_jax.predict",
     "probe": "gradmix_jax.evaluation.probes",
@@ -29,7 +32,9 @@ _LIBRARY = {
 def __getattr__(name: str):
     if name not in _LIBRARY:
         raise AttributeError(f"module 'gradmix_jax' has no attribute {name!r}")
-    return importlib.import_module(_LIBRARY[name])
+    module, _, attribute = _LIBRARY[name].partition(":")
+    imported = importlib.import_module(module)
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:

@@ -91,7 +91,8 @@ class OpenSetClassifier:
         """Classify images of any size.
 
         Args:
-          images: uint8 [N, H, W, C] with C = 1 or 3, or a sequence of Pillow images, file names or uint8 arrays.
+          images: [N, H, W, C] with C = 1 or 3, float in [0, 1] or uint8, or a sequence of Pillow images, file names or
+            such arrays.
 
         Returns:
           The prediction.

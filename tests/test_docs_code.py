@@ -16,7 +16,7 @@ from untrained_runs import digits, untrained
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = re.compile(r"^( *)```python( no-run)?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-SLOW = {"README.md", "docs/howto/add.md"}  # train or evaluate something
+SLOW = {"README.md", "docs/howto/add.md", "docs/library.md"}  # train or evaluate something
 
 
 def blocks(page):
@@ -40,21 +40,15 @@ def readme_names(folder):
     return {
         "key": jax.random.key(0),
         "images_BxHxWxC": uniform(8, 16, 16, 3),
-        "uint8_images_BxHxWxC": random.integers(0, 256, (8, 16, 16, 3), np.uint8),
-        "gradients_BxHxWxC": uniform(8, 16, 16, 3),
+        "forward": lambda params, images: images.reshape(8, -1) @ params,
+        "params": unit(16 * 16 * 3, 4),
+        "loss": lambda outputs: (outputs**2).mean(),
         "anchors_NxD": unit(8, 4),
         "contrast_MxD": unit(8, 4),
         "positives_NxP": np.roll(np.eye(8, dtype=bool), 1, axis=1),
         "known_scores": uniform(20),
         "unknown_scores": uniform(30),
         "correct": random.random(20) < 0.8,
-        "features_NxD": unit(10, 4),
-        "train_features_MxD": unit(60, 4),
-        "train_labels_M": np.arange(60) % 6,
-        "features_NxF": uniform(60, 4),
-        "labels_N": np.arange(60) % 6,
-        "validation_features": uniform(30, 4),
-        "validation_labels": np.arange(30) % 6,
         "config": config,
     }
 

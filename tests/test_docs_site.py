@@ -89,7 +89,7 @@ def test_bounds_and_choices_of_keys_are_said(generated):
 def test_every_public_name_has_a_page_of_the_reference():
     text = "".join(page.read_text() for page in DOCS.glob("api/*.md"))
     documented = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", text, re.MULTILINE))
-    assert set(gradmix_jax._LIBRARY.values()) <= documented
+    assert {each.partition(":")[0] for each in gradmix_jax._LIBRARY.values()} <= documented
     index = (DOCS / "api" / "index.md").read_text()
     pages = {page.stem for page in DOCS.glob("api/*.md")} - {"index"}
     assert pages == set(re.findall(r"\]\((\w+)\.md\)", index)) == set(re.findall(r"^(\w+)$", index, re.MULTILINE))

@@ -71,9 +71,11 @@ def test_the_public_names():
         attribution,
         corruptions,
         evaluate,
+        explain_and_mix,
         masks,
         metrics,
         mix,
+        no_tap,
         objectives,
         predict,
         probe,
@@ -86,7 +88,7 @@ def test_the_public_names():
     functions += [mix.gradmix, objectives.contrastive, metrics.auroc, metrics.oscr, metrics.fpr_at, metrics.macro_f1]
     functions += [metrics.average_precision, splits.get, evaluate.evaluate, scores.fit, scores.score, scores.usable]
     functions += [scores.Reference, scores.Outputs, predict.OpenSetClassifier.load, probe.linear, report.summary]
-    functions += [corruptions.corrupt]
+    functions += [corruptions.corrupt, explain_and_mix, no_tap]
     assert all(map(callable, functions))
     with pytest.raises(ImportError, match="cannot import name 'mixing'"):
         from gradmix_jax import mixing  # noqa: F401

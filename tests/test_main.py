@@ -276,8 +276,12 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
         classifier.predict([broken])
     with pytest.raises(ValueError, match=r"gone\.png cannot be read as an image: No such file or directory$"):
         classifier.predict([tmp_path / "gone.png"])
-    with pytest.raises(ValueError, match=r"images must be uint8 .*, got float32 \(8, 8, 1\)"):
+    as_float = classifier.predict(images[:1].astype(np.float32) / 255)
+    np.testing.assert_allclose(as_float.score_N, prediction.score_N[:1], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to "):
         classifier.predict([images[0].astype(np.float32)])
+    with pytest.raises(ValueError, match=r"images must be float in \[0, 1\] or uint8, .*, got int32 \(8, 8, 1\)"):
+        classifier.predict([images[0].astype(np.int32)])
     with pytest.raises(ValueError, match="threshold must be a number, got nan"):
         predict.OpenSetClassifier.load(str(workdir), threshold=float("nan"))
 

@@ -26,6 +26,7 @@ import numpy as np
 from gradmix_jax.corruptions import blur, digital, filters, noise, weather
 from gradmix_jax.corruptions.published import CIFAR10_C, published_set
 from gradmix_jax.fields import check_choice, check_number
+from gradmix_jax.method.checks import check_images
 
 __all__ = ["CIFAR10_C", "CORRUPTIONS", "NAMES", "SEVERITIES", "Corruption", "corrupt", "published_set"]
 
@@ -82,11 +83,12 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
 
     Args:
       key: one typed JAX key, of shape ().
-      images_BxHxWxC: uint8, square, at least 8x8, C = 1 or 3.
+      images_BxHxWxC: float in [0, 1], as everywhere in the library, or uint8; square, at least 8x8, C = 1 or 3.
       name: key of `CORRUPTIONS`.    severity: one of `SEVERITIES`.    first: at least 0.
 
     Returns:
-      uint8 [B, H, W, C] on the device.
+      [B, H, W, C] on the device, of the 256 gray levels of an image file: uint8 for uint8 images, else float32 in
+      [0, 1]. (`jpeg_compression` compresses the nearest uint8 images.)
 
     Raises:
       ValueError: another name, severity or first, or images or a key of another type or shape.
@@ -95,16 +97,22 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
     corruption = CORRUPTIONS[name]
     constants = corruption.constants(severity, images_BxHxWxC.shape[1])
     if corruption.on_host:
-        return jax.device_put(corruption.apply(jax.device_get(images_BxHxWxC), *constants))
+        images = jax.device_get(images_BxHxWxC)
+        in_bytes = images.dtype == np.uint8
+        images = corruption.apply(images if in_bytes else np.round(255 * images).astype(np.uint8), *constants)
+        return jax.device_put(images if in_bytes else images.astype(np.float32) / np.float32(255))
     images, first, constants = jax.device_put((images_BxHxWxC, np.uint32(first), constants))
     return _corrupt(key, images, first, constants, apply=corruption.apply)
 
 
 @partial(jax.jit, static_argnames="apply")
 def _corrupt(key, images_BxHxWxC, first, constants, *, apply):
+    in_bytes = images_BxHxWxC.dtype == jnp.uint8
+
     def one(index, image_HxWxC):
-        image = apply(jax.random.fold_in(key, index), image_HxWxC.astype(jnp.float32) / 255, *constants)
-        return filters.truncated(image).astype(jnp.uint8)
+        image = image_HxWxC.astype(jnp.float32) / 255 if in_bytes else image_HxWxC.astype(jnp.float32)
+        levels = filters.truncated(apply(jax.random.fold_in(key, index), image, *constants))
+        return levels.astype(jnp.uint8) if in_bytes else levels / 255
 
     indices_B = first + jnp.arange(images_BxHxWxC.shape[0], dtype=jnp.uint32)
     return jax.vmap(one)(indices_B, images_BxHxWxC)
@@ -115,7 +123,7 @@ def _check(key, images, name, severity, first):
     check_number("severity of a corruption", severity, least=SEVERITIES[0], most=SEVERITIES[-1], whole=True)
     check_number("first", first, least=0, whole=True)
     if images.dtype != jnp.uint8:
-        raise ValueError(f"corrupt takes uint8 images, got {images.dtype}.")
+        check_images(images)
     shape = images.shape
     if len(shape) != 4 or shape[-1] not in (1, 3) or shape[1] != shape[2] or shape[1] < SMALLEST:
         raise ValueError(f"corrupt takes square images [B,H,W,C] of 8x8 or more with C = 1 or 3, got {shape}.")

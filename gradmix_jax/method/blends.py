@@ -6,6 +6,7 @@ Letters: B batch (views included), H W image, C image channels.
 import jax
 import jax.numpy as jnp
 
+from gradmix_jax.method.checks import check_images
 from gradmix_jax.method.draws import partners
 
 Mixed = tuple[jax.Array, jax.Array, jax.Array]
@@ -35,6 +36,7 @@ def mixup(
       mixed images (shape and dtype of the input), weight_B and partner_B.
     """
     del maps_BxHxW
+    check_images(images_BxHxWxC)
     batch = images_BxHxWxC.shape[0]
     partner_key, weight_key = jax.random.split(key)
     partner_B = partners(partner_key, batch, views=views)

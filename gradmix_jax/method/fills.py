@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gradmix_jax.fields import check_choice
+from gradmix_jax.method.checks import check_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def fill_masked(
 
     Args:
       key: randomness of the content.
-      images_BxHxWxC: images in [0, 1].
+      images_BxHxWxC: images, float in [0, 1].
       mask_BxHxW: bool, or float in [0, 1].
       fill: a name of FILLS.
       partner_B: int32, the partner of each row; needed by fills that are made of one, and ignored by the others.
@@ -66,8 +67,9 @@ def fill_masked(
       where the fill has no partner, so that area-weighted labels come out right.
 
     Raises:
-      ValueError: an unknown fill.
+      ValueError: an unknown fill, or images that are not float in [0, 1] (of traced ones the type is checked).
     """
+    check_images(images_BxHxWxC)
     check_choice("fill", fill, FILLS)
     entry = FILLS[fill]
     partners_BxHxWxC = images_BxHxWxC[partner_B] if entry.needs_partner else None

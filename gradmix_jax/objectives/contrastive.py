@@ -19,14 +19,14 @@ def contrastive(
     positives_NxN: jax.Array,
     *,
     temperature: float,
-    base_temperature: float = 1.0,
+    base_temperature: float | None = None,
     positive_features_NxD: jax.Array | None = None,
     positive_weights_N: jax.Array | None = None,
     first_anchor: jax.Array | int = 0,
 ) -> jax.Array:
     """Contrastive loss of every anchor.
 
-    l_a = -(T / T0) * mean over p in P(a) of w_p * [ a.p / T - log sum over n != a of exp(a.n / T) ]
+    l_a = -(T / T0) * mean over p in P(a) of w_p * [ a.p / T - log sum over n != a of exp(a.n / T) ], T0 = T by default
 
     Sources: Khosla et al. 2020, "Supervised contrastive learning", equation 2 (the sum outside the logarithm); with one
     positive it is NT-Xent of Chen et al. 2020 (SimCLR), equation 1. The denominator is always over the contrast
@@ -38,8 +38,7 @@ def contrastive(
       positives_NxN: bool, or how much of a positive each is, 0 or more; row: anchor, column: one of the P positive
         features. The anchor itself must not be marked where the positives are the contrast features.
       temperature: T.
-      base_temperature: T0. The loss is multiplied by T / T0: with T0 = T it is the plain loss, with the default 1.0
-        it is T times that.
+      base_temperature: T0; the loss is multiplied by T / T0. None: T0 = T, the plain loss.
       positive_features_NxD: features of the positives, P rows; the contrast features where not given (P = M).
       positive_weights_N: a weight in [0, 1] for every positive feature, P of them; 1 where not given.
       first_anchor: row of anchor 0 in the contrast features (may be traced).
@@ -62,7 +61,8 @@ def contrastive(
     if positive_weights_N is not None:
         share_NxP = share_NxP * positive_weights_N[None, :]
     log_probability_NxP = similarity_NxP - denominator_N[:, None]
-    return -(temperature / base_temperature) * jnp.sum(share_NxP * log_probability_NxP, axis=1)
+    scale = 1.0 if base_temperature is None else temperature / base_temperature
+    return -scale * jnp.sum(share_NxP * log_probability_NxP, axis=1)
 
 
 def mean_where(loss_N, has_positive_N, axis_name):

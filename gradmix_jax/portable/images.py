@@ -8,6 +8,7 @@ from PIL import Image
 
 from gradmix_jax.data.files import EXTENSIONS
 from gradmix_jax.data.source import reason_of, to_array
+from gradmix_jax.method.checks import check_images
 
 # Pixels of the shorter side of a drawing, at least.
 DRAWN = 224
@@ -45,7 +46,9 @@ def _in_folder(folder: str) -> Iterator[str]:
 
 
 def as_array(image, size: int, channels: int, *, background: str = "white") -> np.ndarray:
-    """uint8 [size, size, channels] of a Pillow image, a file name or a uint8 array [H, W, C] with C = 1 or 3.
+    """uint8 [size, size, channels] of a Pillow image, a file name, or an array [H, W, C] with C = 1 or 3.
+
+    An array is float in [0, 1], as everywhere in the library, or uint8.
 
     See `to_array` of `data.source`, which training reads its images with.
 
@@ -61,8 +64,13 @@ def as_array(image, size: int, channels: int, *, background: str = "white") -> n
         except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
             raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
     array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"images must be uint8 [H, W, C] with C = 1 or 3, got {array.dtype} {array.shape}.")
+    is_number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+    if not is_number or array.ndim != 3 or array.shape[-1] not in (1, 3):
+        given = f"{array.dtype} {array.shape}"
+        raise ValueError(f"images must be float in [0, 1] or uint8, [H, W, C] with C = 1 or 3, got {given}.")
+    if array.dtype != np.uint8:
+        check_images(array[None])
+        array = np.round(255 * array).astype(np.uint8)
     return to_array(Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array), size, channels)
 
 

@@ -475,6 +475,15 @@ def test_names_are_the_fifteen():
     assert all(len(table) == 5 for table in tables if isinstance(table, tuple) and isinstance(table[0], tuple))
 
 
+@pytest.mark.parametrize("name", ["fog", "jpeg_compression", "gaussian_noise"])
+def test_float_images_give_the_same_in_0_to_1(name):
+    images = np.float32(IMAGES[:BATCH] / 255)
+    found = corrupt(images, name, 3)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, corrupted(name, 3) / 255, atol=1.01 / 255)
+    assert np.mean(np.abs(found - corrupted(name, 3) / 255) > 1e-6) < 0.005
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -485,7 +494,8 @@ def test_names_are_the_fifteen():
         ({"severity": True}, "from 1 to 5, got True"),
         ({"first": -1}, "first must be an integer at least 0, got -1"),
         ({"first": 0.5}, "first must be an integer at least 0, got 0.5"),
-        ({"images": np.zeros((2, 32, 32, 3), np.float32)}, "uint8 images, got float32"),
+        ({"images": np.zeros((2, 32, 32, 3), np.int32)}, r"images must be float in \[0, 1\], got int32"),
+        ({"images": np.full((2, 32, 32, 3), 255, np.float32)}, r"must be in \[0, 1\], got values from 255 to 255"),
         ({"images": np.zeros((32, 32, 3), np.uint8)}, r"square images .*, got \(32, 32, 3\)"),
         ({"images": np.zeros((2, 32, 24, 3), np.uint8)}, r"got \(2, 32, 24, 3\)"),
         ({"images": np.zeros((2, 7, 7, 3), np.uint8)}, "8x8 or more"),

@@ -149,10 +149,15 @@ def test_contrastive_of_a_slice_of_anchors_with_other_positives():
         assert result[1] == 0 and result.dtype == jnp.float32
 
 
-def test_default_base_temperature_is_1():
-    positives = positive_mask("supcon", LABELS, 2)
-    result = contrastive(single(Z), single(Z), positives, temperature=0.2)
-    np.testing.assert_allclose(result, reference_contrastive(Z, Z, positives, 0.2, 1.0), rtol=1e-5)
+def test_by_default_it_is_nt_xent():
+    """Equation 1 of SimCLR, written out."""
+    similarity = Z @ Z.T / 0.2
+    expected = []
+    for row in range(8):
+        others = [column for column in range(8) if column != row]
+        expected.append(np.log(np.exp(similarity[row, others]).sum()) - similarity[row, (row + 4) % 8])
+    result = contrastive(single(Z), single(Z), positive_mask("simclr", LABELS, 2), temperature=0.2)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 @partial(jax.jit, static_argnames="spec")
@@ -221,7 +226,8 @@ def test_extreme_batches_have_finite_values_and_gradients(kind, name):
     else:
         positives = np.zeros_like(positives)
     value, slopes = value_and_slopes(single(z), single(mixed), positives, temperature)
-    expected = sum(reference_contrastive(z, z, positives, temperature, 1.0, other) for other in (None, mixed)).mean()
+    bases = dict(temperature=temperature, base=temperature)
+    expected = sum(reference_contrastive(z, z, positives, **bases, mixed=other) for other in (None, mixed)).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert all(np.all(np.isfinite(slope)) for slope in slopes)
 
