@@ -20,6 +20,7 @@ from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.metrics_writer import MetricsWriter
 from gradmix_jax.training.program import Program
+from gradmix_jax.training.trackers import TRACKERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Spec(Section, section="train"):
     num_views: int = key(2, "augmented views of each image", least=1)
     log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
     checkpoint_every_epochs: int = key(50, "epochs between checkpoints", least=1, may_change=True)
+    trackers: tuple[str, ...] = key(
+        ("tensorboard",),
+        "where metrics go besides metrics.jsonl; wandb and mlflow are extras",
+        choices=lambda: TRACKERS,
+        may_change=True,
+    )
     keep_checkpoints: int = key(2, "how many of the newest checkpoints to keep", least=1, may_change=True)
     workers: int = key(
         0,
@@ -92,6 +99,7 @@ def train(
         start_step=start_step,
         total_steps=total_steps,
         images_per_step=program.batch_size,
+        trackers=spec.trackers,
         enabled=checkpoints is not None,
     )
     # Around all of it: a second SIGTERM must not end the process while the checkpoint is written.

@@ -17,6 +17,8 @@ ENVIRONMENT = "env.json"
 PARAMETERS = "parameters.txt"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+# Under which ids trackers know the run.
+TRACKED = "trackers.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"
 # Why a run of a protocol or a sweep has no results.

@@ -1,0 +1,201 @@
+"""Where metrics go besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow. A table of them.
+
+To add one, write a class with `write` and `close` and enter it in TRACKERS. Nothing is sent to another machine unless
+the user's environment asks for it (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI`).
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gradmix_jax import workdir as workdir_lib
+
+PROJECT = "gradmix_jax"  # of Weights & Biases, experiment of MLflow, unless the environment names another
+
+
+class Tracker(Protocol):
+    """What an entry opens. Its methods may raise anything: training then goes on without it."""
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Record scalars after `step` steps."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An entry of TRACKERS.
+
+    Attributes:
+      title: what to call it in a warning.
+      package: what it imports.
+      install: what to install for it.
+      open: (workdir, number of steps done already) -> `Tracker`; made once, when training starts or resumes.
+    """
+
+    title: str
+    package: str
+    install: str
+    open: Callable[[str, int], Tracker]
+
+    @property
+    def installed(self) -> bool:
+        found = importlib.util.find_spec(self.package)
+        return found is not None and found.origin is not None  # None: a folder of that name, such as ./wandb
+
+
+def _import_tensorboard():
+    # tensorboardX imports PyTorch where that is installed, as in Colab: seconds, for classes that never come here.
+    hidden = {"torch"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return EventsWriter, event_pb2
+
+
+class TensorBoard:
+    """An event file for TensorBoard, written without a thread.
+
+    That of tensorboardX dies on a full disk, and its queue then blocks for good.
+
+    Args:
+      workdir: of the run; the file is in its folder `tensorboard`.
+      start_step: events of earlier files past this step are hidden.
+
+    Raises:
+      OSError: the file cannot be written; `write` and `close` raise it too.
+    """
+
+    def __init__(self, workdir: str, start_step: int):
+        events_writer, self._event_pb2 = _import_tensorboard()
+        directory = workdir_lib.path(workdir, workdir_lib.TENSORBOARD)
+        os.makedirs(directory, exist_ok=True)
+        self._events = events_writer(os.path.join(directory, "events"))
+        if start_step:
+            start = self._event_pb2.SessionLog(status=self._event_pb2.SessionLog.START)
+            self._events.write_event(self._event_pb2.Event(step=start_step, wall_time=time.time(), session_log=start))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        event = self._event_pb2.Event(step=step, wall_time=time.time())
+        for name, value in scalars.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self._events.write_event(event)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, offline in the workdir's folder `wandb` unless WANDB_MODE says otherwise.
+
+    `wandb sync` uploads an offline run later. A resumed run goes on under the same id. Its steps only go up: what an
+    interrupted run wrote past its last checkpoint stays, and is not written again.
+    """
+
+    def __init__(self, workdir: str, start_step: int):
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports of crashes are sent elsewhere, too
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=os.environ.get("WANDB_NAME", os.path.basename(os.path.abspath(workdir))),
+            id=_kept_id(workdir, "wandb", lambda: uuid.uuid4().hex[:8]),
+            resume="allow",
+            dir=workdir,
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=_config(workdir),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        self._run.log(scalars, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """A run of MLflow, in files in the workdir's folder `mlruns` unless MLFLOW_TRACKING_URI says otherwise.
+
+    A resumed run goes on in the same run, behind the last step that it has.
+    """
+
+    def __init__(self, workdir: str, start_step: int):
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            # Files need no database, of which mlflow-skinny has none; MLflow 3 wants to be asked for them.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = f"file://{os.path.join(os.path.abspath(workdir), 'mlruns')}"
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self._metric, self._client = Metric, MlflowClient(tracking_uri=uri)
+        self._run = _kept_id(workdir, "mlflow", lambda: self._start(workdir))
+        config = [Param(name, str(value)[:6000]) for name, value in _flat(_config(workdir)).items()]
+        for first in range(0, len(config), 100):  # the most that a call takes
+            self._client.log_batch(self._run, params=config[first : first + 100])
+        history = self._client.get_metric_history(self._run, "loss") if start_step else []
+        self._last = max((metric.step for metric in history), default=-1)
+
+    def _start(self, workdir: str) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        return self._client.create_run(experiment, run_name=os.path.basename(os.path.abspath(workdir))).info.run_id
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        if step > self._last:
+            now = int(1000 * time.time())
+            metrics = [self._metric(name, float(value), now, step) for name, value in scalars.items()]
+            self._client.log_batch(self._run, metrics=metrics)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+TRACKERS = {
+    "tensorboard": Entry("TensorBoard events", "tensorboardX", "tensorboardX", TensorBoard),
+    "wandb": Entry("Weights & Biases", "wandb", "wandb", WeightsAndBiases),
+    "mlflow": Entry("MLflow", "mlflow", "mlflow-skinny", MLflow),
+}
+
+
+def _kept_id(workdir: str, tracker: str, new: Callable[[], str]) -> str:
+    """The id under which a tracker knows the run: that of the last start, or a new one, which is written down."""
+    try:
+        kept = workdir_lib.read_json(workdir, workdir_lib.TRACKED)
+    except ValueError:
+        kept = {}
+    if not isinstance(kept.get(tracker), str):
+        kept[tracker] = new()
+        workdir_lib.write_json(workdir, workdir_lib.TRACKED, kept)
+    return kept[tracker]
+
+
+def _config(workdir: str) -> dict[str, Any]:
+    """config.json of the run; {} without one."""
+    try:
+        return workdir_lib.read_json(workdir, workdir_lib.CONFIG)
+    except ValueError:
+        return {}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"section.key": value as JSON}."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: json.dumps(value)}
+    return flat
