@@ -102,7 +102,11 @@ def _idx(shape, data, kind=8) -> bytes:
         ("a-images-idx3-ubyte", _idx((2, 2, 2), bytes(8), kind=13), "is not an IDX file of unsigned bytes with 3"),
         ("a-images-idx3-ubyte.gz", b"x", "cannot be read: Not a gzipped file"),
         ("a-images-idx3-ubyte.gz", gzip.compress(_idx((2, 2, 2), bytes(8)), mtime=0)[:-9], "cannot be read: "),
-        ("a-images-idx3-ubyte.gz", gzip.compress(_idx((2, 2, 2), bytes(9)), mtime=0), "must have 8 bytes of data, .*got more"),
+        (
+            "a-images-idx3-ubyte.gz",
+            gzip.compress(_idx((2, 2, 2), bytes(9)), mtime=0),
+            "must have 8 bytes of data, .*got more",
+        ),
     ],
 )
 def test_an_idx_file_that_is_damaged(tmp_path, name, content, said):
