@@ -7,14 +7,14 @@ import sys
 
 from absl import flags
 
-from gradmix_jax import cli, report, run
-from gradmix_jax.training import mapping
+from gradmix_jax import cli, pod, report, run
 
 
 def main(argv: list[str]) -> None:
     cli.no_words(argv)
-    if flags.FLAGS.multihost:
-        mapping.initialize()
+    given = {name: getattr(flags.FLAGS, name) for name in ("coordinator", "num_processes", "process_id")}
+    if flags.FLAGS.multihost or given["coordinator"]:
+        pod.initialize(**given)
     results = run.run(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
     if results:
         print(report.table(results, flags.FLAGS.workdir))
@@ -25,5 +25,8 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     cli.define_experiment_flags()
     flags.DEFINE_enum("mode", "train_and_eval", run.MODES, "What to do.")
-    flags.DEFINE_bool("multihost", False, "Join the other processes of a pod or cluster.")
+    flags.DEFINE_bool("multihost", False, "Join the other processes of a pod or cluster, found by its environment.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where the environment does not tell.")
+    flags.DEFINE_integer("num_processes", None, "Of all hosts, with --coordinator.")
+    flags.DEFINE_integer("process_id", None, "Of this process, from 0, with --coordinator.")
     cli.run(main, required=("config", "workdir"))

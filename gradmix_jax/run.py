@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 from typing import Any
 
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import models, stored
+from gradmix_jax import models, pod, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, derive, from_config
 from gradmix_jax.data import order
@@ -28,6 +27,8 @@ from gradmix_jax.training.program import Program
 from gradmix_jax.workdir import lock
 
 MODES = ("train", "eval", "train_and_eval")
+# Keys that may differ between the hosts of a pod.
+_OF_A_HOST = ("dataset.data_dir", "dataset.root", "dataset.download", "train.workers", "train.cache_gigabytes")
 # Entries of the results that have a file of their own.
 ARRAYS = {"arrays": workdir_lib.SCORES, "gallery": workdir_lib.GALLERY}
 
@@ -51,6 +52,8 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
     workdir = workdir_lib.resolve(workdir)
     plain = finished(config, workdir, num_devices=jax.device_count())
     experiment = from_config(plain, num_devices=jax.device_count())
+    if jax.process_count() > 1:
+        pod.agree(_facts(plain, mode))
     # The other processes of a pod may have no disk in common with the main one, or the same one.
     with lock.hold(workdir) if mapping.is_main_process() else contextlib.nullcontext():
         return _run(experiment, plain, workdir, mode)
@@ -60,18 +63,39 @@ def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str)
     """`run` in a workdir that is this process's own."""
     check_same_run(plain, workdir)
     data = data_lib.open_set(experiment.dataset)
+    if jax.process_count() > 1:
+        pod.agree(data_lib.facts(data))
     if mode == "train_and_eval":
         evaluation.check_data(experiment.setup, data, reference=mapping.is_main_process())
     if mode != "eval":
-        done, total = train(experiment, plain, workdir, data=data)
-        if done < total:
-            print(f"stopped at step {done} of {total} and saved; rerun the command to resume", file=sys.stderr)
-            sys.exit(128 + signal.SIGTERM)
+        train(experiment, plain, workdir, data=data)
     results = None
     if mode != "train":
         results = _evaluate(experiment, plain, workdir, data)
     mapping.barrier("results are written")
     return results
+
+
+def _facts(plain: dict[str, Any], mode: str) -> dict[str, Any]:
+    """What the processes of a pod must have in common before any data is opened: command, code, packages, devices.
+
+    Paths and whatever concerns one host alone may differ.
+    """
+    keys = config_lib.flatten({name: value for name, value in plain.items() if name != "phases"})
+    for index, entry in enumerate(plain["phases"]):
+        keys |= {f"phases[{index}].{name}": value for name, value in entry.items()}
+    shared = {name: value for name, value in keys.items() if name not in _OF_A_HOST}
+    environment = workdir_lib.environment()
+    devices = [device.device_kind for device in jax.local_devices()]
+    return {
+        **shared,
+        "--mode": mode,
+        "the number of local devices": len(devices),
+        "the kind of devices": sorted(set(devices)),
+        "the hash of the code": workdir_lib.code_hash(),
+        "Python": environment["python"].rpartition(".")[0],
+        **environment["packages"],
+    }
 
 
 def finished(
@@ -168,6 +192,7 @@ def make_program(
         patch_size=models.patch_size(experiment.model),
         class_token=models.ENCODERS[experiment.model.name].class_token,
         has_negatives=experiment.dataset.has_negatives,
+        skips_nonfinite=experiment.train.skip_nonfinite > 0,
     )
 
 
@@ -208,7 +233,7 @@ def train(
       data: the run's data if it is open already.
 
     Returns:
-      The number of steps done and planned; done is smaller where several processes were told to stop.
+      The number of steps done and planned.
 
     Raises:
       KeyboardInterrupt, ValueError: see `training.train.train`; ValueError too where the workdir holds another run.

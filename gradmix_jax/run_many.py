@@ -2,11 +2,14 @@
 
 import contextlib
 import copy
+import ctypes
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 
+import jax
 from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
@@ -77,12 +80,25 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
             if not is_finished(one, directory):
                 print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
                 results = run_lib.run(one, directory)
+                _forget_programs()
                 failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
             with contextlib.suppress(FileNotFoundError):
                 os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
         except Exception as error:  # of whatever kind: the other runs have nothing to do with it
             failed[directory] = _note_failure(error, directory)
     return failed
+
+
+def _forget_programs() -> None:
+    """Free the compiled programs of a run, which no other run can use: some 60 MB for each of the smallest ones.
+
+    Measured over 8 runs of 2 steps with their evaluations (JAX 0.10.2, one CPU device, in a process of 340 MB after the
+    first): 385 MB after the fifth and 388 MB after the eighth; without this 60 MB more after every run, up to 966 MB.
+    """
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed; others may not have it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_some(failed: dict[str, str], directories: list[str]) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from gradmix_jax.__main__ import COMMANDS
 
+POD = {"[no]multihost", "coordinator", "num_processes", "process_id"}
 EXPERIMENT, PLAN = {"config", "workdir"}, {"trials", "seeds", "[no]print_commands"}
 FLAGS = {
-    "train": EXPERIMENT | {"mode", "[no]multihost"},
-    "eval": EXPERIMENT | {"mode", "[no]multihost"},
+    "train": EXPERIMENT | {"mode", *POD},
+    "eval": EXPERIMENT | {"mode", *POD},
     "predict": {"threshold", "keep", "[no]json", "[no]csv", "top", "neighbors", "explain"},
     "score": {"out"},
     "export": {"out"},

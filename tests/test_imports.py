@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "gradmix_jax"
 # Lower ranks know nothing of higher ones. Modules of the same rank do not import each other.
 RANKS = [
-    {"fields", "keys", "workdir"},
+    {"fields", "keys", "pod", "workdir"},
     {"data", "stored"},
     {"augment", "models"},
     {"method"},

@@ -451,15 +451,6 @@ def test_code_without_git_is_told_its_commit(told, expected, monkeypatch):
     assert workdir_lib.commit() == expected
 
 
-def test_other_processes_that_are_not_there(monkeypatch):
-    def initialize():
-        raise ValueError("coordinator_address should be defined.")
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(ValueError, match=r"--multihost finds no other processes \(coordinator_address should be"):
-        mapping.initialize()
-
-
 def test_a_run_goes_on_with_its_data_elsewhere(whole_run):
     config, workdir = whole_run
     moved = config_lib.to_plain(config)

@@ -1,11 +1,14 @@
 """Shared by the commands: flags, and configuration errors and Ctrl-C reported in one line with an exit status."""
 
+import contextlib
 import os
 import re
 import shlex
 import signal
 import sys
 import textwrap
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import pod
 from gradmix_jax.cli import config_file, program_cache
 from gradmix_jax.fields import check_choice
 
@@ -34,6 +38,8 @@ SWITCHES = {
     "jax_transfer_guard": "allow",
 }
 
+# Seconds that threads have to finish after a failure: a checkpoint that is being written.
+_PATIENCE = 10.0
 # Exit status where results are written, but parts of an evaluation failed.
 PARTS_FAILED = 3
 
@@ -42,7 +48,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
     """Parse the flags and call `main(rest of the command line)`.
 
     A ValueError raised by this package is a user error and is printed as one line. One raised inside a library is a bug
-    of ours and keeps its traceback.
+    of ours and keeps its traceback. Where there are other processes, they are told and this one ends at once.
 
     Args:
       main: takes the program name and the positional arguments.
@@ -58,42 +64,70 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
     try:
         program_cache.keep_programs()
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
-    except ValueError as error:
-        raised_in = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
-        full = "No space left on device"
-        if full in str(error):  # as TensorStore says it, in many words
-            error = ValueError(f"{full.lower()}; what was saved before is kept.")
-        elif not raised_in.startswith(HERE):
-            raise
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        said = textwrap.shorten(str(error), 120, placeholder=" ...")
-        print(
-            f"error: out of memory ({said}); lower train.batch_size or evaluate.batch_size, or "
-            "set dataset.storage to 'stream'.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except (RuntimeError, AssertionError) as error:
-        # JAX looks for its devices when it is first asked for them; JAX_PLATFORMS may name some that are not there.
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
-            raise
-        asked = os.environ.get("JAX_PLATFORMS") or "by default"
-        print(f"error: JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS.", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:  # no room, no right, not there
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {one_line(f'{error.strerror or error}{where}')}.", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
+        if not interrupt.args:  # with a message all processes have stopped together
+            pod.leave("interrupted (SIGINT)", 128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        said = _said(error)
+        if said:
+            print(f"error: {said}", file=sys.stderr)
+            pod.leave(said, 2)
+            _end_soon(2)
+            sys.exit(2)
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective fails where another process does
+            pod.wait_for_verdict()
+        if pod.joined():
+            traceback.print_exc()
+            pod.leave(one_line(f"{type(error).__name__}: {error}")[:300], 1)
+        raise
+
+
+def _end_soon(status: int) -> None:
+    """Let no thread hold up the end of this process: Orbax has some that wait five minutes for what has failed."""
+    main, left = threading.main_thread(), [each for each in threading.enumerate() if not each.daemon]
+
+    def end():
+        main.join()  # Python's end has begun, which joins the other threads
+        deadline = time.monotonic() + _PATIENCE
+        for each in left:
+            each.join(max(0.0, deadline - time.monotonic()))
+        if any(each.is_alive() for each in left):
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)
+
+    if len(left) > 1:
+        threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def _said(error: Exception) -> str:
+    """What to say of an error that the user can do something about, in one line; "" of others."""
+    said, raised_in = str(error), os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
+    full = "No space left on device"
+    if isinstance(error, ValueError) and full in said:  # as TensorStore says it, in many words
+        return f"{full.lower()}; what was saved before is kept."
+    if isinstance(error, ValueError):
+        return one_line(said) if raised_in.startswith(HERE) else ""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in said
+    ):
+        short = textwrap.shorten(said, 120, placeholder=" ...")
+        options = "lower train.batch_size or evaluate.batch_size, or set dataset.storage to 'stream'"
+        return f"out of memory ({short}); {options}."
+    # JAX looks for its devices when it is first asked for them; JAX_PLATFORMS may name some that are not there.
+    if isinstance(error, (RuntimeError, AssertionError)) and raised_in.endswith("xla_bridge.py"):
+        asked = os.environ.get("JAX_PLATFORMS") or "by default"
+        return f"JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS."
+    if isinstance(error, OSError):  # no room, no right, not there
+        where = f": {error.filename}" if error.filename else ""
+        return one_line(f"{error.strerror or error}{where}") + "."
+    return ""
 
 
 def one_line(text: str) -> str:

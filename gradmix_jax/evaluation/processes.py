@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# Seconds that a process waits for another before it gives up: scores and intervals of one part may take minutes.
-WAIT = 3600
+from gradmix_jax import pod
+
 # Rows that are gathered at once, on every process.
 ROWS = 8192
 
@@ -35,11 +35,11 @@ class Team:
     def send(self, kind: str, **content: Any) -> None:
         """A request of the main process to all others."""
         if self.count > 1:
-            _store().key_value_set(_key(), json.dumps([kind, content]))
+            pod.store().key_value_set(_key(), json.dumps([kind, content]))
 
     def receive(self) -> tuple[str, dict[str, Any]]:
-        """The next request. Raises RuntimeError after WAIT seconds without one."""
-        return tuple(json.loads(_get(_key())))
+        """The next request. Raises RuntimeError after `pod.agreement.WAIT` seconds without one."""
+        return tuple(json.loads(pod.get(_key())))
 
     def agree(self, problem: str) -> None:
         """Raises ValueError on all processes where one of them has a problem. "": none."""
@@ -48,8 +48,8 @@ class Team:
         else:
             prefix = _key()
             # The store takes no empty strings.
-            _store().key_value_set(f"{prefix}/{self.index}", f"={problem}")
-            problems = [_get(f"{prefix}/{each}")[1:] for each in range(self.count)]
+            pod.store().key_value_set(f"{prefix}/{self.index}", f"={problem}")
+            problems = [pod.get(f"{prefix}/{each}")[1:] for each in range(self.count)]
         for index, each in enumerate(problems):
             if each:
                 raise ValueError(each if self.count == 1 else f"process {index}: {each}")
@@ -95,15 +95,5 @@ def together(team: Team, compute: Callable[[], Any]) -> Any:
     return result
 
 
-def _store():
-    from jax._src import distributed  # no public name for it
-
-    return distributed.global_state.client
-
-
 def _key() -> str:
     return f"gradmix_jax/evaluation/{next(_numbers)}"
-
-
-def _get(key: str) -> str:
-    return _store().blocking_key_value_get(key, WAIT * 1000)

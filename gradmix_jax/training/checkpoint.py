@@ -9,10 +9,11 @@ import concurrent.futures
 import contextlib
 import glob
 import hashlib
+import logging
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,18 @@ import orbax.checkpoint as ocp
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training.state import TrainState
+
+
+def _silence_orbax() -> None:
+    """Orbax logs a traceback for every part of a save that failed, and raises it as well: once is enough."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+    logger = logging.getLogger("absl")
+    if not any(getattr(each, "of_orbax", False) for each in logger.filters):
+        is_new.of_orbax = True
+        logger.addFilter(is_new)
 
 
 class Checkpoints:
@@ -61,6 +74,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
         if not read_only:
             os.makedirs(self.directory, exist_ok=True)
+        _silence_orbax()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         # Orbax writes in the background, but copies to the host and makes folders first, during which training waits.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -88,7 +102,7 @@ class Checkpoints:
           state: nothing may be donated of it.
 
         Raises:
-          Exception: what became of the save before this one, which is waited for.
+          SaveError: the save before this one, which is waited for, failed; one line.
         """
         self._finish()
         self._saving = self._thread.submit(self._save, state)
@@ -101,7 +115,23 @@ class Checkpoints:
         items = {"model": state.evaluated, "training": _training(state)}
         about = {"of": self._of, "sha256": {name: _digest(tree) for name, tree in items.items()}}
         wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
+        with self._told():  # also of the one before, which Orbax still had to write
+            self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what Orbax and TensorStore raise where they cannot write into one line."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())
+            full = "No space left on device"
+            reason = full.lower() if full.lower() in said.lower() else getattr(error, "strerror", None) or said[:200]
+            kept = [int(name) for name in os.listdir(self.directory) if name.isdigit()]
+            kept = f"step {max(kept)} is the newest there" if kept else "there is none yet"
+            raise SaveError(
+                f"a checkpoint cannot be saved in {self.directory} ({reason}); {kept}; rerun the command to resume."
+            ) from error
 
     def _finish(self) -> None:
         saving, self._saving = self._saving, None
@@ -177,12 +207,20 @@ class Checkpoints:
         return restored
 
     def close(self) -> None:
-        """Wait for what is being written; raises what became of it."""
+        """Wait for what is being written. Raises SaveError where it cannot be."""
         with contextlib.ExitStack() as closing:
             closing.callback(self._manager.close)
-            closing.callback(self._manager.wait_until_finished)
+            closing.callback(self._wait)
             closing.callback(self._thread.shutdown)
             self._finish()
+
+    def _wait(self) -> None:
+        with self._told():
+            self._manager.wait_until_finished()
+
+
+class SaveError(ValueError):
+    """A checkpoint cannot be written."""
 
 
 class DamagedError(ValueError):

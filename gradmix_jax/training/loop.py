@@ -2,6 +2,7 @@
 
 import collections
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ def run(
     save: Callable[[Any], None],
     should_stop: Callable[[int], bool] = lambda step: False,
     max_in_flight: int = 2,
+    max_skipped: int = 0,
 ) -> tuple[Any, int]:
     """Run steps `start_step` ... `total_steps - 1`.
 
@@ -51,6 +53,9 @@ def run(
       save: given a snapshot; whatever it waits for, the loop waits for as well.
       should_stop: asked with the number of steps dispatched; True saves and returns early.
       max_in_flight: number of dispatched steps whose metrics were not fetched yet.
+      max_skipped: so many steps may have a loss or gradient norm that is not finite: `step` leaves the state as it was,
+        they count in no average, and `on_metrics` is given their number so far as "skipped_steps". The state that such
+        a step began with is not saved.
 
     Returns:
       The final state and the number of steps done.
@@ -62,28 +67,26 @@ def run(
     window: list[dict[str, float]] = []
     clock = time.perf_counter()
 
-    saved = False
+    saved, skipped = False, 0
 
     def drain(leave: int):
-        nonlocal window, clock, saved
+        nonlocal window, clock, saved, skipped
         while len(pending) > leave:
             index, metrics, kept = pending.popleft()
             scalars = {name: float(value) for name, value in fetch(metrics).items()}
-            # A loss can be finite where its gradient is not, and the parameters are not any more.
-            for name in ("loss", "gradient_norm"):
-                value = scalars.get(name, 0.0)
-                if not math.isfinite(value):
-                    said = f"the {name.replace('_', ' ')} of step {index} is {value}"
-                    kept_any = "earlier checkpoints stay" if start_step or saved else "there is no checkpoint yet"
-                    raise NonFiniteLossError(f"{said}; {kept_any}; lower optimizer.learning_rate.")
-            window.append(scalars)
+            problem = _problem(scalars)
+            if problem and skipped == max_skipped:
+                raise NonFiniteLossError(_said(problem, index, skipped, kept_any=bool(start_step or saved)))
+            if problem:
+                skipped, kept = skipped + 1, None
+                print(f"warning: {problem % index}; the step is skipped ({skipped} of {max_skipped})", file=sys.stderr)
+            else:
+                window.append(scalars)
             on_step()
             if (index + 1) % log_every == 0 or index + 1 == total_steps:
-                averages = {name: sum(entry[name] for entry in window) / len(window) for name in scalars}
-                if "learning_rate" in scalars:
-                    averages["learning_rate"] = scalars["learning_rate"]
                 now = time.perf_counter()
-                on_metrics(index + 1, averages | {"steps_per_second": len(window) / (now - clock)})
+                counted = {"skipped_steps": float(skipped)} if max_skipped else {}
+                on_metrics(index + 1, _averages(window) | counted | {"steps_per_second": len(window) / (now - clock)})
                 window, clock = [], now
             if kept is not None:
                 save(kept)
@@ -101,3 +104,27 @@ def run(
     drain(leave=0)
     save(snapshot(state))
     return state, done
+
+
+def _problem(scalars: dict[str, float]) -> str:
+    """What is not finite, with a place for the step's number; "" where all is well."""
+    # A loss can be finite where its gradient is not, and the parameters are not any more.
+    for name in ("loss", "gradient_norm"):
+        value = scalars.get(name, 0.0)
+        if not math.isfinite(value):
+            return f"the {name.replace('_', ' ')} of step %d is {value}"
+    return ""
+
+
+def _said(problem: str, index: int, skipped: int, *, kept_any: bool) -> str:
+    before = f" after {skipped} skipped steps" if skipped else ""
+    kept = "earlier checkpoints stay" if kept_any else "there is no checkpoint yet"
+    return f"{problem % index}{before}; {kept}; lower optimizer.learning_rate, or raise train.skip_nonfinite."
+
+
+def _averages(window: list[dict[str, float]]) -> dict[str, float]:
+    """Of every scalar; of the learning rate the last one."""
+    if not window:  # all steps were skipped
+        return {}
+    averages = {name: sum(entry[name] for entry in window) / len(window) for name in window[-1]}
+    return averages | {name: window[-1][name] for name in ("learning_rate",) if name in averages}

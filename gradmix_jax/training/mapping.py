@@ -281,21 +281,6 @@ def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
 
 
-def initialize() -> None:
-    """Join the processes of a pod or cluster; call before anything else touches JAX.
-
-    Raises:
-      ValueError: JAX finds no sign of other processes.
-    """
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        raise ValueError(
-            f"--multihost finds no other processes ({str(error).rstrip('.')}); use it on a TPU pod, under SLURM, "
-            "Open MPI or Kubernetes."
-        ) from error
-
-
 def is_main_process() -> bool:
     """Whether this process writes files and prints progress."""
     return jax.process_index() == 0
@@ -304,11 +289,6 @@ def is_main_process() -> bool:
 def broadcast(tree: Any) -> Any:
     """The main process's values, on every process; all have to call it with trees of the same shapes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
-
-
-def preempted(step: int) -> bool:
-    """Whether a process was told to end, agreed upon at a step by all of them; all have to ask at every step."""
-    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def barrier(name: str) -> None:

@@ -16,7 +16,7 @@ from gradmix_jax.training.phases import Phase
 class Program:
     """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
     is that of a transformer, 0 for other models, `class_token` says whether it has one, `has_negatives` whether some
-    images have the label -1."""
+    images have the label -1, `skips_nonfinite` whether a step whose loss or gradient is not finite changes nothing."""
 
     model: Any
     transform: optax.GradientTransformation
@@ -37,6 +37,7 @@ class Program:
     patch_size: int = 0
     class_token: bool = False
     has_negatives: bool = False
+    skips_nonfinite: bool = False
 
     @property
     def objective_names(self) -> tuple[str, ...]:

@@ -283,7 +283,11 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
         if program.average_decay:
             now = {"params": params, "batch_stats": batch_stats}
             extra["average"] = objectives.follow(state.extra["average"], now, program.average_decay)
-        state = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra)
-        return state.replace(step=state.step + 1), metrics
+        after = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, extra=extra)
+        if program.skips_nonfinite:
+            # The same on all devices, because both numbers are.
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return after.replace(step=state.step + 1), metrics
 
     return train_step

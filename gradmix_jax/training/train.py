@@ -7,11 +7,13 @@ import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from gradmix_jax import data as data_lib
+from gradmix_jax import pod
 from gradmix_jax.data import order
 from gradmix_jax.fields import Section, key
 from gradmix_jax.training import loop, mapping, phases
@@ -46,6 +48,12 @@ class Spec(Section, section="train"):
         may_change=True,
     )
     keep_checkpoints: int = key(2, "how many of the newest checkpoints to keep", least=1, may_change=True)
+    skip_nonfinite: int = key(
+        0,
+        "steps without a finite loss or gradient that may be skipped until a run ends; 0: the first one ends it",
+        least=0,
+        may_change=True,
+    )
     workers: int = key(
         0,
         'reading threads, storage "stream" only; 0: one for small images, two per core for others',
@@ -83,7 +91,7 @@ def train(
       of: what identifies the run, see `Checkpoints`.
 
     Returns:
-      The number of steps done and planned; done is smaller where several processes were told to stop.
+      The number of steps done and planned.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C, with a checkpoint saved; a second one interrupts at once.
@@ -103,7 +111,8 @@ def train(
         enabled=checkpoints is not None,
     )
     # Around all of it: a second SIGTERM must not end the process while the checkpoint is written.
-    with _signals() as received, contextlib.ExitStack() as closing:
+    signals = pod.Stopping() if jax.process_count() > 1 else _Signals()
+    with signals, contextlib.ExitStack() as closing:
         closing.callback(writer.close)
         if checkpoints:
             closing.callback(checkpoints.close)
@@ -119,12 +128,15 @@ def train(
             on_step=writer.advance,
             snapshot=mapped.make_snapshot(state, wanted=checkpoints is not None),
             save=checkpoints.save if checkpoints else lambda snapshot: None,
-            should_stop=mapping.preempted if jax.process_count() > 1 else lambda step: bool(received),
+            should_stop=signals.should_stop,
+            max_skipped=spec.skip_nonfinite,
         )
+        closing.close()  # a signal may come while the last checkpoint is written
+        number = signals.agreed()
     stopped = f"stopped at step {done} of {total_steps} and saved; rerun the command to resume"
-    if signal.SIGINT in received:
+    if number == signal.SIGINT:
         raise KeyboardInterrupt(stopped)
-    if signal.SIGTERM in received:  # also during the last step: nothing may follow
+    if number == signal.SIGTERM:  # also during the last step: nothing may follow
         print(stopped, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     return done, total_steps
@@ -172,6 +184,8 @@ def resident_data(
 ) -> Iterator:
     """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
     images, labels = data_lib.resident(source, progress=mapping.is_main_process())
+    if jax.process_count() > 1:  # before the first step: a copy that differs in one pixel would give other parameters
+        pod.agree({"the content of the training images": data_lib.hash_of(images, labels)})
     images, labels = mapped.replicate((images.reshape(len(images), -1), labels))
     epoch_order = mapped.compile_replicated(functools.partial(order.epoch_order, size=program.num_images))
     for step in itertools.count(start_step):
@@ -205,23 +219,31 @@ def _streamed(
         ahead = mapped.spread(batch)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Signals received: SIGTERM, with which schedulers announce the end, and Ctrl-C. The step under way is finished."""
-    received: list[int] = []
-    if jax.process_count() > 1:  # JAX listens there: all processes have to stop at the same step
-        yield received
-        return
+class _Signals:
+    """SIGTERM, with which schedulers announce the end, and Ctrl-C, of one process; like `pod.Stopping` for several."""
 
-    def note(number, frame):
-        received.append(number)
+    def __init__(self):
+        self.received: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def should_stop(self, done: int) -> bool:
+        """The step under way is finished."""
+        return bool(self.received)
+
+    def agreed(self) -> int:
+        """The least signal received; 0: none."""
+        return min(self.received, default=0)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received.append(number)
         if number == signal.SIGINT:
             print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

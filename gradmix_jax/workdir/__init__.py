@@ -1,8 +1,10 @@
 """Every file of a run: names, atomic writes, reading back, and the environment that its numbers belong to."""
 
 import contextlib
+import hashlib
 import json
 import os
+import pathlib
 import platform
 import subprocess
 import sys
@@ -128,6 +130,14 @@ def commit() -> tuple[str, bool]:
         return git("rev-parse", "HEAD").stdout.strip(), bool(git("status", "--porcelain", "-uno").stdout.strip())
     except OSError:  # there is no git
         return "", False
+
+
+def code_hash() -> str:
+    """16 hex digits that differ between two copies of this package with different Python files."""
+    digest, here = hashlib.sha256(), pathlib.Path(__file__).parents[1]
+    for file in sorted(here.rglob("*.py")):
+        digest.update(f"{file.relative_to(here)} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

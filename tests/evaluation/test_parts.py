@@ -52,7 +52,9 @@ def test_the_exit_status_says_that_a_part_failed(monkeypatch, capsys):
     results = {"failed": {"diversity": "why"}}
     monkeypatch.setattr(main.run, "run", lambda *_: results)
     monkeypatch.setattr(main.report, "table", lambda *_: "the table")
-    monkeypatch.setattr(flags, "FLAGS", type("Flags", (), dict(multihost=False, config=0, workdir="w", mode="eval")))
+    alone = dict(multihost=False, coordinator="", num_processes=None, process_id=None)
+    options = dict(config=0, workdir="w", mode="eval") | alone
+    monkeypatch.setattr(flags, "FLAGS", type("Flags", (), options))
     with pytest.raises(SystemExit) as stop:
         main.main(["main"])
     assert stop.value.code == 3 and "the table" in capsys.readouterr().out

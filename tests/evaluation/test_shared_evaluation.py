@@ -29,8 +29,9 @@ jax.distributed.initialize(f"localhost:{port}", 2, int(index))
 from ml_collections import ConfigDict
 import numpy as np
 from gradmix_jax import corruptions, run
-from gradmix_jax.evaluation import features, images, processes
-processes.WAIT = 120
+from gradmix_jax.evaluation import features, images
+from gradmix_jax.pod import agreement
+agreement.WAIT = 120
 corruptions.NAMES = ("contrast", "gaussian_noise")
 read, counted = features.read, []
 def count(source, start, stop):

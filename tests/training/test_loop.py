@@ -138,3 +138,21 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_its_state_is_saved(ba
     with pytest.raises(loop.NonFiniteLossError, match=rf"the gradient norm of step 3 is {bad}; earlier checkpoints"):
         recorder.run(4, save_every=2)
     assert recorder.saved == [2]
+
+
+def test_steps_without_a_finite_loss_are_skipped_up_to_a_number(capsys):
+    losses = [1.0, 3.0, float("nan"), 5.0, float("inf"), float("nan"), float("nan"), 7.0]
+    recorder = Recorder(losses)
+    recorder.run(8, max_skipped=4, save_every=2)
+    averages = [scalars.get("loss") for _, scalars in recorder.metrics]
+    assert averages == [2.0, 5.0, None, 7.0]
+    assert [scalars["skipped_steps"] for _, scalars in recorder.metrics] == [0, 1, 3, 4]
+    # The states that steps 2, 4 and 6 began with: none of them had a finite loss of its own.
+    assert recorder.saved == [8]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "warning: the loss of step 2 is nan; the step is skipped (1 of 4)" and len(said) == 4
+    recorder = Recorder(losses)
+    with pytest.raises(
+        loop.NonFiniteLossError, match=r"the loss of step 5 is nan after 2 skipped steps; earlier check"
+    ):
+        recorder.run(8, start_step=1, max_skipped=2)

@@ -1,91 +1,193 @@
-"""Two processes with four devices each, over loopback, give what one process with eight devices gives."""
+"""Two processes with four devices each, over loopback, give what one process with eight devices gives.
+
+And what they do where they differ, are told to stop, or lose one of them.
+"""
 
 import json
-import os
-import pathlib
+import re
+import shutil
+import signal
 import socket
-import subprocess
-import sys
+import time
 
 import numpy as np
+import pods
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-JOB = """
-import runpy
-import sys
-import jax
-port, index, count, stop_at, *rest = sys.argv[1:]
-if int(count) > 1:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
-from gradmix_jax.training import mapping
-mapping.SMALLEST_SHARDED = 64
-if int(stop_at):
-    mapping.preempted = lambda step: step == int(stop_at)
-sys.argv = ["main", *rest]
-runpy.run_module("gradmix_jax.main", run_name="__main__")
+EVERY_EPOCH = "--config.train.checkpoint_every_epochs=1"
+# Many steps, none of which takes long: a signal comes in the middle.
+LONG = ["--mode=train", "--config.phases[0].epochs=4000", "--config.train.checkpoint_every_epochs=1000"]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [line["loss"] for line in lines(workdir)]
+
+
+def test_processes_that_differ_say_in_what(tmp_path):
+    workdirs = [tmp_path / "first", tmp_path / "second"]
+    errors = pods.run(workdirs, ["--mode=train"], each={1: ["--config.seed=3"]}, status=2)
+    differ = "error: the processes differ: seed is 0 on process 0 and 3 on process 1; "
+    assert [pods.said(each) for each in errors] == [
+        [differ + "start all of them with the same command, code and data."]
+    ] * 2
+    assert not any(workdir.exists() for workdir in workdirs)
+
+
+ONE_FEWER = """
+from gradmix_jax import data
+whole = data.open_set
+def open_set(spec):
+    import dataclasses
+    found = whole(spec)
+    return dataclasses.replace(found, train=found.train.take(slice(index, None)))
+data.open_set = open_set
+"""
+ONE_PIXEL = """
+from gradmix_jax import data
+whole = data.resident
+def resident(source, **options):
+    images, labels = whole(source, **options)
+    images[3, 2, 1] += index
+    return images, labels
+data.resident = resident
+"""
+OTHER_CODE = "from gradmix_jax import workdir; workdir.code_hash = lambda: f'0{index}'"
+UNREADABLE = """
+from gradmix_jax import data
+whole = data.open_set
+def open_set(spec):
+    import dataclasses
+    return whole(dataclasses.replace(spec, name="folder:/nowhere") if index else spec)
+data.open_set = open_set
 """
 
 
-def start(workdir, index, count, port, options, stop_at):
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // count} --xla_backend_optimization_level=0"
-    arguments = [
-        "--config=configs/digits_osr.py",
-        f"--workdir={workdir}",
-        "--config.dataset.image_size=8",
-        "--config.augment.jitter_prob=0.0",
-        "--config.model.width=4",
-        "--config.phases[0].epochs=2",
-        "--config.train.log_every_steps=1",
-        *options,
-    ]
-    command = [sys.executable, "-c", JOB, str(port), str(index), str(count), str(stop_at), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (ONE_FEWER, r"the number of images of train is \d+ on process 0 and \d+ on process 1"),
+        (ONE_PIXEL, "the content of the training images is"),
+        (OTHER_CODE, "the hash of the code is '00' on process 0 and '01' on process 1"),
+    ],
+)
+def test_other_data_or_code_is_found_before_the_first_step(code, sentence, tmp_path):
+    errors = pods.run([tmp_path / "a", tmp_path / "b"], ["--mode=train"], code=code, status=2)
+    for each in errors:
+        (line,) = pods.said(each)
+        assert re.search(sentence, line)
 
 
-def free_port():
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others_with_its_reason(tmp_path):
+    with pods.Pod([tmp_path / "a", tmp_path / "b"], ["--mode=train"], code=UNREADABLE) as pod:
+        (status, errors), (failed, reason) = pod.wait(120)
+    assert failed == 2 and len(pods.said(reason)) == 1 and "/nowhere" in reason
+    host = socket.gethostname()
+    assert status == 4
+    (line,) = pods.said(errors)
+    assert line.startswith(f"error: process 1 ({host}) failed: ") and "/nowhere" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_death_of_a_process_is_one_line_in_the_other_and_soon(killed, tmp_path):
+    first = tmp_path / "first"
+    with pods.Pod([first, tmp_path / "second"], LONG, code="watching.LOST_AFTER = 8.0; joining.LINGER = 13.0") as pod:
+        pod.wait_for_steps(first, 3)
+        pod[killed].kill()
+        started, other = time.monotonic(), pod[1 - killed]
+        errors = other.communicate(timeout=60)[1]
+        assert time.monotonic() - started < 30  # LOST_AFTER, and what a busy machine adds
+    (line,) = pods.said(errors)
+    assert other.returncode == 4
+    assert (
+        line == f"error: process {killed} has given no sign of life for 8 s; rerun the command on all hosts to resume."
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGINT, 1)])
+def test_a_signal_to_one_process_stops_all_of_them_at_one_step(number, told, tmp_path):
+    first = tmp_path / "first"
+    with pods.Pod([first, tmp_path / "second"], LONG) as pod:
+        pod.wait_for_steps(first, 3)
+        pod[told].send_signal(number)
+        ended = pod.wait(120)
+    for status, errors in ended:
+        assert status == 128 + number, errors
+    (step,) = {line.split()[3] for _, errors in ended for line in pods.said(errors) if line.startswith("stopped at")}
+    assert (first / "checkpoints" / step).is_dir() and len(lines(first)) == int(step)
+
+
+AT_THE_END = """
+import os, signal
+from gradmix_jax.training import loop
+inner = loop.run
+def run(state, **options):
+    result = inner(state, **options)
+    if index == {told}:
+        os.kill(os.getpid(), signal.{name})
+    return result
+loop.run = run
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "told"), [("SIGTERM", 0), ("SIGTERM", 1), ("SIGINT", 1)])
+def test_a_signal_after_the_last_step_ends_all_before_the_evaluation(name, told, tmp_path):
+    code = AT_THE_END.format(name=name, told=told)
+    status = 128 + getattr(signal, name)
+    pods.run([tmp_path / "first", tmp_path / "second"], code=code, status=status)
+    assert (tmp_path / "first" / "checkpoints" / "10").is_dir()
+    assert not (tmp_path / "first" / "results.json").exists()
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def run(workdirs, options=(), stop_at=0, timeout=240):
-    port = free_port()
-    processes = [start(workdir, index, len(workdirs), port, options, stop_at) for index, workdir in enumerate(workdirs)]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=timeout)
-            assert process.returncode == (143 if stop_at else 0), errors
-    finally:
-        # A process that waits for the other one catches SIGTERM and lives on.
-        for process in processes:
-            process.kill()
+        listener.listen()
+        port = listener.getsockname()[1]
+        options = [f"--coordinator=localhost:{port}", "--num_processes=2", "--process_id=0"]
+        with pods.Pod([tmp_path], options, code="joining.LINGER = -4.0") as pod:
+            ((status, errors),) = pod.wait(60)
+    assert status == 2
+    waiting, line = pods.said(errors)
+    assert line.startswith(f"error: --multihost: the coordinator cannot listen on port {port} (Address already in use)")
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The workdir of one process's run, evaluated."""
     workdir = tmp_path_factory.mktemp("one")
-    run([workdir])
+    pods.run([workdir])
     return workdir
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping, storage", [("pmap", "resident"), ("shard_map", "stream"), ("sharded", "stream")])
 def test_two_processes_without_a_shared_disk_agree_with_one(mapping, storage, one, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
+    """Killed after its third step, and gone on with on two processes; then on one, to the end."""
+    first, second, alone = tmp_path / "first", tmp_path / "second", tmp_path / "alone"
+    options = [f"--config.train.mapping={mapping}", f"--config.dataset.storage={storage}", EVERY_EPOCH]
     # Stopped and resumed: the main process alone has the checkpoint. A snapshot in every epoch.
-    options = [f"--config.train.mapping={mapping}", "--config.train.checkpoint_every_epochs=1"]
-    options += [f"--config.dataset.storage={storage}"]
-    run([first, second], [*options, "--mode=train"], stop_at=3)
+    stop = "agreement.Stopping.should_stop = lambda self, done: done == 3\n"
+    stop += "agreement.Stopping.agreed = lambda self: 15"
+    pods.run([first, second], [*options, "--mode=train"], code=stop, status=143)
     assert (first / "checkpoints" / "3").is_dir()
+    shutil.copytree(first, alone)
     evaluates = mapping == "pmap"  # the evaluation knows no mapping
-    run([first, second], [*options, f"--mode={'train_and_eval' if evaluates else 'train'}"])
+    pods.run([first, second], [*options, f"--mode={'train_and_eval' if evaluates else 'train'}"])
     assert not second.exists(), "only the main process writes"
-    lines = lambda workdir: [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    losses = lambda workdir: [line["loss"] for line in lines(workdir)]
+    for devices in (8, 1):  # one process goes on with what two have begun, also on one device
+        last = tmp_path / f"alone{devices}"
+        shutil.copytree(alone, last)
+        pods.run([last], [*options, "--mode=train"], devices=devices)
+        np.testing.assert_allclose(losses(last), losses(one), rtol=1e-4)
     assert len(losses(first)) == len(losses(one)) == 10
     np.testing.assert_allclose(losses(first), losses(one), rtol=1e-4)
     if evaluates:

@@ -372,3 +372,28 @@ def test_weights_and_rate_follow_the_phases():
         np.testing.assert_allclose(rate(jnp.int32(step)), expected(step // 3, 10), rtol=1e-5)
     for step in range(30, 42):
         np.testing.assert_allclose(rate(jnp.int32(step)), expected((step - 30) // 3, 4), rtol=1e-5)
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_but_its_number(monkeypatch):
+    views_of = step_lib.views_of
+
+    def spoiled(program, key, images_bxHxWxC, axis_name):
+        """Views of which one pixel is NaN, where the first image begins with white."""
+        bad = images_bxHxWxC[0, 0, 0, 0] == 255
+        return views_of(program, key, images_bxHxWxC, axis_name).at[0, 0, 0, 0].add(jnp.where(bad, jnp.nan, 0.0))
+
+    monkeypatch.setattr(step_lib, "views_of", spoiled)
+    specs, program = small_program("none", **{"optimizer.ema": 0.5})
+    state = small_state(specs, program)
+    images, labels = (each[: program.batch_size] for each in small_images())
+    bad = images.copy()
+    bad[0, 0, 0, 0] = 255
+    for skips in (True, False):
+        chosen = dataclasses.replace(program, skips_nonfinite=skips)
+        step = jax.jit(step_lib.make_train_step(chosen, axis_name=None))
+        good, metrics = step(state, images, labels)
+        assert np.isfinite(metrics["loss"]) and largest_difference(good.params, state.params) > 0
+        after, metrics = step(good, bad, labels)
+        assert not np.isfinite(metrics["gradient_norm"]) and int(after.step) == 2
+        kept = [np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (after.replace(step=good.step), good)))]
+        assert all(kept) == skips

@@ -1,0 +1,7 @@
+"""The processes of a pod: join, compare what they run, watch each other, stop and fail together."""
+
+from gradmix_jax.pod.agreement import Stopping, agree, get
+from gradmix_jax.pod.joining import initialize
+from gradmix_jax.pod.watching import OTHER_FAILED, joined, leave, store, wait_for_verdict
+
+__all__ = ["OTHER_FAILED", "Stopping", "agree", "get", "initialize", "joined", "leave", "store", "wait_for_verdict"]

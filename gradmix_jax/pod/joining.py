@@ -1,0 +1,158 @@
+"""Join the processes of a pod or cluster."""
+
+import atexit
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from gradmix_jax.pod import watching
+
+# Seconds that processes wait for each other at the start.
+JOIN = 300
+# Seconds that the coordination service outlives its starter: until the others have missed it.
+LINGER = watching.LOST_AFTER + 5
+_SERVICE = pathlib.Path(__file__).with_name("service.py")
+
+
+def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Join the processes of a pod or cluster, and watch them from now on; call before anything else touches JAX.
+
+    What is not given comes from the environment: TPU metadata, SLURM, Open MPI or Kubernetes, as JAX detects them.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "": detected.
+      num_processes: of all hosts; None: detected.
+      process_id: of this process, 0 ... num_processes - 1; None: detected.
+
+    Raises:
+      ValueError: there is no sign of other processes, they do not come, or the port is in use; one line.
+    """
+    _check(coordinator, num_processes, process_id)
+    if "JAX_COORDINATOR_ADDRESS" not in os.environ and not coordinator and num_processes is not None:
+        raise ValueError("--num_processes needs --coordinator, HOST:PORT of process 0.")
+    # Its SIGTERM handler would stay for good; see `stopping` for what stops a run here.
+    jax.config.update("jax_enable_preemption_service", False)
+    # CPUs only. One program at a time: after the death of a process Gloo aborts where a second one is under way.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    given = dict(coordinator_address=coordinator or None, num_processes=num_processes, process_id=process_id)
+    try:
+        with _service_outside():
+            jax.distributed.initialize(**given, initialization_timeout=JOIN, shutdown_timeout_seconds=60)
+    except ValueError as error:
+        if isinstance(error, ServiceError):
+            raise
+        raise ValueError(
+            f"--multihost finds no other processes ({str(error).rstrip('.')}); use it on a TPU pod, under SLURM, "
+            "Open MPI or Kubernetes, or give --coordinator, --num_processes and --process_id."
+        ) from error
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"--multihost: the other processes did not come within {JOIN} s ({said}).") from error
+    if jax.process_count() > 1:
+        watching.start()
+        # While no other handler is in place. Without a word the others would wait until they miss this process.
+        signal.signal(signal.SIGTERM, lambda *_: watching.leave("told to end (SIGTERM)", 128 + signal.SIGTERM))
+        atexit.register(watching.stop)  # before JAX takes its leave
+
+
+class ServiceError(ValueError):
+    """The coordination service cannot be started."""
+
+
+def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    if coordinator and not re.fullmatch(r"\S+:[0-9]{1,5}", coordinator):
+        raise ValueError(f"--coordinator must be HOST:PORT of process 0, got {coordinator!r}.")
+    if num_processes is not None and num_processes < 1:
+        raise ValueError(f"--num_processes must be a positive integer, got {num_processes}.")
+    if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+        most = f"from 0 to {num_processes - 1}" if num_processes else "at least 0"
+        raise ValueError(f"--process_id must be an integer {most}, got {process_id}.")
+
+
+@contextlib.contextmanager
+def _service_outside() -> Iterator[None]:
+    """Let JAX start `Service` where it would start the service in this process."""
+    from jax._src import distributed  # no public name for it
+
+    inside = distributed._jax.get_distributed_runtime_service
+    distributed._jax.get_distributed_runtime_service = Service
+    try:
+        yield
+    finally:
+        distributed._jax.get_distributed_runtime_service = inside
+
+
+class Service:
+    """The coordination service in a process of its own, with the interface that JAX uses.
+
+    Raises:
+      ServiceError: it cannot listen on the address.
+    """
+
+    def __init__(self, address: str, count: int, *, heartbeat_timeout: int, shutdown_timeout: int, recoverable: bool):
+        _wait_for_port(address)
+        numbers = (count, heartbeat_timeout, shutdown_timeout, LINGER)
+        # In a session of its own: Ctrl-C is for the processes that it serves.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_SERVICE), address, *map(str, numbers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        if self._process.stdout.readline() != "ready\n":
+            raise ServiceError(f"--multihost: the coordinator cannot listen on {address}; choose another port.")
+
+    def leave(self) -> None:
+        """Let the service end soon after this process, which must end at once."""
+        self._tell("leave")
+
+    def _tell(self, word: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(word + "\n")
+            self._process.stdin.close()
+
+    def shutdown(self) -> None:
+        """End the service."""
+        self._tell("end")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+
+
+def _wait_for_port(address: str) -> None:
+    """Wait for a port that the service of an earlier start may still hold."""
+    host, _, port = address.rpartition(":")
+    deadline, told = time.monotonic() + LINGER + 5, False
+    while problem := _problem_of(host.strip("[]"), int(port)):
+        if problem.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+            said = f"the coordinator cannot listen on port {port} ({problem.strerror})"
+            raise ServiceError(f"--multihost: {said}; end the process that does, or choose another port.")
+        if not told:
+            print(f"port {port} is in use; waiting up to {LINGER + 5:.0f} s for it", file=sys.stderr)
+            told = True
+        time.sleep(1)
+
+
+def _problem_of(host: str, port: int) -> OSError | None:
+    try:
+        family: Any = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(1)  # with SO_REUSEADDR it is this that finds another listener
+    except OSError as error:
+        # Without IPv6 the service listens on IPv4 alone.
+        return None if error.errno == errno.EAFNOSUPPORT else error
+    return None
