@@ -4,6 +4,7 @@ The source directory is the root of the repository, so that links between docs/,
 here and on a code host. Formulas become MathML, which browsers show without a script.
 """
 
+import inspect
 import pathlib
 import re
 import sys
@@ -41,7 +42,7 @@ html_copy_source = False
 html_show_copyright = False
 html_math_renderer = "mathml"
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes are in the names, and every docstring has its arguments' meaning
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
@@ -56,8 +57,9 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 
 def without_constants(app, what, name, obj, skip, options):
-    """Tables and other values are on the page of tables; NamedTuple fields have their class's docstring."""
-    return True if type(obj).__name__ in ("_tuplegetter", "property", "member_descriptor") else skip
+    """Fields of a NamedTuple and functions that are defaults of fields: their class's docstring has them."""
+    is_default = what == "class" and inspect.isfunction(obj) and "." not in obj.__qualname__
+    return True if is_default or type(obj).__name__ in ("_tuplegetter", "property", "member_descriptor") else skip
 
 
 def insert_generated(app, docname, source):

@@ -20,7 +20,11 @@ def restructured(lines: list[str]) -> list[str]:
 
 
 def _escaped(text):
-    """Plain text without what would be markup: emphasis, substitutions, references, and "K." as a list."""
+    """Plain text without what would be markup: emphasis, substitutions, references, and "K." as a list.
+
+    Names that share a description are joined, because the builder would take the first for the type of the second.
+    """
+    text = re.sub(r"^ +\w+(?:, \w+)+(?=: )", lambda names: names[0].replace(", ", ","), text, flags=re.MULTILINE)
     text = re.sub(r"(\w)_(?!\w)", r"\1\\_", re.sub(r"([*|])", r"\\\1", text))
     return re.sub(r"^( *(?:\w+: )?[A-Za-z])\.(?=\s|$)", r"\1\\.", text, flags=re.MULTILINE)
 

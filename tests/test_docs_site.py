@@ -39,6 +39,7 @@ def generated():
         ("**higher means known**, |x|", "**higher means known**, \\|x\\|"),
         ("  num_classes: K.\n  A. Author", "  num_classes: K\\.\n  A\\. Author"),
         ("Use:\n\n    x = a_ * `b`\n\nText_", "Use:\n\n::\n\n    x = a_ * `b`\n\nText\\_"),
+        ("Args:\n  known, unknown_M: scores, more: less", "Args:\n  known,unknown_M: scores, more: less"),
         ("Args:\n    key: of it\n\nReturns:\n    a sum", "Args:\n    key: of it\n\nReturns:\n    a sum"),
     ],
 )
