@@ -1,6 +1,6 @@
 """Draws docs/recipes.png: what recipes do to two images, all with the weights of one run.
 
-python docs/method.py RUN docs/recipes.png --images=92,109
+python docs/method.py RUN docs/recipes.png --images=56,116
 """
 
 import argparse
@@ -74,7 +74,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="workdir of a run that mixes")
     parser.add_argument("out", help="file to write, .png")
-    parser.add_argument("--images", default="92,109", help="positions in the batch")
+    parser.add_argument("--images", default="56,116", help="positions in the batch")
     arguments = parser.parse_args()
     found = {recipe: explained(arguments.run, recipe) for recipe in RECIPES}
     draw(found, [int(place) for place in arguments.images.split(",")], arguments.out)

@@ -126,7 +126,7 @@ class Source:
 
     @functools.cached_property
     def threads(self) -> int:
-        """How many threads decode these images fastest: one, or two a core, by how long the first few take."""
+        """How many threads decode these images fastest, one or two a core, by how long the first few take."""
         times = []
         for i in range(min(_TRIED, len(self))):
             began = time.perf_counter()
