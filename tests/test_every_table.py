@@ -1,7 +1,7 @@
 """Every entry of the package's tables has a test against a reference: a new entry without one fails here.
 
-Tables of `method` have theirs in `method/test_tables.py`, objectives in `objectives/test_published_losses.py`, scores in
-`scores/test_scores.py`.
+Tables of `method` have theirs in `method/test_tables.py`, objectives in `objectives/test_published_losses.py`, and
+scores in `scores/test_scores.py`.
 """
 
 import ast
@@ -45,7 +45,7 @@ READERS = {
     "imagenet": (LAYOUTS, "test_imagenet_in_every_layout"),
     "imglist": (LAYOUTS, "test_image_lists"),
     "hf": ("data/test_hub.py", "test_parts_labels_and_images"),
-    "noise": ("evaluation/test_evaluate.py", "test_other_data_sets"),
+    "noise": ("data/test_datasets.py", "test_noise_has_the_distribution_of_its_name"),
 }
 IMAGES = "corruptions/test_corruptions.py"
 CORRUPTIONS = {

@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 from stored_data import SPEC, make_spec, write_folder, write_idx
 
 from gradmix_jax import data as data_lib
-from gradmix_jax.data import build, splits
+from gradmix_jax.data import build, noise, splits
 from gradmix_jax.data.class_names import CLASS_NAMES
 
 ANIMALS = ("ant", "bee", "cat", "dog", "eel")
@@ -309,3 +310,18 @@ def test_slow_packages_are_not_imported_before_they_are_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_has_the_distribution_of_its_name(channels):
+    """By scipy: every value of uniform noise as often as any other, Gaussian noise with its ends cut off."""
+    pixels = {}
+    for kind in noise.KINDS:
+        loaded = noise.load(kind, image_size=8, channels=channels)
+        images = np.stack([np.asarray(loaded.test.open(index)) for index in range(100)])
+        pixels[kind] = images.reshape(-1).astype(int)
+        assert len(loaded.test.labels) == noise.NUM_IMAGES and images.shape[1:3] == (8, 8)
+    assert stats.chisquare(np.bincount(pixels["uniform"], minlength=256)).pvalue > 1e-3
+    levels = np.bincount(pixels["gaussian"], minlength=256) / len(pixels["gaussian"])
+    edges = stats.norm.cdf(np.arange(1, 256), 127.5, 64)  # values are cut off to whole numbers
+    assert np.abs(levels.cumsum()[:-1] - edges).max() < 0.02
