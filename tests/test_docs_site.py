@@ -2,6 +2,7 @@
 
 import functools
 import html
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -94,6 +95,15 @@ def test_every_public_name_has_a_page_of_the_reference():
     index = (DOCS / "api" / "index.md").read_text()
     pages = {page.stem for page in DOCS.glob("api/*.md")} - {"index"}
     assert pages == set(re.findall(r"\]\((\w+)\.md\)", index)) == set(re.findall(r"^(\w+)$", index, re.MULTILINE))
+
+
+def test_what_the_reference_lists_exists():
+    text = "".join(page.read_text() for page in DOCS.glob("api/*.md"))
+    listed = re.findall(r"^\.\. automodule:: ([\w.]+)\n   :members: (.+)$", text, re.MULTILINE)
+    assert listed
+    for module, names in listed:
+        module = importlib.import_module(module)
+        assert not [name for name in names.split(", ") if not hasattr(module, name)]
 
 
 def test_every_page_is_in_the_table_of_contents():
