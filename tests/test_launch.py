@@ -685,3 +685,120 @@ def test_kubernetes_job_starts_the_main_job(checkout):
         f"--config={environment['CONFIG']}",
         f"--workdir={environment['WORKDIR']}",
     ]
+
+
+# ---- launch/kubernetes_hosts.yaml, launch/Dockerfile
+
+
+def test_kubernetes_hosts_join_each_other(checkout):
+    service, job = yaml.safe_load_all((ROOT / "launch/kubernetes_hosts.yaml").read_text())
+    name, spec = job["metadata"]["name"], job["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    # The names that pods of an Indexed job have, and the service that resolves them.
+    assert (spec["completionMode"], pod["subdomain"]) == ("Indexed", service["metadata"]["name"])
+    assert (service["spec"]["clusterIP"], service["spec"]["selector"]) == ("None", {"job-name": name})
+    (port,) = (each["port"] for each in service["spec"]["ports"])
+    assert environment["COORDINATOR"] == f"{name}-0.{service['metadata']['name']}:{port}"
+    assert port == container["ports"][0]["containerPort"]
+    assert spec["completions"] == spec["parallelism"] == int(environment["HOSTS"])
+    rules = spec["podFailurePolicy"]["rules"]
+    assert rules[0]["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
+    # The container's script, with the clone replaced by what a clone would have brought.
+    checkout.fake("git")
+    checkout.fake_python()
+    shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
+    script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
+    environment |= {"WORKDIR": str(checkout.root / "runs/k8s"), "JOB_COMPLETION_INDEX": "1"}
+    assert checkout.run(*container["command"], script, **environment).returncode == 0
+    assert checkout.calls()[-1][3:] == [
+        "gradmix_jax.main",
+        f"--config={environment['CONFIG']}",
+        f"--workdir={environment['WORKDIR']}",
+        f"--coordinator={environment['COORDINATOR']}",
+        "--num_processes=2",
+        "--process_id=1",
+    ]
+
+
+def test_the_container_installs_the_requirements_and_copies_what_runs(tmp_path):
+    text = (ROOT / "launch/Dockerfile").read_text()
+    joined = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
+    instructions = [line.split(None, 1) for line in joined.splitlines() if line.strip()]
+    assert instructions[0][0] == "FROM"
+    sources = [name for word, words in instructions if word == "COPY" for name in words.split()[:-1]]
+    assert {"requirements.txt", "gradmix_jax", "configs", "pyproject.toml"} <= set(sources)
+    assert all((ROOT / name).exists() for name in sources)
+    let_in = [
+        line[1:] for line in (ROOT / "launch/Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"
+    ]
+    assert set(let_in) == set(sources)
+    # The installation, with a pip that records: the same versions as everywhere.
+    (install,) = (words for word, words in instructions if word == "RUN" and "pip install" in words)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    jax = re.search(r"^jax==(.*)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
+    (tmp_path / "pip").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "pip").chmod(0o755)
+    for choice, extra in {"cpu": "", "cuda13": f" jax[cuda13]=={jax}"}.items():
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JAX": choice}
+        result = subprocess.run(["sh", "-c", install], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.stdout == f"install --no-cache-dir --disable-pip-version-check -r requirements.txt{extra}\n"
+    (entry,) = (words for word, words in instructions if word == "ENTRYPOINT")
+    assert json.loads(entry) == ["python", "-m", "gradmix_jax.main"]
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[03-04]", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "expected"),
+    [
+        (SLURM | {"SLURM_PROCID": "1"}, {}, ("node03:61447", 2, 1)),
+        (SLURM | {"SLURM_PROCID": "0", "JAX_COORDINATOR_PORT": "5"}, {}, ("node03:5", 2, 0)),
+        ({}, {"coordinator": "a:8476", "num_processes": 3, "process_id": 2}, ("a:8476", 3, 2)),
+        ({}, {}, "--multihost finds no other processes"),
+        ({}, {"num_processes": 3}, "--num_processes needs --coordinator"),
+        ({}, {"coordinator": "a"}, "--coordinator must be HOST:PORT of process 0, got 'a'"),
+        ({}, {"coordinator": "a:1", "num_processes": 0}, "--num_processes must be a positive integer, got 0"),
+        (
+            {},
+            {"coordinator": "a:1", "num_processes": 2, "process_id": 2},
+            "--process_id must be an integer from 0 to 1, got 2",
+        ),
+    ],
+)
+def test_processes_are_found_by_the_environment_or_told_by_flags(environment, given, expected, monkeypatch):
+    from jax._src import distributed
+
+    from gradmix_jax.pod import joining
+
+    joined = []
+
+    class Client:
+        def connect(self):
+            pass
+
+    def client(address, process, **_):
+        joined.append((address, process))
+        return Client()
+
+    for name in ("JAX_COORDINATOR_ADDRESS", "KUBERNETES_SERVICE_HOST", *SLURM, "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    state = distributed.State()
+    monkeypatch.setattr(distributed, "global_state", state)
+    monkeypatch.setattr(joining.jax.distributed, "initialize", state.initialize)
+    monkeypatch.setattr(joining.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(distributed._jax, "get_distributed_runtime_client", client)
+    monkeypatch.setattr(joining.jax, "process_count", lambda: 1)  # of a backend that would need a real client
+    monkeypatch.setattr(joining, "Service", lambda *_, **__: None)
+    monkeypatch.setattr(state, "initialize_preemption_sync_manager", lambda: None)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            joining.initialize(**given)
+    else:
+        joining.initialize(**given)
+        assert (*joined, state.num_processes) == ((expected[0], expected[2]), expected[1])

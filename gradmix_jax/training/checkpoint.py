@@ -34,6 +34,10 @@ def _silence_orbax() -> None:
     if not any(getattr(each, "of_orbax", False) for each in logger.filters):
         is_new.of_orbax = True
         logger.addFilter(is_new)
+        # TensorStore reports to an event loop that Orbax has closed by then; nobody waits for it.
+        show = sys.unraisablehook
+        late = lambda said: isinstance(said.exc_value, RuntimeError) and "loop is closed" in str(said.exc_value)
+        sys.unraisablehook = lambda said: None if late(said) else show(said)
 
 
 class Checkpoints:

@@ -26,6 +26,7 @@ COMMANDS = {
         "--known_classes=25",
         "--repeats=1",
     ],
+    "soak": ["--minutes=0.01"],
     "startup": ["--repeats=1", "--config.model.width=4"],
     "streaming": ["--workers=1", "--seconds=0.2"],
     "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2"],

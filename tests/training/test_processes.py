@@ -147,6 +147,24 @@ def test_a_signal_after_the_last_step_ends_all_before_the_evaluation(name, told,
     assert not (tmp_path / "first" / "results.json").exists()
 
 
+IN_THE_EVALUATION = """
+import os, signal
+from gradmix_jax.evaluation import evaluate
+def told(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+if index == 1:
+    evaluate.fitting.serve = told
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_evaluation_ends_all_of_them(tmp_path):
+    with pods.Pod([tmp_path / "first", tmp_path / "second"], code=IN_THE_EVALUATION) as pod:
+        (status, errors), (told, _) = pod.wait(240)
+    assert (status, told) == (4, 143), errors
+    assert "failed: told to end (SIGTERM); rerun the command on all hosts" in pods.said(errors)[-1]
+
+
 def test_a_port_in_use_is_one_line(tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
