@@ -39,6 +39,8 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "legend.labelcolor": INK,
+    # Ids in an SVG are random otherwise, and no two reports the same.
+    "svg.hashsalt": "gradmix_jax",
 }
 SIZE = (4.4, 3.4)
 THUMBNAIL = 96
