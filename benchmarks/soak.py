@@ -34,7 +34,7 @@ def experiment(seed: int) -> ConfigDict:
     config.seed = seed
     config.dataset.image_size, config.dataset.channels = 8, 1
     config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
-    config.augment.jitter_prob = config.augment.grey_prob = 0.0
+    config.augment.jitter_prob = config.augment.gray_prob = 0.0
     config.model.width, config.model.hidden, config.model.projection = 4, 16, 8
     config.mix.group_size, config.train.batch_size = 4, 128
     config.phases = (phase("joint", epochs=4, supcon=1.0, ssl=1.2),)
