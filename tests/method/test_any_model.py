@@ -86,15 +86,15 @@ def test_values_and_gradients_are_those_of_plain_grad(map, stages):
         made = explain(map, stages=stages)
         general = made.value_and_grad(clean_and_mixed)
         shared, aux = made.value_and_grad_shared(lambda mixed: (loss_of(mixed), jnp.sum(mixed)), has_aux=True)[0]
-        shared_gradient = made.value_and_grad_shared(loss_of)[1]
-        return made.images, general, (shared, shared_gradient), aux
+        return made.images, general, made.value_and_grad_shared(loss_of), shared, aux
 
-    images, general, shared, aux = both()
+    images, general, shared, value_with_aux, aux = both()
     again = lambda params: (forward(params, IMAGES), forward(params, images))
     expected = jax.value_and_grad(lambda params: clean_and_mixed(*again(params)))(PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), general, expected)
     expected = jax.value_and_grad(lambda params: sum(loss_of(each) for each in again(params)))(PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), shared, expected)
+    np.testing.assert_allclose(value_with_aux, expected[0], rtol=1e-4)
     np.testing.assert_allclose(aux, jnp.sum(forward(PARAMS, images)), rtol=1e-4)
 
 
