@@ -18,7 +18,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import export as export_lib
 from gradmix_jax import predict, scores
-from gradmix_jax.evaluation import cache, fitting
+from gradmix_jax.evaluation import cache, fitting, weights
 from gradmix_jax.evaluation import features as features_lib
 from gradmix_jax.portable import files, from_run, onnx_file
 from gradmix_jax.scores.fitted import works_on_logits
@@ -259,7 +259,7 @@ def random_classifier(tmp_path, monkeypatch, name):
     start = jax.jit(lambda key: network.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False))
     variables = start(jax.random.key(0))
     monkeypatch.setattr(
-        fitting, "_variables", lambda *_, **__: (1, jax.device_get({"batch_stats": {}} | dict(variables)))
+        weights, "restored", lambda *_, **__: (1, jax.device_get({"batch_stats": {}} | dict(variables)))
     )
     none = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
     data = data_lib.OpenSet(**none, split=splits.Split((0, 1), (), "", ""), class_names=("a", "b"), stored_names=())

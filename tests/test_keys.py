@@ -19,8 +19,16 @@ CASES += [
     ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128}),
     ("layer", {"attribution.every": 2}),
 ]
+# Each mask and each fill at once; every pair behind the slow marker.
+PAIRS = [(mask, fill) for mask in masks.MASKS for fill in mix.FILLS]
+QUICK = {(mask, "noise") for mask in masks.MASKS} | {("threshold", fill) for fill in mix.FILLS}
 CASES += [
-    ("input", {"mix.mask": mask, "mix.fill": fill, "mix.patch_size": 4}) for mask in masks.MASKS for fill in mix.FILLS
+    pytest.param(
+        "input",
+        {"mix.mask": mask, "mix.fill": fill, "mix.patch_size": 4},
+        marks=() if (mask, fill) in QUICK else pytest.mark.slow,
+    )
+    for mask, fill in PAIRS
 ]
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 import make
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks" / "source").glob("*.md"))
-SLOW = {"maps_and_masks", "own_images"}  # compile many programs
+SLOW = {"maps_and_masks", "own_images", "your_model"}  # compile many programs
 
 
 def read(name):

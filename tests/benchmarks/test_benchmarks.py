@@ -17,6 +17,8 @@ COMMANDS = {
     "evaluation": ["--scale=0.1", "--repeats=1"],
     "large_batch": ["--width=4", "--step_batches=128"],
     "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1", "--images=400"],
+    "maps": ["--folder={tmp}", "--data=digits", "--models=small_cnn", "--seeds=0,1", "--images=16", "--epochs=1"],
+    "overview_cost": ["--only=CutMix"],
     "roofline": ["--width=4", "--batches=16", "--repeats=1"],
     "scoring": [
         "--images=500",
@@ -36,10 +38,11 @@ COMMANDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_benchmark_prints_its_table(name):
+def test_a_benchmark_prints_its_table(name, tmp_path):
     # Its own process sets its own flags: the virtual devices of the tests would change what is measured.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, f"benchmarks/{name}.py", *COMMANDS[name]]
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in COMMANDS[name]]
+    command = [sys.executable, f"benchmarks/{name}.py", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900)
     assert result.returncode == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if line.startswith("| ")]

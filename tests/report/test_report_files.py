@@ -176,6 +176,7 @@ def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int,
     (folder / workdir.METRICS).write_text("".join(lines))
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
     """The report of such a run takes under a minute and 1.5 GB, and its page stays small."""
     _write_large_run(tmp_path / "run", num_classes=1000, num_images=100_000, width=512)

@@ -277,7 +277,7 @@ def test_both_views_have_the_class_of_their_image():
     _, program = small_program("input", phases=CROSS_ENTROPY, **{"model.classifier": "linear"})
     outputs, labels = random_outputs()
     weight, partner = np.linspace(0.5, 0.9, 2 * IMAGES, dtype=np.float32), np.roll(np.arange(2 * IMAGES), 5)
-    context = Context(program, None, None, None, None, labels, {"cross_entropy": 1.0})
+    context = Context(program, None, {}, None, None, labels, {"cross_entropy": 1.0})
 
     @jax.jit
     def both(outputs):
@@ -310,7 +310,7 @@ def test_maps_are_of_the_loss_that_the_config_names():
         return {"simclr": objectives.simclr, "supcon": objectives.supcon}[name](batch, programs[name].objective)
 
     def cotangent(name, given):
-        context = Context(programs[name], None, None, None, None, labels, {})
+        context = Context(programs[name], None, {}, None, None, labels, {})
         return losses.attribution_cotangent(context, outputs, given)
 
     expected, found = jax.jit(
