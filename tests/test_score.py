@@ -243,6 +243,10 @@ def test_odin_of_stored_outputs(arrays):
         np.testing.assert_allclose(
             results["arrays"][f"logits/odin/{side}"], np.log(K * probability), rtol=1e-3, atol=1e-5
         )
+    # It learns nothing, so that it needs no training images.
+    bare = {name: x for name, x in (arrays | perturbed).items() if not name.startswith(("train", "validation"))}
+    alone = score(bare, options={"odin": {"temperature": 10.0}})["by_score"]["logits"]["odin"]
+    assert alone["auroc"] == results["by_score"]["logits"]["odin"]["auroc"]
 
 
 def test_what_is_left_out_names_the_arrays_to_add(arrays):

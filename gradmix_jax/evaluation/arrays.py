@@ -171,7 +171,7 @@ def _fit_without_training(given, fitted, feature, names, options, reason) -> Non
     for name in names:
         entry = SCORES[name]
         try:
-            if feature != LOGITS or not set(entry.needs) <= set(OUTPUTS):
+            if feature != LOGITS or not set(entry.needs) <= {*OUTPUTS, PERTURBED}:
                 raise AttributeError  # predictions by features, and the head's statistics, need training images
             states[name] = entry.fit(reference, **options.get(name, {}))
         except (AttributeError, *FAILURES):  # nothing to learn from
