@@ -3,6 +3,7 @@
 import functools
 from functools import partial
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from gradmix_jax.config import phase
 from gradmix_jax.data import order
 from gradmix_jax.models.vit import PATCHES, ClassTokenViT, ViT
 from gradmix_jax.training import state as state_lib
+from gradmix_jax.training.checkpoint import Checkpoints
 
 NUM_IMAGES = 64
 SIZE = 8
@@ -74,3 +76,13 @@ def small_images(channels=3):
 def small_order(program, step):
     """Of the epoch of `step`, for a run of seed 0."""
     return order.epoch_order(0, step // program.steps_per_epoch, size=NUM_IMAGES)
+
+
+def final_state(config, workdir):
+    """The state of a digits run's newest checkpoint."""
+    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
+    program = run_lib.make_program(specs, num_classes=6, num_images=256)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
+    checkpoints.close()
+    return state

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from programs import small_config
+from programs import final_state, small_config
 
 from gradmix_jax import cli, figure, predict
 from gradmix_jax import config as config_lib
@@ -49,15 +49,6 @@ def fit(config, workdir):
     config = config_lib.to_plain(config)
     specs = run_lib.from_config(config, num_devices=jax.device_count())
     return run_lib.train(specs, config, str(workdir))
-
-
-def final_state(config, workdir):
-    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
-    program = run_lib.make_program(specs, num_classes=6, num_images=256)
-    checkpoints = Checkpoints(str(workdir), read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
-    checkpoints.close()
-    return state
 
 
 def checkpoint_steps(workdir):

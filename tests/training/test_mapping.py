@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import small_config, small_images, small_order, small_program, small_state
+from programs import final_state, small_config, small_images, small_order, small_program, small_state
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.training import loop, mapping, train
 from gradmix_jax.training import step as step_lib
-from gradmix_jax.training.checkpoint import Checkpoints
 
 SLOW_SHARD_MAP = pytest.param("shard_map", marks=pytest.mark.slow)  # the collectives of `pmap`
 MOCO = {
@@ -161,15 +160,6 @@ def fit(config, workdir, *, stop_at=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "run", lambda state, **options: run(state, **options | stopping))
         return run_lib.train(run_lib.from_config(plain, num_devices=8), plain, str(workdir))[0]
-
-
-def final_state(config, workdir):
-    specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
-    program = run_lib.make_program(specs, num_classes=6, num_images=256)
-    checkpoints = Checkpoints(str(workdir), read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
-    checkpoints.close()
-    return state
 
 
 @pytest.fixture(scope="module")
