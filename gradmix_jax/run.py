@@ -17,7 +17,7 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, derive, from_config
 from gradmix_jax.data import order
 from gradmix_jax.evaluation import evaluate as evaluation
-from gradmix_jax.training import cost, mapping
+from gradmix_jax.training import cost, mapping, tracking
 from gradmix_jax.training import initial as initial_lib
 from gradmix_jax.training import optimizer as optimizer_lib
 from gradmix_jax.training import state as state_lib
@@ -149,6 +149,7 @@ def _evaluate(
         written = save_results(new, config, workdir)
 
     evaluation.evaluate(experiment.setup, workdir, data=data, save=save)
+    tracking.track_results(experiment.train.trackers, workdir, written)
     return written
 
 

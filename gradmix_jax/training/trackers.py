@@ -1,7 +1,7 @@
 """Where metrics go besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow. A table of them.
 
-To add one, write a class with `write` and `close` and enter it in TRACKERS. Nothing is sent to another machine unless
-the user's environment asks for it (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI`).
+To add one, write a class with `write`, `summarize` and `close` and enter it in TRACKERS. Nothing is sent to another
+machine unless the user's environment asks for it (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI`).
 """
 
 import dataclasses
@@ -24,6 +24,9 @@ class Tracker(Protocol):
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Record scalars after `step` steps."""
+
+    def summarize(self, step: int, results: dict[str, float]) -> None:
+        """Record the metrics of an evaluation after `step` steps, in place of those of an earlier one."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -84,7 +87,8 @@ class TensorBoard:
         self._events = events_writer(os.path.join(directory, "events"))
         if start_step:
             start = self._event_pb2.SessionLog(status=self._event_pb2.SessionLog.START)
-            self._events.write_event(self._event_pb2.Event(step=start_step, wall_time=time.time(), session_log=start))
+            first = start_step + 1  # from this step on, TensorBoard hides what was written before
+            self._events.write_event(self._event_pb2.Event(step=first, wall_time=time.time(), session_log=start))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         event = self._event_pb2.Event(step=step, wall_time=time.time())
@@ -92,6 +96,8 @@ class TensorBoard:
             event.summary.value.add(tag=name, simple_value=value)
         self._events.write_event(event)
         self._events.flush()
+
+    summarize = write  # TensorBoard shows the newest of several values of a step
 
     def close(self) -> None:
         self._events.close()
@@ -122,6 +128,10 @@ class WeightsAndBiases:
     def write(self, step: int, scalars: dict[str, float]) -> None:
         self._run.log(scalars, step=step)
 
+    def summarize(self, step: int, results: dict[str, float]) -> None:
+        # Not in the history, whose steps only go up: a run may be evaluated again at the step of its last scalars.
+        self._run.summary.update({**results, "evaluated_step": step})
+
     def close(self) -> None:
         self._run.finish()
 
@@ -144,7 +154,10 @@ class MLflow:
 
         self._metric, self._client = Metric, MlflowClient(tracking_uri=uri)
         self._run = _kept_id(workdir, "mlflow", lambda: self._start(workdir))
-        config = [Param(name, str(value)[:6000]) for name, value in _flat(_config(workdir)).items()]
+        # A parameter keeps its first value: those of a later evaluation may differ, and writing them again is an error.
+        known = self._client.get_run(self._run).data.params
+        config = {name: value for name, value in _flat(_config(workdir)).items() if name not in known}
+        config = [Param(name, value[:6000]) for name, value in config.items()]
         for first in range(0, len(config), 100):  # the most that a call takes
             self._client.log_batch(self._run, params=config[first : first + 100])
         history = self._client.get_metric_history(self._run, "loss") if start_step else []
@@ -158,9 +171,12 @@ class MLflow:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         if step > self._last:
-            now = int(1000 * time.time())
-            metrics = [self._metric(name, float(value), now, step) for name, value in scalars.items()]
-            self._client.log_batch(self._run, metrics=metrics)
+            self.summarize(step, scalars)
+
+    def summarize(self, step: int, results: dict[str, float]) -> None:
+        now = int(1000 * time.time())  # the newest value of a step counts
+        metrics = [self._metric(name, float(value), now, step) for name, value in results.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def close(self) -> None:
         self._client.set_terminated(self._run)

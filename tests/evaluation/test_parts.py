@@ -1,6 +1,7 @@
 """Parts of an evaluation fail on their own; what they share is done once."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from gradmix_jax import corruptions, main, run, run_many
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import readers
 from gradmix_jax.evaluation import closed_set, evaluate, features, guards
+from gradmix_jax.training import trackers
 
 
 def test_the_headline_is_written_before_the_parts_that_fail(tmp_path, monkeypatch, capsys):
@@ -24,7 +26,13 @@ def test_the_headline_is_written_before_the_parts_that_fail(tmp_path, monkeypatc
         raise RuntimeError("no such decomposition")
 
     monkeypatch.setattr(closed_set, "spread", broken)
+    tracked = {}
+    tracker = types.SimpleNamespace(summarize=lambda step, found: tracked.update({step: found}), close=lambda: None)
+    entry = trackers.Entry("recorder", "json", "", lambda workdir, start_step: tracker)
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", entry)
     results = run.run(config, workdir, "eval")
+    (at_step,) = tracked.values()
+    assert at_step["evaluation/auroc"] == results["auroc"] and list(tracked) == [results["step"]]
     assert results["failed"] == {"diversity": "RuntimeError: no such decomposition"}
     assert "evaluation, diversity failed: RuntimeError: no such decomposition" in capsys.readouterr().err
     assert seen[0]["auroc"] == results["auroc"] and seen[0]["pending"] == ["diversity", "far dataset noise:uniform"]

@@ -20,20 +20,23 @@ def make(tmp_path, start=0):
     return MetricsWriter(str(tmp_path), start_step=start, total_steps=9, images_per_step=4)
 
 
-def read_events(tmp_path):
-    """{(tag, step): value} of all event files, parsed from the TFRecord framing: length, crc, payload, crc."""
-    values = {}
+def all_events(tmp_path):
+    """The events of all event files, parsed from the TFRecord framing: length, crc, payload, crc."""
     for path in glob.glob(str(tmp_path / "tensorboard" / "*")):
         with open(path, "rb") as file:
             data = file.read()
         place = 0
         while place < len(data):
             length = int.from_bytes(data[place : place + 8], "little")
-            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            yield event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
             place += 16 + length
-            for value in event.summary.value:
-                values[value.tag, event.step] = value.simple_value
-    return values
+
+
+def read_events(tmp_path):
+    """{(tag, step): value}."""
+    return {
+        (value.tag, event.step): value.simple_value for event in all_events(tmp_path) for value in event.summary.value
+    }
 
 
 def test_writes_both_files(tmp_path):
@@ -57,6 +60,13 @@ def test_resume_drops_what_lies_past_the_checkpoint_and_half_a_line(tmp_path):
     writer.write(6, {"loss": 60.0})
     writer.close()
     assert [(line["step"], line["loss"]) for line in read_lines(tmp_path)] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+
+
+def test_a_resume_hides_events_past_the_checkpoint_alone(tmp_path):
+    """TensorBoard hides earlier events from the step of a START on: the last one that counts is the checkpoint's."""
+    make(tmp_path, start=4).close()
+    started = [event.step for event in all_events(tmp_path) if event.HasField("session_log")]
+    assert started == [5]
 
 
 def test_not_finite_is_null(tmp_path):

@@ -4,21 +4,23 @@ import importlib.util
 import json
 import sys
 import textwrap
+import time
 
 import pytest
 
-from gradmix_jax.training import trackers
+from gradmix_jax.training import trackers, tracking
 from gradmix_jax.training.metrics_writer import MetricsWriter
 
 FAKES = {
     "wandb.py": """
-        import json, os
+        import json, os, types
         class Settings(dict):
             def __init__(self, **options): super().__init__(options)
         class Run:
             def __init__(self, options):
                 self.file = open(os.path.join(options["dir"], "fake_wandb.jsonl"), "a")
                 self.say({name: options[name] for name in ("project", "name", "id", "resume", "mode", "config")})
+                self.summary = types.SimpleNamespace(update=lambda what: self.say({"summary": what}))
             def say(self, what):
                 self.file.write(json.dumps(what) + "\\n")
                 self.file.flush()
@@ -39,8 +41,11 @@ FAKES = {
                 CALLS.append(("run", experiment, run_name))
                 return types.SimpleNamespace(info=types.SimpleNamespace(run_id="run 1"))
             def get_metric_history(self, run, name): return [m for m in HISTORY if m.key == name]
+            def get_run(self, run):
+                params = {call[1]: call[2] for call in CALLS if call[0] == "param"}
+                return types.SimpleNamespace(data=types.SimpleNamespace(params=params))
             def log_batch(self, run, metrics=(), params=()):
-                assert run == "run 1"
+                assert run == "run 1" and not {p.key for p in params} & self.get_run(run).data.params.keys()
                 HISTORY.extend(metrics)
                 CALLS.extend(("param", p.key, p.value) for p in params)
             def set_terminated(self, run): CALLS.append(("end", run))
@@ -120,6 +125,32 @@ def test_mlflow_gets_config_and_scalars_and_no_step_twice(fakes, workdir):
     assert mlflow.CALLS[-1] == ("end", "run 1")
 
 
+RESULTS = {"feature": "features", "score_name": "msp", "step": 6, "macro_f1": None, "accuracy": 0.9}
+RESULTS |= {"by_score": {"features": {"msp": {"accuracy": 0.9, "auroc": 0.8, "oscr": float("nan")}}}}
+HEADLINE = {"evaluation/accuracy": 0.9, "evaluation/auroc": 0.8}
+
+
+def test_the_headline_of_an_evaluation_reaches_every_tracker(fakes, workdir, capsys):
+    names = ("tensorboard", "wandb", "mlflow")
+    write(workdir, names, (2, 4, 6))
+    (workdir / "config.json").write_text(json.dumps({**CONFIG, "evaluate": {"k": 3}}))
+    tracking.track_results(names, str(workdir), RESULTS)
+    tracking.track_results(names, str(workdir), RESULTS | {"macro_f1": 0.7})
+    import mlflow
+
+    found = [(m.key, m.value, m.step) for m in mlflow.HISTORY if m.key.startswith("evaluation/")]
+    once = [(name, value, 6) for name, value in HEADLINE.items()]
+    assert found == [*once, *once, ("evaluation/macro_f1", 0.7, 6)]
+    assert ("param", "evaluate.k", "3") in mlflow.CALLS
+    said = [json.loads(line) for line in (workdir / "fake_wandb.jsonl").read_text().splitlines()]
+    summaries = [each["summary"] for each in said if "summary" in each]
+    at_step = HEADLINE | {"evaluated_step": 6}
+    assert summaries == [at_step, at_step | {"evaluation/macro_f1": 0.7}]
+    assert len({each["id"] for each in said if "id" in each}) == 1 and said[-1] == "finished"
+    assert len(list((workdir / "tensorboard").iterdir())) >= 1
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_tracker_that_fails_is_left_out(fakes, workdir, capsys):
     writer = MetricsWriter(
         str(workdir), start_step=0, total_steps=9, images_per_step=4, trackers=("wandb", "tensorboard")
@@ -128,7 +159,7 @@ def test_a_tracker_that_fails_is_left_out(fakes, workdir, capsys):
         writer.write(step, {"loss": loss})
     writer.close()
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert warnings == ["warning: cannot write Weights & Biases (the network is gone); training continues without."]
+    assert warnings == ["warning: cannot write Weights & Biases (the network is gone); the run continues without."]
     assert "[3" not in (workdir / "fake_wandb.jsonl").read_text()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 3
     assert list((workdir / "tensorboard").iterdir())
@@ -139,7 +170,7 @@ def test_a_tracker_that_cannot_start_is_left_out(fakes, workdir, capsys, monkeyp
 
     monkeypatch.setattr(mlflow, "MlflowClient", lambda tracking_uri: 1 / 0)
     write(workdir, ("mlflow",), (1,))
-    assert "warning: cannot write MLflow (division by zero); training continues" in capsys.readouterr().err
+    assert "warning: cannot write MLflow (division by zero); the run continues" in capsys.readouterr().err
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 1
 
 
@@ -185,21 +216,34 @@ def leveldb_records(data):
             parts = b""
 
 
-def test_weights_and_biases_offline(workdir):
-    wandb = pytest.importorskip("wandb")
+def records_of(file):
+    """The records of a file whose run has finished; the package's own process may still be writing it."""
     from wandb.proto import wandb_internal_pb2
 
+    end = time.monotonic() + 20
+    while True:
+        found = [wandb_internal_pb2.Record.FromString(data) for data in leveldb_records(file.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in found) or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def test_weights_and_biases_offline(workdir):
+    wandb = pytest.importorskip("wandb")
     write(workdir, ("wandb",), (2, 4))
     write(workdir, ("wandb",), (6,), start=4)
+    tracking.track_results(("wandb",), str(workdir), RESULTS)
     files = sorted((workdir / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(files) == 2 and len({file.name for file in files}) == 1, "one id, two starts"
-    found = []
+    assert len(files) == 3 and len({file.name for file in files}) == 1, "one id, three starts"
+    found, summary = [], {}
     for file in files:
-        for data in leveldb_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
+        for record in records_of(file):
             if record.WhichOneof("record_type") == "history":
                 items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
                 found.append({name: json.loads(value) for name, value in items.items()})
+            for item in record.summary.update:
+                summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    assert HEADLINE.items() <= summary.items() and summary["evaluated_step"] == 6
     assert [(each["_step"], each["loss"]) for each in found] == [(2, 0.2), (4, 0.4), (6, 0.6)]
     assert wandb.run is None, "finished"
 
@@ -209,9 +253,12 @@ def test_mlflow_in_files(workdir):
     from mlflow import MlflowClient
 
     write(workdir, ("mlflow",), (2, 4, 6))
+    (workdir / "config.json").write_text(json.dumps({**CONFIG, "seed": 4}))  # as an evaluation may change a key
     write(workdir, ("mlflow",), (6, 8), start=4)
+    tracking.track_results(("mlflow",), str(workdir), RESULTS)
     client = MlflowClient(tracking_uri=f"file://{workdir}/mlruns")
     (run,) = client.search_runs([client.get_experiment_by_name("gradmix_jax").experiment_id])
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, step / 10) for step in (2, 4, 6, 8)]
+    assert HEADLINE.items() <= run.data.metrics.items() and run.data.params["seed"] == "3"
     assert run.data.params["mix.fill"] == '"partner"' and run.info.status == "FINISHED"

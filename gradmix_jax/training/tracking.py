@@ -1,0 +1,99 @@
+"""The trackers of a run while it goes on, and the results of its evaluation: what cannot be written costs a warning."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from gradmix_jax.training.trackers import TRACKERS, Tracker
+
+EVALUATION = "evaluation/"  # before the names of the evaluation's metrics
+
+
+class Attempts:
+    """Calls that may fail, with one warning for each thing that cannot be written."""
+
+    def __init__(self):
+        self._failed: set[str] = set()
+
+    def __call__(self, what: str, write: Callable[[], Any], errors: type[Exception] = OSError) -> bool:
+        """Whether it could be written; a warning the first time that it could not."""
+        try:
+            write()
+        except errors as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                warn(f"cannot write {what} ({reason}); the run continues without.")
+            return False
+        return True
+
+
+class Tracking:
+    """The trackers of a run, without those that are not installed or fail.
+
+    Args:
+      names: of TRACKERS.
+      workdir: directory of the run.
+      start_step: number of steps done already.
+      attempt: what calls them.
+    """
+
+    def __init__(self, names: Sequence[str], workdir: str, *, start_step: int, attempt: Attempts):
+        self._attempt = attempt
+        self._trackers: dict[str, Tracker] = {}
+        for name in dict.fromkeys(names):
+            entry = TRACKERS[name]
+            if entry.installed:
+                attempt(entry.title, partial(self._open, name, workdir, start_step), Exception)
+            else:
+                warn(f"train.trackers has {name!r}, which is not installed; pip install {entry.install}.")
+
+    def _open(self, name: str, workdir: str, start_step: int) -> None:
+        self._trackers[name] = TRACKERS[name].open(workdir, start_step)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Record scalars after `step` steps."""
+        self._each(lambda tracker: tracker.write(step, dict(scalars)))
+
+    def summarize(self, step: int, results: Mapping[str, float]) -> None:
+        """Record the metrics of an evaluation after `step` steps, in place of those of an earlier one."""
+        self._each(lambda tracker: tracker.summarize(step, dict(results)))
+
+    def _each(self, write: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            if not self._attempt(TRACKERS[name].title, partial(write, tracker), Exception):
+                del self._trackers[name]  # half an event of TensorBoard hides all that follow
+
+    def close(self) -> None:
+        for name, tracker in self._trackers.items():
+            self._attempt(TRACKERS[name].title, tracker.close, Exception)
+
+
+def track_results(names: Sequence[str], workdir: str, results: Mapping[str, Any]) -> None:
+    """Give the headline metrics of an evaluation to the trackers of a run.
+
+    Args:
+      names: of TRACKERS.
+      workdir: directory of the run.
+      results: of the evaluation, with "by_score", "feature", "score_name" and "step".
+    """
+    headline = results["by_score"][results["feature"]][results["score_name"]] | {"macro_f1": results.get("macro_f1")}
+    scalars = {
+        f"{EVALUATION}{name}": float(value)
+        for name, value in headline.items()
+        if value is not None and math.isfinite(value)
+    }
+    tracking = Tracking(names, workdir, start_step=0, attempt=Attempts())
+    tracking.summarize(results["step"], scalars)
+    tracking.close()
+
+
+def warn(message: str) -> None:
+    """Say it on a line of its own, beside the progress bar."""
+    with contextlib.suppress(OSError):
+        tqdm.write(f"warning: {message}", file=sys.stderr)
