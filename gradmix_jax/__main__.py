@@ -4,6 +4,7 @@ gradmix train --config=configs/digits_osr.py --workdir=runs/digits
 """
 
 import ast
+import difflib
 import importlib.util
 import pathlib
 import runpy
@@ -66,7 +67,9 @@ def main() -> None:
         print(version())
         return
     if name not in COMMANDS:
-        print(f"error: unknown command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(COMMANDS)}."
+        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     module, implied = COMMANDS[name]
     sys.argv[:2] = [f"gradmix {name}", *implied]

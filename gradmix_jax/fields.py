@@ -154,12 +154,17 @@ class Section:
         return values
 
 
-def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+def nearest(value: Any, allowed: Iterable[str]) -> str:
+    """The one of `allowed` that a misspelled value is most like; "" where none is like it."""
+    return next(iter(difflib.get_close_matches(str(value), tuple(allowed), 1)), "")
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str], *, guess: str = "") -> None:
     """Raises ValueError unless `value` is one of `allowed`: one line with the name, the choices, the value, a guess."""
     allowed = tuple(allowed)
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        near = guess or nearest(value, allowed)
+        hint = f"; did you mean {near!r}?" if near else "."
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 

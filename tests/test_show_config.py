@@ -53,7 +53,9 @@ def test_a_name_is_a_config_of_the_package():
 
 def test_an_unknown_subcommand_is_one_line():
     result = commands.run("gradmix_jax", "trian")
-    assert result.returncode == 2 and result.stderr.startswith("error: unknown command 'trian'; use one of train, eval")
+    assert result.returncode == 2 and result.stderr == "error: unknown command 'trian'; did you mean 'train'?\n"
+    result = commands.run("gradmix_jax", "zzz")
+    assert result.returncode == 2 and result.stderr.startswith("error: unknown command 'zzz'; use one of train, eval")
 
 
 def test_the_version_names_packages_and_devices():

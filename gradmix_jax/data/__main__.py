@@ -31,7 +31,7 @@ def name_of(word: str) -> str:
             return readers.guess(word)
         if os.sep in word or word.startswith((".", "~")):
             raise ValueError(f"{word} does not exist; give the path of a folder or of a CSV list.")
-    readers.check_name("the dataset", word)
+    readers.check_name("the dataset, unless it is a path that exists,", word)
     return word
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradmix_jax.data import csv_list, fine_grained, folder, hub, idx, imagenet, imglist, noise, prepared
 from gradmix_jax.data.source import DataSet
-from gradmix_jax.fields import check_choice
+from gradmix_jax.fields import check_choice, nearest
 
 if TYPE_CHECKING:
     from gradmix_jax.data.spec import Spec
@@ -109,7 +109,9 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
         return
     if os.path.exists(os.path.expanduser(name)):
         raise ValueError(f"{label} must say how to read a path, got {name!r}; did you mean {guess(name)!r}?")
-    check_choice(label, name, [form for kind, reader in table.items() for form in reader.forms(kind)])
+    forms = [form for kind, reader in table.items() for form in reader.forms(kind)]
+    near = nearest(kind, [kind for kind, reader in table.items() if reader.argument]) if ":" in name else ""
+    check_choice(label, name, forms, guess=near and f"{near}:{name.partition(':')[2]}")
 
 
 def guess(path: str) -> str:

@@ -260,6 +260,7 @@ def test_wrong_labels_and_shared_validation_images_are_found(animals):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"name": "foler:a/b"}, "dataset.name must be one of .*, got 'foler:a/b'; did you mean 'folder:a/b'"),
         ({"name": "cifar11"}, "dataset.name must be one of .*folder:PATH.*, got 'cifar11'; did you mean 'cifar10"),
         ({"name": ""}, "dataset.name must be one of .*, got ''"),
         ({"name": "folder:"}, "dataset.name must be one of .*, got 'folder:'"),

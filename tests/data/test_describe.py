@@ -133,7 +133,11 @@ def test_the_command(tree, tmp_path):
     assert Image.open(out).size == (804, 232)
     line = next(line for line in result.stdout.splitlines() if " train --config=folder_osr " in line)
     assert f"'--config.dataset.name=folder:{tree}'" in line and "--config.dataset.bad_images=skip" in line
-    for word, message in (("nowhere/x", "nowhere/x does not exist"), ("digit", "did you mean 'digits'?")):
+    for word, message in (
+        ("nowhere/x", "nowhere/x does not exist"),
+        ("digit", "did you mean 'digits'?"),
+        ("nowhere", "the dataset, unless it is a path that exists, must be one of digits, "),
+    ):
         result = commands.run("gradmix_jax.data", word)
         assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
