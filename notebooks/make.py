@@ -113,7 +113,7 @@ def setup_cells(name: str, repository: str) -> list:
 
 
 def cells_of(source: str) -> list:
-    """The cells of a source, without those of the setup."""
+    """The cells of a source, without its lead."""
     cells, place, number = [], 0, 0
     for match in [*CELL.finditer(source), None]:
         text = source[place : match.start() if match else len(source)].strip()
@@ -128,9 +128,10 @@ def cells_of(source: str) -> list:
 
 
 def make(name: str, repository: str | None = None):
-    """The notebook of a source, without outputs; the setup comes behind its first text."""
-    first, *rest = cells_of((FOLDER / "source" / f"{name}.md").read_text())
-    cells = [first, *setup_cells(name, address() if repository is None else repository), *rest]
+    """The notebook of a source, without outputs; the setup comes before its first section."""
+    lead, section, rest = (FOLDER / "source" / f"{name}.md").read_text().partition("\n## ")
+    setup = setup_cells(name, address() if repository is None else repository)
+    cells = [new_markdown_cell(lead.strip(), id="lead"), *setup, *cells_of(section + rest)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 

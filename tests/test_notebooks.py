@@ -38,6 +38,9 @@ def test_a_notebook_is_that_of_its_source_with_small_outputs(name):
     nbformat.validate(notebook)
     made = make.make(name)
     assert [(c.id, c.source) for c in notebook.cells] == [(c.id, c.source) for c in made.cells], "run notebooks/make.py"
+    assert "\n## " not in notebook.cells[0].source and notebook.cells[2].id == "setup", (
+        "the setup precedes all sections"
+    )
     file = ROOT / "notebooks" / f"{name}.ipynb"
     assert file.stat().st_size < 300_000
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
