@@ -675,9 +675,13 @@ def test_kubernetes_job_starts_the_main_job(checkout):
     shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
     script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
     environment["WORKDIR"] = str(checkout.root / "runs/k8s")
+    empty = checkout.run(*container["command"], script, **environment)
+    assert empty.returncode and "REPOSITORY: is empty: name the repository in this file" in empty.stderr
+    assert checkout.calls() == []
+    environment["REPOSITORY"] = "https://example.com/a"
     assert checkout.run(*container["command"], script, **environment).returncode == 0
     calls = checkout.calls()
-    assert calls[0][:2] == ["git", "clone"]
+    assert calls[0][:2] == ["git", "clone"] and environment["REPOSITORY"] in calls[0]
     assert calls[-1][1:] == [
         "-u",
         "-m",
@@ -712,6 +716,7 @@ def test_kubernetes_hosts_join_each_other(checkout):
     shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
     script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
     environment |= {"WORKDIR": str(checkout.root / "runs/k8s"), "JOB_COMPLETION_INDEX": "1"}
+    environment |= {"REPOSITORY": "https://example.com/a"}
     assert checkout.run(*container["command"], script, **environment).returncode == 0
     assert checkout.calls()[-1][3:] == [
         "gradmix_jax.main",
