@@ -31,6 +31,7 @@ include_patterns += ["CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = ["docs/_build", ".venv*", "runs", "data", "**/__pycache__", "gradmix_jax", "tests", ".git", "launch"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+highlight_language = "none"  # of blocks that name none: what a command prints
 
 html_theme = "furo"
 html_title = f"gradmix_jax {release}"
