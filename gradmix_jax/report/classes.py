@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gradmix_jax.report.drawing import BLUE, ORANGE, framed, subplots, svg
+from gradmix_jax.report.drawing import BLUE, ORANGE, Marks, framed, subplots, svg
 from gradmix_jax.report.formats import MISSING, escape_html
 from gradmix_jax.report.labels import cut, short
 from gradmix_jax.report.runs import Run
@@ -28,9 +28,11 @@ def bars(run: Run) -> str:
         height_ratios=[max(_shown(side), 1) for side in (known, unknown)],
     )
     lowest = min([*known.values(), *unknown.values(), 0.5])
-    for axis, side, color, title in (
-        (axes[0], known, BLUE, "known class against all unknown images"),
-        (axes[1], unknown, ORANGE, "all known images against unknown class"),
+    left = max(0, np.floor(lowest * 10) / 10 - 0.05)
+    marks = []
+    for axis, side, color, title, against in (
+        (axes[0], known, BLUE, "known class against all unknown images", "against all unknown images"),
+        (axes[1], unknown, ORANGE, "all known images against unknown class", "of all known images against it"),
     ):
         chosen = sorted(side, key=side.get)[: _shown(side)] if _shown(side) < len(side) else list(side)
         places = np.arange(len(chosen))
@@ -41,12 +43,14 @@ def bars(run: Run) -> str:
         axis.set_ylim(max(len(chosen), 1) - 0.4, -0.6)
         axis.set_title(title, loc="left")
         axis.grid(True, axis="x")
-    axes[0].set_xlim(max(0, np.floor(lowest * 10) / 10 - 0.05), 1.06)
+        boxes = [(left, place - 0.35, side[name], place + 0.35) for place, name in zip(places, chosen)]
+        marks.append(Marks(axis, np.array(boxes), [f"{name}: AUROC {side[name]:.4f} {against}" for name in chosen]))
+    axes[0].set_xlim(left, 1.06)
     axes[1].set_xlabel("AUROC")
     cut = [f"{len(side)} {name}" for name, side in (("known", known), ("unknown", unknown)) if len(side) > MOST_BARS]
     note = f" The {MOST_BARS} lowest of {' and of '.join(cut)} classes." if cut else ""
     caption = f"AUROC by class of {run.name}: higher is better; the axis does not start at 0.{note}"
-    return framed(svg(drawn, "AUROC by class"), caption)
+    return framed(svg(drawn, "AUROC by class", marks), caption)
 
 
 def _aurocs(classes: dict[str, Any]) -> dict[str, float]:

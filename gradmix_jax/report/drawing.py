@@ -7,7 +7,10 @@ variables.
 import base64
 import io
 import itertools
+import json
 import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -63,12 +66,27 @@ def subplots(size: tuple[float, float] = SIZE, **options):
     return made, made.subplots(**options)
 
 
-def svg(drawn: Figure, description: str) -> str:
-    """An inline <svg> element.
+class Marks(NamedTuple):
+    """What the page's script reads out of a drawing when one points at it or moves through it with the arrow keys.
+
+    Attributes:
+      axis: matplotlib's.
+      boxes_Mx4: left, bottom, right, top in the coordinates of the axis; equal ones for a point.
+      says: text of each box.
+    """
+
+    axis: Any
+    boxes_Mx4: np.ndarray
+    says: Sequence[str]
+
+
+def svg(drawn: Figure, description: str, marks: Sequence[Marks] = ()) -> str:
+    """An inline <svg> element, in a <div class="plot"> if it has marks.
 
     Args:
       drawn: what to draw.
       description: its text alternative.
+      marks: what the page's script reads out, in the order of the arrow keys.
     """
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -85,7 +103,24 @@ def svg(drawn: Figure, description: str) -> str:
     text = re.sub(r'(href="|url\()#', rf"\1#{prefix}", text)
     for placeholder, variable in _VARIABLES.items():
         text = text.replace(placeholder, variable)
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape_html(description)}"', 1).strip()
+    role = f'role="img" aria-label="{escape_html(description)}"'
+    if not marks:
+        return text.replace("<svg", f"<svg {role}", 1).strip()
+    return f'<div class="plot">{text.replace("<svg", f"<svg {role} {_readable(drawn, marks)}", 1).strip()}</div>'
+
+
+def _readable(drawn: Figure, marks: Sequence[Marks]) -> str:
+    """Attributes with the boxes, "x y width height place-of-text" in units of the drawing, and the texts."""
+    says = list(dict.fromkeys(text for each in marks for text in each.says))
+    place = {text: index for index, text in enumerate(says)}
+    scale, height, boxes = 72 / drawn.dpi, 72 * drawn.get_figheight(), []
+    for each in marks:
+        corners = each.axis.transData.transform(np.asarray(each.boxes_Mx4, float).reshape(-1, 2)) * scale
+        corners_Mx2x2 = corners.reshape(-1, 2, 2)
+        low, high = corners_Mx2x2.min(axis=1), corners_Mx2x2.max(axis=1)
+        for (x, y), (right, top), text in zip(low, high, each.says):
+            boxes.append(f"{x:.1f} {height - top:.1f} {right - x:.1f} {top - y:.1f} {place[text]}")
+    return f'data-marks="{";".join(boxes)}" data-says="{escape_html(json.dumps(says, ensure_ascii=False))}"'
 
 
 def thumbnail(image_HxWxC: np.ndarray, most: int = THUMBNAIL) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.report.curves import missing
-from gradmix_jax.report.drawing import PALETTE, framed, subplots, svg
+from gradmix_jax.report.drawing import PALETTE, Marks, framed, subplots, svg
 from gradmix_jax.report.labels import short
 from gradmix_jax.report.runs import Arrays, Run
 
@@ -27,13 +27,15 @@ def embedding(run: Run) -> str:
     if len(features) < 4 or np.ptp(features, axis=0).max() == 0:
         return "<p>PCA and t-SNE need four test images or more, with features that differ.</p>"
     reduced, variance = _pca(features)
-    names = [short(name, LONGEST_NAME) for name in run.results["known_classes"]]
+    whole = run.results["known_classes"]
+    says = [f"known image of class {whole[label]}" if label >= 0 else "unknown image" for label in labels]
+    names = [short(name, LONGEST_NAME) for name in whole]
     names = names if len(names) <= len(PALETTE) * len(MARKERS) else []
     percent = [f"{share:.0%} of the variance" for share in variance[:2]]
     labeled = (f"first component ({percent[0]})", f"second component ({percent[1]})")
     panels = [
-        _panel("PCA", reduced[:, :2], labels, names, labeled),
-        _panel("t-SNE", _tsne(reduced), labels, names, ("no unit", "no unit")),
+        _panel("PCA", reduced[:, :2], labels, names, labeled, says),
+        _panel("t-SNE", _tsne(reduced), labels, names, ("no unit", "no unit"), says),
     ]
     sample = f"{len(features)} of {total} drawn with a seed" if total > len(features) else f"all {total}"
     caption = (
@@ -75,7 +77,7 @@ def _tsne(reduced_NxP):
         return tsne.fit_transform(reduced_NxP.astype(np.float32))
 
 
-def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:
+def _panel(title, points_Nx2, labels_N, names, axis_labels, says) -> str:
     # A line of the legend has room for some 60 letters.
     columns = max(1, min(5, 60 // (5 + max(map(len, [*names, "unknown"])))))
     drawn, axis = subplots((4.4, 3.6 + 0.17 * math.ceil((len(names) + 1) / columns)))
@@ -85,7 +87,9 @@ def _panel(title, points_Nx2, labels_N, names, axis_labels) -> str:
     axis.set_ylabel(axis_labels[1])
     options = dict(ncols=columns, markerscale=1.8, handletextpad=0.1, columnspacing=0.8)
     drawn.legend(*axis.get_legend_handles_labels(), loc="outside lower center", **options)
-    return svg(drawn, f"{title} of known and unknown features")
+    order = np.argsort(points_Nx2[:, 0], kind="stable")  # the arrow keys go from left to right
+    marks = Marks(axis, np.tile(points_Nx2[order], 2), [says[place] for place in order])
+    return svg(drawn, f"{title} of known and unknown features", [marks])
 
 
 def _scatter(axis, points_Nx2, labels_N, names):

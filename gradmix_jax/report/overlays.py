@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import default_config, to_plain
 from gradmix_jax.method import mix
-from gradmix_jax.report.drawing import framed, subplots, svg
+from gradmix_jax.report.drawing import Marks, framed, subplots, svg
 from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.labels import short
 from gradmix_jax.report.prepared import prepare
@@ -82,11 +82,16 @@ def _draw(explanations, names, run: Run) -> str:
     drawn, axes = subplots(
         (0.5 + 1.05 * (columns + 1), 0.4 + 1.02 * rows), nrows=rows, ncols=columns + 1, squeeze=False
     )
-    first = next(iter(explanations.values()))
+    first, marks = next(iter(explanations.values())), []
+    height, width = first.mask.shape[1:]
+    box = np.array([[-0.5, height - 0.5, width - 0.5, -0.5]])
     for row, name in enumerate(names):
         _show(axes[row, 0], first.views[row])
         axes[row, 0].set_ylabel(name)
-        for column, explanation in enumerate(explanations.values(), 1):
+        marks.append(Marks(axes[row, 0], box, [f"{name}: the view"]))
+        for column, (step, explanation) in enumerate(explanations.items(), 1):
+            masked = float(np.mean(explanation.mask[row] > 0.5))
+            marks.append(Marks(axes[row, column], box, [f"{name}, step {step}: the mask covers {masked:.0%}"]))
             _show(axes[row, column], explanation.views[row])
             if explanation.mixed.maps is not None:
                 options = dict(cmap="magma", vmin=0, vmax=1, alpha=0.7, interpolation="nearest")
@@ -108,7 +113,7 @@ def _draw(explanations, names, run: Run) -> str:
     )
     if run.config["attribution"]["loss"] == "training" and len(run.config["phases"]) > 1:
         caption += " The maps are those of the first phase's loss."
-    return framed(svg(drawn, "maps and masks over training"), caption, wide=True)
+    return framed(svg(drawn, "maps and masks over training", marks), caption, wide=True)
 
 
 def _show(axis, image_HxWxC):

@@ -49,14 +49,62 @@
     });
   }
 
-  // Plots: the points of a path, read back by the ranges of the axes.
+  // Plots and drawings: what one points at, or moves to with the arrow keys, is read out below.
 
   const brief = (name) => (name.length > 40 ? `${name.slice(0, 28)}…${name.slice(-11)}` : name);
   let hint = "Point at a plot, or focus it and use the arrow keys, to read its values."; // on the first one
   const short = (number) => String(Number(number.toPrecision(4)));
+  const numbers = (text) => text.trim().split(/\s+/).map(Number);
+  const drawn = (svg, name, kind) => {
+    const made = document.createElementNS(svg.namespaceURI, name);
+    made.setAttribute("class", kind);
+    made.setAttribute("hidden", "");
+    svg.append(made);
+    return made;
+  };
+  const closest = (distances) => distances.indexOf(Math.min(...distances));
+
+  // `read` shows place `at` of `count` and returns its text; `nearest` gives the place of a point (x, y), or -1.
+  function steppable(svg, { count, step, first, read, nearest }) {
+    const readout = make("p", "readout", hint);
+    hint = "";
+    svg.closest(".plot").append(readout);
+    let at = -1;
+    function show(place) {
+      at = Math.max(0, Math.min(count - 1, place));
+      const text = read(at);
+      readout.textContent = text;
+      svg.setAttribute("aria-valuenow", at);
+      svg.setAttribute("aria-valuetext", text);
+    }
+    function point(event) {
+      const box = svg.getBoundingClientRect();
+      const { x, y, width, height } = svg.viewBox.baseVal;
+      const place = nearest(
+        x + ((event.clientX - box.left) / box.width) * width, y + ((event.clientY - box.top) / box.height) * height,
+      );
+      if (place >= 0) show(place);
+    }
+    svg.addEventListener("pointermove", point);
+    svg.addEventListener("pointerdown", point);
+    svg.addEventListener("focus", () => { if (at < 0) show(first); });
+    const moves = {
+      ArrowRight: () => at + step, ArrowUp: () => at + step, ArrowLeft: () => at - step, ArrowDown: () => at - step,
+      PageUp: () => at + 10 * step, PageDown: () => at - 10 * step, Home: () => 0, End: () => count - 1,
+    };
+    svg.addEventListener("keydown", (event) => {
+      if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      show(moves[event.key]());
+    });
+    const roles = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": count - 1 };
+    const start = { "aria-valuenow": 0, "aria-valuetext": "move with the arrow keys to read values" };
+    Object.entries({ ...roles, ...start }).forEach(([name, value]) => svg.setAttribute(name, value));
+  }
+
+  // Line plots: the points of a path, read back by the ranges of the axes.
 
   function readable(svg) {
-    const numbers = (text) => text.trim().split(/\s+/).map(Number);
     const [left, top, right, bottom] = numbers(svg.dataset.box);
     const [[x0, x1], [y0, y1]] = [numbers(svg.dataset.x), numbers(svg.dataset.y)];
     const toX = (pixel) => x0 + ((pixel - left) / (right - left)) * (x1 - x0);
@@ -64,69 +112,60 @@
     const lines = all("path[data-name]", svg).map((path) => {
       const points = path.getAttribute("d").match(/-?[\d.]+/g).map(Number);
       const says = path.dataset.says ? path.dataset.says.split("|") : [];
-      const color = path.style.stroke;
-      const dot = document.createElementNS(svg.namespaceURI, "circle");
-      dot.setAttribute("class", "dot");
+      const dot = drawn(svg, "circle", "dot");
       dot.setAttribute("r", 4);
-      dot.style.fill = color;
-      dot.setAttribute("hidden", "");
-      svg.append(dot);
+      dot.style.fill = path.style.stroke;
       return { name: path.dataset.name, points, says, dot };
     });
     const stops = [...new Set(lines.flatMap((line) => line.points.filter((_, i) => i % 2 === 0)))].sort((a, b) => a - b);
     if (!stops.length) return;
-    const step = Math.max(1, Math.floor(stops.length / 100));
-    const readout = make("p", "readout", hint);
-    hint = "";
-    svg.closest(".plot").append(readout);
     const cursor = svg.querySelector(".cursor");
     const xName = svg.dataset.xLabel.match(/\(([^(,)]+)\)$/)?.[1] ?? svg.dataset.xLabel.split(":")[0];
-    let at = -1;
 
-    function show(place) {
-      at = Math.max(0, Math.min(stops.length - 1, place));
+    function read(at) {
       const pixel = stops[at];
       cursor.removeAttribute("hidden");
       cursor.setAttribute("transform", `translate(${pixel} 0)`);
       const found = lines.flatMap(({ name, points, says, dot }) => {
-        let best = 0;
-        for (let i = 2; i < points.length; i += 2) {
-          if (Math.abs(points[i] - pixel) < Math.abs(points[best] - pixel)) best = i;
-        }
+        const best = 2 * closest(points.filter((_, i) => i % 2 === 0).map((x) => Math.abs(x - pixel)));
         const near = Math.abs(points[best] - pixel) < 10;
         dot.toggleAttribute("hidden", !near);
         dot.setAttribute("cx", points[best]);
         dot.setAttribute("cy", points[best + 1]);
         return near ? [`${brief(name)} ${short(toY(points[best + 1]))} ${says[best / 2] ?? ""}`.trim()] : [];
       });
-      const text = `${xName} ${short(toX(pixel))}: ${found.join("; ")}`;
-      readout.textContent = text;
-      svg.setAttribute("aria-valuenow", at);
-      svg.setAttribute("aria-valuetext", text);
+      return `${xName} ${short(toX(pixel))}: ${found.join("; ")}`;
     }
-
-    function nearest(event) {
-      const box = svg.getBoundingClientRect();
-      const pixel = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
-      let best = 0;
-      stops.forEach((stop, i) => { if (Math.abs(stop - pixel) < Math.abs(stops[best] - pixel)) best = i; });
-      show(best);
-    }
-    svg.addEventListener("pointermove", nearest);
-    svg.addEventListener("pointerdown", nearest);
-    svg.addEventListener("focus", () => { if (at < 0) show(Math.floor(stops.length / 2)); });
-    const moves = {
-      ArrowRight: () => at + step, ArrowUp: () => at + step, ArrowLeft: () => at - step, ArrowDown: () => at - step,
-      PageUp: () => at + 10 * step, PageDown: () => at - 10 * step, Home: () => 0, End: () => stops.length - 1,
-    };
-    svg.addEventListener("keydown", (event) => {
-      if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
-      event.preventDefault();
-      show(moves[event.key]());
+    steppable(svg, {
+      count: stops.length,
+      step: Math.max(1, Math.floor(stops.length / 100)),
+      first: Math.floor(stops.length / 2),
+      read,
+      nearest: (x) => closest(stops.map((stop) => Math.abs(stop - x))),
     });
-    const roles = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": stops.length - 1 };
-    const start = { "aria-valuenow": 0, "aria-valuetext": "move with the arrow keys to read values" };
-    Object.entries({ ...roles, ...start }).forEach(([name, value]) => svg.setAttribute(name, value));
+  }
+
+  // Drawings with marks: boxes or points with a text.
+
+  function marked(svg) {
+    const says = JSON.parse(svg.dataset.says);
+    const marks = svg.dataset.marks.split(";").map(numbers);
+    const frame = drawn(svg, "rect", "mark");
+    const away = (low, size, at) => Math.max(low - at, at - low - size, 0);
+    function read(at) {
+      const [x, y, width, height, place] = marks[at];
+      const margin = width && height ? 1 : 4; // of a point
+      const box = { x: x - margin, y: y - margin, width: width + 2 * margin, height: height + 2 * margin };
+      Object.entries(box).forEach(([name, value]) => frame.setAttribute(name, value));
+      frame.removeAttribute("hidden");
+      return says[place];
+    }
+    function nearest(x, y) {
+      const distances = marks.map(([left, top, width, height]) => away(left, width, x) + away(top, height, y));
+      const best = closest(distances);
+      return distances[best] < 12 ? best : -1;
+    }
+    steppable(svg, { count: marks.length, step: 1, first: 0, read, nearest });
   }
 
   // The threshold of a method: threshold number `at` accepts an image that more than `at` thresholds accept.
@@ -245,6 +284,7 @@
 
   all("table.sortable").forEach(sortable);
   all("svg.lines").forEach(readable);
+  all("svg[data-marks]").forEach(marked);
   all(".decisions").filter((section) => section.querySelector(".control")).forEach(movable);
   document.documentElement.dataset.ready = "yes";
 })();

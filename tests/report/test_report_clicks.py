@@ -178,6 +178,29 @@ def test_curves_are_read_with_the_mouse_and_with_keys(page, made):
     assert " images)" in page.run(f"document.querySelectorAll('svg.lines')[{histogram}].getAttribute('aria-valuetext')")
 
 
+def test_bars_are_read_with_the_mouse_and_with_keys(page, made):
+    _, results, _ = made
+    svg = "#method-0-classes svg[data-marks]"
+    # The middle of the first bar, in the window.
+    x, y, width, height, _ = page.run(
+        f"document.querySelector('{svg}').dataset.marks.split(';')[0].split(' ').map(Number)"
+    )
+    page.center(svg)
+    box = page.run(f"(r => [r.x, r.y, r.width])(document.querySelector('{svg}').getBoundingClientRect())")
+    scale = box[2] / page.run(f"document.querySelector('{svg}').viewBox.baseVal.width")
+    page.move(box[0] + scale * (x + width / 2), box[1] + scale * (y + height / 2))
+    first = next(iter(results["per_class"]))
+    expected = f"{first}: AUROC {results['per_class'][first]['auroc']:.4f} against all unknown images"
+    assert texts(page, "#method-0-classes .readout") == [expected]
+    assert page.run(f"document.querySelector('{svg} .mark').getAttribute('hidden')") is None
+    page.run(f"document.querySelector('{svg}').focus()")
+    page.press("End", 35)
+    said = page.run(f"document.querySelector('{svg}').getAttribute('aria-valuetext')")
+    assert said.startswith(f"{list(results['per_unknown_class'])[-1]}: AUROC ") and "all known images" in said
+    page.press(*LEFT)
+    assert texts(page, "#method-0-classes .readout") != [said]
+
+
 def test_everything_that_moves_has_a_name_and_is_reached_with_tab(page):
     tree = page.send("Accessibility.getFullAXTree")["nodes"]
     named = [

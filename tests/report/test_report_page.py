@@ -270,3 +270,19 @@ def test_one_logged_point_is_seen(tmp_path):
             file.writelines(f'{{"step": {step}, "loss": 1.5}}\n' for step in range(lines))
         count[lines] = plots.losses(runs.load([path])[0]).count("<circle")
     assert count == {1: 1, 2: 0}
+
+
+def test_marks_are_where_the_drawing_has_them():
+    """In units of the drawing, whose y goes down: a bar of half the width of its axis, and a point in its corner."""
+    drawn, axis = drawing.subplots((2.0, 1.0))
+    axis.set_position([0.1, 0.2, 0.8, 0.6])
+    drawn.set_layout_engine("none")
+    axis.set_xlim(0, 2)
+    axis.set_ylim(0, 1)
+    marks = drawing.Marks(axis, np.array([[0, 0, 1, 1], [2, 1, 2, 1], [0, 1, 1, 0]]), ["a <b>", "c", "a <b>"])
+    text = drawing.svg(drawn, "a drawing", [marks])
+    boxes = re.search('data-marks="([^"]+)"', text)[1].split(";")
+    # 144 x 72 points.
+    assert boxes == ["14.4 14.4 57.6 43.2 0", "129.6 14.4 0.0 0.0 1", "14.4 14.4 57.6 43.2 0"]
+    assert text.startswith('<div class="plot"><svg') and "a &lt;b&gt;" in text
+    assert "data-marks" not in drawing.svg(drawn, "a drawing")
