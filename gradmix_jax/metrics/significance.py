@@ -140,7 +140,8 @@ def _paired_t(difference_N):
 def _sign_flip(difference_N):
     """Share of all 2^n sign patterns whose |sum| is at least the observed one."""
     if difference_N.size > 20:
-        raise ValueError(f"the sign-flip test enumerates 2^n signs and needs n <= 20, got n = {difference_N.size}")
+        said = f"needs n <= 20, got n = {difference_N.size}; use the random one"
+        raise ValueError(f"the exact sign-flip test enumerates 2^n signs and {said}")
     sums = np.zeros(1)
     for difference in difference_N:
         sums = np.concatenate([sums + difference, sums - difference])
@@ -148,21 +149,43 @@ def _sign_flip(difference_N):
     return np.mean(np.abs(sums) >= abs(difference_N.sum()) - rounding)
 
 
+# Of the random sign-flip test: patterns besides the observed one, how many at a time, and their seed.
+PATTERNS, _AT_ONCE, _SEED = 99_999, 10_000, 0
+
+
+def _random_sign_flip(difference_N):
+    """Share of the observed and PATTERNS random sign patterns whose |sum| is at least the observed one.
+
+    The observed pattern counts as one of them, so that p is never 0 and the test keeps its level (Phipson & Smyth 2010,
+    "Permutation p-values should never be zero").
+    """
+    random = np.random.default_rng(_SEED)
+    observed, rounding = abs(difference_N.sum()), 1e-9 * np.abs(difference_N).sum()
+    count = 1
+    for start in range(0, PATTERNS, _AT_ONCE):
+        shape = min(_AT_ONCE, PATTERNS - start), difference_N.size
+        signs = 2.0 * random.integers(0, 2, shape, np.int8) - 1
+        count += np.count_nonzero(np.abs(signs @ difference_N) >= observed - rounding)
+    return count / (PATTERNS + 1)
+
+
 # Name as printed -> two-sided p-value of the null hypothesis of no difference, from the paired differences.
 TESTS = {
     "paired t": _paired_t,
     "exact sign-flip permutation": _sign_flip,
+    "random sign-flip permutation": _random_sign_flip,
 }
 
 
 def paired(first, second, *, test="exact sign-flip permutation"):
     """Two-sided paired test of one metric of two methods over the same trials (splits or seeds).
 
-    The sign-flip test cannot go below p = 2 / 2^n: 0.0625 with the usual five splits. The t-test can, but assumes
-    normal differences. Report the test and n with p.
+    The exact sign-flip test cannot go below p = 2 / 2^n: 0.0625 with the usual five splits. The t-test can, but assumes
+    normal differences. The random sign-flip test draws 99,999 patterns, always the same, for more trials than can be
+    enumerated. Report the test and n with p.
 
     Returns a `PairedTest`. Raises ValueError for fewer than two trials, lengths that differ, NaN, an unknown test, or
-    more than 20 trials for the sign-flip test.
+    more than 20 trials for the exact sign-flip test.
     """
     if test not in TESTS:
         raise ValueError(f"test must be one of {', '.join(TESTS)}, got {test!r}")
@@ -175,3 +198,25 @@ def paired(first, second, *, test="exact sign-flip permutation"):
         raise ValueError(f"trial results must be numbers, got NaN for {np.isnan(difference_N).sum()} trials")
     p_value = float(TESTS[test](difference_N)) if difference_N.any() else 1.0
     return PairedTest(test, first.size, p_value)
+
+
+def holm(p_values):
+    """Adjusted p-values of a family of tests, in their order: each at most the level, where Holm's procedure rejects.
+
+    The family-wise error is controlled whatever the dependence between the tests (Holm 1979, "A simple sequentially
+    rejective multiple test procedure").
+
+    Args:
+      p_values: numbers in [0, 1].
+
+    Raises:
+      ValueError: none, or one that is not in [0, 1].
+    """
+    p_M = np.asarray(p_values, np.float64)
+    if p_M.ndim != 1 or not p_M.size or not ((p_M >= 0) & (p_M <= 1)).all():
+        raise ValueError(f"holm needs one or more p-values in [0, 1], got {p_values}")
+    order_M = np.argsort(p_M, kind="stable")
+    adjusted_M = np.empty_like(p_M)
+    scaled_M = p_M[order_M] * np.arange(p_M.size, 0, -1)
+    adjusted_M[order_M] = np.minimum(np.maximum.accumulate(scaled_M), 1)
+    return adjusted_M.tolist()

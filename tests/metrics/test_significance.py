@@ -113,6 +113,34 @@ def test_sign_flip_by_enumeration():
     assert significance.paired([0.2, 0.3, 0.4, 0.5, 0.6], [0.1] * 5).p_value == 2 / 32
 
 
+def test_random_sign_flips_agree_with_enumeration_and_with_scipy():
+    random, test = np.random.default_rng(3), "random sign-flip permutation"
+    for shift in (0.0, 0.4, 1.0):
+        difference, zeros = random.normal(shift, 1, 16), np.zeros(16)
+        exact = significance.paired(difference, zeros).p_value
+        found = significance.paired(difference, zeros, test=test).p_value
+        assert found == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / significance.PATTERNS) + 1e-5)
+        theirs = scipy.stats.permutation_test(
+            (difference,), lambda x, axis: x.sum(axis), permutation_type="samples", n_resamples=99_999, vectorized=True
+        )
+        assert exact == pytest.approx(theirs.pvalue, abs=1e-12)
+    # More trials than can be enumerated; the least that so many patterns can show.
+    assert significance.paired(np.full(40, 0.1), np.zeros(40), test=test).p_value == 1e-5
+
+
+def test_holm_against_its_definition():
+    p_values = [0.04, 0.001, 0.03, 0.013, 0.9, 0.0125]
+    adjusted = significance.holm(p_values)
+    for level in (0.005, 0.01, 0.04, 0.05, 0.07, 0.2, 0.95):
+        rejected, ascending = set(), sorted(range(6), key=lambda place: p_values[place])
+        for step, place in enumerate(ascending):
+            if p_values[place] > level / (6 - step):
+                break
+            rejected.add(place)
+        assert {place for place in range(6) if adjusted[place] <= level} == rejected
+    assert significance.holm([0.4]) == [0.4] and significance.holm([0.6, 0.7]) == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("test", list(significance.TESTS))
 def test_equal_methods_do_not_differ(test):
     assert significance.paired(FIRST, FIRST, test=test).p_value == 1.0
@@ -126,6 +154,7 @@ def test_equal_methods_do_not_differ(test):
         (lambda: significance.paired(FIRST, SECOND[:-1]), "two or more trials"),
         (lambda: significance.paired([0.1, np.nan], [0.2, 0.1]), "NaN for 1 trials"),
         (lambda: significance.paired(np.arange(21.0), np.zeros(21)), "n <= 20, got n = 21"),
+        (lambda: significance.holm([0.1, 1.2]), r"p-values in \[0, 1\], got \[0.1, 1.2\]"),
         (lambda: significance.bootstrap(None, *toy(), confidence=1), r"confidence must be in \(0, 1\)"),
         (lambda: significance.bootstrap(None, *toy(), resamples=0), "resamples must be at least 1"),
         (lambda: significance.bootstrap(None, [np.nan], [0.1], [True]), "NaN"),
