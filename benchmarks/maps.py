@@ -19,6 +19,7 @@ import functools
 import os
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax
@@ -156,9 +157,15 @@ def make_maps(one: Trained, kind: Kind, images_BxHxWxC, keys_B) -> jax.Array:
     return attribution.make(source, spec)
 
 
-def curves(one: Trained, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Array]:
-    """Probability of the predicted class along deletion and insertion, both [B, STEPS + 1]."""
-    predicted_B = jnp.argmax(forward(one, images_BxHxWxC)[0], axis=1)
+def curves(logits_of: Callable, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Array]:
+    """Probability of the predicted class along deletion and insertion, both [B, STEPS + 1].
+
+    Args:
+      logits_of: images in [0, 1] -> logits_BxK.
+      maps_BxHxW: pixels go in their order, the largest first.
+      images_BxHxWxC: in [0, 1].
+    """
+    predicted_B = jnp.argmax(logits_of(images_BxHxWxC), axis=1)
     mean = jnp.mean(images_BxHxWxC, axis=(1, 2), keepdims=True)
 
     def probabilities(share):
@@ -166,7 +173,7 @@ def curves(one: Trained, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Arr
         first_BxHxWx1 = masks.threshold(maps_BxHxW, keep_B)[..., None]
         result = []
         for inside, outside in ((mean, images_BxHxWxC), (images_BxHxWxC, mean)):
-            logits_BxK, _ = forward(one, jnp.where(first_BxHxWx1, inside, outside))
+            logits_BxK = logits_of(jnp.where(first_BxHxWx1, inside, outside))
             result.append(jnp.take_along_axis(jax.nn.softmax(logits_BxK), predicted_B[:, None], axis=1)[:, 0])
         return tuple(result)
 
@@ -180,7 +187,8 @@ def areas(runs: list[Trained], kind: Kind, seeds: list[int]) -> tuple[np.ndarray
     @jax.jit
     def run(variables, images, key):
         one = runs[0]._replace(variables=variables)
-        return curves(one, make_maps(one, kind, images, jax.random.split(key, len(images))), images)
+        maps = make_maps(one, kind, images, jax.random.split(key, len(images)))
+        return curves(lambda changed: forward(one, changed)[0], maps, images)
 
     found = [
         run(one.variables, one.images_NxHxWxC, jax.random.key(seed)) for one, seed in zip(runs, seeds, strict=True)

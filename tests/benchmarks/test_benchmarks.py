@@ -85,7 +85,7 @@ def test_every_benchmark_is_run_here():
     # its own, and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
     # ahead_of_time.py.
     others = {"ahead_of_time", "against_torch", "everything", "resnet18", "hlo", "torch_gradmix", "turns"}
-    # published_checkpoints.py has tests of its own.
-    others |= {"evaluation_data", "evaluation_numpy", "published_checkpoints"}
+    # published_checkpoints.py and map_study.py have tests of their own.
+    others |= {"evaluation_data", "evaluation_numpy", "map_study", "published_checkpoints"}
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert names - others == set(COMMANDS)

@@ -1,0 +1,111 @@
+"""The tests of results/plan.md: paired differences over splits, and what becomes of the first hypothesis."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from gradmix_jax.metrics import significance
+from gradmix_jax.report import comparison
+
+from .plan import DATA, METHODS, OBJECTIVES, label, split_means
+from .raw import Row
+
+# (first, second) in the order of the plan; each family, of one objective and dataset, has all six.
+COMPARISONS = tuple((first, second) for first in ("input", "layer") for second in ("random", "cutmix", "none"))
+TEST = "random sign-flip permutation"
+LEVEL = 0.05
+# In AUROC: what the map has to be worth to matter in practice.
+RELEVANT = 0.005
+MEASURES = ("auroc", "oscr", "accuracy")
+PRIMARY, REPLICATION = DATA
+FEWEST = 2  # splits of a test
+
+
+class Difference(NamedTuple):
+    """A paired comparison.
+
+    Attributes:
+      first, second: methods.
+      by_split: {split: first - second}, seeds averaged.
+      mean: over splits; None without any.
+      interval: Student's, 95 %; None for fewer than two splits.
+      positive: number of splits on which it is above 0.
+      p, adjusted: of the sign-flip test, and by Holm's procedure; None for fewer than two splits.
+    """
+
+    first: str
+    second: str
+    by_split: dict[int, float]
+    mean: float | None
+    interval: tuple[float, float] | None
+    positive: int
+    p: float | None = None
+    adjusted: float | None = None
+
+
+def difference(rows: Sequence[Row], dataset: str, objective: str, pair: tuple[str, str], measure: str) -> Difference:
+    """The first method minus the second on the splits that both have, not yet tested."""
+    first, second = (split_means(rows, dataset, label(method, objective), measure) for method in pair)
+    return of_splits(pair, {trial: first[trial] - second[trial] for trial in first if trial in second})
+
+
+def of_splits(pair: tuple[str, str], by_split: dict[int, float]) -> Difference:
+    """Mean, interval and sign of differences by split."""
+    found = comparison.value({(trial, 0): each for trial, each in by_split.items()})
+    positive = sum(each > 0 for each in by_split.values())
+    return Difference(*pair, by_split, found and found.mean, found and found.interval, positive)
+
+
+def family(rows: Sequence[Row], dataset: str, objective: str) -> list[Difference]:
+    """The six comparisons of AUROC, tested and corrected."""
+    found = [difference(rows, dataset, objective, pair, "auroc") for pair in COMPARISONS]
+    tested = [each for each in found if len(each.by_split) >= FEWEST]
+    values = [[*each.by_split.values()] for each in tested]
+    p_values = [significance.paired(each, np.zeros(len(each)), test=TEST).p_value for each in values]
+    # Those that cannot be tested yet count as members of the family.
+    adjusted = significance.holm(p_values + [1.0] * (len(found) - len(tested)))
+    outcomes = {(each.first, each.second): pair for each, pair in zip(tested, zip(p_values, adjusted))}
+    return [each._replace(**dict(zip(("p", "adjusted"), outcomes.get(each[:2], (None, None))))) for each in found]
+
+
+def verdict(primary: Difference, replication: Difference) -> str:
+    """What the plan calls hypothesis 1 (input against random maps) under an objective.
+
+    "refuted": the interval of the primary dataset lies below RELEVANT, so that the map does not buy half a point. It
+    comes first, because a difference can be significant and irrelevant. "supported": Holm's test rejects with a
+    positive mean, and the mean of the replication is positive. Anything else is "undecided".
+    """
+    if primary.interval is None or primary.mean is None or primary.adjusted is None:
+        return "undecided"
+    if primary.interval[1] < RELEVANT:
+        return "refuted"
+    rejected = primary.adjusted <= LEVEL and primary.mean > 0
+    return "supported" if rejected and replication.mean is not None and replication.mean > 0 else "undecided"
+
+
+def whole_splits(rows: Sequence[Row], dataset: str) -> int:
+    """Number of splits that have a row, with results or failed, for every method, objective and seed."""
+    there = {row.key[2:] for row in rows if row.key.dataset == dataset and row.key.part == "main"}
+    names = [label(method, objective) for objective in OBJECTIVES for method in METHODS]
+    seeds = DATA[dataset].seeds
+    whole = lambda trial: all((name, trial, seed) in there for name in names for seed in seeds)
+    return sum(map(whole, range(DATA[dataset].splits)))
+
+
+def correlations(rows: Sequence[Row], dataset: str, objective: str, measure: str) -> list[float]:
+    """Spearman's rank correlation of a measure with AUROC over the runs of each split, seeds averaged.
+
+    Runs of all parts count. Splits with fewer than three runs, or with a constant, have none.
+    """
+    names = sorted({r.key.variant for r in rows if r.key.dataset == dataset and f", {objective}" in r.key.variant})
+    means = [(split_means(rows, dataset, name), split_means(rows, dataset, name, measure)) for name in names]
+    found = []
+    for trial in sorted({trial for auroc, _ in means for trial in auroc}):
+        pairs = [(auroc[trial], other[trial]) for auroc, other in means if trial in auroc and trial in other]
+        if len(pairs) < 3 or min(map(len, map(set, zip(*pairs)))) < 2:
+            continue
+        found.append(float(scipy.stats.spearmanr(*zip(*pairs)).statistic))
+    return [each for each in found if math.isfinite(each)]

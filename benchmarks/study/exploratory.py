@@ -1,0 +1,129 @@
+"""The parts of the page that nothing is tested in: longer training, mechanism, factorial sweep."""
+
+import statistics
+from collections.abc import Sequence
+
+from . import differences, text
+from .plan import DATA, FACTORIAL_SPLITS, LEADING, METHODS, OBJECTIVES, cells, label, leaders, split_means
+from .raw import Row
+
+MECHANISM = {
+    "effective_rank": "effective rank",
+    "intrinsic_dimension": "intrinsic dimension",
+    "deleted": "deleted by the map",
+    "deleted_at_random": "deleted at random",
+}
+
+
+def longer(rows: Sequence[Row]) -> str:
+    lines = []
+    for dataset in DATA:
+        for objective in OBJECTIVES:
+            best = leaders(rows, dataset, objective)[:2]
+            names = {f"{label(method, objective)}, twice the epochs": method for method in best}
+            names |= {f"{label('none', objective)}, FLOPs of input": "none"} if best else {}
+            longest = {name: split_means(rows, dataset, name) for name in names}
+            for name, method in names.items():
+                short, found = split_means(rows, dataset, label(method, objective)), longest[name]
+                if not found:
+                    continue
+                epochs = next(row.epochs for row in rows if row.key.dataset == dataset and row.key.variant == name)
+                of = {trial: found[trial] - short[trial] for trial in found if trial in short}
+                gain = differences.of_splits((name, method), of)
+                gained = f"{text.signed(gain.mean)} ({text.interval(gain)})"
+                lines.append([DATA[dataset].title, name, str(epochs), text.mean(found), gained, str(len(found))])
+            if len(best) == 2 and all(longest[name] for name in [*names][:2]):
+                lines += _gaps(rows, dataset, objective, best)
+    if not lines:
+        return "## Longer training\n\nNot yet: the leaders are chosen by all methods on splits 0 to 19."
+    heads = ("data", "variant", "epochs", "AUROC ↑", "against the same method at the plan's epochs", "splits")
+    note = (
+        f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on the same "
+        "splits. Rows of differences: the better minus the other, at the plan's epochs and at twice as many."
+    )
+    return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
+
+
+def _gaps(rows: Sequence[Row], dataset: str, objective: str, best: Sequence[str]) -> list[list[str]]:
+    """Rows that say whether the gap between the leaders grows with training."""
+    lines = []
+    for epochs, ending in ((DATA[dataset].epochs, ""), (2 * DATA[dataset].epochs, ", twice the epochs")):
+        first, second = (split_means(rows, dataset, label(method, objective) + ending) for method in best)
+        common = [trial for trial in LEADING if trial in first and trial in second]
+        gap = differences.of_splits(tuple(best), {trial: first[trial] - second[trial] for trial in common})
+        name = f"{best[0]} - {best[1]}, {objective}"
+        shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
+        lines.append([DATA[dataset].title, name, str(epochs), shown, "", str(len(common))])
+    return lines
+
+
+def mechanism(rows: Sequence[Row]) -> str:
+    lines, related = [], []
+    for dataset in DATA:
+        for objective in OBJECTIVES:
+            for method in METHODS:
+                name = label(method, objective)
+                by_split = [split_means(rows, dataset, name, measure) for measure in MECHANISM]
+                digits = (1, 2, 3, 3)
+                shown = [text.mean(found, places) for found, places in zip(by_split, digits)]
+                lines.append([DATA[dataset].title, objective, method, *shown, str(len(by_split[0]))])
+            for measure, name in MECHANISM.items():
+                found = differences.correlations(rows, dataset, objective, measure)
+                if found:
+                    positive = f"{sum(each > 0 for each in found)} of {len(found)}"
+                    related.append([DATA[dataset].title, objective, name, f"{statistics.fmean(found):+.2f}", positive])
+    heads = ("data", "objective", "method", *MECHANISM.values(), "splits")
+    note = (
+        "Effective rank and intrinsic dimension are of the encoder's features of the training images. Deleted: mean "
+        "share of a test image that has to go, in the order of the run's map or in random order, until the class "
+        "evidence halves. Exploratory: nothing is tested."
+    )
+    parts = ["## Mechanism", text.table(heads, lines), note]
+    if related:
+        heads = ("data", "objective", "measure", "rank correlation with AUROC", "positive splits")
+        parts += [
+            text.table(heads, related),
+            "Spearman's, within a split over its runs; mean over splits.",
+        ]
+    return "\n\n".join(parts)
+
+
+def factorial(rows: Sequence[Row]) -> str:
+    parts = []
+    for dataset in DATA:
+        for method in leaders(rows, dataset, "contrastive", ("input", "layer"))[:1]:
+            of = label(method, "contrastive")
+            found = {name: split_means(rows, dataset, f"{of}, {name}") for name in cells(method)}
+            if not any(found.values()):
+                continue
+            usual = {
+                trial: value for trial, value in split_means(rows, dataset, of).items() if trial in FACTORIAL_SPLITS
+            }
+            lines = []
+            for name, by_split in found.items():
+                gain = {trial: by_split[trial] - usual[trial] for trial in by_split if trial in usual}
+                one = differences.of_splits((name, method), gain)
+                shown = f"{text.signed(one.mean)} ({text.interval(one)})"
+                lines.append([name, text.mean(by_split), shown, str(len(by_split))])
+            heads = ("cell", "AUROC ↑", "against the recipe", "splits")
+            effects = _effects(found, method)
+            parts.append(f"{DATA[dataset].title}, `{method}`:\n\n{text.table(heads, lines)}\n\n{effects}")
+    if not parts:
+        return "## Factorial sweep\n\nNot yet: the better of `input` and `layer` is chosen on splits 0 to 19."
+    return "## Factorial sweep\n\n" + "\n\n".join(parts)
+
+
+def _effects(found: dict[str, dict[int, float]], method: str) -> str:
+    """Mean AUROC of each level of each factor, over the cells and the splits that all cells have."""
+    common = set.intersection(*(set(by_split) for by_split in found.values()))
+    if not common:
+        return "Means of levels need all cells of a split."
+    levels: dict[tuple[str, object], list[float]] = {}
+    for name, keys in cells(method).items():
+        for key, level in keys.items():
+            values = [found[name][trial] for trial in sorted(common)]
+            levels.setdefault((key, level), []).extend(values)
+    factors = [*dict.fromkeys(key for key, _ in levels)]
+    ordered = sorted(levels.items(), key=lambda each: factors.index(each[0][0]))
+    lines = [[f"`{key}`", str(level), f"{statistics.fmean(values):.4f}"] for (key, level), values in ordered]
+    return text.table(("factor", "level", "mean AUROC"), lines)
