@@ -15,7 +15,7 @@ _OPTIONS += ("--no-first-run", "--disable-extensions", "--disable-background-net
 
 
 class Browser:
-    """One page. Use it as a context; `errors` collects exceptions, console errors and requests other than the file."""
+    """One page, used as a context manager; `errors` collects exceptions, console errors and foreign requests."""
 
     def __init__(self, width: int = 1280, height: int = 900):
         self._folder = tempfile.mkdtemp(prefix="chromium-")
@@ -23,7 +23,7 @@ class Browser:
         read_commands, self._write = os.pipe()
         self._read, write_answers = os.pipe()
         words = [*_OPTIONS, f"--window-size={width},{height}", f"--user-data-dir={self._folder}", "about:blank"]
-        # Of the shells, bash takes numbers of files above 9.
+        # bash, unlike other shells, accepts file descriptors above 9.
         shell = ["bash", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "bash", COMMAND, *words]
         self._process = subprocess.Popen(
             shell, pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -83,7 +83,7 @@ class Browser:
             self.errors.append(f"request of {content['request']['url']}")
 
     def open(self, path: pathlib.Path, *, script: bool = True, width: int = 1280, height: int = 900) -> None:
-        """Load a file and wait until it has."""
+        """Load a file and wait until it is loaded."""
         self.send("Emulation.setScriptExecutionDisabled", value=not script)
         size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.send("Emulation.setDeviceMetricsOverride", **size)
@@ -93,14 +93,14 @@ class Browser:
             self._receive()
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression, a promise's when it is kept."""
+        """The value of a JavaScript expression, or of the promise that it returns."""
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     def center(self, selector: str) -> tuple[float, float]:
-        """Middle of an element in the window, after it is scrolled there."""
+        """Center of an element in the window, after scrolling it into view."""
         box = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{box}.scrollIntoView({{block: 'center'}})")
         return tuple(self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box}.getBoundingClientRect())"))
@@ -109,23 +109,23 @@ class Browser:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, selector: str) -> None:
-        """A press of the mouse on the middle of an element."""
+        """Click the center of an element."""
         x, y = self.center(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, code: int = 0) -> None:
-        """A key such as ArrowRight, on what has the focus."""
+        """Press a key such as ArrowRight on the focused element."""
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
     def enter(self) -> None:
-        """The Enter key, which presses the button that has the focus."""
+        """Press Enter on the focused button."""
         self.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", windowsVirtualKeyCode=13, text="\r")
         self.send("Input.dispatchKeyEvent", type="keyUp", key="Enter", windowsVirtualKeyCode=13)
 
     def screenshot(self, path: pathlib.Path, selector: str | None = None) -> None:
-        """A PNG of the window, or of an element with all that is scrolled out of it."""
+        """A PNG of the window, or of an element including what is scrolled out of view."""
         options = {}
         if selector:
             of = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"

@@ -1,4 +1,4 @@
-"""Commands of the package run as their users run them, without a new interpreter for each.
+"""Run the package's commands as users run them, without a new interpreter for each.
 
 A server process imports the package once and forks for every command; the fork looks for its devices itself. What a
 command prints, its exit status, its working directory and its environment are its own.
@@ -52,7 +52,7 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> None:
-    # Imported here, once; nothing of this asks JAX for a device, so that a fork can.
+    # Imported once, here; none of it asks JAX for a device, which is left to the forks.
     import gradmix_jax.evaluation.paired  # SciPy's statistics, half a second
     import gradmix_jax.main
     import gradmix_jax.protocol
@@ -74,7 +74,7 @@ def _serve() -> None:
 
 
 def _become(module, words, env, cwd, out, err) -> None:
-    """Run the command in this fork, and end."""
+    """Run the command in this fork, then exit."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(err, 2)

@@ -13,10 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Nothing of a test run stays in the user's home: neither compiled programs nor prepared data.
+# A test run leaves nothing in the user's home, neither compiled programs nor prepared data.
 _SCRATCH = tempfile.mkdtemp(prefix="gradmix_jax_tests_")
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
-# Compiled programs outlive the run, in the system's temporary directory: the next run starts from them.
+# Compiled programs stay in the system's temporary directory, where the next run finds them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "gradmix_jax_tests_xla"))
 os.environ.setdefault("TFDS_DATA_DIR", os.path.join(_SCRATCH, "tensorflow_datasets"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import jax
 import pytest
 
-# An accidental broadcast between ranks is a bug in this code base: make it an error.
+# Broadcasting between ranks is always an accident in this code base, so make it an error.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -35,7 +35,7 @@ def key():
 
 @pytest.fixture
 def programs():
-    """A list that grows by a name for every program that is compiled or read from the cache of programs."""
+    """A list that gains a name for every program compiled or read from the compilation cache."""
     names, listening = [], [True]
 
     def listen(event, seconds, fun_name="", **_):
@@ -44,4 +44,4 @@ def programs():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield names
-    listening.clear()  # a listener cannot be taken back
+    listening.clear()  # a listener cannot be removed

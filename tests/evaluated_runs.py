@@ -1,4 +1,4 @@
-"""Workdirs of evaluated runs, made up: every file that the report reads, with arrays that look like the real ones."""
+"""Made-up workdirs of evaluated runs: every file that the report reads, with realistic arrays."""
 
 import json
 
@@ -52,15 +52,15 @@ def write_run(
     """Write a workdir.
 
     Args:
-      folder: where; made here.
-      recipe: key of config.RECIPES.
-      trial, seed: of the run.
-      step: of the checkpoint.
-      gap: between the scores of known and unknown images, in standard deviations.
-      size: test images of each class.
-      label: config.name, what tables call the run.
-      results: entries of results.json to use in place of the made-up ones.
-      overrides: of the config.
+      folder: the workdir to create.
+      recipe: a key of config.recipes.RECIPES.
+      trial, seed: those of the run.
+      step: step of the checkpoint.
+      gap: distance between the scores of known and unknown images, in standard deviations.
+      size: test images per class.
+      label: config.name, which names the run in tables.
+      results: entries of results.json that replace the made-up ones.
+      overrides: config keys.
 
     Returns:
       The folder, as a string.
@@ -124,7 +124,7 @@ def _write_arrays(folder, random, scores, predictions, labels, size):
 
 
 def _classes(size):
-    """Of the unknown images: places in the sorted names."""
+    """Classes of the unknown images, as positions in the sorted names."""
     return np.repeat(np.argsort(np.argsort(UNKNOWN)), size).astype(np.int32)
 
 

@@ -1,6 +1,6 @@
 """Miniature trees of the published protocols: official layouts with all classes, and a few tiny images of each.
 
-Every image is noise of its own, so that no two are duplicates.
+Every image is different noise, so no two are duplicates.
 """
 
 import itertools
@@ -61,7 +61,7 @@ def cub(noise, root, *, train=2, test=1):
 
 
 def aircraft(noise, root, *, train=2, test=1):
-    """fgvc-aircraft-2013b; its images are called .jpg, and these are PNG files all the same."""
+    """fgvc-aircraft-2013b; images are named .jpg although they are PNG files here."""
     lines, number = {"trainval": [], "test": []}, itertools.count(1000000)
     for name in CLASS_NAMES["aircraft"]:
         for part in ("trainval",) * train + ("test",) * test:
@@ -117,7 +117,7 @@ def lists(noise, root, names, *, classes, train=2, test=1):
 def write(root, name):
     """The tree of the protocol `name` in `root`, and the keys of its config that differ from the published ones."""
     noise, protocol = Noise(), PROTOCOLS[name]
-    train = max(2, -(-80 // protocol.classes))  # a batch for each step is needed
+    train = max(2, -(-80 // protocol.classes))  # enough for one batch
     if protocol.near:
         bare = lambda each: each.removeprefix("imglist:benchmark_imglist/")
         unknown = dict.fromkeys(map(bare, (*protocol.near, *protocol.far)), [-1] * 6)

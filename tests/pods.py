@@ -1,4 +1,4 @@
-"""Commands in several processes over loopback, as on several hosts; each ends at a hard limit, by KILL."""
+"""Commands in several processes over loopback, as on several hosts; each is killed at a hard time limit."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The main job, with what a test changes in it first.
+# The main job, preceded by the changes of a test.
 JOB = """
 import runpy, sys
 from gradmix_jax import pod
@@ -41,9 +41,9 @@ class Pod:
 
     Args:
       workdirs: one for each process.
-      options: arguments of all of them.
-      each: {process: further arguments of this one}.
-      code: executed in each before the command; knows `index` and the modules of `pod`.
+      options: arguments of all processes.
+      each: {process: its additional arguments}.
+      code: executed in each process before the command; knows `index` and the modules of `pod`.
     """
 
     def __init__(self, workdirs, options=(), each=None, code="", devices=8, port=None):
@@ -79,7 +79,7 @@ class Pod:
         return ended
 
     def wait_for_steps(self, workdir, count, timeout=240):
-        """Until metrics of so many steps are there."""
+        """Wait until metrics of this many steps have been written."""
         metrics, deadline = pathlib.Path(workdir) / "metrics.jsonl", time.monotonic() + timeout
         while not metrics.exists() or len(metrics.read_text().splitlines()) < count:
             for process in self.processes:
@@ -89,7 +89,7 @@ class Pod:
 
 
 def run(workdirs, options=(), status=0, timeout=240, **more):
-    """Run to the end; returns standard error of each process."""
+    """Run to the end; returns the standard error of each process."""
     with Pod(workdirs, options, **more) as pod:
         ended = pod.wait(timeout)
     for found, errors in ended:

@@ -37,7 +37,7 @@ def small_config(recipe="input", phases=PHASES, **overrides):
     with c.unlocked():
         for name, value in overrides.items():
             *sections, key = name.split(".")
-            # A new section, because an old one refuses values of another type before our own checks see them.
+            # A new section, because an existing one rejects values of another type before our own checks see them.
             holder = functools.reduce(lambda each, section: each[section], sections[:-1], c)
             holder[sections[-1]] = ConfigDict({**holder[sections[-1]], key: value})
     return c
@@ -52,7 +52,7 @@ def small_program(recipe="input", *, mapped=None, phases=PHASES, **overrides):
 
 
 def shorten_transformers(monkeypatch):
-    """One block a stage: twelve blocks take long to compile and are three times the same."""
+    """One block per stage, because twelve blocks take long to compile and test the same thing three times."""
     for name, build in {"vit_tiny_token": partial(ClassTokenViT, patches=PATCHES), "vit_tiny": ViT}.items():
         entry = models.ENCODERS[name]
         monkeypatch.setitem(models.ENCODERS, name, entry._replace(build=partial(build, blocks_per_stage=1)))
@@ -74,7 +74,7 @@ def small_images(channels=3):
 
 
 def small_order(program, step):
-    """Of the epoch of `step`, for a run of seed 0."""
+    """The order of the epoch of `step`, for a run with seed 0."""
     return order.epoch_order(0, step // program.steps_per_epoch, size=NUM_IMAGES)
 
 

@@ -1,4 +1,4 @@
-"""Features of three known classes, and every score of them as its paper says, in float64 NumPy."""
+"""Features of three known classes, and every score as defined in its paper, in float64 NumPy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ def logsumexp(x):
 
 
 class Toy:
-    """Features >= 0 around one center per known class, unknown ones weaker and between; a nearest-center head."""
+    """Features >= 0 around a center per known class, weaker ones between them as unknown; a nearest-center head."""
 
     rng = np.random.default_rng(0)
     centers = 3 * unit(np.abs(rng.normal(size=(K, F))))
@@ -46,7 +46,7 @@ class Toy:
 
     def outputs(self, features, **perturbation):
         features, head = features.astype(np.float32), [np.float32(weights) for weights in self.head]
-        # The model of ODIN's tests takes features as its images.
+        # The model in ODIN's tests takes features as images.
         model = lambda x: jnp.tanh(x) @ head[0] + head[1][None]
         perturbed = odin_lib.perturbed_logits(model, jnp.asarray(features), **perturbation)
         return scores.Outputs(features, self.logits(features).astype(np.float32), perturbed)
@@ -131,7 +131,7 @@ def she(x):
 
 
 def gradnorm(x):
-    """From the gradient itself, one image at a time: of the kernel, by the chain rule, x_F times d loss / d logit_K."""
+    """From the gradient of the kernel, image by image; by the chain rule, x_F times d loss / d logit_K."""
     of_logits = softmax(toy.logits(x)) - 1 / K
     return np.array([np.abs(np.outer(feature, gradient)).sum() for feature, gradient in zip(x, of_logits)])
 

@@ -1,4 +1,4 @@
-"""Small datasets on disk, for the tests of gradmix_jax.datasets."""
+"""Small datasets on disk, for the tests of gradmix_jax.data."""
 
 import gzip
 import io
@@ -31,12 +31,12 @@ def make_spec(**changes) -> data_lib.Spec:
 
 
 def flat(value, *, size=8) -> np.ndarray:
-    """A gray image of one value."""
+    """A gray image with a single value."""
     return np.full((size, size), value, np.uint8)
 
 
 def write_folder(root, *, train, test, test_name="test", size=8) -> str:
-    """PNG files, flat in a value that tells class and place: 10 * class + place; returns the dataset's name.
+    """PNG files of constant value 10 * class + place; returns the dataset's name.
 
     Args:
       root: folder to make.
@@ -55,7 +55,7 @@ def write_folder(root, *, train, test, test_name="test", size=8) -> str:
 
 
 def write_idx(root, *, train_labels, test_labels, size=8, compress=False, dot="-") -> str:
-    """MNIST-style files of images that are flat in the value of their label; returns the dataset's name."""
+    """MNIST-style files of constant images with their label as value; returns the dataset's name."""
     root.mkdir()
     for part, labels in (("train", train_labels), ("t10k", test_labels)):
         labels = np.array(labels, np.uint8)
@@ -71,7 +71,7 @@ def write_idx(root, *, train_labels, test_labels, size=8, compress=False, dot="-
 
 
 def write_prepared(data_dir, name, *, parts, class_names, version="3.0.2", config=None) -> None:
-    """A dataset prepared like TFDS's own of that name.
+    """A dataset prepared like the TFDS dataset of that name.
 
     Args:
       data_dir: TFDS directory.

@@ -1,4 +1,4 @@
-"""Bad input to every command: one line that says what is wrong, a status that is not 0, and nothing written."""
+"""Bad input to every command gives one line that says what is wrong and a nonzero status, and writes nothing."""
 
 import json
 import os
@@ -17,7 +17,7 @@ RUN = "--workdir={new}"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory):
-    """A folder of files and folders that something is wrong with."""
+    """A folder of broken files and folders."""
     root = tmp_path_factory.mktemp("bad")
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
@@ -118,12 +118,12 @@ def _write_outputs(root):
 
 
 def key(assignment, said, *more):
-    """A config key; the data comes after it, so that a value that is none too bad ends as well."""
+    """A config key followed by bad data, so the command also ends if the value happens to be valid."""
     return "main", [CONFIG, RUN, "--config.dataset.name=folder:/nowhere", f"--config.{assignment}", *more], said
 
 
 def late(assignment, said):
-    """A config key that is looked at once the data is there."""
+    """A config key that is checked only after the data is read."""
     return "main", [CONFIG, RUN, f"--config.{assignment}"], said
 
 
@@ -359,7 +359,7 @@ def test_there_are_a_hundred_cases():
     assert len(CASES) >= 100 and len({json.dumps(case) for case in CASES}) == len(CASES)
 
 
-def test_names_with_line_breaks_and_escapes_stay_in_one_line(tmp_path):
+def test_names_with_line_breaks_and_escapes_stay_on_one_line(tmp_path):
     path = tmp_path / "a\nb\x1b[31m.png"
     for words in (["predict", tmp_path / "x\ny", path], ["report", path], ["score", path]):
         result = commands.run(f"gradmix_jax.{words[0]}", *words[1:])

@@ -31,7 +31,7 @@ FLAGS = {
 }
 
 
-def test_the_usage_says_what_each_command_does():
+def test_the_usage_describes_each_command():
     for words in ((), ("--help",)):
         result = commands.run("gradmix_jax", *words)
         lines = dict(re.findall(r"^  (\w+) +(\S.*\.)$", result.stdout, re.MULTILINE))
@@ -48,7 +48,7 @@ def test_the_help_of_a_command_lists_its_flags(name):
     assert f"python -m {module} " in result.stdout, "an example"
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error():
+def test_a_reader_that_closes_the_pipe_is_no_error():
     command = f"'{sys.executable}' -m gradmix_jax.show_config --config=digits_osr | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], cwd=commands.ROOT, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("141\n", "")
@@ -57,7 +57,7 @@ def test_output_that_nobody_reads_to_its_end_is_no_error():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_wheel_in_another_environment(tmp_path):
-    """Built from the tracked files, installed into a fresh environment, run in a folder without a checkout."""
+    """Built from the tracked files, installed into a fresh environment, and run outside a checkout."""
     source, home = tmp_path / "source", tmp_path / "home"
     home.mkdir()
     files = subprocess.run(["git", "ls-files"], cwd=commands.ROOT, capture_output=True, text=True, check=True)
@@ -101,7 +101,7 @@ def test_the_wheel_in_another_environment(tmp_path):
 
 
 def _lend_dependencies(python):
-    """Let an environment import what this one has installed, but for the package itself."""
+    """Let an environment import everything installed in this one, except the package itself."""
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True,

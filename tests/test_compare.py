@@ -17,14 +17,14 @@ def test_folders_are_searched_for_evaluated_runs(tmp_path):
     os.remove(os.path.join(unfinished, "results.json"))
     assert compare.expand([str(tmp_path / "all")]) == [one, two]
     assert compare.expand([two, str(tmp_path / "all" / "digits")]) == [two, one]
-    # One that is named has to be finished; the reader says what is missing.
+    # A run named explicitly must be finished; the reader says what is missing.
     assert compare.expand([unfinished]) == [unfinished]
     os.mkdir(tmp_path / "empty")
     with pytest.raises(ValueError, match="empty holds no evaluated run"):
         compare.expand([str(tmp_path / "empty")])
 
 
-def test_runs_that_cannot_be_averaged_become_methods_of_their_own(tmp_path):
+def test_runs_that_cannot_be_averaged_become_separate_methods(tmp_path):
     paths = [
         write_run(tmp_path / "a", "input"),
         write_run(tmp_path / "b", "input", trial=1),
@@ -45,7 +45,7 @@ def test_runs_that_cannot_be_averaged_become_methods_of_their_own(tmp_path):
     assert [method.label for method in found[1].methods] == ["none"]
 
 
-def test_data_of_one_name_are_told_apart_by_their_splits(tmp_path):
+def test_datasets_of_one_name_are_distinguished_by_their_splits(tmp_path):
     paths = [
         write_run(tmp_path / "a", "input"),
         write_run(tmp_path / "b", "input", **{"dataset.benchmark": "random"}),

@@ -1,4 +1,4 @@
-"""README, docs and CITATION.cff: what they name exists, and what they repeat agrees with the code."""
+"""README, docs and CITATION.cff name only things that exist and agree with the code."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""The Python code of README and docs runs: the blocks of a page top to bottom, in one namespace and an empty folder.
+"""The Python code of README and docs runs: the blocks of a page, top to bottom, in one namespace and an empty folder.
 
 A block that cannot run is marked ```python no-run, which renders the same, with a comment above it that says why.
 """
@@ -29,7 +29,7 @@ def blocks(page):
 
 
 def readme_names(folder):
-    """What the library block of the README has at hand: arrays, a config, and a run to evaluate."""
+    """What the library block of the README assumes: arrays, a config, and a run to evaluate."""
     random = np.random.default_rng(0)
     unit = lambda *shape: (lambda x: (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype("float32"))(
         random.normal(size=shape)
@@ -60,7 +60,7 @@ def architecture_names(folder):
     return {"dataclasses": dataclasses, "Section": Section, "key": key, "FILLS": FILLS}
 
 
-# What a page's code assumes besides its own lines; other pages import and make all that they use.
+# Names that a page's code assumes; other pages import and define everything they use.
 NAMES = {"README.md": readme_names, "docs/architecture.md": architecture_names}
 
 
@@ -77,7 +77,7 @@ def with_code():
 
 
 def tables():
-    """What a page may add entries to."""
+    """The tables that a page may add entries to."""
     from gradmix_jax import corruptions, data, models, objectives, scores
     from gradmix_jax.method import attribution, fills, masks, mix
 

@@ -1,4 +1,4 @@
-"""The documentation site: what its pages take from the code is complete, and it builds without a warning."""
+"""The documentation site: its generated parts are complete, and it builds without a warning."""
 
 import functools
 import html
@@ -21,7 +21,7 @@ PAGES = [*DOCS.glob("*.md"), *DOCS.glob("*/*.md")]
 
 
 def load(name):
-    """A module of docs/, which is no package."""
+    """A module of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -79,7 +79,7 @@ def test_every_entry_of_a_table_has_a_row(generated):
     assert all(len(line.split("|")[2]) > 15 for line in lines), "a mixing method without a docstring"
 
 
-def test_bounds_and_choices_of_keys_are_said(generated):
+def test_bounds_and_choices_of_keys_are_stated(generated):
     from gradmix_jax.fields import Key
 
     assert generated.bounds(Key(1, "", least=1, most=5)) == "at least 1, at most 5"
@@ -134,7 +134,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 def broken_links(site):
-    """[(page, link)] of links and images of built pages whose file or place in it is not there."""
+    """[(page, link)] of links and images of built pages whose file or anchor does not exist."""
     places = functools.cache(lambda page: set(re.findall(r'\bid="([^"]+)"', page.read_text())))
     broken = []
     for page in site.rglob("*.html"):

@@ -1,4 +1,4 @@
-"""Every entry of the package's tables has a test against a reference: a new entry without one fails here.
+"""Every entry of the package's tables has a reference test; a new entry without one fails here.
 
 Tables of `method` have theirs in `method/test_tables.py`, objectives in `objectives/test_published_losses.py`, and
 scores in `scores/test_scores.py`.
@@ -41,11 +41,11 @@ READERS = {
     "folder": ("data/test_datasets_files.py", "test_which_files_are_images"),
     "csv": ("data/test_folder_layouts.py", "test_csv_lists"),
     "idx": ("data/test_datasets_files.py", "test_idx_files"),
-    **dict.fromkeys(("cub", "aircraft", "cars"), (LAYOUTS, "test_a_fine_grained_data_set_as_it_is_unpacked")),
+    **dict.fromkeys(("cub", "aircraft", "cars"), (LAYOUTS, "test_a_fine_grained_dataset_as_unpacked")),
     "imagenet": (LAYOUTS, "test_imagenet_in_every_layout"),
     "imglist": (LAYOUTS, "test_image_lists"),
     "hf": ("data/test_hub.py", "test_parts_labels_and_images"),
-    "noise": ("data/test_datasets.py", "test_noise_has_the_distribution_of_its_name"),
+    "noise": ("data/test_datasets.py", "test_noise_has_the_named_distribution"),
 }
 IMAGES = "corruptions/test_corruptions.py"
 CORRUPTIONS = {
@@ -67,7 +67,7 @@ CORRUPTIONS = {
 }
 VIEWS = "augment/test_augment_policies.py"
 POLICIES = {
-    "standard": ("augment/test_augment.py", "test_jitter_in_every_order_matches_the_formulae"),
+    "standard": ("augment/test_augment.py", "test_jitter_in_every_order_matches_the_formulas"),
     "randaugment": (VIEWS, "test_operations_match_pillow"),
     "augmix": (VIEWS, "test_augmix_is_the_papers_algorithm"),
 }

@@ -1,4 +1,4 @@
-"""The examples train, and their steps cost and compute what the built-in step does on the same model."""
+"""The examples train, and their steps match the built-in step on the same model in cost and result."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ CROSS_ENTROPY = {"cross_entropy": 1.0}
 
 
 class Model:
-    """An example's model as the train step wants one: (z, out), {"batch_stats": ...}.
+    """An example's model in the form that the train step expects: (z, out), {"batch_stats": ...}.
 
     Args:
       forward: (params, batch_stats, images, tap) -> (logits or z, new batch_stats).
@@ -71,7 +71,7 @@ BUILT_IN = {
 
 
 def built_in_step(name, optimizer):
-    """(params, batch_stats, opt_state, key, images, labels) -> the same but for the last three, by `step.gradients`."""
+    """(params, batch_stats, opt_state, key, images, labels) -> the first three updated, by `step.gradients`."""
     forward, weights, map_spec, mix_spec = BUILT_IN[name]
     head = {
         "model.classifier": "linear",

@@ -1,4 +1,4 @@
-"""Exports: the same answers as the run, for every score and layout, without this package and without the data."""
+"""Exports give the same answers as the run, for every score and layout, without this package or the data."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def set_config(workdir, **changes):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A digits run with the features of its checkpoint, and no way to its data."""
+    """A digits run with the features of its checkpoint, whose data is unreachable."""
     return old_run.unpack_with_features(tmp_path_factory.mktemp("run"))
 
 
@@ -51,14 +51,14 @@ def exported(workdir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """Image files of ten digits, of other sizes and modes than the model's."""
+    """Image files of ten digits, with sizes and modes that differ from the model's."""
     from sklearn.datasets import load_digits
 
     folder, data = tmp_path_factory.mktemp("digits"), load_digits()
     for i in range(10):
         image = Image.fromarray((data.images[-1 - i] * 255 / 16).astype(np.uint8)).resize((16 + i, 20))
         image.convert("RGB" if i % 2 else "L").save(folder / f"{i}.png")
-    # Transparent, 16 bits, and lying on its side.
+    # Transparent, 16-bit, and rotated.
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(folder / "transparent.png")
     Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "sixteen.png")
@@ -119,7 +119,7 @@ def test_onnx_gives_the_outputs_of_the_model(workdir, tmp_path):
     export_lib.export(str(workdir), str(tmp_path / "out"), onnx=True)
     classifier = files.read(str(tmp_path / "out"))
     image = classifier.metadata["image"]
-    shape = (7, image["size"], image["size"], image["channels"])  # not the number of images that it was checked on
+    shape = (7, image["size"], image["size"], image["channels"])  # not the number of images it was checked with
     images = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / onnx_file.FILE))
     names = [output.name for output in session.get_outputs()]
@@ -136,7 +136,7 @@ def test_onnx_without_its_packages_is_one_line(workdir, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_all_that_an_export_says(workdir, exported):
+def test_contents_of_an_export(workdir, exported):
     metadata = json.loads((exported / "metadata.json").read_text())
     results = json.loads((workdir / "results.json").read_text())
     assert metadata["class_names"] == results["known_classes"]
@@ -183,14 +183,14 @@ def test_the_code_of_the_card_needs_only_jax_and_numpy(workdir, digits, tmp_path
     assert [row[0] for row in rows] == digits
     assert [row[1] for row in rows] == prediction.name_N
     np.testing.assert_allclose([float(row[2]) for row in rows], prediction.score_N, rtol=1e-5, atol=1e-5)
-    # And the package is blocked indeed.
+    # The package is really blocked.
     blocked = subprocess.run(
         [sys.executable, "-c", BLOCKED + "import gradmix_jax"], capture_output=True, text=True, cwd=files.__file__[:-30]
     )
     assert "ImportError: gradmix_jax" in blocked.stderr
 
 
-def test_an_export_predicts_what_its_run_does(workdir, exported, digits, monkeypatch):
+def test_an_export_predicts_like_its_run(workdir, exported, digits, monkeypatch):
     no_data(monkeypatch)
     run, export = (predict.OpenSetClassifier.load(str(each)) for each in (workdir, exported))
     assert export.threshold == run.threshold
@@ -204,7 +204,7 @@ def test_an_export_predicts_what_its_run_does(workdir, exported, digits, monkeyp
 
 
 def test_weights_with_pytorch_s_names(tmp_path, monkeypatch):
-    """Weights with torchvision's names and shapes give the outputs of our own."""
+    """Weights with torchvision's names and shapes give the same outputs as ours."""
     classifier = random_classifier(tmp_path, monkeypatch, "resnet18")
     for layout in files.LAYOUTS:
         files.write(classifier, str(tmp_path / layout), layout=layout)
@@ -220,7 +220,7 @@ def test_weights_with_pytorch_s_names(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet50", "classifier32", "vit_tiny_token", "dinov2_small_registers"])
 def test_every_pytorch_layout_is_read_inside_a_program(name):
-    """From the stored tensors a traced function gets our weights back, to the bit."""
+    """A traced function recovers our weights from the stored tensors, to the bit."""
     import jax
     from flax.traverse_util import flatten_dict
 
@@ -243,7 +243,7 @@ def test_every_pytorch_layout_is_read_inside_a_program(name):
 
 
 def random_classifier(tmp_path, monkeypatch, name):
-    """Of an untrained network with 32 x 32 pixels and random features of a training part."""
+    """An export of an untrained network for 32 x 32 pixels, with random training features."""
     import jax
     from programs import small_config
 
@@ -285,13 +285,13 @@ def test_fewer_training_features(workdir, exported, digits, tmp_path):
     )
     size = lambda folder: os.path.getsize(folder / "score.safetensors")
     assert size(tmp_path / "small") < 0.4 * size(exported)
-    # Thresholds are those of its own scores: the same share of the validation images is kept.
+    # Thresholds come from its own scores, so the same share of the validation images is kept.
     kept = [np.mean(each.calibration_V >= each.metadata["threshold"]) for each in (small, whole)]
     assert kept[0] == pytest.approx(kept[1], abs=0.02)
     assert "k-center" in (tmp_path / "small" / "README.md").read_text()
 
 
-def test_nothing_is_left_of_an_export_that_fails(workdir, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_nothing_behind(workdir, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"--out must be a new or empty directory, got '.*full'"):

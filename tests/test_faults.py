@@ -90,7 +90,7 @@ def start(tmp_path):
 
 
 def content(workdir):
-    """What a run leaves behind, without what tells the time."""
+    """What a run leaves behind, without timestamps and durations."""
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     results = json.loads((workdir / "results.json").read_text())
     digests = {}
@@ -121,7 +121,7 @@ def test_a_run_that_is_killed_again_and_again_leaves_what_an_uninterrupted_one_d
     for number in itertools.count():
         workdir = tmp_path / f"run{number}"
         while True:
-            # Nothing more is killed than was asked for; what was begun is finished.
+            # No more kills; the last run finishes.
             status, _ = start(workdir, moments.uniform(0.2, whole) if killed < KILLS else 0.0)
             if status == 0:
                 break
@@ -156,7 +156,7 @@ def test_the_same_seed_gives_the_same_bits_also_in_the_report(start, tmp_path):
 
 @contextlib.contextmanager
 def mounted(path, options):
-    """A small file system of its own at `path`; skips the test where that takes rights that it has not."""
+    """A small separate file system at `path`; skips the test without the rights to mount one."""
     path.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], capture_output=True).returncode:
         pytest.skip("no right to mount a file system")
@@ -167,7 +167,7 @@ def mounted(path, options):
 
 
 def _errors(log):
-    """The lines that are neither the progress bar nor warnings of what training can do without."""
+    """The lines that are neither the progress bar nor warnings about optional files."""
     lines = [line.rpartition("\r")[2].strip() for line in log.read_text().splitlines()]
     return [line for line in lines if line and not line.startswith(("training:", "warning:", "derived:"))]
 
@@ -175,9 +175,9 @@ def _errors(log):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["size=1m", "size=40m,nr_inodes=60"])
 def test_a_full_disk_is_one_line_soon_and_keeps_what_is_there(options, start, tmp_path):
-    """Without room for bytes, and for files: there Orbax has threads that wait for five minutes.
+    """Without room for bytes or for files; in the latter case, Orbax has threads that wait for five minutes.
 
-    Not forked: Python's own end joins these threads.
+    Not forked, because Python joins these threads when it exits.
     """
     with mounted(tmp_path / "small", options) as small, open(tmp_path / "said", "w") as log:
         keep = ["--config.train.keep_checkpoints=12", "--mode=train", "--config.phases[0].epochs=12"]
@@ -205,7 +205,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line_at_each_stage(stage, start
             subprocess.run(read_only, check=True)
             status, _ = start(disk / "run", 0.0, f"--mode={mode}")
         else:
-            # An open file keeps a file system from becoming read-only: -f cuts it off.
+            # An open file keeps a file system from becoming read-only, so detach it.
             remount = f"while [ ! -d {disk}/run/checkpoints/10 ]; do sleep 0.05; done; mount -o remount,ro {disk}; "
             remount += f"umount -l {disk}; mount -t tmpfs -o ro,size=1m none {disk}"
             with subprocess.Popen(["bash", "-c", remount]) as helper:
@@ -233,7 +233,7 @@ def _flipped(content: bytes) -> bytes:
 
 @pytest.mark.slow
 def test_damage_to_any_file_of_a_checkpoint_is_found_or_harmless(tmp_path, capsys):
-    """Whatever is damaged: the same bits of this step, or the step before it with both names in a warning."""
+    """Any damage gives the same bits of this step, or the step before it with both names in a warning."""
     state = jax.device_get(small_state(*small_program()))
     at = lambda step: state.replace(step=np.int32(step))
     checkpoints = Checkpoints(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Imports go one way: a module may import only what comes before it in the order below."""
+"""Imports go one way: a module imports only modules that come before it in the order below."""
 
 import ast
 import os
@@ -36,7 +36,7 @@ def modules():
 
 
 def top(path):
-    """The room of a module: its folder, or itself on the top level. A folder's __main__ is a command."""
+    """The ranked unit of a module: its folder, or itself on the top level. A folder's __main__ is a command."""
     if path.name == "__main__.py":
         return "__main__"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -94,8 +94,8 @@ def test_the_public_names():
         from gradmix_jax import mixing  # noqa: F401
 
 
-def test_the_package_imports_quickly_and_nothing_large(tmp_path):
-    """Neither TensorFlow nor PyTorch, which tensorboardX imports where it finds it; both are left to be imported."""
+def test_the_package_imports_quickly_and_without_large_packages(tmp_path):
+    """Neither TensorFlow nor PyTorch, which tensorboardX imports if it finds it, is imported; both stay importable."""
     for name in ("tensorflow", "torch"):
         (tmp_path / f"{name}.py").write_text("Tensor = float\n")
     code = (

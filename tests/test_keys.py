@@ -1,4 +1,4 @@
-"""No random key is used twice: JAX's own check over every recipe, and domains that keep uses apart."""
+"""No random key is used twice: JAX's check over every recipe, and separate domains for each use."""
 
 import itertools
 
@@ -12,14 +12,14 @@ from gradmix_jax import keys
 from gradmix_jax.method import masks, mix
 from gradmix_jax.training import step as step_lib
 
-# Every step of the augmentation that draws something.
+# Every step of the augmentation that draws random numbers.
 VIEWS = {"jitter_prob": 0.5, "gray_prob": 0.2, "rotation_degrees": 5.0, "blur_prob": 0.5}
 CASES = [(recipe, {}) for recipe in config_lib.RECIPES]
 CASES += [
     ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128}),
     ("layer", {"attribution.every": 2}),
 ]
-# Each mask and each fill at once; every pair behind the slow marker.
+# Each mask and each fill once; every pair is a slow test.
 PAIRS = [(mask, fill) for mask in masks.MASKS for fill in mix.FILLS]
 QUICK = {(mask, "noise") for mask in masks.MASKS} | {("threshold", fill) for fill in mix.FILLS}
 CASES += [
@@ -34,7 +34,7 @@ CASES += [
 
 @pytest.mark.parametrize(("recipe", "overrides"), CASES, ids=str)
 def test_no_key_of_a_step_is_used_twice(recipe, overrides, monkeypatch):
-    """Traced and lowered, which is when JAX checks; not compiled."""
+    """Traced and lowered, which is when JAX checks, but not compiled."""
     shorten_transformers(monkeypatch)
     views = {f"augment.{name}": value for name, value in VIEWS.items()}
     with jax.debug_key_reuse(True):
@@ -50,8 +50,8 @@ def test_a_key_that_is_used_twice_is_found():
         jax.jit(lambda key: jax.random.normal(key) + jax.random.uniform(key)).lower(keys.key_of(0, "mix"))
 
 
-def test_domains_and_places_have_keys_of_their_own():
-    """In particular the order of epoch e and the views of step e."""
+def test_domains_and_places_have_separate_keys():
+    """In particular, the order of epoch e and the views of step e."""
     places = itertools.product((0, 1), keys.DOMAINS, range(50))
     found = {tuple(np.asarray(jax.random.key_data(keys.key_of(*place))).tolist()) for place in places}
     assert len(found) == 2 * len(keys.DOMAINS) * 50

@@ -1,6 +1,6 @@
 """Makefile and launch scripts, against fake programs: nothing is installed, and nothing outside is called.
 
-Every script runs in a copy of the checkout with a PATH that holds harmless tools and the fakes alone, so that a real
+Every script runs in a copy of the checkout with a PATH that holds only harmless tools and the fakes, so that a real
 gcloud or sbatch of the machine is out of reach. A fake writes down its arguments, one JSON list a line.
 """
 
@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = shlex.split("bash sh env cat sed tr cksum dirname mkdir rm ls tee tar gzip uname seq make")
 # Stands in for any program: records its call, then answers with $FAKE_<NAME>_OUTPUT and $FAKE_<NAME>_STATUS:
-# one for each call, with | between them, the last for all that follow.
+# one per call, separated by |; the last one serves all later calls.
 RECORDER = """#!{python} -S
 import json, os, sys
 name = os.path.basename(sys.argv[0])
@@ -97,7 +97,7 @@ class Checkout:
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def calls(self) -> list[list[str]]:
-        """What the fakes were called with since the last time this was asked."""
+        """Calls of the fakes since the last call of this function."""
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
         self.calls_file.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
@@ -188,7 +188,7 @@ def test_detect_cuda_by_the_kernel_where_nvidia_smi_is_missing_or_fails(checkout
     "files, environment, expected",
     [
         ({"sys/bus/pci/devices/a/vendor": "0x1ae0\n", "sys/bus/pci/devices/a/device": "0x0063\n"}, {}, "tpu"),
-        # Google's network card is no TPU, and neither is another maker's device of the same number.
+        # Google's network card is not a TPU, and neither is another vendor's device with the same id.
         ({"sys/bus/pci/devices/a/vendor": "0x1ae0\n", "sys/bus/pci/devices/a/device": "0x0042\n"}, {}, "cpu"),
         ({"sys/bus/pci/devices/a/vendor": "0x8086\n", "sys/bus/pci/devices/a/device": "0x0063\n"}, {}, "cpu"),
         ({"dev/accel0": ""}, {"TPU_WORKER_ID": "0"}, "tpu"),
@@ -252,7 +252,7 @@ def test_another_jax_is_installed_into_a_new_environment(checkout, variant):
     assert checkout.run("make", "setup").stdout == ""
 
 
-def test_setup_finds_out_which_jax(checkout):
+def test_setup_detects_which_jax_to_install(checkout):
     checkout.fake_python()
     checkout.fake("nvidia-smi")
     result = checkout.run("make", "setup", **{"FAKE_NVIDIA-SMI_OUTPUT": gpu("580.65.06", "9.0")})
@@ -270,7 +270,7 @@ def test_failed_installation_is_tried_again(checkout):
     assert INSTALL in checkout.calls()
 
 
-def test_environment_whose_python_is_gone_is_made_anew(checkout):
+def test_an_environment_without_its_python_is_recreated(checkout):
     checkout.fake_python()
     checkout.run("make", "setup")
     (checkout.root / ".venv/bin/python").unlink()
@@ -279,8 +279,8 @@ def test_environment_whose_python_is_gone_is_made_anew(checkout):
     assert checkout.calls() == [["python3.11", "-m", "venv", "--clear", ".venv"], INSTALL]
 
 
-def test_setup_takes_the_first_python_that_is_good(checkout):
-    checkout.fake("python3.11")  # a version manager's shim: on PATH, but only fails
+def test_setup_takes_the_first_suitable_python(checkout):
+    checkout.fake("python3.11")  # a version manager's shim: on PATH, but it fails
     checkout.fake_python("python3.12", "3, 12", missing="ensurepip")
     checkout.fake_python("python3.13", "3, 10")
     checkout.fake_python("python3.14", "3, 14")
@@ -311,7 +311,7 @@ def test_setup_takes_the_python_it_is_given(checkout):
         ([("python3.11", "3, 11", "")], ["--venv=launch"], ["holds something else than a Python environment"]),
     ],
 )
-def test_setup_says_in_one_sentence_what_is_wrong(checkout, pythons, arguments, words):
+def test_setup_reports_mistakes_in_one_sentence(checkout, pythons, arguments, words):
     for name, version, missing in pythons:
         checkout.fake_python(name, version, missing)
     assert_refused(checkout.run("bash", "launch/setup.sh", *arguments), *words)
@@ -489,7 +489,7 @@ def test_tpu_pod_sends_code_alone(checkout):
 
 
 def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
-    """The text that goes over ssh, executed as a host would: first without a good Python, which uv then brings."""
+    """The text sent over ssh, executed as on a host; first without a suitable Python, which uv then installs."""
     checkout.fake("gcloud")
     checkout.fake("git")
     prepare = "--prepare=true; echo >'pre'pared"
@@ -503,7 +503,7 @@ def test_tpu_pod_host_command_unpacks_and_sets_up(checkout, tmp_path):
     shutil.copy(checkout.root / "runs/pod.tar.gz", home / "gradmix_jax.tar.gz")
     environment = {"PATH": str(host.bin), "HOME": str(home), "CALLS": str(host.calls_file)}
     on_host = lambda: subprocess.run(["bash", "-c", command], cwd=home, env=environment, capture_output=True, text=True)
-    # Here uv brings nothing, being a fake: the command fails, as it must, and prepares nothing.
+    # The fake uv installs nothing, so the command must fail and prepare nothing.
     assert on_host().returncode == 2 and not (home / "gradmix_jax/prepared").exists()
     assert host.calls() == [
         ["python3", "-m", "pip", "install", "--quiet", "--user", "uv"],
@@ -540,7 +540,7 @@ def test_tpu_pod_deletes_after_a_failure_only_if_asked(checkout, delete):
 
 
 @pytest.mark.parametrize("statuses, status", [("0|0|0|7|0", 7), ("0|0|0|7|1|0", 7), ("0|0|0|0|1|0", 1)])
-def test_tpu_pod_fetches_what_a_job_that_failed_has_saved(checkout, statuses, status):
+def test_tpu_pod_fetches_what_a_failed_job_saved(checkout, statuses, status):
     checkout.fake("gcloud")
     arguments = ["all", *SLICE, *JOB, "--type=v5litepod-16", "--delete_after"]
     result = checkout.run("bash", "launch/tpu_pod.sh", *arguments, FAKE_GCLOUD_STATUS=statuses)

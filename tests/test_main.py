@@ -1,4 +1,4 @@
-"""The command as its users run it: train, resume, evaluate, and what it says to a mistake."""
+"""The command as its users run it: train, resume, evaluate, and its messages for mistakes."""
 
 import itertools
 import json
@@ -86,7 +86,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch, program
     done, _ = fit(config, tmp_path)
     assert len(before_step) == done > 5, "both phases, several checkpoints and log lines"
     assert before_step[-1] == before_step[0] == len(programs), programs[before_step[0] :]
-    # In a new process it is the initial state, the step and a cast or two.
+    # A new process compiles the initial state, the step and a cast or two.
     assert 1 <= before_step[0] <= 6, programs
     epoch = done // 4
     assert checkpoint_steps(tmp_path) == [2 * epoch, 3 * epoch, done], "the newest three of four"
@@ -113,7 +113,7 @@ def test_resume_gives_the_same_bits_as_an_uninterrupted_run(whole_run, tmp_path,
     expected, state = final_state(config, workdir), final_state(config, tmp_path)
     assert int(state.step) == int(expected.step) > 5
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), state, expected)
-    # The last line covers the same steps in both runs, and every step stands in the file once.
+    # The last line covers the same steps in both runs, and every step is in the file once.
     assert metrics_lines(tmp_path)[-1] == metrics_lines(workdir)[-1]
     steps = [line["step"] for line in metrics_lines(tmp_path)]
     assert steps == sorted(set(steps))
@@ -127,7 +127,7 @@ def test_streamed_training_equals_resident_training(whole_run, tmp_path):
     assert max(jax.tree.leaves(difference)) < 1e-6
 
 
-def test_a_step_takes_the_memory_of_the_state_it_is_given():
+def test_a_step_reuses_the_memory_of_its_input_state():
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
     mapped = mapping.Pmap()
@@ -141,7 +141,7 @@ def test_a_step_takes_the_memory_of_the_state_it_is_given():
 
 @pytest.mark.parametrize("name", mapping.MAPPINGS)
 def test_training_images_lie_on_every_device_as_rows_of_pixels(name):
-    # Of four dimensions a TPU would copy all of them in every step (benchmarks/README.md).
+    # In four dimensions, a TPU would copy all of them at every step (benchmarks/README.md).
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
     program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
@@ -164,7 +164,7 @@ def test_training_images_lie_on_every_device_as_rows_of_pixels(name):
             np.testing.assert_array_equal(copy.reshape(-1), order.epoch_order(specs.seed, epoch, size=len(source)))
 
 
-def test_workdir_tells_what_was_run(whole_run):
+def test_the_workdir_records_what_was_run(whole_run):
     config, workdir = whole_run
     assert json.loads((workdir / "config.json").read_text()) == config_lib.to_plain(config)
     environment = json.loads((workdir / "env.json").read_text())
@@ -202,7 +202,7 @@ def test_another_config_in_the_same_workdir_is_refused(whole_run):
         fit(config, whole_run[1])
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+def test_a_nonfinite_loss_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     run = loop.run
 
     def broken_after(state, *, fetch, **options):
@@ -246,7 +246,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     assert 0.1 < accepted.mean() < 1
     np.testing.assert_array_equal(prediction.label_N, np.where(accepted, arrays["predicted"], -1))
     assert prediction.name_N[0] == (*classifier.class_names, "unknown")[prediction.label_N[0]]
-    # The threshold keeps four fifths of the validation images, as far as their number allows.
+    # The threshold keeps four fifths of the validation images, up to rounding.
     kept = classifier.predict(data_lib.read_all(data.validation)).label_N >= 0
     assert abs(kept.mean() - 0.8) < 0.02
     # A file of another size and mode is converted as in training.
@@ -257,7 +257,7 @@ def test_classifier_says_what_the_evaluation_scored(whole_run, tmp_path):
     (tmp_path / "broken.png").write_bytes(file.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
         classifier.predict([tmp_path / "broken.png"])
-    # Half of its pixels, and then a chunk without a name: Pillow raises a SyntaxError.
+    # Half of its pixels, then a chunk without a name, for which Pillow raises a SyntaxError.
     broken, content = tmp_path / "broken.png", file.read_bytes()
     start = content.index(b"IDAT")
     half = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big") // 2]
@@ -348,7 +348,7 @@ DIGITS = "--config=configs/digits_osr.py"
         ([DIGITS, "--workdir=W", "--mode=test"], "train_and_eval"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_a_status(arguments, sentence, tmp_path):
+def test_a_mistake_gives_one_sentence_and_a_status(arguments, sentence, tmp_path):
     arguments = [word.replace("=W", f"={tmp_path / 'run'}") for word in arguments]
     result = run_command(*arguments)
     assert result.returncode not in (0, -signal.SIGABRT)
@@ -368,7 +368,7 @@ def test_a_mistake_in_a_config_file_names_its_line(tmp_path, mistake, said):
     assert (result.returncode, result.stderr) == (2, f"error: {own}, line 2: {said}.\n")
 
 
-def test_what_the_system_refuses_is_one_sentence():
+def test_system_errors_give_one_sentence():
     code = "from gradmix_jax import cli; cli.run(lambda argv: open('/nowhere/grid.png', 'w'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (result.returncode, result.stderr) == (2, "error: No such file or directory: /nowhere/grid.png.\n")
@@ -382,7 +382,7 @@ def test_what_the_system_refuses_is_one_sentence():
         (jax.errors.JaxRuntimeError("INTERNAL: a bug"), None),
     ],
 )
-def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
+def test_running_out_of_memory_gives_one_sentence(error, status, monkeypatch, capsys):
     monkeypatch.setattr(cli.app, "run", lambda *_, **__: (_ for _ in ()).throw(error))
     with pytest.raises(SystemExit if status else type(error)) as raised:
         cli.run(lambda argv: None)
@@ -392,7 +392,7 @@ def test_too_little_memory_is_one_sentence(error, status, monkeypatch, capsys):
         assert said.startswith("error: out of memory (") and "lower train.batch_size" in said
 
 
-def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_platform_gives_one_line(tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cuda"}
     command = [sys.executable, "-m", "gradmix_jax.main", DIGITS, f"--workdir={tmp_path / 'run'}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
@@ -404,8 +404,8 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_results_do_not_depend_on_switches_of_the_environment(tmp_path):
-    """Nor does a terminal that cannot show arrows stop anything."""
+def test_results_do_not_depend_on_environment_variables(tmp_path):
+    """A terminal that cannot show arrows is no problem either."""
     switches = {
         "JAX_DEFAULT_PRNG_IMPL": "rbg",
         "JAX_DISABLE_JIT": "1",
@@ -428,7 +428,7 @@ def test_results_do_not_depend_on_switches_of_the_environment(tmp_path):
     assert found[0] == found[1]
 
 
-def test_a_package_that_is_not_there_is_none(monkeypatch):
+def test_a_missing_package_is_recorded_as_none(monkeypatch):
     monkeypatch.setattr(workdir_lib, "PACKAGES", ("jax", "no-such-package"))
     assert workdir_lib.environment()["packages"] == {"jax": jax.__version__, "no-such-package": None}
 
@@ -442,7 +442,7 @@ def test_code_without_git_is_told_its_commit(told, expected, monkeypatch):
     assert workdir_lib.commit() == expected
 
 
-def test_a_run_goes_on_with_its_data_elsewhere(whole_run):
+def test_a_run_continues_after_its_data_has_moved(whole_run):
     config, workdir = whole_run
     moved = config_lib.to_plain(config)
     moved["dataset"] |= {"data_dir": "/mnt/tfds", "download": not moved["dataset"]["download"]}
@@ -452,7 +452,7 @@ def test_a_run_goes_on_with_its_data_elsewhere(whole_run):
         run_lib.check_same_run(moved, str(workdir))
 
 
-def test_a_start_that_saved_nothing_does_not_hold_the_workdir(whole_run, tmp_path):
+def test_a_run_that_saved_nothing_does_not_occupy_the_workdir(whole_run, tmp_path):
     _, workdir = whole_run
     shutil.copy(workdir / "config.json", tmp_path)
     other = config_lib.to_plain(digits(**{"augment.flip_prob": 0.25}))
@@ -494,7 +494,7 @@ def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path
         steps.append(
             int(re.search(r"stopped at step (\d+) of \d+ and saved; rerun the command to resume", messages)[1])
         )
-    assert 0 < steps[0] < steps[1], "the second run goes on where the first one stopped"
+    assert 0 < steps[0] < steps[1], "the second run continues where the first one stopped"
     result = run_command(*arguments, "--mode=eval")
     assert result.returncode == 0, result.stderr
     results = json.loads((workdir / "results.json").read_text())
@@ -513,7 +513,7 @@ def test_the_command_trains_evaluates_and_saves_when_it_is_told_to_stop(tmp_path
         ({"evaluate.corruptions": "regenerated", "evaluate.corruption_reference": "/nowhere"}, "/nowhere"),
     ],
 )
-def test_data_of_the_evaluation_are_missed_before_training(changes, sentence, tmp_path):
+def test_missing_evaluation_data_is_found_before_training(changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         run_lib.run(digits(**changes), str(tmp_path / "run"), "train_and_eval")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The notebooks: made from their sources, with small saved outputs; they run top to bottom and set themselves up."""
+"""The notebooks match their sources, have small saved outputs, run top to bottom, and set themselves up."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def test_there_are_four_and_no_others():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_that_of_its_source_with_small_outputs(name):
+def test_a_notebook_matches_its_source_and_has_small_outputs(name):
     notebook = read(name)
     nbformat.validate(notebook)
     made = make.make(name)
@@ -55,12 +55,12 @@ def test_a_notebook_is_that_of_its_source_with_small_outputs(name):
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADMIX_QUICK", "1")
     monkeypatch.setenv("GRADMIX_WORKDIR", str(tmp_path / "run"))
-    # One device, as for the reader of the notebook.
+    # One device, as the reader of the notebook has.
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     monkeypatch.setenv("XLA_FLAGS", " ".join(flags))
     monkeypatch.delenv("MPLBACKEND")  # plots go into the notebook
     notebook = make.make(name)
-    # Opened from its own folder, as Jupyter does it.
+    # Opened from its own folder, as Jupyter does.
     resources = {"metadata": {"path": str(ROOT / "notebooks")}}
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
 
@@ -99,7 +99,7 @@ def test_a_command_that_fails_stops_the_notebook(monkeypatch, capfd):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The commands of the setup cell, which are not run; a clone leaves a folder."""
+    """Records the commands of the setup cell without running them; a clone creates a folder."""
     calls = []
 
     def record(command, check):

@@ -1,7 +1,7 @@
-"""Entries from outside the package: adding one is one function or class and one entry of a table.
+"""Entries from outside the package: adding one takes one function or class and one table entry.
 
 Each toy is put into its table, chosen by its name in a config, and then trained, evaluated and reported with, by the
-functions that the commands call. Nothing of the package knows these names.
+functions that the commands call. Nothing in the package knows these names.
 """
 
 import json
@@ -22,7 +22,7 @@ from gradmix_jax.models.layers import Encoder, global_average
 
 
 def tiny(**overrides):
-    """A digits config of one epoch and one batch size that 8 devices share."""
+    """A digits config of one epoch, with a batch size that 8 devices can share."""
     config = small_config("input", phases=(phase("joint", epochs=1, supcon=1.0, ssl=1.0),), **overrides)
     config.dataset.channels = 1
     config.normalization.mean, config.normalization.std = (0.5,), (0.25,)
@@ -81,7 +81,7 @@ def toys(monkeypatch):
 
 
 def test_a_run_of_toys(toys, tmp_path):
-    """All in one run, because a run is mostly compilation."""
+    """All in one run, because a run mostly compiles."""
     config = tiny(**{"model.name": "toy_encoder", "evaluate.stages": ("stage2",), "evaluate.score": "toy_score"})
     config.dataset.name = "toy_data:anywhere"
     config.evaluate.options.toy_score.power = 2.0
@@ -101,7 +101,7 @@ def test_options_of_an_entry_are_keys_of_the_config(toys):
         config_lib.from_config(config, num_devices=8)
 
 
-def test_names_of_a_data_set_from_outside(toys):
+def test_names_of_an_external_dataset(toys):
     config = tiny(**{"dataset.name": "toy_dta:anywhere"})
     with pytest.raises(ValueError, match="dataset.name must be one of .*toy_data:PATH, got 'toy_dta:anywhere'"):
         config_lib.from_config(config, num_devices=8)

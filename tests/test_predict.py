@@ -1,4 +1,4 @@
-"""The command predict: what it takes, what it prints, and what it says of broken files and unfinished runs."""
+"""The command predict: its input and output, and its messages for broken files and unfinished runs."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Six digits in folders, a hidden file, a file that is no image, and one that is broken."""
+    """Six digits in folders, a hidden file, a file that is not an image, and a broken one."""
     from sklearn.datasets import load_digits
 
     folder, data = tmp_path_factory.mktemp("pictures"), load_digits()
@@ -63,7 +63,7 @@ def test_json_has_a_record_for_each_readable_file(workdir, pictures, answers):
         assert record["score"] == pytest.approx(expected["score"], rel=1e-5)
         assert record["top"][0]["score"] >= record["top"][1]["score"] >= record["top"][2]["score"]
         assert [each["image"] for each in record["neighbors"]] == [each["image"] for each in expected["neighbors"]]
-    # The broken file is named, the others are answered, and the status says so.
+    # The broken file is named, the others are classified, and the status is nonzero.
     assert result.returncode == 1
     assert re.fullmatch(r"error: \S*broken\.png cannot be read as an image: .*\n", result.stderr)
 
@@ -158,7 +158,7 @@ def test_without_cached_features_and_without_data(workdir, pictures, tmp_path):
 
 
 def test_cached_features_of_another_checkpoint_are_not_used(workdir, tmp_path, monkeypatch):
-    """They are computed again, from the data."""
+    """They are recomputed from the data."""
     expected = predict.OpenSetClassifier.load(str(workdir)).threshold
     content = dict(np.load(workdir / "features.npz"))
     content |= {name: np.array("f" * 16) for name in content if name.endswith("/checkpoint")}
@@ -194,7 +194,7 @@ def test_a_map_is_the_gradient_of_the_score(workdir, pictures):
         changed[row, column] += step
         pair = classifier.predict(np.stack([image, changed.astype(np.uint8)])).score_N
         slopes[row, column] = abs(pair[1] - pair[0])
-    # The map is averaged over 3 x 3 pixels, and 8 levels are no infinitesimal step: ranks agree, not values.
+    # The map is averaged over 3 x 3 pixels and 8 levels are a finite step, so ranks agree but values do not.
     ranks = lambda x: np.argsort(np.argsort(x.ravel()))
     smoothed = sum(np.roll(np.pad(slopes, 1), (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))[1:-1, 1:-1]
     assert np.corrcoef(ranks(map_HxW), ranks(smoothed))[0, 1] > 0.7

@@ -1,4 +1,4 @@
-"""Properties that hold for any input, tried on a few drawn by hypothesis; the fuzzing of readers is behind `slow`."""
+"""Properties that hold for any input, checked on a few examples from hypothesis; fuzzing of readers is slow."""
 
 import dataclasses
 import gzip
@@ -30,12 +30,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-# The same examples in every run: a failure is one of the code, not of the day.
+# The same examples in every run, so a failure comes from a change of the code.
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 many = settings(max_examples=1500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 FINITE = st.floats(-1e6, 1e6, width=32)
-# Few different values, so that there are ties.
+# Few distinct values, so that there are ties.
 SCORES = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]), min_size=1, max_size=30).map(np.array)
 SHAPE = (3, 6, 5)
 MAPS = st_np.arrays(np.float32, SHAPE, elements=st.one_of(FINITE, st.sampled_from([0.0, 1.0])))
@@ -56,7 +56,7 @@ def test_a_threshold_masks_exactly_the_share_and_the_largest_values(maps, keep):
 
 @few
 @given(MAPS, KEEPS)
-def test_a_threshold_depends_on_the_order_of_the_map_alone(maps, keep):
+def test_a_threshold_depends_only_on_the_order_of_the_map(maps, keep):
     _, rank = np.unique(maps, return_inverse=True)
     ranks = rank.reshape(SHAPE).astype(np.float32)
     np.testing.assert_array_equal(threshold(maps, keep), threshold(ranks, keep))
@@ -141,7 +141,7 @@ def test_a_random_split_has_every_class_on_one_side(num_classes, drawn):
 
 @few
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=80).map(np.array), st.floats(0, 0.99), st.integers(0, 9))
-def test_held_out_images_are_some_of_every_class_and_never_all(labels, share, seed):
+def test_some_but_never_all_images_of_every_class_are_held_out(labels, share, seed):
     chosen = data_lib.stratified(labels, share, seed=seed)
     for label in np.unique(labels):
         of_class, size = chosen[labels == label].sum(), (labels == label).sum()
@@ -250,7 +250,7 @@ def mutated(content: bytes):
 
 
 def refused_or_read(read, *, name):
-    """What is damaged is read all the same, or refused in one line that names the file."""
+    """Damaged content is read anyway, or refused in one line that names the file."""
     try:
         read()
     except ValueError as error:

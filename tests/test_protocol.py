@@ -64,19 +64,19 @@ def test_results_of_another_config_are_refused_before_anything_is_run(pretended,
     with pytest.raises(ValueError, match="trial1_seed0 holds a run with optimizer.learning_rate=0.001, not 0.5"):
         protocol.run_protocol(config, str(tmp_path), [0, 1], [0])
     assert pretended == [(1, 0)]
-    # What does not change the model may differ, as for a run that goes on.
+    # Keys that do not change the model may differ, as for a resumed run.
     config.optimizer.learning_rate, config.train.keep_checkpoints = 1e-3, 7
     protocol.run_protocol(config, str(tmp_path), [1], [0])
     assert pretended == [(1, 0)]
 
 
-def test_a_run_that_was_stopped_goes_on_and_one_evaluated_otherwise_is_evaluated_again(pretended, tmp_path):
+def test_a_stopped_run_continues_and_one_evaluated_differently_is_evaluated_again(pretended, tmp_path):
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
     protocol.run_protocol(config, str(tmp_path), [0], [0])
     protocol.run_protocol(config, str(tmp_path), [0], [0])
     assert len(pretended) == 1
     path = tmp_path / "trial0_seed0" / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))  # of 2: somebody had a look
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))  # of 2: evaluated before it was finished
     protocol.run_protocol(config, str(tmp_path), [0], [0])
     assert len(pretended) == 2
     config.evaluate.score = "knn"
@@ -102,7 +102,7 @@ def test_a_trial_that_does_not_exist_is_found_before_the_first_one_is_run(preten
         (["seeds=1"], "unexpected argument 'seeds=1'; did you mean --seeds=1?"),
     ],
 )
-def test_a_command_line_that_is_not_meant_so(words, complaint):
+def test_mistakes_on_the_command_line(words, complaint):
     command = ["gradmix_jax.protocol", "--config=configs/digits_osr.py", "--workdir=w", *words]
     result = commands.run(*command)
     assert (result.returncode, result.stderr) == (2, f"error: {complaint}\n")
@@ -130,7 +130,7 @@ def test_numbers_are_checked():
 
 
 def _failing(monkeypatch, trial, error):
-    """The pretended `run.run` fails on a trial; returns a list: empty it, and the trial works again."""
+    """Make the pretended `run.run` fail on a trial; emptying the returned list makes the trial work again."""
     pretend, broken = run_lib.run, [trial]
 
     def run(config, workdir):
@@ -228,7 +228,7 @@ print(*used)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_runs():
-    """385 MB after five runs, 388 MB after eight; it was 60 MB more after every run."""
+    """385 MB after five runs and 388 MB after eight; it used to grow by 60 MB with every run."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [sys.executable, "-c", MEMORY]

@@ -1,4 +1,4 @@
-"""Stored features and logits of any model: results against scikit-learn, files, and everything that is refused."""
+"""Stored features and logits of any model: results against scikit-learn, files, and rejected input."""
 
 import csv
 import json
@@ -176,7 +176,7 @@ def test_arrays_that_do_not_fit(arrays, message):
     assert "\n" not in str(error.value)
 
 
-def test_every_format_is_read_alike(arrays, tmp_path):
+def test_every_format_gives_the_same_arrays(arrays, tmp_path):
     plain = {name.replace("/", "-"): x for name, x in arrays.items()}
     np.savez(tmp_path / "a.npz", **plain)
     safetensors_file.write(str(tmp_path / "a.safetensors"), plain)
@@ -191,7 +191,7 @@ def test_every_format_is_read_alike(arrays, tmp_path):
 
 
 class Planted:
-    """Unpickling it would leave a file."""
+    """Unpickling it would create a file."""
 
     def __init__(self, path):
         self.path = path
@@ -200,7 +200,7 @@ class Planted:
         return open, (self.path, "w")
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Planted(str(tmp_path / "opened"))))
     (tmp_path / "a.csv").write_text("1,2")
@@ -229,7 +229,7 @@ def test_names_of_files_are_distinct(monkeypatch, tmp_path):
     names = names_of(["x/run.npz", "y/run.npz", "run_1.npz", "x/run_1_.npz"])
     assert len(set(names)) == 4 and names[2] == "run_1"
     monkeypatch.chdir(tmp_path)
-    assert names_of([".", ".."]) == [tmp_path.name, tmp_path.parent.name]  # not a place outside of --out
+    assert names_of([".", ".."]) == [tmp_path.name, tmp_path.parent.name]  # not a place outside --out
 
 
 def test_odin_of_stored_outputs(arrays):
@@ -243,13 +243,13 @@ def test_odin_of_stored_outputs(arrays):
         np.testing.assert_allclose(
             results["arrays"][f"logits/odin/{side}"], np.log(K * probability), rtol=1e-3, atol=1e-5
         )
-    # It learns nothing, so that it needs no training images.
+    # It learns nothing, so it needs no training images.
     bare = {name: x for name, x in (arrays | perturbed).items() if not name.startswith(("train", "validation"))}
     alone = score(bare, options={"odin": {"temperature": 10.0}})["by_score"]["logits"]["odin"]
     assert alone["auroc"] == results["by_score"]["logits"]["odin"]["auroc"]
 
 
-def test_what_is_left_out_names_the_arrays_to_add(arrays):
+def test_left_out_scores_name_the_arrays_to_add(arrays):
     bare = {name: x for name, x in arrays.items() if not name.startswith(("head", "validation", "train"))}
     left_out = score(bare)["left_out"]
     assert left_out["logits"]["vim"] == "vim needs head_kernel and head_bias."
@@ -260,7 +260,7 @@ def test_what_is_left_out_names_the_arrays_to_add(arrays):
     assert score(no_features)["left_out"]["logits"]["she"] == "she needs known_features and unknown_features."
 
 
-def test_the_feature_of_the_headline_must_be_one():
+def test_the_feature_of_the_headline_must_exist():
     with pytest.raises(ValueError, match="feature must be one of features, logits, got 'logit'"):
         score(made_up(), feature="logit")
 
@@ -286,7 +286,7 @@ def test_the_command_writes_everything(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'id="method-0-slider"' in page and 'id="method-1-slider"' in page
     assert "ours" in page and "theirs" in page and f"{expected['auroc']:.4f}"[1:] in page
-    # A second call into the folder, of a file that allows no page, leaves no page of other files there.
+    # A second call with a file that allows no page leaves no page of other files in the folder.
     np.savez(tmp_path / "bare.npz", **{f"{part}_logits": made_up()[f"{part}_logits"] for part in ("known", "unknown")})
     result = commands.run("gradmix_jax.score", tmp_path / "bare.npz", f"--out={tmp_path}/out", "--scores=msp")
     assert result.returncode == 0 and "Not in report.html: bare, without known_labels." in result.stdout

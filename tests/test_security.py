@@ -1,4 +1,4 @@
-"""Nothing that is read is run, but the user's own experiment file; names are escaped wherever they are printed."""
+"""No file that is read is executed, except the user's experiment file; names are escaped wherever printed."""
 
 import ast
 import html
@@ -18,7 +18,7 @@ from gradmix_jax.report import formats
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "gradmix_jax"
-# Names of what runs code that it is given, and where each is allowed.
+# Functions that can execute what they are given, and where each is allowed.
 RUNS_CODE = {
     "eval": (),
     "exec": ("cli/config_file.py",),
@@ -45,7 +45,7 @@ def sources():
 
 
 def calls(path):
-    """(dotted name, call) of every call in a file; classes that are inherited from count, too."""
+    """(dotted name, call) of every call in a file; base classes count too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node

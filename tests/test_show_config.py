@@ -17,7 +17,7 @@ def test_every_key_is_described_once():
         assert value == default, key
 
 
-def test_names_that_a_key_takes_stand_in_its_comment():
+def test_comments_list_the_names_that_a_key_takes():
     comments = {key: comment for key, *_, comment in config_lib.described(config_lib.default_config())}
     for name in ("gradmix", "cutmix", "none"):
         assert name in comments["mix.method"]

@@ -1,4 +1,4 @@
-"""Files of a run that are damaged: each reader says in one line which file it is and what is wrong with it."""
+"""Damaged files of a run: each reader says in one line which file it is and what is wrong with it."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
 
 
 def put(folder, whole, **changed):
-    """A copy of the run with some files of other content; None: the file is missing."""
+    """A copy of the run in which some files have other content; None means the file is missing."""
     for name, content in (whole | changed).items():
         if content is not None:
             (folder / name).write_bytes(content)
@@ -104,7 +104,7 @@ CONFIG = [
 
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 @pytest.mark.parametrize(("damage", "said"), [each[1:] for each in OF_JSON], ids=[each[0] for each in OF_JSON])
-def test_a_json_file_that_is_none(name, damage, said, whole, tmp_path):
+def test_a_file_that_is_not_json(name, damage, said, whole, tmp_path):
     folder = put(tmp_path, whole, **{name: damage(whole[name])})
     check_one_line(lambda: runs.read(folder), f"{folder}/{name} {said}")
 
@@ -140,7 +140,7 @@ def test_results_of_a_newer_version(whole, tmp_path):
     folder = put(tmp_path, whole, **{"results.json": newer})
     said = f"{folder}/results.json was written by a newer gradmix_jax .version {stored.VERSION + 1} of the file; this"
     check_one_line(lambda: runs.read(folder), said)
-    # Keys that this version does not know are another matter: they are not shown.
+    # Unknown keys are no error: they are not shown.
     put(tmp_path, whole, **{"results.json": edited(whole["results.json"], "of_the_future", [1])})
     assert runs.read(folder).results["of_the_future"] == [1]
 
@@ -156,7 +156,7 @@ def test_a_run_without_metrics_of_features_is_summarized(whole, tmp_path):
 
 
 def test_every_part_may_be_missing_or_null(whole, tmp_path):
-    """As in results of older versions."""
+    """As in the results of older versions."""
     for name, default in stored.MISSING_PARTS.items():
         for value in (..., None):
             content = edited(edited(whole["results.json"], name, 1), name, value)
@@ -231,7 +231,7 @@ def read_all(folder, name):
 
 @pytest.mark.parametrize("name", ["scores.npz", "gallery.npz", "features.npz"])
 @pytest.mark.parametrize(("damage", "said"), [each[1:] for each in OF_NPZ], ids=[each[0] for each in OF_NPZ])
-def test_an_npz_file_that_is_none(name, damage, said, whole, tmp_path):
+def test_a_file_that_is_not_npz(name, damage, said, whole, tmp_path):
     folder = put(tmp_path, whole, **{name: damage(whole[name])})
     check_one_line(lambda: read_all(folder, name), f"{folder}/{name} is damaged: {said}")
 
@@ -267,7 +267,7 @@ def test_arrays_of_another_kind(name, arrays, said, whole, tmp_path):
     check_one_line(lambda: read_all(folder, name), f"{folder}/{name} is damaged: {said}")
 
 
-def test_a_file_that_unpacks_to_much_more_than_it_is(tmp_path):
+def test_a_file_that_claims_far_more_bytes_than_it_has(tmp_path):
     path = tmp_path / "scores.npz"
     member = dict(name="known_scores.npy", mode="w", force_zip64=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(**member) as file:
@@ -280,7 +280,7 @@ def test_a_file_that_unpacks_to_much_more_than_it_is(tmp_path):
 
 
 def test_rows_by_column(tmp_path):
-    """Arrays in Fortran order come from elsewhere."""
+    """Arrays in Fortran order were not written by this package."""
     values = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(4, 3))
     np.savez(tmp_path / "a.npz", a=values, s=np.array("text"), empty=np.zeros((0, 3)))
     found = stored.Arrays(str(tmp_path / "a.npz"))
@@ -353,7 +353,7 @@ def test_metadata_of_an_export(place, value, said, tmp_path):
 
 
 @pytest.mark.parametrize(("damage", "said"), [each[1:] for each in OF_JSON], ids=[each[0] for each in OF_JSON])
-def test_metadata_that_is_none(damage, said, tmp_path):
+def test_metadata_that_is_not_json(damage, said, tmp_path):
     path = tmp_path / "metadata.json"
     path.write_bytes(damage(json.dumps(METADATA).encode()))
     options = dict(wanted=from_run.FORMAT, newest=from_run.VERSION)

@@ -1,4 +1,4 @@
-"""Sweeps: every variant is a valid experiment, differs from the others, and ends up in the table."""
+"""Sweeps: every variant is a valid experiment, differs from the others, and appears in the table."""
 
 import ast
 import json
@@ -113,7 +113,7 @@ def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_pa
     assert lines == [f"- failed: {each}: no disk." for each in failed]
 
 
-def test_a_variant_that_cannot_work_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):
+def test_an_invalid_variant_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run_lib, "run", lambda *_: pytest.fail("something was run"))
     variants = {"none": sweep.Variant("none", {}, ""), "bad": sweep.Variant("input", {"mix.fill": "nois"}, "")}
     monkeypatch.setitem(sweep.SWEEPS, "two", variants)
@@ -156,7 +156,7 @@ def test_an_unknown_sweep_is_one_sentence():
     )
 
 
-def test_a_recipe_of_its_own_is_refused():
+def test_a_recipe_of_the_base_config_is_refused():
     command = ["gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py:released"]
     result = commands.run(*command, "--workdir=w")
     assert result.returncode == 2 and result.stderr == (
@@ -172,7 +172,7 @@ QUICK = ("GradMix, input", "MoCo, GradMix", "FMix")
     "label", [label if label in QUICK else pytest.param(label, marks=pytest.mark.slow) for label in sweep.OVERVIEW]
 )
 def test_extreme_images_leave_every_method_finite(label):
-    """Constant images of a single class: flat maps, equal features, no negative of another class."""
+    """Constant images of a single class: flat maps, equal features, no negatives of another class."""
     base = small_config(phases=PHASES, **{"objective.options.moco.queue_size": 64})
     config = sweep.config_of(base, label, sweep.OVERVIEW[label])
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=1)

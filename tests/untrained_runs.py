@@ -1,4 +1,4 @@
-"""Workdirs of runs that were never trained, which evaluate quickly."""
+"""Workdirs of untrained runs, which evaluate quickly."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def digits(**overrides):
 
 
 def untrained(config, workdir):
-    """A run's workdir with a checkpoint of its first state."""
+    """A run's workdir with a checkpoint of its initial state."""
     plain = config_lib.to_plain(config)
     specs = run_lib.from_config(plain, num_devices=jax.device_count())
     data = data_lib.open_set(specs.dataset)
@@ -36,7 +36,7 @@ def untrained(config, workdir):
 
 
 def write_noise(folder, brightness=None):
-    """Make every image of a folder dataset noise of its own; `brightness`: {class: 0 to 128}, on top of 0 to 127."""
+    """Fill every image of a folder dataset with different noise from 0 to 127, plus `brightness`: {class: 0 to 128}."""
     for path in sorted(folder.glob("*/*/*.png")):
         least = (brightness or {}).get(path.parent.name, 0)
         random = np.random.default_rng(list(str(path.relative_to(folder)).encode()))

@@ -1,4 +1,4 @@
-"""Augmentation against Pillow, SciPy and float64 NumPy; how the draws are distributed; independence of layout."""
+"""Augmentation against Pillow, SciPy and float64 NumPy; distributions of the draws; independence of layout."""
 
 import colorsys
 import dataclasses
@@ -59,7 +59,7 @@ def keys(count, seed=0):
 
 
 def assert_share(hits, expected):
-    """The share of `hits` is within 4 standard errors of a coin with probability `expected`."""
+    """Assert that the share of `hits` is within 4 standard errors of the probability `expected`."""
     hits = np.asarray(hits)
     assert abs(hits.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / hits.size)
 
@@ -112,7 +112,7 @@ def test_spec_names_the_wrong_key(name, value):
         ("magnitude", math.nan, "an integer from 0 to 30"),
     ],
 )
-def test_spec_names_key_value_and_what_is_allowed(name, value, allowed):
+def test_spec_errors_name_key_value_and_range(name, value, allowed):
     with pytest.raises(ValueError, match=f"augment.{name} must be {allowed}, got {value!r}"):
         dataclasses.replace(SPEC, **{name: value})
 
@@ -122,7 +122,7 @@ def test_spec_is_hashable_and_takes_lists():
     assert from_lists == SPEC and hash(from_lists) == hash(SPEC)
 
 
-# Colour
+# Color
 
 
 def gray_reference(image):
@@ -162,9 +162,9 @@ def jitter_reference(image, operations, factors, order):
         (augment.JITTER[:2], 1),
     ],
 )
-def test_jitter_in_every_order_matches_the_formulae(operations, channels):
+def test_jitter_in_every_order_matches_the_formulas(operations, channels):
     image = random_image(6, 5, channels)
-    image[0, 0] = 0  # colors on which hue is not defined
+    image[0, 0] = 0  # colors without a hue
     image[0, 1] = 1
     image[0, 2] = 0.5
     strong = {"brightness": 1.5, "contrast": 1.4, "saturation": 1.6, "hue": -0.3}  # strong enough to clip
@@ -201,7 +201,7 @@ STRENGTHS = (0.4, 1.5, 0.2, 0.1)
 
 
 def draw_jitter(monkeypatch, count, strengths, prob=1.0):
-    """The factors and the order [count, N] that color_jitter draws, from a stand-in for the operations."""
+    """The factors and the order [count, N] drawn by color_jitter, captured by stand-ins for the operations."""
     seen = lambda image, operations, factors, order: jnp.stack([jnp.stack(factors), order])[:, :, None]
     monkeypatch.setattr(augment.steps, "jitter_in_order", seen)
     number = sum(strength > 0 for strength in strengths)
@@ -223,7 +223,7 @@ def test_jitter_draws_are_uniform_and_independent(monkeypatch):
     assert len(counts) == 24 and scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_switching_one_operation_off_leaves_the_other_draws_alone(monkeypatch):
+def test_turning_one_operation_off_leaves_the_other_draws_alone(monkeypatch):
     factors, orders = draw_jitter(monkeypatch, 4800, STRENGTHS)
     without, orders_without = draw_jitter(monkeypatch, 4800, (0.4, 0.0, 0.2, 0.1))
     np.testing.assert_allclose(without, factors[:, [0, 2, 3]], atol=1e-6)
@@ -253,7 +253,7 @@ def test_gray_replaces_its_share_of_the_images():
 
 
 def test_crop_matches_pillow():
-    """From whole images down to single pixels, in whole and fractional boxes, of an image that is not square."""
+    """Whole and fractional boxes of a non-square image, from the whole image down to single pixels."""
     height, width = 13, 10
     boxes = np.array(
         [[0, 0, 13, 10], [2, 3, 7, 5], [0, 0, 4, 10], [10, 7, 3, 3], [5, 5, 1, 1], [1.25, 0.5, 6.5, 8.75]],
@@ -308,8 +308,8 @@ def test_crop_boxes_are_distributed_as_torchvisions(size):
 
 
 def test_crop_area_and_ratio_where_every_box_fits():
-    """Up to an area of 3/4 no ratio from 3/4 is too long for a square, so nothing is drawn again."""
-    size = 4000  # large, so that rounding to whole pixels does not show
+    """For areas up to 3/4, every ratio from 3/4 on fits into a square, so nothing is redrawn."""
+    size = 4000  # large, so rounding to whole pixels is negligible
     _, _, height, width = draw_boxes(4000, (size, size), (0.2, 0.7), (3 / 4, 1.1)).T
     assert_uniform(height * width / size**2, 0.2 - 1e-3, 0.7 + 1e-3)
     assert_uniform(np.log(width / height), math.log(3 / 4) - 1e-3, math.log(1.1) + 1e-3)
@@ -329,7 +329,7 @@ def test_crop_position_is_uniform_to_both_borders():
     "size, box",
     [((4, 64), (0, 29, 4, 5)), ((64, 4), (29, 0, 5, 4)), ((9, 10), (0, 0, 9, 10)), ((1, 1), (0, 0, 1, 1))],
 )
-def test_crop_that_never_fits_is_the_central_one(size, box):
+def test_a_crop_that_never_fits_becomes_central(size, box):
     scale = (1.0, 1.0) if size == (9, 10) else (0.9, 1.0)
     ratio = (1.3, 4 / 3) if size == (9, 10) else (3 / 4, 4 / 3)
     if size == (9, 10):  # ratio 1.11 is below the range: full width, height cut
@@ -412,7 +412,7 @@ def test_views_are_float32_in_range_and_differ(channels, spec):
     assert (first != second).any(axis=(1, 2, 3)).all()
 
 
-# Pixel (4, 3) of the eight views, from the code before there were policies: an old seed gives the same views.
+# Pixel (4, 3) of the eight views, computed before policies were added: an old seed still gives the same views.
 GOLDEN = {
     3: [
         [0.3203775, 0.3522592, 0.3460058],
@@ -429,18 +429,18 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("channels, spec", [(1, DIGITS), (3, SPEC)])
-def test_standard_views_of_a_seed_are_what_they_were(channels, spec):
+def test_standard_views_of_a_seed_are_unchanged(channels, spec):
     result = views(keys(4), random_bytes(4, 8, 8, channels), spec)
     np.testing.assert_allclose(result[:, 4, 3], GOLDEN[channels], atol=1e-5)
 
 
-def test_keys_of_other_policies_are_not_in_the_standard_program():
+def test_the_standard_program_has_no_keys_of_other_policies():
     program = partial(jax.make_jaxpr(augment.views, static_argnums=2), keys(2), random_bytes(2, 8, 8, 3))
     assert str(program(SPEC)) == str(program(dataclasses.replace(SPEC, num_ops=5, magnitude=30)))
 
 
 def test_saturated_images_stay_in_range():
-    """Weights sum to 1 only to within rounding: white images and pure colors would show it."""
+    """Weights sum to 1 only up to rounding, which white images and pure colors would show."""
     white = jnp.ones((8, 8, 3))
     boxes = jnp.stack(jnp.meshgrid(*[jnp.linspace(1.0, 2.0, 4)] * 4), axis=-1).reshape(-1, 4)
     colors = jnp.round(random_image(8, 8, 3))
@@ -552,7 +552,7 @@ def test_a_step_of_strength_zero_is_not_in_the_program(field, value, primitive):
     assert "random_bits" in program(on) and "random_bits" not in program(OFF)
 
 
-def test_jitter_is_off_by_its_probability_or_by_its_strengths():
+def test_zero_probability_or_zero_strengths_turn_jitter_off():
     program = partial(jax.make_jaxpr(augment.views, static_argnums=2), keys(2), random_bytes(2, 8, 8, 3))
     for spec in (dataclasses.replace(OFF, jitter=SPEC.jitter), dataclasses.replace(OFF, jitter_prob=0.8)):
         assert str(program(spec)) == str(program(OFF))
@@ -564,7 +564,7 @@ def test_everything_off_is_the_image():
     np.testing.assert_allclose(views(keys(3), images, OFF), expected, atol=1e-7)
 
 
-def test_views_refuses_what_it_cannot_use():
+def test_views_rejects_invalid_input():
     images = random_bytes(2, 8, 8, 3)
     for wrong in (images.astype(np.float32), images[0], random_bytes(2, 8, 8, 4)):
         with pytest.raises(ValueError, match="uint8"):

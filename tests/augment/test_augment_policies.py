@@ -1,4 +1,4 @@
-"""RandAugment and AugMix: operations against Pillow, how they are drawn and combined, and extreme images."""
+"""RandAugment and AugMix: operations against Pillow, their draws and combinations, and extreme images."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from test_augment import SPEC, keys, random_bytes
 from gradmix_jax import augment
 from gradmix_jax.augment import operations, policies
 
-# Not square, and enough pixels that equalize has something to do (more than 255 of them).
+# Not square, and more than 255 pixels, so that equalize does something.
 HEIGHT, WIDTH = 30, 41
 STRENGTHS = (0.0, 0.3, 0.77, 1.0)
 SETTINGS = {
@@ -23,8 +23,8 @@ SETTINGS = {
     "randaugment, gray": (operations.OPERATIONS, policies.RANDAUGMENT, 1),
     "augmix": (policies.AUGMIX_OPERATIONS, policies.AUGMIX, 3),
 }
-# Largest difference in bytes. Pillow cuts off the fraction of autocontrast, rounds gray, its mean and the smooth image
-# before it weighs them by up to 0.9, and then cuts off or rounds the result. It cuts off interpolated pixels as well.
+# Largest difference in bytes. Pillow truncates in autocontrast, rounds the gray image, its mean and the smooth image
+# before weighting them by up to 0.9, then truncates or rounds the result. It truncates interpolated pixels as well.
 TOLERANCE = dict.fromkeys(operations.ENHANCE, 1.6) | dict.fromkeys(operations.GEOMETRY, 1.001) | {"autocontrast": 1.001}
 
 
@@ -34,7 +34,7 @@ def apply_all(images, numbers, strengths, signs, names, ranges):
 
 
 def cases(names):
-    """Every operation in every strength and sign."""
+    """Every operation at every strength and sign."""
     grid = [(n, s, sign) for n in range(len(names)) for s in STRENGTHS for sign in (1, -1)]
     numbers, strengths, signs = zip(*grid)
     return np.array(numbers, np.int32), np.array(strengths, np.float32), np.array(signs, np.float32)
@@ -78,7 +78,7 @@ def pillow(name, image, strength, sign, ranges):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_operations_match_pillow(setting):
     names, ranges, channels = SETTINGS[setting]
-    # Dark in one corner and bright in the other, with few of the lowest and highest values.
+    # From a dark corner to a bright one, with few pixels of the lowest and highest values.
     ramp = np.linspace(30, 150, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1).astype(np.uint8)
     image = ramp + random_bytes(HEIGHT, WIDTH, channels) // 3
     changed = set()
@@ -94,7 +94,7 @@ def test_operations_match_pillow(setting):
 
 @pytest.mark.parametrize("pixels", [256, 300, 510, 1230])
 def test_equalize_is_pillows_to_the_byte(pixels):
-    """Also where it does nothing for too few pixels, and where its table goes beyond 255."""
+    """Including images with too few pixels, which it leaves alone, and tables that exceed 255."""
     random = np.random.default_rng(pixels)
     for values in (
         random.integers(0, 256, pixels),
@@ -133,7 +133,7 @@ def test_operations_on_the_smallest_images():
 
 
 def record(image, number, strength, sign, *, names, ranges):
-    """A stand-in for an operation, on an "image" of N rows that holds what has been asked for so far."""
+    """A stand-in for an operation, on an "image" of N rows that records the calls so far."""
     row = jnp.stack([number.astype(jnp.float32), strength, sign])[None, :, None]
     return jnp.concatenate([image[1:], row])
 
@@ -155,7 +155,7 @@ def test_randaugment_draws_operations_and_signs_uniformly(monkeypatch):
 
 
 def test_augmix_is_the_papers_algorithm(monkeypatch):
-    """With the same uniform draws, in loops and float64, and operations that do not commute."""
+    """Against float64 loops with the same uniform draws and non-commuting operations."""
 
     def apply(image, number, strength, sign, *, names, ranges):
         moved = image * (1 - 0.03 * number) + 0.2 * strength * sign
@@ -191,7 +191,7 @@ views = jax.jit(augment.views, static_argnames=("spec", "num_views"))
 
 @pytest.mark.parametrize("policy, channels", [("randaugment", 3), ("augmix", 1)])
 def test_views_of_a_policy(policy, channels):
-    """In range for extreme images, different each time, and a function of key and image alone."""
+    """Views stay in range for extreme images, differ, and depend only on key and image."""
     images = random_bytes(8, SIZE, SIZE, channels)
     images[0], images[1], images[2] = 0, 255, 100
     images[3] = images[3] // 128 * 255
@@ -205,7 +205,7 @@ def test_views_of_a_policy(policy, channels):
 
 @pytest.mark.parametrize("policy", LOUD)
 def test_a_policy_replaces_jitter_gray_and_blur_only(policy, monkeypatch):
-    """Rotation, crop and flip are those of the standard view of the same key, and come first."""
+    """Rotation, crop and flip equal those of the standard view of the same key, and come first."""
     calls = []
 
     def stand_in(key, image, **options):

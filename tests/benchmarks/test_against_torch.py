@@ -37,7 +37,7 @@ def keep():
 
 @pytest.fixture(scope="module")
 def batches(specs, keep):
-    """What our step makes of the views of three batches: one compiled program."""
+    """What our step computes from the views of three batches: one compiled program."""
     program = run_lib.make_program(specs, num_classes=6, num_images=64)
     state = run_lib.initial_state(specs, program)
     weights = {"simclr": jnp.ones(())}
@@ -53,14 +53,14 @@ def batches(specs, keep):
         return made | dict(gradient=gradient, batch_stats=new_stats, loss=metrics["loss"])
 
     def batch(seed):
-        # Coarse blocks of color, so that places differ.
+        # Coarse blocks of color, so that positions differ.
         coarse = np.random.default_rng(seed).random((ROWS, 8, 8, 3), dtype=np.float32)
         views = coarse.repeat(4, axis=1).repeat(4, axis=2)
         first = dict(params=jax.device_get(params), first_stats=jax.device_get(batch_stats))
         return types.SimpleNamespace(views=views, **first, **jax.device_get(everything(jnp.asarray(views))))
 
     with pytest.MonkeyPatch.context() as patch:
-        # The same keep shares on both sides; those of a whole batch (shape ()) are drawn too, but not used.
+        # The same keep shares on both sides; shares of a whole batch (shape ()) are drawn as well, but unused.
         patch.setattr(mix, "draw_keep", lambda key, shape, keep_range: jnp.asarray(keep) if shape else jnp.zeros(()))
         return [batch(seed) for seed in range(3)]
 
@@ -86,7 +86,7 @@ def step_of(kind, specs, ours):
 
 
 def maps_of(kind, specs, ours, views):
-    """Maps as the step of this kind makes them, [ROWS, 32, 32]."""
+    """Maps as this kind of step computes them, [ROWS, 32, 32]."""
     step = step_of(kind, specs, ours)
     if kind is torch_gradmix.Eager:
         return step.maps(nchw(views))
@@ -103,7 +103,7 @@ def test_the_projections_are_ours(specs, ours, views, kind):
     np.testing.assert_allclose(z.detach().numpy(), ours.z, atol=1e-4)
 
 
-def test_the_model_has_no_parameter_of_its_own(specs, ours):
+def test_the_model_adds_no_parameters(specs, ours):
     names = dict(torch_gradmix.Network(specs).named_parameters())
     assert names.keys() == torch_gradmix.from_jax(ours.params).keys()
 
@@ -186,8 +186,8 @@ def test_the_gradient_of_the_whole_step_is_ours(specs, batches, keep, kind):
         for (name, _), gradient in zip(step.model.named_parameters(), gradients):
             distance = torch.linalg.norm(gradient - wanted[name]) / torch.linalg.norm(wanted[name])
             distances.setdefault(name, []).append(float(distance))
-    # Of a million ReLUs one may be within rounding of its kink, and open on one side only: that moves what is below it
-    # by about 0.01. Not in every batch, though.
+    # Of a million ReLUs, one may be so close to its kink that rounding opens it on one side only, which moves the rest
+    # by about 0.01, but not in every batch.
     assert {name: values for name, values in distances.items() if min(values) > 1e-3} == {}
     assert max(map(max, distances.values())) < 0.05
 
@@ -213,7 +213,7 @@ def test_the_crops_are_ours(specs, views):
 
 
 def test_a_crop_that_never_fits_is_the_whole_image(specs):
-    # With ten times the largest area and the most elongated ratio no box fits.
+    # With ten times the largest area and the most elongated ratio, no box fits.
     boxes = torch_gradmix.crop_boxes(torch.ones(2, 22), 32, specs.augment)
     np.testing.assert_array_equal(boxes.numpy(), [[0, 0, 32, 32]] * 2)
 
@@ -246,11 +246,11 @@ def test_a_step_updates_every_parameter(specs, ours, kind):
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
 
 
-def test_the_captured_graph_draws_anew_and_does_what_the_step_does(specs, ours, monkeypatch):
+def test_the_captured_graph_redraws_and_equals_the_step(specs, ours, monkeypatch):
     model = torch_gradmix.network(specs, ours.params, ours.first_stats, device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
     step = torch_gradmix.Shared(model, images, specs)
-    # What is captured, without the minutes of compiling it.
+    # Captures the graph without spending minutes compiling it.
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     torch.manual_seed(0)
     wanted_loss, wanted = step.loss_and_gradients()
@@ -267,7 +267,7 @@ def test_the_captured_graph_draws_anew_and_does_what_the_step_does(specs, ours, 
 
 
 def test_the_script_prints_one_row_for_each_step(capsys, monkeypatch):
-    # Compiling takes minutes; that a compiler may fail is none of the other rows' business.
+    # Compiling takes minutes. A failing compiler must not affect the other rows.
     def compile_graph(graph, *, mode, **_):
         if mode == "max-autotune":
             raise RuntimeError("no such kernel\nand much more")
@@ -283,20 +283,20 @@ def test_the_script_prints_one_row_for_each_step(capsys, monkeypatch):
     assert f"torch {torch.__version__}" in printed
 
 
-def test_a_mode_that_torch_has_not_is_refused(capsys):
+def test_an_unknown_mode_is_rejected(capsys):
     with pytest.raises(SystemExit) as refused:
         against_torch.main(["--modes=default,fastest"])
     assert refused.value.code == 2
     assert "--modes must be from default, reduce-overhead" in capsys.readouterr().err
 
 
-def test_without_torch_it_says_what_to_do(capsys, monkeypatch):
+def test_without_torch_the_message_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert against_torch.main([]) == 2
     assert "pip install torch" in capsys.readouterr().err
 
 
-def test_ratios_are_of_our_time_to_that_of_the_same_turn():
+def test_ratios_are_taken_within_each_turn():
     times = {"eager": [4.0, 8.0, 4.0], "ours": [1.0, 2.0, 1.0]}
     printed = against_torch.table(times, {"eager": 1.0, "ours": 1.0}, 64)
     assert "| eager | 4000.0 (4000.0 to 8000.0) | 16 | 0.250 (0.250 to 0.250) | 1.000 |" in printed

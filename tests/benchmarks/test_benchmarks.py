@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes where their numbers mean nothing, and print their tables."""
+"""Every benchmark runs at a tiny size, where its numbers mean nothing, and prints its table."""
 
 import importlib.util
 import os
@@ -39,7 +39,7 @@ COMMANDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_benchmark_prints_its_table(name, tmp_path):
-    # Its own process sets its own flags: the virtual devices of the tests would change what is measured.
+    # Each runs in its own process with its own flags, because the tests' virtual devices would change the measurement.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in COMMANDS[name]]
     command = [sys.executable, f"benchmarks/{name}.py", *arguments]
@@ -53,9 +53,9 @@ def test_a_benchmark_prints_its_table(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ahead_of_time.TARGETS)
-def test_the_step_is_compiled_for_devices_that_are_not_here(target, tmp_path):
+def test_the_step_is_compiled_for_absent_devices(target, tmp_path):
     package = ahead_of_time.TARGETS[target].module.split(".")
-    # A namespace package is there with any of its plugins.
+    # Any one of its plugins makes the namespace package importable.
     if importlib.util.find_spec(package[0]) is None or importlib.util.find_spec(".".join(package)) is None:
         pytest.skip(f"needs {ahead_of_time.TARGETS[target].package}")
     command = [
@@ -76,16 +76,16 @@ def test_the_step_is_compiled_for_devices_that_are_not_here(target, tmp_path):
     assert all(number > 0 for number in numbers) and 0.9 < numbers[6] < 1.1
     text = (tmp_path / "layer, stage 4.txt").read_text()
     whole = rf"u8\[1,{ahead_of_time.TRIAL_IMAGES},[\d,]+\]"
-    assert re.search(rf"{whole}\S* parameter\(", text), "the step is given all training images"
+    assert re.search(rf"{whole}\S* parameter\(", text), "the step takes all training images"
     assert not re.search(rf"= {whole}\S* copy\(", text), "and does not copy them to pick a batch"
 
 
 def test_every_benchmark_is_run_here():
-    # hlo.py, resnet18.py, turns.py and both sides of evaluation.py are what others share, everything.py has tests of
-    # its own, and torch is not among the tests' requirements (tests/test_against_torch.py), nor are the compilers of
-    # ahead_of_time.py.
+    # hlo.py, resnet18.py, turns.py and both sides of evaluation.py are shared helpers. everything.py has its own tests,
+    # torch is not a requirement of the tests (test_against_torch.py is skipped without it), and neither are the
+    # compilers of ahead_of_time.py.
     others = {"ahead_of_time", "against_torch", "everything", "resnet18", "hlo", "torch_gradmix", "turns"}
-    # published_checkpoints.py and map_study.py have tests of their own.
+    # published_checkpoints.py and map_study.py have their own tests.
     others |= {"evaluation_data", "evaluation_numpy", "map_study", "published_checkpoints"}
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert names - others == set(COMMANDS)

@@ -1,4 +1,4 @@
-"""What the devices say to each other in a step: read from the compiled program, no more than the algorithm needs."""
+"""Devices exchange no more in a step than the algorithm needs, according to the compiled program."""
 
 import communication
 import hlo
@@ -8,7 +8,7 @@ from gradmix_jax.training import cost, mapping
 
 
 @pytest.mark.parametrize("recipe, devices", [("layer", 8), pytest.param("input", 4, marks=pytest.mark.slow)])
-def test_the_step_says_no_more_than_it_has_to(recipe, devices):
+def test_the_step_exchanges_only_what_it_needs(recipe, devices):
     executable, program, state = communication.compile_step(recipe, devices=devices, width=4, batch=128)
     found = hlo.collectives(executable.as_text())
     purposes = communication.bytes_by_purpose(found, program, state)
@@ -18,7 +18,7 @@ def test_the_step_says_no_more_than_it_has_to(recipe, devices):
     kinds = [collective.kind for collective in found]
     assert kinds.count("all-gather") == 2, "projections and classes"
     assert kinds.count("reduce-scatter") == 2, "the cotangents of the map and of the training"
-    # Batch norms wait for each other: 20 in each of four passes, 5 behind the map's first stage; the rest rides along.
+    # Batch norms wait for each other: 20 in each of four passes and 5 behind the map's first stage; the rest is merged.
     assert kinds.count("all-reduce") <= (88 if recipe == "layer" else 104)
 
 

@@ -1,4 +1,4 @@
-"""Running all benchmarks: nothing is lost when one fails or time is over, and nothing is done twice."""
+"""Running all benchmarks: nothing is lost when one fails or time runs out, and nothing is done twice."""
 
 import time
 
@@ -46,7 +46,7 @@ def run(monkeypatch, *words):
     return everything.main()
 
 
-def test_one_that_fails_is_told_of_and_the_others_run(root, monkeypatch, capsys):
+def test_a_failure_is_reported_and_the_others_run(root, monkeypatch, capsys):
     out = root / "out"
     assert run(monkeypatch, str(out), "--platform=cpu", "--only=bad,good") == 1
     printed = capsys.readouterr().out
@@ -57,12 +57,12 @@ def test_one_that_fails_is_told_of_and_the_others_run(root, monkeypatch, capsys)
     assert table[3] == "| table | ['--only=as it is'] --xla_mine=2 --xla_some_flag=1"
     assert (out / "bad.part").read_text().endswith("| half |\n")
     assert "no such device" in (out / "bad.log").read_text()
-    # Whoever has the output of this command alone has the tables too.
+    # The output of this command includes the tables.
     assert "| half |\nno such device\nbad: failed" in printed and "\n".join(table) in printed
     assert {path.name for path in out.iterdir()} == {"good.md", "bad.part", "bad.log"}
 
 
-def test_what_is_there_is_not_run_again(root, monkeypatch, capsys):
+def test_finished_benchmarks_are_not_run_again(root, monkeypatch, capsys):
     out = root / "out"
     out.mkdir()
     (out / "good.md").write_text("mine")
@@ -70,7 +70,7 @@ def test_what_is_there_is_not_run_again(root, monkeypatch, capsys):
     assert (out / "good.md").read_text() == "mine" and "good: done before" in capsys.readouterr().out
 
 
-def test_time_that_is_over_stops_the_one_under_way_and_its_children(root, monkeypatch, capsys):
+def test_when_time_runs_out_the_running_one_and_its_children_are_stopped(root, monkeypatch, capsys):
     out = root / "out"
     started = time.monotonic()
     assert run(monkeypatch, str(out), "--platform=cpu", "--only=slow,good", "--minutes=0.05") == 1
@@ -78,15 +78,15 @@ def test_time_that_is_over_stops_the_one_under_way_and_its_children(root, monkey
     printed = capsys.readouterr().out
     assert "slow: stopped" in printed and "good: not started, time is over" in printed
     child = int((out / "slow.part").read_text().split()[-1])
-    # Killed with its parent, which does not mean that it is dead already.
+    # It was killed with its parent, but may take a moment to die.
     while alive(child) and time.monotonic() - started < 30:
         time.sleep(0.05)
     assert not alive(child) and not (out / "good.part").exists()
-    # The same command goes on with what is missing.
+    # The same command continues with what is missing.
     assert run(monkeypatch, str(out), "--platform=cpu", "--only=good") == 0
 
 
-def test_none_takes_the_time_of_the_others_and_those_that_were_stopped_come_last(root, monkeypatch, capsys):
+def test_none_uses_up_the_time_of_the_others_and_stopped_ones_come_last(root, monkeypatch, capsys):
     out = root / "out"
     assert run(monkeypatch, str(out), "--platform=cpu", "--only=slow,good", "--each=0.03") == 1
     printed = capsys.readouterr().out
@@ -97,14 +97,14 @@ def test_none_takes_the_time_of_the_others_and_those_that_were_stopped_come_last
     assert printed.index("good: done") < printed.index("slow: stopped")
 
 
-def test_warnings_of_one_that_ended_well_are_kept(root, monkeypatch, capsys):
+def test_warnings_of_a_successful_benchmark_are_kept(root, monkeypatch, capsys):
     (root / "benchmarks" / "good.py").write_text("import sys; print('| fast |'); print('slowly', file=sys.stderr)")
     assert run(monkeypatch, str(root / "out"), "--platform=cpu", "--only=good") == 0
     assert (root / "out" / "good.log").read_text() == "slowly\n"
     assert "| fast |\nslowly\ngood: done" in capsys.readouterr().out
 
 
-def test_on_a_gpu_kernels_are_chosen_once_but_not_where_compiling_is_timed(root):
+def test_on_a_gpu_kernels_are_autotuned_once_except_where_compilation_is_timed(root):
     flags = lambda name, platform: everything.environment_of(
         everything.BENCHMARKS[platform][name], root / "out", platform
     )["XLA_FLAGS"]
@@ -112,13 +112,13 @@ def test_on_a_gpu_kernels_are_chosen_once_but_not_where_compiling_is_timed(root)
     assert "autotune" not in flags("slow", "gpu") and "autotune" not in flags("good", "cpu")
 
 
-def test_flags_that_choose_kernels_do_not_meet_kernels_chosen_without_them():
+def test_flags_that_affect_autotuning_do_not_reuse_kernels_chosen_without_them():
     for name, benchmark in everything.GPU.items():
         assert bool(benchmark.xla_flags) == name.startswith("flag_")
         assert benchmark.cold or not benchmark.xla_flags
 
 
-def test_a_name_that_is_none_is_refused(root, monkeypatch, capsys):
+def test_an_unknown_name_is_rejected(root, monkeypatch, capsys):
     with pytest.raises(SystemExit) as refused:
         run(monkeypatch, str(root / "out"), "--platform=cpu", "--only=goood")
     assert refused.value.code == 2 and not (root / "out").exists()
@@ -132,8 +132,8 @@ def test_the_list_runs_nothing(root, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("platform", everything.BENCHMARKS)
-def test_every_command_is_one_that_its_script_takes(platform):
-    """Flags are spelled as the scripts declare them: a run of hours should not end in a usage line."""
+def test_every_command_is_accepted_by_its_script(platform):
+    """Flags match those that the scripts declare: a run of hours should not end in a usage message."""
     keys = {f"--config.{key}" for key in config.flatten(config.to_plain(config.default_config()))}
     for benchmark in everything.BENCHMARKS[platform].values():
         words = everything.command_of(benchmark, "folder:images")

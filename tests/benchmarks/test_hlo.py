@@ -1,4 +1,4 @@
-"""Reading programs' texts: made-up ones for a GPU and a TPU, and one that is compiled here."""
+"""Parsing HLO text: made-up programs for a GPU and a TPU, and one compiled here."""
 
 import types
 
@@ -51,9 +51,9 @@ def test_kernels_of_a_gpu_program():
     assert set(kernels) == {"conv.1", "dw.1", "dx.1", "twice"}
     x, w, y = 2 * 4 * 4 * 3 * 2, 5 * 3 * 3 * 3 * 2, 2 * 4 * 4 * 5 * 2
     assert [kernels[name].bytes for name in ("conv.1", "dw.1", "dx.1")] == [x + w + y] * 3
-    # Every output value is a sum of 3 x 3 x 3 products, and the backward passes have as many.
+    # Every output value is a sum of 3 x 3 x 3 products; the backward passes have as many.
     assert [kernels[name].flops for name in ("conv.1", "dw.1", "dx.1")] == [2 * (2 * 4 * 4 * 5) * 27] * 3
-    # An operand named twice is read once; the body of a loop counts for each of its rounds.
+    # An operand named twice is read once; the body of a loop counts once per iteration.
     assert kernels["twice"] == hlo.Kernel("twice", 2 * 32, 0, 32)
 
 
@@ -74,7 +74,7 @@ backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting
 
 
 class Compiled:
-    """A program for a GPU as XLA's analyses see it: -1 FLOP and -1 byte for every call of a library."""
+    """A GPU program as XLA's analyses see it: -1 FLOP and -1 byte for every library call."""
 
     def cost_analysis(self):
         return {"flops": 8.0 - 3, "bytes accessed": 64.0 - 3}
@@ -86,7 +86,7 @@ class Compiled:
         return GPU
 
 
-def test_costs_of_a_gpu_program_hold_its_convolutions():
+def test_costs_of_a_gpu_program_include_its_convolutions():
     convolutions = 3 * 2 * (2 * 4 * 4 * 5) * 27
     x, w, y = 2 * 4 * 4 * 3 * 2, 5 * 3 * 3 * 3 * 2, 2 * 4 * 4 * 5 * 2
     assert hlo.cost_of(Compiled()) == cost.Cost(5.0 + convolutions, 3 * (x + w + y) + 64, 77)
@@ -109,7 +109,7 @@ ENTRY %main (x: f32[4], table: f32[1000,4]) -> f32[4] {
 }
 """
     assert hlo.kernels(text) == [hlo.Kernel("taken", 3 * 16, 0, 1)]
-    # Not so where something else reads all of it.
+    # Unless something else reads all of it.
     whole = text.replace("%row = f32[4]{0} bitcast(%part)", "%row = f32[4]{0} reduce(%p.0, %p.1)")
     assert hlo.kernels(whole) == [hlo.Kernel("taken", 16_000 + 2 * 16, 0, 1)]
 
@@ -163,13 +163,13 @@ def test_computations_of_a_program_compiled_here():
     text = jax.jit(step).lower(jnp.ones((16, 16))).compile().as_text()
     programs = hlo.computations(text)
     assert any(instruction.operation == "parameter" for instruction in programs["ENTRY"])
-    # Whatever XLA makes of the loop, its body of 2 x 1024 bytes or more is counted seven times.
+    # However XLA compiles the loop, its body of at least 2 x 1024 bytes counts seven times.
     kernels = hlo.kernels(text)
     assert max(kernel.times for kernel in kernels) == 7
     assert sum(kernel.times * kernel.bytes for kernel in kernels) >= 7 * 2 * 1024
 
 
-def test_a_compiler_that_is_not_here_is_named(monkeypatch):
+def test_a_missing_compiler_is_named(monkeypatch):
     target = ahead_of_time.TARGETS["v5e"]._replace(module="no_such_module.plugin")
     with pytest.raises(SystemExit, match=r'no compiler for TPU v5e here: pip install "jax\[tpu\]"'):
         ahead_of_time.prepare(target)

@@ -1,4 +1,4 @@
-"""The command over published checkpoints, on random weights and images in place of them."""
+"""The script for published checkpoints, with random weights and images in their place."""
 
 import sys
 
@@ -34,7 +34,7 @@ def stored(tmp_path_factory, request):
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
     shapes = jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
     variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), dict(shapes))
-    # One pixel's way through the network: all weights of the convolutions but the centers are 0.
+    # Each pixel passes through on its own: all convolution weights except the centers are 0.
     for group in variables["params"]["encoder"].values():
         if "kernel" in group:
             center = rng.normal(size=group["kernel"].shape[2:]) / np.sqrt(group["kernel"].shape[2])
@@ -47,7 +47,7 @@ def stored(tmp_path_factory, request):
 
 
 def logits_of(state):
-    """logits_200xK in float64: every image is one color, so that a pixel tells it all."""
+    """logits_200xK in float64: every image has a single color, so one pixel determines it."""
     x = (np.arange(200)[:, None] / 255 - MEAN) / STD
     for i in range(1, 10):
         x = x @ state[f"conv{i}.weight"][:, :, 1, 1].T.astype(np.float64)
@@ -77,7 +77,7 @@ def test_the_table_is_that_of_the_weights(stored, monkeypatch, capsys):
         low, high = (float(value) for value in rows[2 + trial][2].split("(")[1].rstrip(")").split(" to "))
         assert low < 100 * auroc < high
     assert float(rows[4][2]) == pytest.approx(np.mean([float(row[2].split()[0]) for row in rows[2:4]]), abs=0.011)
-    # Every score of the logits, and what its outputs, kept in a file, give again.
+    # Every score of the logits, and the same again from outputs stored in a file.
     by_score = {row[0]: row[1:] for row in rows[9:]}
     assert {"max_logit", "msp", "energy", "postmax"} <= set(by_score)
     assert by_score["max_logit"][1] == rows[3][2].split()[0]

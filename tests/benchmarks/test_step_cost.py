@@ -49,15 +49,15 @@ def slow(name, *bounds):
 def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
     recipe, overrides, phase = (step_cost.VARIANTS | step_cost.EVERY_FILL)[name]
     own, base = cost_of(recipe, overrides, phase), cost_of("cutmix", step_cost.shared(overrides), phase)
-    assert base.flops > 10e9, "the analysis saw the whole step"
+    assert base.flops > 10e9, "the analysis must see the whole step"
     assert own.flops <= most_flops * base.flops
-    # A step whose mixed loss does not touch the clean features is held against the attached CutMix step: its clean
+    # A step whose mixed loss does not touch the clean features is compared with the attached CutMix step: its clean
     # residuals are freed early.
     assert own.temporary_bytes <= most_memory * cost_of("cutmix").temporary_bytes
 
 
-# GFLOP, GB moved and MB of temporary memory of the step by XLA:CPU, the same of jax 0.10.2 and 0.11.2: a change that
-# makes all recipes slower alike, which no ratio shows, has to raise them here, and to say why.
+# GFLOP, GB moved and MB of temporary memory of the step by XLA:CPU, the same with jax 0.10.2 and 0.11.2. A change
+# that slows all recipes down alike, which no ratio shows, has to raise these numbers and say why.
 @pytest.mark.parametrize(
     "recipe, dtype, gigaflops, gigabytes, megabytes",
     [
@@ -82,6 +82,6 @@ def test_nothing_in_the_step_sorts_pixels_or_loops_over_images(recipe, overrides
     # The partners within the 4 groups of 16 images.
     sorts = re.findall(r"= \(?\w+\[([\d,]+)\].* sort\(", text)
     assert sorted(sorts) == ["4,16"]
-    # The rounds of the random generator.
+    # The rounds of the random number generator.
     trips = [int(count) for count in re.findall(r'known_trip_count":\{"n":"(\d+)"', text)]
     assert trips and max(trips) <= 5 and len(trips) == len(re.findall(r" while\(", text))

@@ -1,4 +1,4 @@
-"""The whole trial from a stretch of it: times of a run are made up here, so that the answer is known."""
+"""A whole trial estimated from a stretch of it; run times are made up here, so the answer is known."""
 
 import os
 import re
@@ -12,7 +12,7 @@ EPOCHS = {"ssl": 600, "joint": 10}  # of the paper's recipe
 
 
 def run_of(steps, before=100.0, step=0.5, after=40.0, longer=()):
-    """What a run tells of itself: `steps` steps of `step` seconds; those in `longer` take a second more."""
+    """What a run reports: `steps` steps of `step` seconds; those in `longer` take a second more."""
     ends, now = [], before
     for index in range(steps):
         now += (step if index else 0) + (index in longer)
@@ -45,12 +45,12 @@ def test_a_whole_trial_is_measured(monkeypatch, capsys):
     words = "--config=configs/digits_osr.py", "--epochs=60"
     overrides, seconds, _ = answer(monkeypatch, capsys, run_of(60, longer=[1]), *words)
     assert overrides == ["--config.phases[0].epochs=60"]
-    # All of it, the slow second step included, which a stretch leaves out.
+    # Everything, including the slow second step, which a stretch leaves out.
     assert seconds["training"] == pytest.approx(59 * 0.5 + 1)
 
 
 @pytest.mark.parametrize("steps, enough", [(3, False), (4, True)])
-def test_a_stretch_of_too_few_steps_is_refused(monkeypatch, capsys, steps, enough):
+def test_a_stretch_of_too_few_steps_is_rejected(monkeypatch, capsys, steps, enough):
     words = "--config=configs/digits_osr.py", "--epochs=2"
     if enough:
         assert answer(monkeypatch, capsys, run_of(steps), *words)[1]["whole trial"] > 0
@@ -62,14 +62,14 @@ def test_a_stretch_of_too_few_steps_is_refused(monkeypatch, capsys, steps, enoug
 
 
 @pytest.mark.parametrize("epochs", [0, 601])
-def test_more_epochs_than_the_config_has_are_refused(monkeypatch, capsys, epochs):
+def test_more_epochs_than_the_config_has_are_rejected(monkeypatch, capsys, epochs):
     with pytest.raises(SystemExit) as stopped:
         answer(monkeypatch, capsys, run_of(4), f"--epochs={epochs}")
     assert stopped.value.code == 2
     assert f"--epochs must be from 1 to 600, the config's, got {epochs}." in capsys.readouterr().err
 
 
-def test_the_child_finds_what_its_parent_finds(monkeypatch):
+def test_the_child_process_imports_what_its_parent_imports(monkeypatch):
     seen = {}
 
     def run(command, *, env, **_):

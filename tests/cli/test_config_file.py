@@ -1,4 +1,4 @@
-"""Mistakes in an experiment file: one line that names the file, its line and what is wrong."""
+"""Mistakes in an experiment file give one line with the file, the line and what is wrong."""
 
 import pytest
 from absl import flags
@@ -44,7 +44,7 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path, content, said):
         config_file.load(str(path))
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(config_file.ConfigFileError, match=f"^No such file or directory: {tmp_path}/a.py.$"):
         config_file.load(f"{tmp_path}/a.py:layer")
     with pytest.raises(
@@ -53,13 +53,13 @@ def test_files_that_are_not_there(tmp_path):
         config_file.load(str(tmp_path))
 
 
-def test_ctrl_c_in_the_file_stays_one(tmp_path):
+def test_ctrl_c_in_the_file_is_not_swallowed(tmp_path):
     (tmp_path / "own.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         config_file.load(str(tmp_path / "own.py"))
 
 
-def test_a_file_may_have_dataclasses_and_takes_the_recipe(tmp_path):
+def test_a_file_may_define_dataclasses_and_receives_the_recipe(tmp_path):
     (tmp_path / "own.py").write_text(
         "from __future__ import annotations\nimport dataclasses\nfrom gradmix_jax import config\n"
         "@dataclasses.dataclass\nclass A:\n    x: int = 3\n"
@@ -87,6 +87,6 @@ def _parsed(monkeypatch, *words):
         (["[0.1, 0.2]"], (0.1, 0.2)),
     ],
 )
-def test_of_a_tuple_given_twice_the_last_counts(monkeypatch, words, expected):
+def test_the_last_of_repeated_tuple_flags_wins(monkeypatch, words, expected):
     config = _parsed(monkeypatch, "--config=configs/digits_osr.py", *(f"--config.mix.keep_range={w}" for w in words))
     assert config.mix.keep_range == expected

@@ -1,4 +1,4 @@
-"""The cache of compiled programs is bounded, and heals."""
+"""The cache of compiled programs is bounded and recovers from damage."""
 
 import os
 import pathlib
@@ -17,19 +17,19 @@ def _fill(folder, sizes):
         os.utime(folder / name, (10**9 - age, 10**9 - age))
 
 
-def test_what_was_used_least_recently_is_removed(tmp_path):
+def test_least_recently_used_programs_are_removed(tmp_path):
     _fill(tmp_path, {"a": 400, "b": 100, "c": 300, "d": 200})  # the oldest first
     assert program_cache.bound(str(tmp_path), 1000) == 0
     assert program_cache.bound(str(tmp_path), 900) == 1
     assert sorted(os.listdir(tmp_path)) == ["b", "c", "d"]
-    os.utime(tmp_path / "b", (10**9 + 9, 10**9 - 9))  # read lately
+    os.utime(tmp_path / "b", (10**9 + 9, 10**9 - 9))  # read recently
     assert program_cache.bound(str(tmp_path), 400) == 1
     assert sorted(os.listdir(tmp_path)) == ["b", "d"]
     assert program_cache.bound(str(tmp_path / "none"), 1) == 0
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "much", "nan", "inf"])
-def test_a_size_that_is_none(size, tmp_path, monkeypatch):
+def test_an_invalid_size(size, tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("GRADMIX_JAX_CACHE_GB", size)

@@ -1,4 +1,4 @@
-"""Configs: every experiment file is valid, and every mistake is one clear sentence before data or compilation."""
+"""Configs: every experiment file is valid; every mistake gives one clear sentence before data or compilation."""
 
 import json
 import math
@@ -126,7 +126,7 @@ def test_an_evaluation_that_would_fail_after_training(overrides, message):
     "overrides",
     [
         {"evaluate.score": "ensemble"},
-        {"evaluate.scores": ("ensemble",), "dataset.validation_fraction": 0.0},  # left out of the comparison
+        {"evaluate.scores": ("ensemble",), "dataset.validation_fraction": 0.0},  # the table leaves it out
         {"evaluate.feature": "logits", "evaluate.score": "vim"},  # of the linear probe
         {"evaluate.feature": "logits", "evaluate.score": "vim", "model.classifier": "linear"},
         {"evaluate.feature": "logits", "evaluate.score": "msp", "model.classifier": "cosine"},
@@ -159,7 +159,7 @@ def test_a_number_is_checked_against_its_bounds(bounds, right, wrong, allowed):
         assert str(caught.value) == f"a.b must be {allowed}, got {value!r}."
 
 
-def test_a_choice_is_guessed_where_it_is_near():
+def test_a_close_choice_is_suggested():
     fields.check_choice("a.b", "red", ("red", "green"))
     for value, hint in (("gren", "; did you mean 'green'?"), ("blue", "."), (3, ".")):
         with pytest.raises(ValueError) as caught:
@@ -192,7 +192,7 @@ def test_unknown_recipe():
         config_lib.apply_recipe(config_lib.default_config(), "layers")
 
 
-def test_a_config_from_before_a_key_has_its_default(tmp_path):
+def test_a_config_older_than_a_key_gets_its_default(tmp_path):
     old = config_lib.to_plain(small_config())
     del old["objective"]["ssl"], old["optimizer"]["ema"]
     old["mix"]["fill"] = "noise"
@@ -237,8 +237,8 @@ def test_a_damaged_file_of_a_run_is_named(content, said, tmp_path):
         workdir_lib.read_json(str(tmp_path), "results.json")
 
 
-def test_random_maps_are_made_of_no_gradient():
-    # Whatever the loss says that their gradient would be of.
+def test_random_maps_need_no_gradient():
+    # Whatever attribution.loss says.
     build(small_config("random", **{"attribution.loss": "cross_entropy"}))
     build(small_config("random", **{"attribution.loss": "moco"}))
     with pytest.raises(ValueError, match=r"attribution\.loss 'cross_entropy' needs a model\.classifier"):

@@ -1,4 +1,4 @@
-"""Config keys that are left to the data: what is derived, what is recorded, and that a resumed run keeps it."""
+"""Config keys derived from the data: what is derived, what is recorded, and that a resumed run keeps it."""
 
 import copy
 import json
@@ -56,20 +56,20 @@ def test_everything_is_derived_from_the_path(colors):
     assert not derive.missing(config)
     data = data_lib.open_set(config_lib.from_config(config, num_devices=1).dataset)
     pixels = data_lib.read_all(data.train).astype(np.float64) / 255
-    assert len(pixels) < measure.SAMPLE  # so all of them were looked at
+    assert len(pixels) < measure.SAMPLE  # so all of them were measured
     np.testing.assert_allclose(values["normalization.mean"], pixels.mean((0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(values["normalization.std"], pixels.std((0, 1, 2)), atol=1e-4)
     assert f"known: {', '.join(data.class_names)}; unknown:" in found["dataset.benchmark"].reason
 
 
-def test_images_that_are_gray_have_one_channel(tmp_path):
+def test_gray_images_have_one_channel(tmp_path):
     name = write_colors(tmp_path / "set", gray=True, classes=("a", "b", "c"), size=(100, 70))
     values = {key: value for key, (value, _) in derive.from_data(plain(name), num_devices=1).items()}
     assert values["dataset.channels"] == 1 and len(values["normalization.mean"]) == 1
     assert values["dataset.image_size"] == 64 and values["dataset.num_known"] == 2
 
 
-def test_what_is_given_is_not_derived(colors):
+def test_given_keys_are_not_derived(colors):
     config = plain(colors, known=("dog", "ship"), image_size=24, channels=1)
     config["normalization"]["std"] = [0.2]
     found = derive.from_data(config, num_devices=1)
@@ -107,7 +107,7 @@ def test_channels_against_numpy():
     assert found.std[2] == measure.LEAST_STD
 
 
-def test_what_cannot_be_derived_is_one_line(tmp_path):
+def test_failures_to_derive_give_one_line(tmp_path):
     two = write_colors(tmp_path / "two", classes=("a", "b"), count=3)
     with pytest.raises(ValueError, match="must have at least 3 classes to keep some unknown, got a, b; add classes"):
         derive.from_data(plain(two), num_devices=1)
@@ -137,7 +137,7 @@ def test_bad_paths_fail_before_a_workdir_is_made(tmp_path, colors):
 
 
 def test_a_run_records_and_keeps_what_was_derived(colors, tmp_path, capsys):
-    """An untrained network is saved and evaluated: its evaluation derives nothing again."""
+    """An untrained network is saved and evaluated; the evaluation derives nothing again."""
     workdir, c = tmp_path / "run", own_config(colors)
     c.model.width, c.model.hidden, c.model.projection = 4, 16, 8
     c.phases[0].epochs = 0
@@ -161,7 +161,7 @@ def test_a_run_records_and_keeps_what_was_derived(colors, tmp_path, capsys):
         run.run(again, str(workdir))
 
 
-def test_a_protocol_derives_each_trial_and_plans_without_data(colors, tmp_path):
+def test_a_protocol_derives_keys_per_trial_and_plans_without_data(colors, tmp_path):
     c = own_config(colors)
     c.normalization.mean = (0.5, 0.5, 0.5)
     planned = run_many.check_runs(c, str(tmp_path), [0, 1], [0], num_devices=1)

@@ -1,4 +1,4 @@
-"""Recipes of published methods: keys, settings, a traced step of each, negative classes, and what the docs say."""
+"""Recipes of published methods: keys, settings, a traced step of each, negative classes, and the docs."""
 
 import pathlib
 import re
@@ -41,7 +41,7 @@ def test_every_method_is_a_recipe_of_every_split(name):
 
 
 def test_published_settings():
-    """Numbers of the papers' code, written down once more."""
+    """Numbers from the papers' code, stated independently."""
     tuned = {
         "mnist_osr": (0.1, 8, 0.0),
         "svhn_osr": (0.1, 18, 0.0),
@@ -54,7 +54,7 @@ def test_published_settings():
         c = config_of(name, "mls")
         assert (c.optimizer.name, c.optimizer.learning_rate, c.train.batch_size) == ("sgd", rate, 128)
         assert (c.augment.policy, c.augment.num_ops, c.augment.magnitude) == ("randaugment", 1, magnitude)
-        # What the class itself keeps of its label, of 20 classes there.
+        # The share of its label that the true class keeps, with 20 classes there.
         assert 1 - c.objective.label_smoothing * 19 / 20 == pytest.approx(1 - smoothing)
         assert [each.epochs for each in c.phases] == [200, 200, 200] and c.optimizer.warmup_epochs == 10
     assert config_of("cifar_osr", "arpl").augment.magnitude == 15
@@ -70,7 +70,7 @@ def test_published_settings():
 
 
 def small_rival(recipe, mixing):
-    """A small config of a method; with `mixing` it has GradMix's maps, masks and fills as well."""
+    """A small config of a method; `mixing` adds GradMix's maps, masks and fills."""
     config = small_config("input" if mixing else "none", (phase("only", epochs=2, supcon=1.0),))
     keep = config.mix.to_dict()
     config_lib.apply_recipe(config, recipe)
@@ -81,7 +81,7 @@ def small_rival(recipe, mixing):
 
 
 def traced(config, run=jax.eval_shape):
-    """Names of the metrics of a step that is traced and not compiled."""
+    """Names of the metrics of a step that is traced but not compiled."""
     specs = config_lib.from_config(config, num_devices=1)
     program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
     state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
@@ -106,7 +106,7 @@ def animals(tmp_path_factory):
     )
 
 
-def test_so_many_negative_classes_are_the_first_unknown_ones(animals):
+def test_num_negative_takes_the_first_unknown_classes(animals):
     named = dict(name=animals, benchmark="named", known=("cat", "ant"), unknown=("eel", "dog", "bee"))
     data = data_lib.open_set(make_spec(**named, num_negative=2))
     assert set(data.negative.classes) == {"eel", "dog"} and set(data.test_unknown.classes) == {"bee"}
@@ -119,7 +119,7 @@ def test_so_many_negative_classes_are_the_first_unknown_ones(animals):
         make_spec(**named, num_negative=1, negative=("dog",))
 
 
-def test_so_many_negative_classes_of_other_data_than_the_unknown_ones(animals, tmp_path):
+def test_num_negative_with_unknown_classes_of_another_dataset(animals, tmp_path):
     other = write_folder(tmp_path / "other", train={"fly": 2, "gnu": 2}, test={"fly": 2, "gnu": 2})
     spec = make_spec(name=animals, unknown_name=other, benchmark="named", known=("cat", "ant"), num_negative=2)
     data = data_lib.open_set(spec)
@@ -149,7 +149,7 @@ def test_the_docs_list_every_method_objective_and_schedule():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RIVALS)
 def test_a_digits_run_learns(recipe, tmp_path):
-    """The runs of results/rivals.md, of which the lowest accuracy is .975 and the lowest AUROC .859."""
+    """The runs of results/rivals.md, whose lowest accuracy is .975 and lowest AUROC .859."""
     config = config_of("digits_osr", recipe)
     config.evaluate.scores = (config.evaluate.score,)
     results = run_lib.run(config, str(tmp_path))

@@ -1,4 +1,4 @@
-"""Corruptions against SciPy, Pillow, colorsys and NumPy loops; independence of the batch; growth with severity."""
+"""Corruptions against SciPy, Pillow, colorsys and NumPy loops; independence of the batch; effect of severity."""
 
 import colorsys
 import functools
@@ -22,7 +22,7 @@ RANDOM = [name for name in RANDOM if name not in ("pixelate", "jpeg_compression"
 
 
 def smooth_images(count, size, channels, seed=0):
-    """Like photographs in what matters here: power at low frequencies, edges, correlated channels, full range."""
+    """Like photographs where it matters here: power at low frequencies, edges, correlated channels, full range."""
     noise = np.random.default_rng(seed).normal(size=(count, size, size, channels + 1))
     field = sum(
         sigma * scipy.ndimage.gaussian_filter(noise, (0, sigma * size / 32, sigma * size / 32, 0), mode="wrap")
@@ -55,7 +55,7 @@ def constant(*levels):
 
 
 def image_key(index):
-    """The key of one image; its draws in the tests below repeat what the docstrings say is drawn."""
+    """The key of one image; the tests below repeat the draws that the docstrings describe."""
     return jax.random.fold_in(jax.random.key(KEY), index)
 
 
@@ -64,7 +64,7 @@ def truncated(levels):
 
 
 def assert_same_levels(actual, expected, *, share=0.005):
-    """Equal to a float64 reference in [0, 255] that is truncated; float32 may fall on the other side of a level."""
+    """Assert equality with a truncated float64 reference in [0, 255]; float32 may be off by one level."""
     difference = np.abs(actual.astype(int) - truncated(expected).astype(int))
     assert difference.max() <= 1
     assert np.mean(difference > 0) <= share
@@ -95,7 +95,7 @@ def test_deterministic_in_the_key_and_random_where_it_should_be(name):
 
 
 @pytest.mark.parametrize("name", corruptions.NAMES)
-def test_an_image_depends_on_its_place_in_the_data_set_alone(name):
+def test_an_image_depends_only_on_its_place_in_the_dataset(name):
     shifted = corrupt(IMAGES[2:], name, 5, first=2)
     np.testing.assert_array_equal(shifted[: BATCH - 2], corrupted(name, 5)[2:])
 
@@ -130,7 +130,7 @@ def test_warps_keep_a_constant_image(name):
     np.testing.assert_array_equal(corrupt(images, name, 5), images)
 
 
-def test_nothing_but_the_images_moves_between_host_and_device():
+def test_only_the_images_move_between_host_and_device():
     images = jax.device_put(IMAGES[:BATCH])
     key = jax.random.key(KEY)
     with jax.transfer_guard("disallow"):
@@ -144,7 +144,7 @@ def test_nothing_but_the_images_moves_between_host_and_device():
 @pytest.mark.parametrize("severity, std", by_severity((0.04, 0.06, 0.08, 0.09, 0.10)))
 def test_gaussian_noise_has_its_mean_and_std(severity, std):
     noise = corrupt(constant(), "gaussian_noise", severity) - 100.0
-    assert abs(noise.mean() + 0.5) < 5 * 255 * std / math.sqrt(noise.size)  # truncation takes half a level
+    assert abs(noise.mean() + 0.5) < 5 * 255 * std / math.sqrt(noise.size)  # truncation costs half a level
     assert noise.std() == pytest.approx(255 * std, rel=0.03)
 
 
@@ -156,7 +156,7 @@ def test_shot_noise_is_poisson(severity, rate):
     mean_error = images.mean(axis=(0, 1, 2)) + 0.5 - levels
     assert np.all(np.abs(mean_error) < 5 * np.sqrt(variance / images[..., 0].size) + 0.5)
     np.testing.assert_allclose(images.var(axis=(0, 1, 2)), variance, rtol=0.1)
-    assert len(np.unique(images[..., 0])) <= rate * 255 // 20  # counts, not a continuum
+    assert len(np.unique(images[..., 0])) <= rate * 255 // 20  # integer counts, not a continuum
     assert np.all(corrupt(constant(0, 0, 0), "shot_noise", severity) == 0)
 
 
@@ -198,7 +198,7 @@ def test_glass_blur_is_the_sequential_loop_over_pixels(severity, c):
             for h in range(SIZE - 1, 1, -1):
                 for w in range(SIZE - 1, 1, -1):
                     image[h, w] = image[h + offsets[0, h, w], w + offsets[1, h, w]]
-        # A first blur on the other side of a level may be copied on.
+        # A level that the first blur rounds the other way may be copied further.
         assert_same_levels(corrupted("glass_blur", severity)[i], smooth(image), share=0.02)
 
 
@@ -230,7 +230,7 @@ def test_zoom_blur_is_the_mean_of_scipy_zooms(severity, stop):
     assert_same_levels(corrupted("zoom_blur", severity)[0], total / (len(factors) + 1))
 
 
-def test_lengths_grow_with_large_images_alone():
+def test_lengths_grow_only_with_large_images():
     """Radius 3 and sigma 0.1 at 64 pixels are 6 and 0.2 at 128; CIFAR-10-C's 1.5 are 2.25 at 48."""
     for size, radius in ((48, 2.25), (64, 3), (128, 6)):
         (kernel,) = blur.defocus_blur_constants(5, size)
@@ -332,7 +332,7 @@ def test_snow_whitens_and_falls_steeply(severity, keep):
     flakes = images - images.min()
     assert np.mean(flakes > 0) > 0.005 * severity
     np.testing.assert_allclose(flakes, flakes[:, ::-1, ::-1], atol=1)  # once as it fell, once turned
-    # Streaks are nearer to vertical than to horizontal; clipped flakes would say nothing.
+    # Streaks are closer to vertical than to horizontal; clipped flakes would not show it.
     rough = [np.mean(np.diff(flakes, axis=axis) ** 2.0) for axis in (1, 2)]
     assert rough[0] < rough[1]
     colors = corrupt(constant(40, 120, 200), "snow", severity).reshape(-1, 3).min(axis=0)
@@ -353,7 +353,7 @@ def test_frost_adds_a_weighted_texture(severity, c):
 
 
 def reference_plasma(draws, size, decay):
-    """Diamond-square in place, one point after the other."""
+    """Diamond-square in place, point by point."""
     heights, step, amplitude, used = np.zeros((size, size)), size, 1.0, 0
     while step > 1:
         half, side = step // 2, size // step
@@ -505,7 +505,7 @@ def test_float_images_give_the_same_in_0_to_1(name):
     ],
 )
 @pytest.mark.parametrize("name", ["fog", "jpeg_compression"])
-def test_errors_name_the_value_and_what_is_allowed(change, words, name):
+def test_errors_name_the_value_and_the_range(change, words, name):
     arguments = {"key": jax.random.key(0), "images": IMAGES[:BATCH], "name": name, "severity": 1, **change}
     key, images = arguments.pop("key"), arguments.pop("images")
     with pytest.raises(ValueError, match=words):

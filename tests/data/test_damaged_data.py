@@ -1,4 +1,4 @@
-"""Prepared data, IDX files, releases of corrupted images and image files that are damaged: one line each."""
+"""Damaged prepared data, IDX files, releases of corrupted images and image files give one line each."""
 
 import gzip
 import io
@@ -37,7 +37,7 @@ FILES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_prepared_data_that_is_damaged(digits, tmp_path, name, damage):
+def test_damaged_prepared_data(digits, tmp_path, name, damage):
     folder = tmp_path / "bad"
     shutil.copytree(digits, folder)
     path = folder / "digits" / "1.0.0" / name
@@ -53,7 +53,7 @@ def test_prepared_data_that_is_damaged(digits, tmp_path, name, damage):
     assert "\n" not in said and "Errno" not in said and "NoneType" not in said and len(said) < 600
 
 
-def test_labels_of_classes_that_there_are_none_of(digits, monkeypatch):
+def test_labels_without_a_class(digits, monkeypatch):
     read = prepared._read
     monkeypatch.setattr(prepared, "_read", lambda *a, **k: (read(*a, **k)[0] + 1, []))
     with pytest.raises(ValueError, match=r"is damaged \(labels of test are 1 to 10 for 10 classes\)"):
@@ -79,7 +79,7 @@ NPY = {
 
 @pytest.mark.parametrize("content", NPY.values(), ids=NPY)
 @pytest.mark.parametrize("name", ["fog.npy", "labels.npy"])
-def test_an_array_of_a_release_that_is_damaged(tmp_path, name, content):
+def test_a_damaged_array_of_a_release(tmp_path, name, content):
     np.save(tmp_path / "fog.npy", np.zeros((10, 4, 4), np.uint8))
     np.save(tmp_path / "labels.npy", np.zeros(10, np.int64))
     (tmp_path / name).write_bytes(content)
@@ -109,13 +109,13 @@ def _idx(shape, data, kind=8) -> bytes:
         ),
     ],
 )
-def test_an_idx_file_that_is_damaged(tmp_path, name, content, said):
+def test_a_damaged_idx_file(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"^{tmp_path}/{name} .*{said}"):
         idx._read(tmp_path, "a-images", dimensions=3)
 
 
-def test_a_gzipped_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path, monkeypatch):
+def test_a_gzip_bomb_is_refused_before_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "_ROOM", 2**16)
     content = gzip.compress(_idx((2**12, 2**6, 2**6), bytes(2**24)), 9)
     (tmp_path / "a-images-idx3-ubyte.gz").write_bytes(content)
@@ -133,7 +133,7 @@ def test_a_gzipped_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_
         (None, "No such file or directory"),
     ],
 )
-def test_why_an_image_cannot_be_read_is_said_in_words(tmp_path, content, said):
+def test_the_message_says_why_an_image_cannot_be_read(tmp_path, content, said):
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)
@@ -143,7 +143,7 @@ def test_why_an_image_cannot_be_read_is_said_in_words(tmp_path, content, said):
     assert str(raised.value) == f"{path} ({said})"
 
 
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_an_image_with_too_many_pixels_is_refused_before_decoding(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("L", (64, 64)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

@@ -31,7 +31,7 @@ def test_known_and_unknown_images_and_their_labels(animals):
     data = data_lib.open_set(make_spec(name=animals, trial=1, num_known=3))
     known, unknown = data.split.known, data.split.unknown
     assert sorted(known + unknown) == list(range(5)) and len(known) == 3
-    assert list(known) != sorted(known), "this trial is to show that labels follow the order of the split"
+    assert list(known) != sorted(known), "this trial must show that labels follow the order of the split"
     assert data.class_names == tuple(ANIMALS[c] for c in known) and data.num_classes == 3
     for source, count in ((data.train, 8), (data.test_known, 3)):
         assert sorted(values(source)) == sorted(10 * c + place for c in known for place in range(count))
@@ -63,20 +63,20 @@ def test_validation_depends_on_the_seed():
     assert build.stratified(np.array([0, 1, 1]), 0.5, seed=0).tolist()[0] is False, "a single image stays"
 
 
-def test_all_classes_known_and_another_data_set_unknown(animals, tmp_path):
+def test_all_classes_known_and_another_dataset_unknown(animals, tmp_path):
     other = write_folder(tmp_path / "other", train={"fly": 1}, test={"fly": 2, "gnu": 1})
     data = data_lib.open_set(make_spec(name=animals, unknown_name=other, benchmark="all"))
     assert data.class_names == ANIMALS and values(data.test_unknown) == [0, 1, 10]
     assert data.split == splits.Split(tuple(range(5)), (0, 1), animals, other)
 
 
-def test_a_split_of_one_data_set_with_unknowns_of_another_takes_all_its_classes(animals, tmp_path):
+def test_unknown_images_of_another_dataset_come_from_all_its_classes(animals, tmp_path):
     other = write_idx(tmp_path / "other", train_labels=[0], test_labels=[2, 0, 1, 0])
     data = data_lib.open_set(make_spec(name=animals, unknown_name=other, num_known=3))
     assert data.split.unknown == (0, 1, 2) and values(data.test_unknown) == [2, 0, 1, 0]
 
 
-def test_a_benchmark_across_data_sets(tmp_path):
+def test_a_benchmark_across_datasets(tmp_path):
     ten = write_idx(tmp_path / "ten", train_labels=range(10), test_labels=range(10))
     hundred = write_idx(tmp_path / "hundred", train_labels=[0], test_labels=range(100))
     data = data_lib.open_set(make_spec(name=ten, unknown_name=hundred, benchmark="cifar+10", trial=2))
@@ -90,14 +90,14 @@ def test_a_benchmark_across_data_sets(tmp_path):
         data_lib.open_set(make_spec(name=ten, unknown_name=ten, benchmark="cifar+10"))
 
 
-def test_unknown_data_of_a_benchmark_across_data_sets():
+def test_unknown_data_of_a_benchmark_across_datasets():
     assert make_spec(name="cifar10", benchmark="cifar+50").unknown_data == "cifar100"
     assert make_spec(name="cifar10", benchmark="cifar+50", unknown_name="mnist").unknown_data == "mnist"
     assert make_spec(name="cifar10", benchmark="cifar10").unknown_data == "cifar10"
 
 
 def test_classes_are_counted_over_train_and_test_together(tmp_path):
-    """As with TinyImageNet, where the training images of the unknown classes are not needed."""
+    """As for TinyImageNet, whose training images of unknown classes are not needed."""
     names = CLASS_NAMES[""]
     published = splits.get("tiny_imagenet", 0)
     name = write_folder(
@@ -115,15 +115,15 @@ def test_classes_are_counted_over_train_and_test_together(tmp_path):
         data_lib.open_set(make_spec(name=name, benchmark="tiny_imagenet", trial=1))
 
 
-def test_a_class_more_or_less_than_the_benchmark_has(tmp_path):
+def test_one_class_more_or_less_than_the_benchmark_has(tmp_path):
     for count in (9, 11):
         name = write_idx(tmp_path / str(count), train_labels=range(count), test_labels=range(count))
         with pytest.raises(ValueError, match=f"the {count} classes 0, 1, 2, 3, 4, ..., but the benchmark needs the 10"):
             data_lib.open_set(make_spec(name=name, benchmark="mnist"))
 
 
-def test_a_benchmark_is_of_names_and_not_of_positions(tmp_path):
-    """CIFAR-10 with a capital: 'Truck' sorts before all others, and every class is still the published one."""
+def test_a_benchmark_selects_classes_by_name_not_position(tmp_path):
+    """CIFAR-10 with one capital: 'Truck' sorts first, and every class is still the published one."""
     names = [name.title() if name == "truck" else name for name in CLASS_NAMES["cifar10"]]
     name = write_folder(tmp_path / "ten", train=dict.fromkeys(names, 2), test=dict.fromkeys(names, 1))
     data = data_lib.open_set(make_spec(name=name, benchmark="cifar10", trial=2))
@@ -162,7 +162,7 @@ def test_classes_by_name(animals, tmp_path):
 
 
 def name_of_a_set(kind, root):
-    """Ant, bee and cat (0, 1 and 2 for IDX files), read in one of the ways there are; returns the dataset's name."""
+    """Ant, bee and cat (0, 1 and 2 in IDX files), stored for one of the readers; returns the dataset's name."""
     counts = dict.fromkeys(ANIMALS[:3], 2)
     folder = write_folder(root / "folder", train=counts, test=counts)
     if kind == "csv":
@@ -222,7 +222,7 @@ def test_one_class_on_both_sides(animals, tmp_path):
         data_lib.open_set(make_spec(name=animals, unknown_name=other, benchmark="all"))
 
 
-def test_one_data_set_under_two_names_is_one_data_set(animals):
+def test_one_dataset_under_two_names_is_one_dataset(animals):
     other = animals.replace("/set", "/../" + animals.split("/")[-2] + "/set/")
     with pytest.raises(ValueError, match="'all' leaves no class"):
         make_spec(name=animals, unknown_name=other, benchmark="all")
@@ -304,7 +304,7 @@ def test_spec_has_no_other_keys():
         data_lib.Spec(**SPEC, color=True)
 
 
-def test_slow_packages_are_not_imported_before_they_are_needed():
+def test_slow_packages_are_imported_only_when_needed():
     code = (
         "import sys, gradmix_jax.data; "
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'grain', 'sklearn') if m in sys.modules])"
@@ -314,8 +314,8 @@ def test_slow_packages_are_not_imported_before_they_are_needed():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_noise_has_the_distribution_of_its_name(channels):
-    """By scipy: every value of uniform noise as often as any other, Gaussian noise with its ends cut off."""
+def test_noise_has_the_named_distribution(channels):
+    """SciPy's tests: uniform noise has equally frequent values, Gaussian noise is clipped."""
     pixels = {}
     for kind in noise.KINDS:
         loaded = noise.load(kind, image_size=8, channels=channels)

@@ -1,4 +1,4 @@
-"""Image folders and IDX files: what is an image, how it is decoded, and what happens to those that cannot be."""
+"""Image folders and IDX files: which files are images, how they are decoded, and what happens to bad ones."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ COLOR = RANDOM.integers(0, 256, (8, 8, 3), np.uint8)
 
 
 def decode(root, image, *, size=8, channels=3, name="a.png", **save):
-    """What a source makes of one stored image."""
+    """One stored image as a source reads it."""
     root.mkdir(exist_ok=True)
     image.save(root / name, **save)
     records = files.FileRecords([str(root / name)], np.zeros(1, np.int32))
@@ -138,7 +138,7 @@ def test_missing_folders(tmp_path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Changes of a spec: two classes of six training images; in the first, three cannot be read in three ways."""
+    """Spec changes for two classes of six training images; three of the first are unreadable in three ways."""
     name = write_folder(tmp_path / "set", train={"x": 6, "y": 6}, test={"x": 2, "y": 2})
     other = write_folder(tmp_path / "other", train={}, test={"z": 1})
     broken = tmp_path / "set" / "train" / "x"
@@ -183,7 +183,7 @@ def test_a_class_that_loses_all_its_images(damaged, tmp_path):
         data_lib.open_set(make_spec(**damaged, bad_images="skip"))
 
 
-def test_long_lists_of_bad_images_are_cut(damaged, tmp_path):
+def test_long_lists_of_bad_images_are_shortened(damaged, tmp_path):
     for file in (tmp_path / "set" / "train").glob("*/*"):
         file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"^12 of 12 images .*; and 7 more[.]") as caught:
@@ -191,7 +191,7 @@ def test_long_lists_of_bad_images_are_cut(damaged, tmp_path):
     assert str(caught.value).count("set/train") == 5
 
 
-def test_reading_together_is_reading_one_by_one(tmp_path, capsys, monkeypatch):
+def test_reading_in_bulk_equals_reading_one_by_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(source_lib, "_BAR_AFTER", 0.0)
     name = write_folder(tmp_path / "a", train={"x": 150, "y": 150}, test={"x": 1, "y": 1})
     source = data_lib.open_set(make_spec(name=name, num_known=1)).train
@@ -267,7 +267,7 @@ def test_small_images_are_read_by_one_thread_and_slow_ones_by_several(seconds, s
     source = Source(Records(), np.arange(300), np.zeros(300, np.int32), 1, 1)
     images = data_lib.read_all(source)
     np.testing.assert_array_equal(images.ravel(), np.arange(300) % 256)
-    # The first few are tried by whoever asks.
+    # The calling thread reads the first few to measure them.
     threads.discard(threading.get_ident())
     assert (len(threads) > 1) == several
     assert source.threads == (source_lib.THREADS if several else 1)

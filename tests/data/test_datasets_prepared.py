@@ -1,4 +1,4 @@
-"""TFDS datasets: the digits, prepared without TensorFlow, and official names as TFDS leaves them on disk."""
+"""TFDS datasets: digits prepared without TensorFlow, and official datasets as TFDS writes them to disk."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def color(value):
 
 
 def cifar10_parts(num_train=3, num_test=2):
-    """Images that are flat in 10 * class + place."""
+    """Constant images of value 10 * class + place."""
     part = lambda count: [(color(10 * label + place), label) for label in range(10) for place in range(count)]
     return {"train": part(num_train), "test": part(num_test)}
 
@@ -100,7 +100,7 @@ def test_two_processes_prepare_the_digits_at_once(tmp_path):
     assert left == ["1.0.0"], "nothing half-done is left behind"
 
 
-def test_the_process_that_comes_second_uses_what_the_first_has_left(tmp_path, monkeypatch):
+def test_the_second_process_uses_what_the_first_prepared(tmp_path, monkeypatch):
     prepare = prepared._prepare_quietly
 
     def lose_the_race(builder):
@@ -112,7 +112,7 @@ def test_the_process_that_comes_second_uses_what_the_first_has_left(tmp_path, mo
     assert data.train is None and len(data.test.labels) == 596
 
 
-def test_a_data_dir_that_cannot_be_written(tmp_path):
+def test_an_unwritable_data_dir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError, match="^preparing dataset 'digits' in .*file/x failed: NotADirectoryError"

@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step), the same on the device and streamed from disk."""
+"""Batches are a pure function of (seed, step), whether resident on the device or streamed from disk."""
 
 import collections
 import contextlib
@@ -38,7 +38,7 @@ def take(source, count, **options):
         return list(itertools.islice(batches, count))
 
 
-def test_an_epoch_uses_no_image_twice_and_drops_what_is_left_over():
+def test_an_epoch_uses_no_image_twice_and_drops_the_remainder():
     epochs = [np.concatenate([indices(step) for step in range(first, first + 5)]) for first in (0, 5)]
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 20 and epoch.min() >= 0 and epoch.max() < SIZE and epoch.dtype == np.int32
@@ -82,12 +82,12 @@ def test_batch_size_has_to_fit(batch_size, source):
         data_lib.host_batches(source, seed=0, start_step=0, batch_size=batch_size)
 
 
-# All images stay in memory, the first 7, none: the latter two decode some again.
+# The cache holds all images, the first 7, or none; the latter two decode some images again.
 @pytest.mark.parametrize(("start_step", "workers", "kept"), [(0, 1, SIZE), (3, 3, 7), (0, 2, 0)])
 def test_streamed_batches_are_the_resident_ones(source, start_step, workers, kept):
     images, labels = data_lib.resident(source)
     cache_bytes = kept * images[0].nbytes
-    # Over the ends of two epochs.
+    # Across the ends of two epochs.
     batches = take(source, 13, start_step=start_step, workers=workers, cache_bytes=cache_bytes)
     for step, (batch_images, batch_labels) in enumerate(batches, start_step):
         np.testing.assert_array_equal(batch_images, images[indices(step)])
@@ -100,7 +100,7 @@ def test_images_in_the_cache_are_read_once(source, kept, monkeypatch):
     reads = collections.Counter()
     read = Source.__getitem__
     monkeypatch.setattr(Source, "__getitem__", lambda self, index: reads.update([int(index)]) or read(self, index))
-    # As many bytes more as do not hold another image.
+    # Extra bytes that do not suffice for another image.
     cache_bytes = (kept + 1) * source[0].nbytes - 1
     reads.clear()
     take(source, 25, workers=1, cache_bytes=cache_bytes)  # every image is in 4 or 5 of these epochs
@@ -117,7 +117,7 @@ def test_processes_share_a_batch_in_order(source):
         np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), labels)
 
 
-def test_processes_have_to_divide_the_batch(source):
+def test_the_number_of_processes_must_divide_the_batch(source):
     with pytest.raises(ValueError, match="train.batch_size must be a multiple of the 3 processes, got 4"):
         data_lib.host_batches(source, seed=0, start_step=0, batch_size=4, process_count=3)
 

@@ -22,7 +22,7 @@ def photo(seed, size=(32, 24)):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """Two classes of every kind of image, a broken file, and copies inside a part, across parts and across classes."""
+    """Two classes with every kind of image, a broken file, and copies within a part, across parts and classes."""
     root = tmp_path_factory.mktemp("tree") / "my set"
     for part in ("train", "test"):
         for name in ("cat", "dog"):
@@ -80,7 +80,7 @@ def test_copies_are_found_within_parts_across_parts_and_across_classes(found):
     assert [base(found, group) for group in found.conflicting] == groups[1:]
 
 
-def test_the_text_names_all_of_it(found, tree):
+def test_the_text_reports_all_of_it(found, tree):
     text = describe.text(found)
     lines = text.splitlines()
     assert lines[0] == f"folder:{tree}: 2 classes, 14 images (11 train and 3 test)"
@@ -97,7 +97,7 @@ def test_the_text_names_all_of_it(found, tree):
     assert "copies across train and test: 2 (" in text and "copies in two classes: 1 (" in text
 
 
-def test_a_data_set_without_blemish_and_a_benchmark(tmp_path):
+def test_a_clean_dataset_and_a_benchmark(tmp_path):
     for number, name in enumerate(CLASS_NAMES["cifar10"]):
         (tmp_path / name.title()).mkdir()
         for place in range(2):
@@ -143,7 +143,7 @@ def test_the_command(tree, tmp_path):
 
 
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("cat's", "dog $1", "owl")])
-def test_the_printed_commands_are_those_a_shell_understands(names, tmp_path):
+def test_a_shell_understands_the_printed_commands(names, tmp_path):
     for number, name in enumerate(names):
         (tmp_path / "set" / name).mkdir(parents=True)
         for place in range(2):

@@ -1,4 +1,4 @@
-"""Trees and lists of image files: links, special files, trees without parts, TinyImageNet's archive, CSV lists."""
+"""Trees and lists of image files: links, special files, undivided trees, TinyImageNet's archive, CSV lists."""
 
 import os
 import pathlib
@@ -164,7 +164,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, ending):
     assert np.abs(image.astype(int) - upright).max() < 40
 
 
-def test_of_an_animation_the_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.fromarray(flat(level)).convert("RGB") for level in (10, 200)]
     for ending in ("webp", "png", "gif", "tiff"):
         image = decoded(
@@ -238,7 +238,7 @@ def test_class_folders_alone_are_divided_by_a_seed_and_stratified(tmp_path):
 
 
 def test_copies_of_an_image_stay_on_one_side(tmp_path):
-    """Ten groups a class: an image, the same bytes, and copies in another format, size and brightness."""
+    """Ten groups per class: an image, the same bytes, and copies in another format, size and brightness."""
     for number, name in enumerate(("x", "y")):
         (tmp_path / name).mkdir()
         for place in range(10):
@@ -258,8 +258,8 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path):
         assert np.bincount(data.test.labels, minlength=2).min() >= 5
 
 
-def test_groups_are_of_copies_alone():
-    """Of scikit-learn's digits, which have no copies, no two are grouped; flat images are alike only if equal."""
+def test_only_copies_are_grouped():
+    """scikit-learn's digits have no copies, so none are grouped; constant images match only if equal."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images.astype(np.uint8) * 15
@@ -288,7 +288,7 @@ def test_groups_across_blocks_are_those_of_all_pairs(monkeypatch):
     assert alike.sum() == 65 + 50
 
 
-def test_a_class_of_one_image_keeps_it_for_training():
+def test_a_class_with_one_image_keeps_it_for_training():
     chosen = divide.choose(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 3]), share=0.4, seed=0)
     assert chosen[:3].sum() == 1 and not chosen[3]
     assert not divide.choose(np.zeros(5, int), np.zeros(5, int), share=0.4, seed=0).any()
@@ -384,7 +384,7 @@ def test_broken_lists(tmp_path, rows, header, message):
         csv_list.load(str(tmp_path / "list.csv"), with_train=True)
 
 
-def test_an_archive_is_to_be_unpacked(tmp_path):
+def test_an_archive_must_be_unpacked(tmp_path):
     (tmp_path / "set.zip").write_bytes(b"PK\x03\x04\xff\xfe\x00")
     with pytest.raises(
         ValueError, match="set.zip must be a CSV file in UTF-8 .*; unpack an archive and give its folder"
@@ -402,13 +402,13 @@ def test_missing_list(tmp_path):
 # Names of classes
 
 
-def test_numbers_count_by_value():
+def test_numbered_names_sort_by_value():
     assert in_order(["10", "9", "2", "9"]) == ("2", "9", "10")
     assert in_order(["b10", "b9", "10"]) == ("10", "b10", "b9")
 
 
 def test_class_ids_of_a_benchmark_are_found_by_name():
-    """A folder sorts 'Automobile' before 'airplane', and may write spaces where the benchmark has underscores."""
+    """A folder sorts 'Automobile' before 'airplane' and may have spaces where the benchmark has underscores."""
     cifar10 = CLASS_NAMES["cifar10"]
     stored = in_order(name.title() if name == "automobile" else name for name in cifar10)
     assert stored[0] == "Automobile"
@@ -431,7 +431,7 @@ def test_class_ids_of_a_benchmark_are_found_by_name():
         (tuple(f"n{i:08d}" for i in range(200)), ""),
     ],
 )
-def test_other_classes_than_the_benchmarks_are_refused(names, dataset):
+def test_classes_that_the_benchmark_lacks_are_refused(names, dataset):
     with pytest.raises(ValueError, match="but the benchmark needs the .* classes .*; rename them, or number them 0 to"):
         ids_in(names, dataset, (0, 1), whole=True)
 

@@ -1,6 +1,6 @@
-"""`hf:NAME`: tables of the `datasets` library, read through a stand-in with the parts of its interface that are used.
+"""`hf:NAME`: tables of the `datasets` library, read through a stand-in for the part of its interface in use.
 
-The last test reads a table that the library itself has saved, where it is installed.
+The last test reads a table saved by the library itself, where it is installed.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Value:
 
 
 class Table:
-    """Of {column: values}; images are encoded only where the column was cast to decode=False."""
+    """A table of {column: values}; images are encoded only if the column was cast to decode=False."""
 
     def __init__(self, columns, features, fingerprint):
         self.columns, self.features, self._fingerprint = columns, features, fingerprint
@@ -84,7 +84,7 @@ def table(count, seed, *, labels=None, feature=None, label="label", image="image
 
 @pytest.fixture
 def library(monkeypatch):
-    """The stand-in: `parts` is what `load_dataset` returns or raises, `asked` are the names it was called with."""
+    """The stand-in: `load_dataset` returns or raises `parts` and records the names it is called with in `asked`."""
     module = types.ModuleType("datasets")
     module.Image = ImageFeature
     found = types.SimpleNamespace(parts={}, asked=[])
@@ -118,7 +118,7 @@ def test_parts_labels_and_images(library):
 
 def test_a_single_part_is_divided_with_copies_together(library):
     whole = table(30, 0)
-    whole.columns["image"][6:12] = [encoded(0)] * 6  # two of each class
+    whole.columns["image"][6:12] = [encoded(0)] * 6  # two per class
     library.parts = whole
     data = hub.load("one", with_train=True, test_fraction=0.3)
     assert len(data.train.labels) + len(data.test.labels) == 30
@@ -131,12 +131,12 @@ def test_a_single_part_is_divided_with_copies_together(library):
             assert part.content(index) == whole.columns["image"][place]["bytes"]
 
 
-def test_a_test_part_without_labels_is_passed_over(library):
+def test_a_test_part_without_labels_is_skipped(library):
     library.parts = {"train": table(6, 0), "test": table(6, 50, labels=[-1] * 6), "validation": table(3, 100)}
     assert hub.load("set", with_train=True).test.describe(0) == "hf:set:validation[0]"
 
 
-def test_labels_that_are_words_or_numbers_count_by_value(library):
+def test_labels_that_are_words_or_numbers_sort_by_value(library):
     library.parts = {
         "train": table(3, 0, labels=["10", "9", "10"], feature=Value("string")),
         "test": table(2, 9, labels=["9", "2"], feature=Value("string")),
@@ -180,7 +180,7 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
         data_lib.open_set(make_spec(name="hf:set"))
 
 
-def test_saved_tables_are_told_from_folders(tmp_path, library):
+def test_saved_tables_are_distinguished_from_folders(tmp_path, library):
     (tmp_path / "dataset_dict.json").write_text("{}")
     assert readers.guess(str(tmp_path)) == f"hf:{tmp_path}"
     library.parts = {"train": table(3, 0), "test": table(3, 9)}
@@ -188,7 +188,7 @@ def test_saved_tables_are_told_from_folders(tmp_path, library):
     assert library.asked == [(f"disk {tmp_path}", None)]
 
 
-def test_what_the_library_has_saved(tmp_path):
+def test_a_table_saved_by_the_library(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the library datasets is not installed")
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=ANIMALS)}
     part = lambda seed, count: datasets.Dataset.from_dict(

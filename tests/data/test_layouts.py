@@ -34,7 +34,7 @@ FINE_GRAINED = {
 
 
 @pytest.mark.parametrize("kind", FINE_GRAINED)
-def test_a_fine_grained_data_set_as_it_is_unpacked(trees, kind):
+def test_a_fine_grained_dataset_as_unpacked(trees, kind):
     load, folder = FINE_GRAINED[kind]
     data = load(str(trees / folder), with_train=True)
     names = CLASS_NAMES[kind]
@@ -43,7 +43,7 @@ def test_a_fine_grained_data_set_as_it_is_unpacked(trees, kind):
     assert np.bincount(data.test.labels).tolist() == [1] * len(names)
     assert not set(data.train.paths) & set(data.test.paths)
     assert all(records.open(0).size == (8, 8) for records in (data.train, data.test))
-    assert load(str(trees), with_train=False).train is None, "the folder around it will do"
+    assert load(str(trees), with_train=False).train is None, "the folder around it works too"
 
 
 def test_cub_classes_and_parts_come_from_its_lists(tmp_path):
@@ -111,7 +111,7 @@ def test_the_other_layouts_of_cars(tmp_path):
     ("kind", "marker"),
     [("cub", "images.txt"), ("aircraft", "images_variant_test.txt"), ("cars", "devkit, cars_annos")],
 )
-def test_a_folder_without_the_data_set(tmp_path, kind, marker):
+def test_a_folder_without_the_dataset(tmp_path, kind, marker):
     with pytest.raises(ValueError, match=f"dataset '{kind}:.*{marker}.*give the folder that holds"):
         FINE_GRAINED[kind][0](str(tmp_path), with_train=True)
 
@@ -154,7 +154,7 @@ def test_validation_images_in_one_folder_and_the_table_of_their_classes(tmp_path
 
 
 def test_validation_images_in_one_folder_and_the_development_kit(tmp_path):
-    """Its ids are not those of the label order: here 1 is the last wnid."""
+    """Its ids do not follow the label order: here 1 is the last wnid."""
     _flat(tmp_path, [f"ILSVRC2012_val_{place:08d}" for place in (1, 2)])
     (tmp_path / imagenet.DEVKIT).mkdir(parents=True)
     (tmp_path / imagenet.DEVKIT / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n3\n")
@@ -207,7 +207,7 @@ def test_image_lists(tmp_path):
         (None, "test_x.txt does not exist; an imglist dataset is named FOLDER/NAME"),
     ],
 )
-def test_image_lists_that_cannot_be_read(tmp_path, text, message):
+def test_unreadable_image_lists(tmp_path, text, message):
     Noise().write(tmp_path / "a.png")
     if text is not None:
         (tmp_path / "test_x.txt").write_text(text)
@@ -224,7 +224,7 @@ def test_paths_of_a_list_may_have_spaces(tmp_path):
 # dataset.root
 
 
-def test_paths_count_from_the_root(tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_root(tmp_path, monkeypatch):
     class_folders(Noise(), tmp_path / "data" / "set" / "train", {"a": 1, "b": 1})
     class_folders(Noise(), tmp_path / "data" / "set" / "test", {"a": 1, "b": 1})
     of = lambda name, root: readers.load(make_spec(name=name, root=str(root)), name, with_train=False)

@@ -1,4 +1,4 @@
-"""Negative classes: trained on as examples of "unknown" with label -1, and in no test."""
+"""Negative classes are trained on as examples of "unknown" with label -1, and never tested on."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ def test_without_negative_classes_nothing_changes(animals):
     assert set(data.test_unknown.classes) == {"bee", "cat", "eel"}
 
 
-def test_the_negative_classes_of_a_benchmark_are_in_no_part_unless_asked_for(animals, monkeypatch):
+def test_negative_classes_of_a_benchmark_are_used_only_on_request(animals, monkeypatch):
     published = splits.Split((3,), (2, 4), "five", "five", negative=(0,), groups=(("easy", (4,)), ("hard", (2,))))
     monkeypatch.setitem(splits.BENCHMARKS, "five", (published,))
     monkeypatch.setitem(build.class_names.CLASS_NAMES, "five", ANIMALS)
@@ -79,7 +79,7 @@ def test_what_cannot_be_negative(animals, changes, message):
         open_named(animals, **changes)
 
 
-def test_a_negative_class_may_not_be_an_unknown_one_of_another_data_set(animals, tmp_path):
+def test_a_negative_class_must_not_be_unknown_in_another_dataset(animals, tmp_path):
     other = write_folder(tmp_path / "other", train={"bee": 1}, test={"bee": 1, "fly": 1})
     with pytest.raises(ValueError, match="classes bee are known or negative in .* and unknown in"):
         open_named(animals, unknown_name=other)
@@ -100,7 +100,7 @@ def test_negative_images_count_as_training_images_for_the_leak_guards():
     assert guards.of_training(parts) == (1, 3, 2) and guards.of_selection(parts) == (1, 3)
 
 
-def test_supcon_takes_every_negative_image_for_a_class_of_its_own():
+def test_supcon_treats_every_negative_image_as_its_own_class():
     labels = np.array([0, -1, -1, 0])
     features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     of = lambda labels: of_same_class(

@@ -1,4 +1,4 @@
-"""The published protocols: their classes are those that were published, and every one has a config."""
+"""The published protocols have the published classes, and every one has a config."""
 
 import hashlib
 import importlib.resources
@@ -29,7 +29,7 @@ COUNTS = {
     "imagenet200": (200, 0, {"": 0}),
     "cifar100_macro": (6, 0, {"": 6}),
 }
-# Of repr of the class names or ids on each side, computed from the published lists and not from this package.
+# Hashes of repr of the class names or ids of each side, computed from the published lists, not by this package.
 ID_DIGESTS = {"ssb_cub": "e34bf7489ed13630", "ssb_aircraft": "e2c07f8a1a6c97aa", "ssb_cars": "af837547ee5126d7"}
 NAME_DIGESTS = {"imagenet_p1": "2a0eaff6352a5f43", "imagenet_p2": "b6a7ad58b13aaef1", "imagenet_p3": "9e895e7827f6207d"}
 KNOWN_DIGESTS = {"imagenet100": "b592ab27d02df80e", "imagenet200": "4d498a4c7d8f04ad"}
@@ -89,8 +89,8 @@ def test_unknown_classes_of_imagenet_21k(name):
     assert not set(named(split.unknown)) & set(CLASS_NAMES["imagenet"])
 
 
-def test_names_that_ids_count_in():
-    """First and last of each list, and where sorting would give another order."""
+def test_names_that_ids_refer_to():
+    """The first and last of each list, and places where sorting would change the order."""
     cars = CLASS_NAMES["cars"]
     assert (cars[0], cars[5], cars[195]) == (
         *("AM General Hummer SUV 2000", "Acura Integra Type R 2001"),
@@ -151,7 +151,7 @@ def test_the_config_of_a_protocol(name):
         assert {len(split.known) for split in splits.BENCHMARKS[protocol.benchmark]} == {protocol.classes}
 
 
-def test_openood_data_sets_are_those_of_its_tables():
+def test_openood_datasets_are_those_of_its_tables():
     short = lambda names: [name.rpartition("/")[2] for name in names]
     large = PROTOCOLS["openood_imagenet200"], PROTOCOLS["openood_imagenet"]
     for protocol in large:
@@ -164,7 +164,7 @@ def test_openood_data_sets_are_those_of_its_tables():
     assert large[0].near[0] == "imglist:benchmark_imglist/imagenet/ssb_hard"
 
 
-def test_what_follows_the_colon():
+def test_variant_and_recipe_after_the_colon():
     of = lambda text: config_lib.variant_of(text, ("cub", "cars"), recipe="none")
     assert of("cars") == ("cars", "none") and of("cars,layer") == ("cars", "layer") and of("layer") == ("cub", "layer")
     for text, message in (
@@ -175,10 +175,10 @@ def test_what_follows_the_colon():
             of(text)
 
 
-# How lists meet stored datasets
+# Class lists against stored datasets
 
 
-def test_imagenet_may_be_stored_in_part_or_with_more(tmp_path):
+def test_imagenet_may_be_stored_in_part_or_with_more_classes(tmp_path):
     p2, wnids = splits.get("imagenet_p2", 0), CLASS_NAMES["imagenet"]
     needed = [wnids[c] for c in p2.known + p2.unknown]
     assert class_names.ids_in(needed, "imagenet", p2.known, whole=True) == tuple(range(30))
@@ -190,7 +190,7 @@ def test_imagenet_may_be_stored_in_part_or_with_more(tmp_path):
         class_names.ids_in([*map(str, range(300))], "imagenet", p2.known, whole=True)
 
 
-def test_a_slash_in_a_class_name_is_another_character_in_a_folder_name():
+def test_a_slash_in_a_class_name_is_replaced_in_a_folder_name():
     names = [name.replace("/", "-") for name in CLASS_NAMES["aircraft"]]
     assert class_names.ids_in(names, "aircraft", (72, 73), whole=True) == (72, 73)
     assert CLASS_NAMES["aircraft"][72:74] == ("F-16A/B", "F/A-18")
@@ -209,7 +209,7 @@ def test_a_benchmark_with_unknown_classes_elsewhere_asks_for_them(tmp_path):
 
 
 def test_groups_follow_the_stored_ids(tmp_path):
-    """Class folders of Cars sort otherwise than class ids count."""
+    """Class folders of Cars sort differently from their class ids."""
     names = sorted(name.replace("/", "-") for name in CLASS_NAMES["cars"])
     name = write_folder(tmp_path / "cars", train=dict.fromkeys(names, 1), test=dict.fromkeys(names, 1), size=4)
     data = data_lib.open_set(make_spec(name=name, benchmark="ssb_cars", image_size=4))

@@ -1,4 +1,4 @@
-"""The published splits are what was published, and no split can mix its two sides."""
+"""The published splits match the publications, and no split can mix its two sides."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import pytest
 
 from gradmix_jax.data import splits
 
-# Of repr([(known, unknown), ...]) of the five trials, computed from the published lists and not from this module.
+# Hashes of repr([(known, unknown), ...]) of the five trials, computed from the published lists, not by this module.
 DIGESTS = {
     "mnist": "0a70bfec1154eaf3",
     "svhn": "883a72f5c349f8dc",
@@ -37,7 +37,7 @@ def test_published_classes_in_published_order(name):
     assert hashlib.sha256(listed.encode()).hexdigest().startswith(DIGESTS[name])
 
 
-def test_data_sets_of_the_benchmarks():
+def test_datasets_of_the_benchmarks():
     named = {name: (splits.get(name, 0).known_dataset, splits.get(name, 0).unknown_dataset) for name in DIGESTS}
     assert named == {
         "mnist": ("mnist", "mnist"),
@@ -77,7 +77,7 @@ def test_split_rejects(known, unknown, message):
         splits.Split(known, unknown, "a", "a")
 
 
-def test_equal_ids_of_two_data_sets_are_different_classes():
+def test_equal_ids_of_two_datasets_are_different_classes():
     assert splits.Split((1, 2), (2, 3), "a", "b").unknown == (2, 3)
 
 

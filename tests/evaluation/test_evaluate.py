@@ -1,4 +1,4 @@
-"""Evaluation from a checkpoint to results, against scikit-learn, and everything that it refuses."""
+"""Evaluation from a checkpoint to results, against scikit-learn, and everything it rejects."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def test_every_score_on_every_feature_is_reported(run):
 
 
 def test_class_means_by_hand(run):
-    """One score from features.npz alone: parts, features and labels are those of the data."""
+    """One score computed from features.npz alone, whose parts, features and labels are those of the data."""
     parts, arrays = parts_of(run), run[2]["arrays"]
     train_features, labels = parts["train"].outputs["stage2"].astype(np.float64), parts["train"].labels
     means = np.stack([train_features[labels == label].mean(axis=0) for label in range(6)])
@@ -80,13 +80,13 @@ def test_class_means_by_hand(run):
     np.testing.assert_allclose(arrays["stage2/class_mean_l1/unknown"], expected, rtol=1e-4)
 
 
-def test_the_threshold_is_of_validation_images(run):
+def test_the_threshold_comes_from_validation_images(run):
     config, workdir, results = run
     parts, arrays = parts_of(run), run[2]["arrays"]
     model = fitting.restore(config_lib.from_config(config, num_devices=1).setup, workdir)
     judge = fitting.fit(model, {name: parts[name] for name in ("train", "validation")}, headline_only=True)
     validation = judge.score(parts["validation"].outputs)
-    # Sums of cosines of another batch shape differ in the last bits.
+    # Sums of cosines differ in the last bits with another batch shape.
     kept = [np.mean(validation >= results["threshold"] + shift) for shift in (-1e-5, 1e-5)]
     assert kept[0] >= 0.95 > kept[1]
     unknown = judge.predict(parts["test_unknown"].outputs)
@@ -99,7 +99,7 @@ def test_the_threshold_is_of_validation_images(run):
     assert np.trace(counts[:6, :6]) == np.sum((truth == decided)[: results["num_known"]])
     assert counts[6:, 6].sum() == np.sum((truth == decided)[results["num_known"] :])
     assert results["confusion"]["rows"][:6] == results["known_classes"]
-    # What the report needs to decide again at another threshold.
+    # The report needs these for decisions at other thresholds.
     np.testing.assert_array_equal(arrays["predicted_unknown"], unknown)
     names = np.array(list(results["per_unknown_class"]))
     np.testing.assert_array_equal(names[arrays["unknown_classes"]], parts["test_unknown"].classes)
@@ -123,7 +123,7 @@ def test_closed_set_equals_scikit_learn(run):
     x, l2 = train_part.outputs["features"].astype(np.float64), found["linear_probe"]["l2"]
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=10**5))
     linear.fit(x, train_part.labels)
-    # A handful of images lie on the border between two classes.
+    # A few images lie on the border between two classes.
     assert found["linear_probe"]["accuracy"] == pytest.approx(
         linear.score(test.outputs["features"].astype(np.float64), test.labels), abs=0.02
     )
@@ -164,7 +164,7 @@ def test_the_gallery_has_the_nearest_training_images_of_every_image(run):
 def test_nearest_rows_of_a_bank_in_blocks(monkeypatch):
     random = np.random.default_rng(0)
     bank, asked = random.normal(size=(23, 4)), random.normal(size=(5, 4))
-    bank[3], bank[20] = 0, 2 * bank[7]  # no direction; the same direction, so the first of the two comes first
+    bank[3], bank[20] = 0, 2 * bank[7]  # no direction; the same direction, so the first one wins
     asked[0] = bank[7]
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
     cosine = unit(asked) @ unit(bank).T
@@ -190,7 +190,7 @@ def test_features_are_computed_once(run, monkeypatch):
         run_lib.evaluate(other, workdir)
 
 
-def test_features_of_images_that_changed_are_not_used_again(tmp_path):
+def test_features_of_changed_images_are_not_reused(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part / "a").mkdir(parents=True)
         for name in ("0.png", "1.png"):
@@ -230,10 +230,10 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     sums = np.exp(shifted).sum(axis=1)
     expected = -np.log(sums - 1)  # log(p / (1 - p)) of the largest p = 1 / sum
     np.testing.assert_allclose(results["arrays"]["logits/msp/known"], expected, atol=1e-5)
-    # The head, and not the probe, may be the headline.
+    # The head, not the probe, may provide the headline.
     config["evaluate"] |= {"feature": "logits", "score": "msp"}
     assert run_lib.evaluate(config, workdir)["auroc"] == results["by_score"]["logits"]["msp"]["auroc"]
-    # ODIN differentiates the head, and is computed where it is named.
+    # ODIN differentiates the head and is computed when named.
     config["evaluate"] |= {"scores": ["all", "odin"], "options": config["evaluate"]["options"] | {"odin": ODIN}}
     again = run_lib.evaluate(config, workdir)
     perturbed = cache.load(workdir)["test_known"].outputs["perturbed_logits"].astype(np.float64) / ODIN["temperature"]
@@ -241,16 +241,16 @@ def test_a_classifier_head_gives_the_logits(tmp_path):
     expected = np.log(perturbed.shape[1] * confidence)
     np.testing.assert_allclose(again["arrays"]["logits/odin/known"], expected, rtol=1e-3, atol=1e-6)
     before = special.softmax(logits.astype(np.float64) / ODIN["temperature"], axis=1).max(axis=1)
-    assert np.mean(confidence > before) > 0.95  # what the step is for
+    assert np.mean(confidence > before) > 0.95  # the purpose of the step
     assert {"odin", "msp", "vim"} <= set(again["by_score"]["logits"])
-    # Neighbors look at features all the same.
+    # Neighbor scores still use features.
     config["evaluate"]["scores"] = ["topk_cosine", "msp"]
     again = run_lib.evaluate(config, workdir)
     nearest = again["closed_set"]["topk_cosine"]["accuracy"]
     assert nearest == again["by_score"]["features"]["topk_cosine"]["accuracy"] != again["accuracy"]
 
 
-def test_other_data_sets(run, tmp_path):
+def test_other_datasets(run, tmp_path):
     config, workdir, _ = run
     other = write_folder(tmp_path / "other", train={"cat": 40, "dog": 40}, test={"cat": 9, "dog": 9})
     write_noise(tmp_path / "other", brightness={"cat": 0, "dog": 128})
@@ -261,7 +261,7 @@ def test_other_data_sets(run, tmp_path):
     assert far["by_score"]["features"]["topk_cosine"]["auroc"] > 0.9
     found = results["probes"][other]
     assert (found["classes"], found["n_train"], found["n_validation"], found["n_test"]) == (2, 72, 8, 18)
-    # Noise, darker for cats: any encoder tells them apart.
+    # Noise, darker for cats, so any encoder separates them.
     assert found["linear_probe"]["accuracy"] == found["knn"]["accuracy"] == 1.0
 
 
@@ -369,7 +369,7 @@ def test_blocks_of_images_are_corrupted_as_the_whole_would_be():
     np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
-# The guards.
+# Leak guards
 
 
 def test_features_of_two_checkpoints_are_refused(run, tmp_path):
@@ -406,7 +406,7 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
     results = run_lib.evaluate(plain, workdir)
     assert results["duplicates"] == {"known": 1, "unknown": 2, "validation": 0}
     assert (results["num_known"], results["num_unknown"]) == (9, 3)
-    # Corrupted images are those that are left, whatever they come from.
+    # Corrupted images are made only of the remaining images, whatever the source.
     plain["evaluate"]["corruptions"] = "regenerated"
     monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
     assert run_lib.evaluate(plain, workdir)["corruptions"]["n"] == 9 + 3
@@ -418,11 +418,11 @@ def test_duplicate_images_are_refused_or_dropped(tmp_path, monkeypatch):
     found = run_lib.evaluate(plain, workdir)["corruptions"]
     clean = {name: results[name] for name in corrupted.METRICS}
     assert found["n"] == 9 + 3 and found["results"]["fog"]["3"] == pytest.approx(clean, abs=1e-6)
-    # A release in another order does not say which images to leave out.
+    # A release in another order does not tell which images to leave out.
     (fog / "2" / known / "000.png").rename(fog / "2" / known / "first.png")
     failed = run_lib.evaluate(plain, workdir)["failed"]
     assert "the 1 test images that are left out cannot be found in it" in failed["corruptions"]
-    # Without its first image, the gallery still shows what the scores are of.
+    # Without the first image, the gallery still shows the images that were scored.
     shown = results["gallery"]["rejected_known/images"]
     hashes = features.image_hashes(shown)
     assert not np.isin(hashes, cache.load(workdir)["train"].hashes).any()
@@ -432,7 +432,7 @@ def test_no_image_is_known_and_unknown(tmp_path):
     config = animals(tmp_path / "data")
     data = data_lib.open_set(data_lib.Spec(**config_lib.to_plain(config)["dataset"]))
     unknown = data.stored_names[data.split.unknown[0]]
-    # Numbers as names of classes say nothing, so that only the pixels tell.
+    # Numbers as class names prove nothing, so only the pixels can show the overlap.
     other = write_folder(tmp_path / "other", train={"0": 1}, test={"0": 3, "1": 3})
     for place, target in enumerate(
         [tmp_path / "data" / "test" / unknown / "000.png", tmp_path / "other/test/1/002.png"]
@@ -472,7 +472,7 @@ def test_training_images_do_not_set_the_threshold(tmp_path, share, caplog):
     assert results["threshold"] == pytest.approx(metrics.known_threshold(scored), abs=1e-5)
 
 
-def test_images_that_choose_thresholds_and_settings_are_duplicates_too(tmp_path):
+def test_validation_images_count_as_duplicates_too(tmp_path):
     config = animals(tmp_path / "data")
     spec = data_lib.Spec(**config_lib.to_plain(config)["dataset"])
     data = data_lib.open_set(spec)
@@ -512,7 +512,7 @@ def test_classes_that_overlap_are_refused(tmp_path):
 
 
 def check(plain):
-    """What a training begins with."""
+    """The checks made before training."""
     specs = run_lib.from_config(plain, num_devices=1)
     evaluate.check_data(specs.setup, data_lib.open_set(specs.dataset))
 
@@ -547,7 +547,7 @@ def test_test_images_choose_nothing(run):
         ({"duplicates": "keep"}, "evaluate.duplicates must be one of error, drop, got 'keep'"),
     ],
 )
-def test_mistakes_in_the_section(change, message):
+def test_mistakes_in_the_evaluate_section(change, message):
     section = config_lib.to_plain(digits())["evaluate"]
     with pytest.raises(ValueError, match=message):
         fitting.Spec(**section | change)
@@ -559,7 +559,7 @@ def test_a_stage_that_the_model_lacks(run):
         run_lib.evaluate(config | {"evaluate": config["evaluate"] | {"stages": ["stage9"]}}, workdir)
 
 
-def test_the_probe_is_refitted_on_all_images_where_none_is_held_out(run):
+def test_the_probe_is_refitted_on_all_images_when_none_are_held_out(run):
     train_part = parts_of(run)["train"]
     linear = fitting.fit_probe(train_part, None, 6)
     expected = probes.fit_linear(*fitting.probed(train_part), num_classes=6, l2=linear.l2)
@@ -567,7 +567,7 @@ def test_the_probe_is_refitted_on_all_images_where_none_is_held_out(run):
 
 
 def test_few_batches_are_on_the_device_at_once():
-    # Images read faster than the device works would fill its memory.
+    # Images that are read faster than the device works would fill its memory.
     computing = []
 
     class Output:
@@ -587,7 +587,7 @@ def test_few_batches_are_on_the_device_at_once():
     assert not computing and len(set(hashes.tolist())) == 90
 
 
-def test_a_classifier_without_a_bias_has_one_of_zeros():
+def test_a_classifier_without_a_bias_gets_zeros():
     kernel_FxK = np.arange(6, dtype=np.float32).reshape(3, 2)
     model = SimpleNamespace(variables={"params": {"classifier": {"dense": {"kernel": kernel_FxK}}}})
     found = fitting._head(model, SimpleNamespace(outputs={"logits": np.zeros((1, 2))}), None)

@@ -1,4 +1,4 @@
-"""What an evaluation reports of one score."""
+"""What an evaluation reports for one score."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Parts of an evaluation fail on their own; what they share is done once."""
+"""Parts of an evaluation fail independently; shared work is done once."""
 
 import json
 import types
@@ -102,7 +102,7 @@ def test_an_evaluation_with_slashes_in_class_names(tmp_path, monkeypatch):
 
 
 def test_shared_work_is_done_once(tmp_path, monkeypatch):
-    """Data opened once in a run, weights uploaded once in an evaluation, corrupted images not hashed."""
+    """Data is opened once per run, weights are uploaded once per evaluation, corrupted images are not hashed."""
     monkeypatch.setattr(corruptions, "NAMES", ("contrast",))
     config = digits(**{"evaluate.corruptions": "regenerated", "evaluate.scores": ("topk_cosine",)})
     config.phases = config.phases[:1]

@@ -14,7 +14,7 @@ NUM_CLASSES = 4
 
 
 def blobs(seed, size=240, channels=8):
-    """Overlapping classes, features of very different scales, one of them constant."""
+    """Overlapping classes; features of very different scales, one of them constant."""
     random = np.random.default_rng(seed)
     labels = np.arange(size) % NUM_CLASSES
     centers = np.random.default_rng(0).normal(size=(NUM_CLASSES, channels))
@@ -24,7 +24,7 @@ def blobs(seed, size=240, channels=8):
 
 
 def probabilities(linear, features):
-    """Logits are unique up to a number per image that is the same for all classes: probabilities are compared."""
+    """Compare probabilities, since logits are unique only up to a constant per image."""
     exponentials = np.exp(linear.logits(features) - linear.logits(features).max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -45,7 +45,7 @@ def test_linear_equals_logistic_regression(size, channels, l2):
 
 @pytest.mark.parametrize("l2", [1e-4, 1e-5])
 def test_small_penalties_on_digits(l2):
-    """Correlated pixels: the loss is flat here, and a gradient of 1e-6 can be far from its minimum."""
+    """With correlated pixels the loss is so flat that a gradient of 1e-6 can be far from the minimum."""
     features, labels = load_digits(return_X_y=True)
     train, test = slice(None, None, 3), slice(1, None, 3)
     ours = probes.fit_linear(features[train], labels[train], num_classes=10, l2=l2)
@@ -53,7 +53,7 @@ def test_small_penalties_on_digits(l2):
     np.testing.assert_allclose(probabilities(ours, features[test]), expected, atol=2e-3)
 
 
-def test_the_path_of_penalties_ends_where_each_would_alone():
+def test_the_path_of_penalties_gives_the_same_fits_as_each_penalty_alone():
     train, validation = blobs(1, 60, 100), blobs(2, 60, 100)
     chosen = probes.linear(train, validation, num_classes=NUM_CLASSES, l2_values=(10.0, 1e-2, 1e-5)).l2
     path = probes.linear(train, validation, num_classes=NUM_CLASSES, l2_values=(10.0, 1e-2, chosen))
@@ -73,7 +73,7 @@ def test_the_validation_images_choose_the_penalty():
     }
     best = max(accuracy.values())
     assert chosen.l2 == max(l2 for l2, value in accuracy.items() if value == best)
-    assert best > min(accuracy.values())  # else nothing was chosen
+    assert best > min(accuracy.values())  # otherwise nothing was chosen
 
 
 def test_neighbors_equal_scikit_learn():
@@ -88,7 +88,7 @@ def test_neighbors_equal_scikit_learn():
     assert ours.k == min(k for k, value in accuracy.items() if value == max(accuracy.values()))
 
 
-def test_what_probes_refuse():
+def test_what_probes_reject():
     (features, labels), validation = blobs(1), blobs(2)
     nothing = (validation[0][:0], validation[1][:0])
     with pytest.raises(ValueError, match="needs validation images"):

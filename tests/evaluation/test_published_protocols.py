@@ -1,4 +1,4 @@
-"""Every published protocol from end to end, on a miniature tree in its official layout."""
+"""Every published protocol end to end, on a miniature tree in its official layout."""
 
 import dataclasses
 import json
@@ -17,14 +17,14 @@ from gradmix_jax.data.protocols import PROTOCOLS
 from gradmix_jax.evaluation import leaderboard, probes, shifted
 from gradmix_jax.report import contents
 
-# One of each kind; the others take minutes on two cores.
+# One of each kind; all of them take minutes on two cores.
 QUICK = ("ssb_aircraft", "imagenet_p2", "openood_cifar10")
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PROTOCOLS]
 
 
 @pytest.fixture(autouse=True)
 def few_penalties(monkeypatch):
-    """The linear probe says nothing about a protocol, and its path of penalties takes longer than all else."""
+    """Leave out the linear probe, which says nothing about a protocol and takes longer than everything else."""
     monkeypatch.setitem(probes.linear.__kwdefaults__, "l2_values", probes.L2[:1])
 
 
@@ -50,7 +50,7 @@ def test_a_protocol_runs_from_its_tree_to_its_report(name, tmp_path):
 
 
 def _check_groups(found, data):
-    """Each group's metrics are those of all known images against its images alone."""
+    """Each group's metrics compare all known images with that group's images only."""
     assert list(found.get("per_unknown_group", {})) == [name for name, _ in data.split.groups]
     known, unknown = (found["arrays"][f"{side}_scores"] for side in ("known", "unknown"))
     for name, ids in data.split.groups:
@@ -64,7 +64,7 @@ def _check_groups(found, data):
     if data.split.groups:
         groups = found["per_unknown_group"].values()
         together = sum(each["auroc"] * each["n"] for each in groups) / sum(each["n"] for each in groups)
-        assert found["auroc"] == pytest.approx(together, abs=1e-12), "the headline is of all groups together"
+        assert found["auroc"] == pytest.approx(together, abs=1e-12), "the headline covers all groups together"
 
 
 def _check_leaderboard(found, protocol):
@@ -98,7 +98,7 @@ def _check_leaderboard(found, protocol):
     [pytest.param(name, marks=() if name == "imagenet_p2" else pytest.mark.slow) for name in PROTOCOLS],
 )
 def test_a_protocol_trains(name, tmp_path):
-    """One epoch with all that the config of the protocol asks for; negative classes take part where there are any."""
+    """One epoch with everything in the protocol's config, including negative classes where there are any."""
     c = config(tmp_path / "data", name)
     has_negative = name.startswith("imagenet_p")
     if has_negative:
@@ -110,7 +110,7 @@ def test_a_protocol_trains(name, tmp_path):
     assert found["step"] == order.steps_per_epoch(trained_on, c.train.batch_size) and found["failed"] == {}
     assert 0 <= found["auroc"] <= 1
     assert ("num_negative" in found) == has_negative
-    assert run_many.is_finished(c, workdir), "negative images count among those of an epoch"
+    assert run_many.is_finished(c, workdir), "negative images count toward an epoch"
 
 
 # Leaderboard

@@ -1,4 +1,4 @@
-"""A checkpoint is evaluated as the run that it says it is of, as it is resumed."""
+"""A checkpoint is evaluated only as part of the run that it belongs to, as for resuming."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ from gradmix_jax.training.checkpoint import Checkpoints
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """(setup, data, workdir) with a checkpoint of the first state, which says what run it is of; no config.json."""
+    """(setup, data, workdir) with a checkpoint of the first state, which records its run; no config.json."""
     workdir = str(tmp_path_factory.mktemp("run"))
     specs = config_lib.from_config(config_lib.to_plain(digits()), num_devices=jax.device_count())
     data = open_set(specs.dataset)
@@ -34,7 +34,7 @@ def test_a_checkpoint_of_the_same_run_is_restored(saved):
     ("key", "value", "said"),
     [("dataset.trial", 1, "is of a run with trial 0, not 1"), ("seed", 5, "is of a run with seed 0, not 5")],
 )
-def test_one_of_another_run_is_not_judged_under_its_name(saved, key, value, said):
+def test_a_checkpoint_of_another_run_is_rejected(saved, key, value, said):
     _, data, workdir = saved
     config = digits(**({key: value} if "." in key else {}))
     config.seed = value if key == "seed" else config.seed

@@ -19,7 +19,7 @@ from gradmix_jax.evaluation import cache, images
 from gradmix_jax.evaluation.processes import Team
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Both processes count the images that they read; the second one cannot read the dataset "broken".
+# Both processes count the images they read; the second one cannot read the dataset "broken".
 JOB = """
 import json, sys
 import jax
@@ -71,7 +71,7 @@ def start(index, port, config, workdir, counts):
 
 
 def run_two(config, workdirs, counts, *, timeout=240):
-    """[(exit status, stderr)] of two processes with a workdir each."""
+    """[(exit status, stderr)] of two processes, each with its own workdir."""
     port = free_port()
     processes = [start(index, port, config, workdirs[index], counts[index]) for index in range(2)]
     try:
@@ -119,10 +119,10 @@ def test_two_processes_read_half_of_the_images_each_and_agree_with_one(tmp_path,
 
     data = data_lib.open_set(data_lib.Spec(**plain["dataset"]))
     sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test_known", "test_unknown")}
-    # The corrupted images are made of the test images, which are read once more.
+    # Corrupted images are made from the test images, which are read once more.
     total = sum(sizes.values()) + 1000 + sizes["test_known"] + sizes["test_unknown"]
     read = [json.loads(path.read_text()) for path in counts]
-    # The main process read its three images of the dataset that the other one could not read.
+    # The main process read its three images of the dataset that the other process could not read.
     assert read[0] - 3 + read[1] == total and abs(read[0] - read[1]) < 0.02 * total
 
 

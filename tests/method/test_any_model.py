@@ -1,4 +1,4 @@
-"""GradMix for any model: analytic maps, gradients against plain `jax.grad`, devices, and what is refused."""
+"""GradMix for any model: analytic maps, gradients against plain `jax.grad`, devices, and rejected input."""
 
 from functools import partial
 
@@ -50,7 +50,7 @@ def explain(map="input", forward=forward, **options):
 
 
 def arrays_of(map, **options):
-    """(outputs, maps, loss) of a compiled call; a `Mixing` is no tree."""
+    """(outputs, maps, loss) of a compiled call; a `Mixing` is not a pytree."""
     made = jax.jit(lambda: (lambda made: (made.outputs, made.maps, made.loss))(explain(map, **options)))()
     return [np.asarray(x) for x in made]
 
@@ -105,14 +105,14 @@ def test_aux_is_that_of_the_clean_pass():
     assert made.forward(PARAMS, made.images).shape == (8, 4)
 
 
-def test_the_weight_is_what_is_left_and_the_rest_the_partner():
+def test_the_weight_is_the_kept_share_and_the_rest_is_the_partners():
     made = explain(views=2)
     replaced = np.any(np.asarray(made.images) != np.asarray(IMAGES), axis=-1)
     np.testing.assert_allclose(made.weight, 1 - replaced.mean((1, 2)), atol=1e-6)
     theirs = np.asarray(IMAGES)[np.asarray(made.partner)]
     np.testing.assert_array_equal(np.asarray(made.images)[replaced], theirs[replaced])
     assert all((row < 4) != (partner < 4) for row, partner in enumerate(np.asarray(made.partner))), "crossed over views"
-    # What was masked is what the map shows: all of it lies above all that is left.
+    # The mask follows the map: every masked pixel has a larger value than every kept one.
     maps = np.asarray(made.maps)
     assert all(maps[i][replaced[i]].min() >= maps[i][~replaced[i]].max() for i in range(8))
 
@@ -169,7 +169,7 @@ def test_tables():
         (IMAGES, {"map": "layer", "stages": ("wid",)}, r"each of stages must be one of wide, small, got 'wid'"),
     ],
 )
-def test_what_it_refuses(images, options, message):
+def test_rejected_arguments(images, options, message):
     with pytest.raises(ValueError, match=message):
         explain_and_mix(KEY, forward, PARAMS, images, loss=loss_of, **options)
 
@@ -182,7 +182,7 @@ def test_what_it_refuses(images, options, message):
         (("a",), jnp.ones((8, 3)), r"tap\('a', x\) must be given activations \[B, h, w, F\], got the shape \(8, 3\)"),
     ],
 )
-def test_taps_that_it_refuses(names, x, message):
+def test_rejected_taps(names, x, message):
     def model(params, images, tap=no_tap):
         for name in names:
             tap(name, images if x is None else x)

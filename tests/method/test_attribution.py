@@ -1,4 +1,4 @@
-"""Attribution maps against float64 NumPy, the published vectors, and inputs that break careless code."""
+"""Attribution maps against float64 NumPy, published vectors, and inputs that break careless code."""
 
 import dataclasses
 
@@ -121,7 +121,7 @@ def test_maps_do_not_depend_on_the_scale_of_the_gradient(scale):
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1e-12, 3e20])
 def test_a_constant_gradient_gives_a_map_of_zeros(value):
-    """Also smoothed, where rounding in the window's sum would otherwise be blown up to the whole of [0, 1]."""
+    """Even when smoothed: scaling would otherwise blow rounding errors of the window's sum up to all of [0, 1]."""
     gradients = np.full_like(G, value)
     for smoothing in (1, 3):
         assert np.all(np.asarray(input_gradient(gradients, smoothing=smoothing)) == 0)
@@ -143,7 +143,7 @@ def test_one_constant_image_leaves_the_others_alone():
     np.testing.assert_array_equal(result[[0, 2]], expected[[0, 2]])
 
 
-def test_norm_batch_has_one_extreme_for_the_batch_and_norm_image_one_each():
+def test_norm_batch_scales_the_batch_together_and_norm_image_each_image():
     gradients = G * np.array([1, 10, 100], np.float32).reshape(3, 1, 1, 1)
     of_image, of_batch = (np.asarray(input_gradient(gradients, norm=norm, smoothing=3)) for norm in attribution.NORMS)
     np.testing.assert_array_equal(of_image.max(axis=(1, 2)), [1, 1, 1])
@@ -198,7 +198,7 @@ def test_image_by_image_eager_and_compiled_agree():
         np.testing.assert_allclose(attribution.input_gradient(G), input_gradient(G), atol=1e-6)
 
 
-def test_random_map_is_a_lattice_of_its_own_for_every_key():
+def test_random_map_is_a_different_lattice_for_every_key():
     keys = jax.random.split(jax.random.key(0), 4)
     make = jax.jit(attribution.random_map, static_argnames=("image_size", "grid"))
     maps = np.asarray(make(keys, image_size=(9, 15), grid=3))
@@ -210,7 +210,7 @@ def test_random_map_is_a_lattice_of_its_own_for_every_key():
     np.testing.assert_array_equal(make(keys[::-1], image_size=(9, 15), grid=3), maps[::-1])
 
 
-def test_average_gives_every_stage_the_same_say():
+def test_average_weighs_every_stage_equally():
     maps = G[..., 0][:, None]
     np.testing.assert_allclose(attribution.average(list(maps)), maps.mean(axis=0), atol=1e-6)
 
@@ -229,12 +229,12 @@ def test_average_gives_every_stage_the_same_say():
         (dict(stages=()), r"attribution\.method 'layer' needs at least one of attribution\.stages, got none"),
     ],
 )
-def test_spec_names_key_value_and_what_is_allowed(change, message):
+def test_spec_errors_name_key_value_and_choices(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SPEC, **change)
 
 
-def test_spec_says_what_a_method_needs():
+def test_spec_reports_what_a_method_needs():
     needs = {m: dataclasses.replace(SPEC, method=m, stages=["stage3"]) for m in attribution.MAPS}
     assert [m for m in needs if needs[m].uses_stages] == ["layer", "grad_cam", "token", "eigen_cam"]
     assert [m for m in needs if not needs[m].uses_loss] == ["rollout", "eigen_cam", "random"]

@@ -1,4 +1,4 @@
-"""Soft masks: weights and blends against float64 NumPy, of which boolean masks are the special case."""
+"""Soft masks: weights and blends against float64 NumPy; boolean masks are a special case."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ PARTNER = np.array([3, 4, 0, 1, 2], np.int32)
 
 
 def content_of(fill, key):
-    """What each fill puts in, float64."""
+    """What each fill inserts, in float64."""
     noise = np.asarray(jax.random.uniform(key, IMAGES.shape), np.float64)
     images = IMAGES.astype(np.float64)
     return {
@@ -51,7 +51,7 @@ def test_a_soft_mask_of_zeros_and_ones_is_a_boolean_one(key):
 
 
 def test_the_partner_is_resized_to_what_a_soft_mask_touches(key):
-    """A border of small shares belongs to the box."""
+    """The box includes a border of small shares."""
     mask = np.zeros((5, 6, 7), np.float32)
     mask[:, 1:5, 2:6] = 0.01
     mask[:, 2:4, 3:5] = 1.0

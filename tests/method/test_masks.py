@@ -12,7 +12,7 @@ from gradmix_jax.method import masks
 threshold = jax.jit(masks.threshold)
 box = jax.jit(masks.box)
 box_at = jax.jit(masks.box_at, static_argnames="image_size")
-HEIGHT, WIDTH = 6, 7  # of most tests: few compilations
+HEIGHT, WIDTH = 6, 7  # in most tests, to compile little
 KEEPS = np.array([0.0, 0.1, 0.37, 0.5, 0.66, 0.9, 0.99, 1.0], np.float32)
 
 
@@ -53,7 +53,7 @@ def one_box(values, keep):
 
 
 def rows_and_columns(mask):
-    """(first row, rows, first column, columns) of a mask that must be a full rectangle."""
+    """(first row, rows, first column, columns) of a mask, which must be a full rectangle."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     assert mask.sum() == len(rows) * len(columns)
     return rows[0], len(rows), columns[0], len(columns)
@@ -93,7 +93,7 @@ def test_threshold_eager_and_image_by_image():
 
 @pytest.mark.parametrize("kind", ["normal", "constant", "zeros of both signs"])
 def test_threshold_count_is_exact_for_every_keep(kind):
-    """Images of 42 pixels, every possible count; keep 0 masks all of them and keep 1 none."""
+    """Every possible count for images of 42 pixels; keep 0 masks all of them, keep 1 none."""
     for counts in np.arange(48).reshape(6, 8) % 43:
         mask = np.asarray(threshold(MAPS[kind], (1 - counts / 42).astype(np.float32)))
         np.testing.assert_array_equal(mask.sum(axis=(1, 2)), counts)
@@ -108,7 +108,7 @@ def test_threshold_count_is_exact_even_with_nan():
 
 
 def test_threshold_of_low_precision_inputs():
-    """bfloat16 has steps of 0.004 below 1: the count must not be rounded to them."""
+    """bfloat16 has steps of 0.004 below 1, to which the count must not be rounded."""
     maps, keeps = jnp.asarray(random_maps(), jnp.bfloat16), jnp.asarray(KEEPS, jnp.bfloat16)
     expected = reference_threshold(np.asarray(maps, np.float32), np.asarray(keeps, np.float32))
     mask = threshold(maps, keeps)
@@ -164,12 +164,12 @@ def test_box_of_a_plateau_is_centered_on_its_centroid():
     np.testing.assert_array_equal(one_box(plateau, 0.75), reference_box((1, 4), 0.75, HEIGHT, WIDTH))
     far_apart = peak_at((1, 1), (5, 5))
     np.testing.assert_array_equal(one_box(far_apart, 0.75), reference_box((3, 3), 0.75, HEIGHT, WIDTH))
-    # The centroid of all 6 rows is 2.5, rounded to the even 2.
+    # The centroid of all 6 rows is 2.5, which rounds to the even 2.
     constant = np.full((1, HEIGHT, WIDTH), 0.5, np.float32)
     np.testing.assert_array_equal(one_box(constant, 0.75), reference_box((2, 3), 0.75, HEIGHT, WIDTH))
 
 
-def test_box_takes_a_plateau_with_rounding_errors_for_one():
+def test_box_treats_a_plateau_with_rounding_errors_as_one():
     plateau = peak_at((0, 0), (0, 1), (0, 2), value=1.0)
     plateau[0, 0, 0] = 1 - 2e-7
     np.testing.assert_array_equal(one_box(plateau, 0.75), reference_box((0, 1), 0.75, HEIGHT, WIDTH))
@@ -219,7 +219,7 @@ def test_power_of_fourier_noise_falls_with_frequency(decay):
     power = np.mean(np.abs(np.fft.rfft2(maps)) ** 2, axis=0)
     frequency = np.sqrt(np.fft.fftfreq(height)[:, None] ** 2 + np.fft.rfftfreq(width)[None] ** 2)
     expected = 2 * np.maximum(frequency, 1 / width) ** (-2 * decay)
-    # Waves along H alone are given twice, with independent noise, of which a real image takes the mean.
+    # Waves along H alone appear twice, with independent noise; a real image takes the mean of the two.
     expected[:, 0] /= 2
     np.testing.assert_allclose(power / expected, 1, atol=5 * np.sqrt(2 / count))
 

@@ -1,4 +1,4 @@
-"""Mixing: what is replaced, by what, how it is weighed, and that the layout of the batch does not matter."""
+"""Mixing: what is replaced, by what, with which weight, and independence of the batch layout."""
 
 import dataclasses
 from functools import partial
@@ -21,7 +21,7 @@ SPEC = mix.Spec(
     mixed_views="all",
     group_size=2,
 )
-# 2 views of 4 images of 9 x 7 pixels in all tests: few compilations.
+# 2 views of 4 images of 9 x 7 pixels in all tests, to compile little.
 ROWS, IMAGES, HEIGHT, WIDTH = 8, 4, 9, 7
 PICTURES = np.random.default_rng(0).random((ROWS, HEIGHT, WIDTH, 3), np.float32)
 MAPS = np.random.default_rng(1).random((ROWS, HEIGHT, WIDTH), np.float32)
@@ -50,17 +50,17 @@ SPECS = {
 FILLS_OF = {"threshold": tuple(mix.FILLS), **dict.fromkeys(("box", "patches"), ("partner", "partner_resized", "zeros"))}
 
 
-# Random bits are slow to compile: two programs, not optimized, give most tests their results.
+# Random bits are slow to compile, so two unoptimized programs serve most tests.
 @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def fill_all(key, images, maps, keep):
-    """Result by mask and fill, for given keep shares."""
+    """Results by mask and fill, for given keep shares."""
     call = partial(mix.gradmix, key, images, maps, views=2, keep_B=keep, patch_size=1)
     return {mask: {fill: call(mask=mask, fill=fill) for fill in fills} for mask, fills in FILLS_OF.items()}
 
 
 @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def apply_all(key, images, maps, first_group):
-    """Result by name of spec."""
+    """Results by name of the spec."""
     needed = {name: maps if spec.uses_map else None for name, spec in SPECS.items()}
     return {name: mix.apply(key, images, needed[name], SPECS[name], views=2, first_group=first_group) for name in SPECS}
 
@@ -88,7 +88,7 @@ def extent(hole):
 
 
 def crossed(partner, images=IMAGES):
-    """Whether every row's partner lies in the opposite view and is a permutation of images without fixed points."""
+    """Whether partners lie in the opposite view and permute the images without fixed points."""
     views = len(partner) // images
     partner = np.asarray(partner).reshape(views, images)
     image = partner % images
@@ -103,7 +103,7 @@ def test_partners_are_a_permutation_without_fixed_points_crossed_over_views():
     assert all(crossed(partner, images=3) for partner in drawn)
 
 
-def test_every_other_image_is_as_likely_a_partner():
+def test_every_other_image_is_an_equally_likely_partner():
     keys = jax.random.split(jax.random.key(0), 3000)
     drawn = np.asarray(jax.jit(jax.vmap(lambda key: mix.partners(key, 4)))(keys))
     assert drawn.dtype == np.int32 and all(crossed(partner) for partner in drawn[:100])
@@ -176,14 +176,14 @@ def test_fills_without_a_partner(fill, key):
 
 
 def pillow_resize(picture, height, width):
-    """Each channel of a float image through Pillow's bilinear, antialiased resize."""
+    """Each channel of a float image, resized by Pillow (bilinear, antialiased)."""
     channels = [Image.fromarray(picture[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(3)]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
 @pytest.mark.parametrize("mask", masks.MASKS)
 def test_partner_resized_is_the_whole_partner_as_pillow_shrinks_it(mask, key):
-    """Onto the bounding box of the mask, which for a thresholded map has rows and columns without a masked pixel."""
+    """Resized to the mask's bounding box; a thresholded mask may have empty rows and columns inside it."""
     maps, keep = MAPS, KEEPS
     if mask != "box":
         maps, keep = np.zeros_like(MAPS), np.full(ROWS, 1 - 3 / 63, np.float32)
@@ -240,7 +240,7 @@ EXTREMES = {
 @pytest.mark.parametrize("kind", EXTREMES)
 @pytest.mark.parametrize("name", SPECS)
 def test_extreme_images_and_flat_maps_mix_to_images(name, kind, key):
-    """What has nothing to tell images or pixels apart comes out unchanged, but for the fills from nowhere."""
+    """Identical or constant images come out unchanged, except with fills that use no partner."""
     images = EXTREMES[kind]
     mixed, weight, partner = applied(name, key, images, np.full_like(MAPS, 0.5))
     assert np.all(np.isfinite(mixed)) and mixed.min() >= 0 and mixed.max() <= 1
@@ -277,7 +277,7 @@ def test_fmix_holes_are_smooth_patches_of_exactly_the_drawn_share():
     assert abs(agree[0.0] - chance) < 0.03 and agree[3.0] > chance + 0.1
 
 
-def test_fmix_follows_the_decay_of_its_spec(key, monkeypatch):
+def test_fmix_uses_the_decay_of_its_spec(key, monkeypatch):
     seen = []
 
     def noise(key, batch, *, image_size, decay):
@@ -302,8 +302,8 @@ def test_cutout_is_a_box_of_the_images_mean_color(key):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_group_mixes_the_same_on_whatever_device_it_lies(name, key):
-    """Of the groups 0, 1, 2 one device sees 0 and 1, another 1 and 2: both must agree about group 1."""
+def test_a_group_mixes_the_same_on_any_device(name, key):
+    """One device has groups 0 and 1, another 1 and 2: both must agree on group 1."""
     rows = np.random.default_rng(2).random((2, 6, HEIGHT, WIDTH, 3), np.float32)  # [views, images of 3 groups, ...]
     maps = rows[..., 0] + rows[..., 1]
     results = []
@@ -311,7 +311,7 @@ def test_a_group_mixes_the_same_on_whatever_device_it_lies(name, key):
         mine = slice(2 * first, 2 * first + IMAGES)
         images, scores = rows[:, mine].reshape(PICTURES.shape), maps[:, mine].reshape(MAPS.shape)
         mixed, weight, partner = applied(name, key, images, scores, first)
-        # Number every image within all three groups.
+        # Number the images across all three groups.
         partner = partner // IMAGES * 6 + partner % IMAGES + 2 * first
         group_1 = np.arange(len(weight)).reshape(-1, 2, 2)[:, 1 - first].reshape(-1)
         results.append((mixed[group_1], weight[group_1], partner[group_1]))
@@ -319,7 +319,7 @@ def test_a_group_mixes_the_same_on_whatever_device_it_lies(name, key):
             group_0 = weight.reshape(-1, 2, 2)[:, 0]
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    # Another key would be another result: the groups draw differently unless there is one draw for all.
+    # Groups draw differently unless one draw serves all.
     if "one draw" not in name:
         assert not np.allclose(np.sort(group_0.reshape(-1)), np.sort(results[0][1]))
 
@@ -337,7 +337,7 @@ def test_one_device_with_two_groups_equals_two_devices_with_one_and_first_is_the
 
 @pytest.mark.parametrize("name", ["gradmix", "box, one draw", "cutmix", "saliencymix", "fmix", "mixup"])
 def test_apply_says_which_row_the_fill_came_from(name, key):
-    """Groups of two: everyone's partner is the other image of the group, seen in the other view."""
+    """In groups of two, every partner is the other image of the group in the other view."""
     partner = applied(name, key)[2]
     np.testing.assert_array_equal(partner, [5, 4, 7, 6, 1, 0, 3, 2])
     plain = np.broadcast_to(np.linspace(0.1, 0.9, ROWS, dtype=np.float32).reshape(-1, 1, 1, 1), PICTURES.shape)
@@ -354,7 +354,7 @@ def test_apply_of_a_fill_without_partner_says_its_own_row(name, key):
 
 
 def test_apply_masks_where_the_map_of_the_same_row_is_largest(key):
-    """Also after rows were put into groups and back."""
+    """Even after rows are put into groups and back."""
     maps = np.zeros_like(MAPS)
     for row in range(ROWS):
         maps[row, row : row + 2, row % 6 : row % 6 + 3] = 1
@@ -378,7 +378,7 @@ def test_apply_follows_mask_fill_and_keep_range_of_the_spec():
         assert np.all(black[np.any(black != PICTURES, axis=-1)] == 0)
     for name, (low, high) in {"gradmix": (0.5, 0.9), "noise, one draw": (0.1, 0.9), "cutmix": (0.6, 1.0)}.items():
         weight = np.concatenate([applied(name, key)[1] for key in seeds])
-        # Rounding the sides of a box may cost it half a row and half a column.
+        # Rounding the sides of a box may cost half a row and half a column.
         slack = 0.06 if name == "cutmix" else 0.01
         assert low - slack <= weight.min() < low + 0.15 and high - 0.15 < weight.max() <= high + slack
 
@@ -392,7 +392,7 @@ def test_keep_draw_batch_is_one_share_for_all_images_of_all_groups():
 
 
 def cutmix_boxes(name, count):
-    """Bounding boxes of many CutMix holes; each hole must be a full rectangle with the area that its weight says."""
+    """Bounding boxes of many CutMix holes; each must be a full rectangle with the area given by its weight."""
     boxes = []
     for seed in range(count):
         mixed, weight, _ = applied(name, jax.random.key(seed))
@@ -411,7 +411,7 @@ def test_cutmix_boxes_are_rectangles_all_over_the_image():
 
 
 def test_cutmix_of_one_draw_has_boxes_of_one_size():
-    """As far as the border does not clip them; with one draw an image they differ even within a group."""
+    """Unless the border clips them; with one draw per image, they differ even within a group."""
     group_0 = [0, 1, 4, 5]
     sizes = {}
     for name, rows in {"cutmix, one draw": slice(None), "cutmix": group_0}.items():
@@ -435,7 +435,7 @@ def test_mixup_is_a_weighted_mean_with_beta_weights():
     np.testing.assert_allclose(weights.var(), 1 / 44, rtol=0.2)
 
 
-def test_methods_look_at_maps_where_their_entry_says_so(key):
+def test_methods_use_maps_exactly_if_their_entry_says_so(key):
     other = MAPS[::-1]
     for name, spec in SPECS.items():
         same = all(map(np.array_equal, applied(name, key), applied(name, key, maps=other)))
@@ -486,7 +486,7 @@ def options(method, **values):
         (options("fmix", alpha=1.0), r"the key mix\.options\.fmix\.alpha must be one of decay, got 'alpha'"),
     ],
 )
-def test_spec_names_key_value_and_what_is_allowed(change, message):
+def test_spec_errors_name_key_value_and_choices(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SPEC, **change)
 
@@ -495,7 +495,7 @@ def test_spec_takes_the_list_of_a_json_file():
     assert hash(dataclasses.replace(SPEC, keep_range=[0.5, 0.9])) == hash(SPEC)
 
 
-def test_calls_that_cannot_work_say_why(key):
+def test_invalid_calls_say_why(key):
     with pytest.raises(ValueError, match="mixing needs a multiple of views=3 images, got 8"):
         mix.gradmix(key, PICTURES, MAPS, views=3)
     with pytest.raises(ValueError, match=r"mask must be one of box, threshold, patches, got 'circle'"):
@@ -514,7 +514,7 @@ def test_calls_that_cannot_work_say_why(key):
 
 
 def test_saliencymix_puts_the_box_on_the_partners_most_salient_point():
-    # One bright dot on a faint texture: the spectral residual finds it.
+    # The spectral residual finds one bright dot on a faint texture.
     random = np.random.default_rng(0)
     images = random.uniform(0.4, 0.45, (6, 16, 16, 3)).astype(np.float32)
     dots = [(3, 4), (8, 12), (12, 5), (5, 9), (10, 10), (4, 11)]
@@ -529,7 +529,7 @@ def test_saliencymix_puts_the_box_on_the_partners_most_salient_point():
     assert sorted(partner_B) == list(range(6)) and not np.any(partner_B == np.arange(6))
     for index in range(6):
         row, column = dots[partner_B[index]]
-        # sides of round(16 * sqrt(.25)) = 8 pixels; the peak may lie a pixel beside the dot's middle
+        # sides of round(16 * sqrt(.25)) = 8 pixels; the peak may be a pixel off the dot's center
         changed = np.any(np.asarray(mixed[index]) != images[index], axis=-1)
         assert changed[row - 1 : row + 2, column - 1 : column + 2].all()
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))

@@ -1,4 +1,4 @@
-"""Mixing methods against float64 NumPy that is given their draws: boxes, cells and tokens by loops over images."""
+"""Mixing methods against float64 NumPy with the same draws: boxes, cells and tokens in loops over images."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ MAPS = np.random.default_rng(1).random((ROWS, SIZE, SIZE), np.float32)
 KEEP_RANGE = (0.5, 0.9)
 
 
-# Most of the time of these tests is compilation.
+# These tests spend most of their time compiling.
 quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -31,7 +31,7 @@ def drawn(key, more=0, keep_range=KEEP_RANGE):
 
 
 def largest(values, count):
-    """The `count` largest of an array, as a mask of its shape; of ties the first."""
+    """A mask of the `count` largest values of an array; the first ones among ties."""
     mask = np.zeros(values.size, bool)
     mask[np.argsort(-values.reshape(-1).astype(np.float64), stable=True)[:count]] = True
     return mask.reshape(values.shape)
@@ -54,7 +54,7 @@ def expanded(cells, size=SIZE):
 
 
 def check(result, expected_masks, partner, label_partner=None, weight=None):
-    """A result against hard masks, filled with the partner's pixels."""
+    """Check a result against hard masks filled with the partner's pixels."""
     expected = np.where(expected_masks[..., None], IMAGES[partner], IMAGES)
     np.testing.assert_array_equal(result[0], expected)
     weight = 1 - expected_masks.mean(axis=(1, 2)) if weight is None else weight
@@ -92,7 +92,7 @@ def test_cells_of_a_grid_that_does_not_divide_the_image():
 
 @pytest.mark.parametrize("border", [2])
 def test_soft_borders_are_means_over_squares(border, key):
-    """Weights and pixels too: the share of the partner is the mask."""
+    """In weights and pixels alike, the partner's share is the mask."""
     sharp = np.asarray(masks.threshold(MAPS, drawn(key).keep_B)).astype(np.float64)
     soft = np.zeros_like(sharp)
     for row in range(SIZE):
@@ -222,7 +222,7 @@ def reference_choice(gain, count, smoothness, sweeps):
 
 
 def reference_moves(seen, saliency, distance, sweeps):
-    """Each place keeps a list of the cells that have refused it."""
+    """Each place keeps a list of the cells that have rejected it."""
     length = lambda a, b: np.hypot(a // GRID - b // GRID, a % GRID - b % GRID) / (np.sqrt(2) * (GRID - 1))
     worth = [[seen[p] * saliency[c] - distance * length(p, c) for c in range(GRID**2)] for p in range(GRID**2)]
     refused = [set() for _ in range(GRID**2)]
@@ -263,8 +263,8 @@ def test_puzzlemix_matches_a_search_image_by_image(key):
     assert moved > ROWS
 
 
-def test_puzzlemix_stays_in_place_where_moving_is_dear(key):
-    """And without smoothness, the mask is the best there is: the cells with the largest gain."""
+def test_puzzlemix_stays_in_place_when_moving_is_expensive(key):
+    """Without smoothness, the mask is optimal: the cells with the largest gain."""
     options = dict(grid=GRID, smoothness=0.0, distance=1e4, sweeps=2)
     result = called(mix.puzzlemix, key, keep_range=KEEP_RANGE, fill="partner", **options)
     draw, cells = drawn(key), np.stack([cell_means(map_HxW, GRID) for map_HxW in MAPS])
@@ -294,8 +294,8 @@ def test_attended_share_against_numpy(class_token):
     assert np.asarray(jax.grad(lambda a: tokens.attended_share(a, mask, PATCH, True).sum())(attention)).max() == 0
 
 
-def test_manifold_mixup_blends_one_place_of_those_it_may():
-    """Over many keys each of the three is drawn; only there is a row's share below 1."""
+def test_manifold_mixup_blends_at_one_of_its_stages():
+    """Over many keys, each of the three is drawn, and a row's share is below 1 only there."""
     seen = set()
     options = dict(alpha=1.0, stages=("stage2", "input", "stage1"))
     call = quick(partial(mix.manifold_mixup, views=VIEWS, **options))
@@ -313,7 +313,7 @@ def test_manifold_mixup_blends_one_place_of_those_it_may():
     assert seen == {"input", "stage1", "stage2"}
 
 
-def test_calls_that_cannot_work_say_why(key):
+def test_invalid_calls_say_why(key):
     with pytest.raises(ValueError, match="patch_size must divide images of 12 x 12 pixels, got 5"):
         mix.gradmix(key, IMAGES, MAPS, mask="patches", patch_size=5)
     with pytest.raises(ValueError, match="grid must divide images of 12 x 12 pixels, got 5"):

@@ -21,7 +21,7 @@ def min_max(maps):
 
 
 def blocks(maps):
-    """Each value over the pixels of its patch."""
+    """Each value repeated over the pixels of its patch."""
     return np.kron(maps, np.ones((1, SIZE // GRID, SIZE // GRID)))
 
 
@@ -68,12 +68,12 @@ WEIGHTS = np.random.default_rng(2).standard_normal(IMAGES.shape)
 
 
 def loss(images, xp=jnp):
-    """Couples the images: a cubic, and a square over the batch."""
+    """A loss that couples the images: a cubic, and a square over the batch."""
     return xp.sum(WEIGHTS * images**3) + xp.sum(images * xp.mean(images, axis=0, keepdims=True) * WEIGHTS)
 
 
 def numpy_gradient(images):
-    """Central differences are exact enough only in float64; the gradient is written out."""
+    """The gradient written out, because central differences are exact enough only in float64."""
     mean, products = images.mean(axis=0, keepdims=True), (images * WEIGHTS).mean(axis=0, keepdims=True)
     return 3 * WEIGHTS * images**2 + WEIGHTS * mean + products
 
@@ -89,7 +89,7 @@ def test_integrated_gradients_match_numpy_and_sum_to_the_difference(baseline):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     map_BxHxW = attribution.integrated_gradients(jax.grad(loss), IMAGES, **options)
     np.testing.assert_allclose(map_BxHxW, min_max(np.abs(expected.sum(axis=-1))), atol=1e-4)
-    # The midpoint rule's error for a cubic falls with the square of the steps.
+    # The midpoint rule's error for a cubic falls with the square of the number of steps.
     many = path_maps.path_attributions(jax.grad(loss), IMAGES, steps=40, baseline=baseline)
     difference = loss(images, np) - loss(start, np)
     assert float(jnp.sum(many)) == pytest.approx(difference, abs=5e-3 * np.abs(expected).sum())

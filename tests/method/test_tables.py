@@ -1,4 +1,4 @@
-"""Every entry of the tables of `method` has a test against a reference: a new entry without one fails here."""
+"""Every entry of the tables of `method` has a reference test; a new entry without one fails here."""
 
 import ast
 import pathlib
@@ -10,7 +10,7 @@ from gradmix_jax.method import attribution, fills, masks, mix
 HERE = pathlib.Path(__file__).parent
 MIX, MIXERS = "test_mix.py", "test_mixers.py"
 METHODS = {
-    "none": (MIX, "test_calls_that_cannot_work_say_why"),
+    "none": (MIX, "test_invalid_calls_say_why"),
     "gradmix": (MIX, "test_pixels_outside_the_mask_stay_and_inside_are_the_partners"),
     "backmix": (MIXERS, "test_backmix_exchanges_what_is_background_in_both"),
     "attentive_cutmix": (MIXERS, "test_attentive_cutmix_pastes_the_partners_most_attended_cells"),
@@ -23,7 +23,7 @@ METHODS = {
     "tokenmix": (MIXERS, "test_tokenmix_masks_blocks_of_tokens_and_weighs_by_the_maps"),
     "transmix": (MIXERS, "test_attended_share_against_numpy"),
     "mixup": (MIX, "test_mixup_is_a_weighted_mean_with_beta_weights"),
-    "manifold_mixup": (MIXERS, "test_manifold_mixup_blends_one_place_of_those_it_may"),
+    "manifold_mixup": (MIXERS, "test_manifold_mixup_blends_at_one_of_its_stages"),
 }
 MASKS = {
     "box": ("test_masks.py", "test_box_matches_a_loop_over_pixels"),
@@ -43,7 +43,7 @@ MAPS = {
     "eigen_cam": (MORE_MAPS, "test_eigen_cam_matches_the_singular_value_decomposition"),
     "integrated_gradients": (MORE_MAPS, "test_integrated_gradients_match_numpy_and_sum_to_the_difference"),
     "smoothgrad": (MORE_MAPS, "test_smoothgrad_matches_numpy"),
-    "random": ("test_attribution.py", "test_random_map_is_a_lattice_of_its_own_for_every_key"),
+    "random": ("test_attribution.py", "test_random_map_is_a_different_lattice_for_every_key"),
 }
 TABLES = [(mix.METHODS, METHODS), (masks.MASKS, MASKS), (fills.FILLS, FILLS), (attribution.MAPS, MAPS)]
 

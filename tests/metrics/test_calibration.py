@@ -50,7 +50,7 @@ def test_certain_images():
     logits = np.float32([[100, 0], [100, 0]])
     assert [f(logits, [0, 0]) for f in (calibration.ece, calibration.nll, calibration.brier)] == [0, 0, 0]
     assert [f(logits, [1, 1]) for f in (calibration.ece, calibration.nll, calibration.brier)] == [1, 100, 2]
-    # Confident everywhere, right in half: the gap is one half.
+    # Fully confident but right only half of the time: the gap is one half.
     assert calibration.ece(logits, [0, 1]) == 0.5
 
 

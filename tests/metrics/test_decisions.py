@@ -19,10 +19,10 @@ def test_macro_f1():
     predicted, labels = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
     expected = sk.f1_score(labels, predicted, average="macro")
     assert metrics.macro_f1(predicted, labels, num_classes=4) == pytest.approx(expected)
-    # A source labels unknown images -1; they are the class after the known ones.
+    # Sources label unknown images -1; they form the class after the known ones.
     minus = np.where(labels == 4, -1, labels)
     assert metrics.macro_f1(predicted, minus, num_classes=4) == pytest.approx(expected)
-    # A class that is nowhere is left out, a class that is only predicted counts 0.
+    # A class that never occurs is left out; a class that is only predicted counts as 0.
     assert metrics.macro_f1([0, 0, 1], [0, 0, 1], num_classes=5) == 1.0
     assert metrics.macro_f1([0, 0, 2], [0, 0, 1], num_classes=5) == pytest.approx(1 / 3)
 

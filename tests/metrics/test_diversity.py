@@ -21,7 +21,7 @@ def reference_dimension(features, k):
 
 
 def cube(size, dimension, embedded, seed=0):
-    """Uniform points of a cube of `dimension`, turned at random in a space of `embedded` dimensions."""
+    """Uniform points of a cube of `dimension`, rotated at random in a space of `embedded` dimensions."""
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.normal(size=(embedded, dimension)))[0]
     return random.uniform(size=(size, dimension)) @ turn.T
@@ -63,14 +63,14 @@ def test_scale_and_duplicates_do_not_matter():
     repeated = np.concatenate([features, features, features[:7]])
     assert diversity.intrinsic_dimension(repeated) == pytest.approx(plain, rel=1e-6)
     assert diversity.intrinsic_dimension(1e-6 * features) == pytest.approx(plain, rel=1e-3)
-    # Much closer than rounding of |a|^2 + |b|^2 - 2ab: the pairs still count with their true distance.
+    # Pairs far closer than the rounding error of |a|^2 + |b|^2 - 2ab still count with their true distance.
     pairs = np.concatenate([features, features + np.float32(1e-5)])
     assert diversity.intrinsic_dimension(pairs) == pytest.approx(reference_dimension(pairs, 10), rel=0.02)
 
 
-def test_what_is_not_defined():
+def test_undefined_values():
     assert np.isnan(diversity.intrinsic_dimension(np.random.default_rng(0).normal(size=(10, 3)), k=10))
-    assert np.isnan(diversity.intrinsic_dimension(np.eye(8), k=3))  # all equally far
+    assert np.isnan(diversity.intrinsic_dimension(np.eye(8), k=3))  # all equally far apart
     with pytest.raises(ValueError, match="finite, got 1 values"):
         diversity.effective_rank(np.array([[0.0, np.nan], [1.0, 2.0]]))
     with pytest.raises(ValueError, match=r"two images or more, got \(1, 3\)"):

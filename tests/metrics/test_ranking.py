@@ -1,4 +1,4 @@
-"""Ranking metrics against published vectors, scikit-learn, and quadratic definitions written out."""
+"""Ranking metrics against published vectors, scikit-learn, and explicit quadratic definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from gradmix_jax import metrics
 
-# (known, unknown, predicted, labels) and what every metric gives for them.
+# (known, unknown, predicted, labels) and the value of every metric.
 A = ([0.9, 0.8, 0.7, 0.6, 0.55], [0.5, 0.65, 0.3, 0.2], [0, 1, 2, 0, 1], [0, 1, 2, 1, 1])
 B = ([0.9, 0.5, 0.5, 0.2], [0.5, 0.5, 0.1], [0, 0, 1, 1], [0, 1, 1, 1])
 
@@ -70,7 +70,7 @@ def test_golden_correct_classification_rate():
     correct = np.equal(predicted, labels)
     assert metrics.ccr_at_fpr(known, unknown, correct, fpr=0.1) == pytest.approx(0.6)
     assert metrics.ccr_at_fpr(known, unknown, correct, fpr=0.5) == pytest.approx(0.8)
-    # Of all known images, the one with the lowest score of all included.
+    # Out of all known images, including the one with the lowest score overall.
     assert metrics.ccr_at_fpr([0.9, 0.1], [0.5], [True, True], fpr=0.1) == 0.5
 
 
@@ -122,7 +122,7 @@ def test_a_million_scores_are_exact():
     known, unknown = 2 * places + 1, 2 * places
     assert metrics.auroc(known, unknown) == (n + 1) / (2 * n)
     assert metrics.oscr(known, unknown, places % 2 == 0) == (n / 2) ** 2 / n**2
-    # One unknown ahead of everyone: float32 sums of 2.5e11 pairs would lose it.
+    # One unknown image above all others, which float32 sums of 2.5e11 pairs would lose.
     unknown[0] = np.inf
     lost = n - int(places[0])
     assert metrics.auroc(known, unknown) == (n * (n + 1) // 2 - lost) / n**2
@@ -197,7 +197,7 @@ def test_bad_input_raises_one_sentence(call, words):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_smallest_numbers_are_told_apart(dtype):
+def test_the_smallest_numbers_are_distinguished(dtype):
     tiny = np.array([-3, -1, 0, 1, 2, 5], dtype) * np.finfo(dtype).smallest_subnormal
     wide = np.array([-np.inf, -1, np.finfo(dtype).tiny, 1, np.finfo(dtype).max, np.inf], dtype)
     for scores in (tiny, wide):
@@ -214,7 +214,7 @@ def test_nothing_is_compiled(programs):
 
 
 def random_scores(random, dtype):
-    """Scores of both sides and flags, of any size and of many, some or no ties, now and then with infinities."""
+    """Scores of both sides and flags, of any size, with many, some or no ties, and sometimes with infinities."""
     sizes, grid = random.integers(1, 40, 2), random.choice([1, 3, 1000])
     known, unknown = ((np.round(random.normal(size=size) * grid) / grid).astype(dtype) for size in sizes)
     if random.random() < 0.2:
@@ -240,7 +240,7 @@ def test_counts_by_trying_every_threshold(dtype):
 
 
 def test_compat_oscr_takes_equal_known_scores_in_the_order_given():
-    # Of the two known images at 1 the first is directly above the unknown one: it alone counts one half.
+    # Of the two known images at 1, the first is directly above the unknown one, and it alone counts one half.
     assert metrics.oscr([1.0, 1.0], [0.0], [True, False], compat=True) == 0.25
     assert metrics.oscr([1.0, 1.0], [0.0], [False, True], compat=True) == 0.5
 
@@ -266,7 +266,7 @@ def test_auroc_of_every_class_equals_that_of_its_images_alone(dtype):
     random = np.random.default_rng(0)
     known, unknown = (np.round(random.normal(size=size), 1).astype(dtype) for size in (500, 300))
     known_class, unknown_class = random.integers(0, 40, 500), random.integers(0, 30, 300)
-    known_class[known_class == 7] = 8  # a number without images
+    known_class[known_class == 7] = 8  # a class number without images
     of_known, of_unknown = metrics.auroc_per_class(known, unknown, known_class, unknown_class)
     assert len(of_known) == 40 and len(of_unknown) == 30
     for label in np.unique(known_class):

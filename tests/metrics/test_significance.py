@@ -22,7 +22,7 @@ def samples(key, known, unknown, correct, resamples):
 
 
 def test_resamples_are_metrics_of_drawn_images():
-    """Replays the draws of some resamples and gives them to the plain metrics."""
+    """Replay the draws of some resamples and compare with the plain metrics."""
     known, unknown, correct = toy(40)
     ranked = significance._ranked(known, unknown, correct)
     order = np.lexsort([known, ~correct])  # correct ones first, each ascending
@@ -81,7 +81,7 @@ def test_bootstrap_matches_theory_and_is_seeded(key):
     for interval in intervals.values():
         assert interval.low < interval.estimate < interval.high
         assert (interval.confidence, interval.resamples) == (0.95, 800)
-    # The middle 95 % of the resamples of each metric by itself.
+    # The middle 95 % of the resamples, for each metric separately.
     for interval, sample in zip(intervals.values(), samples(key, known, unknown, correct, 800).T):
         assert (interval.low, interval.high) == pytest.approx(np.quantile(sample, [0.025, 0.975]), abs=1e-12)
     accuracy = intervals["accuracy"]
@@ -109,7 +109,7 @@ def test_sign_flip_by_enumeration():
     expected = np.mean(np.array(sums) >= abs(difference.sum()) - 1e-12)
     assert significance.paired(FIRST, SECOND).p_value == expected
     assert significance.paired(SECOND, FIRST).p_value == expected
-    # All five on one side is the least that five trials can show.
+    # Five differences of one sign give the smallest p-value of five trials.
     assert significance.paired([0.2, 0.3, 0.4, 0.5, 0.6], [0.1] * 5).p_value == 2 / 32
 
 

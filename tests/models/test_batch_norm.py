@@ -1,4 +1,4 @@
-"""Batch norm with its own backward pass: the values, gradients and variables are those of Flax and of `nn.relu`."""
+"""Batch norm with a custom backward pass: values, gradients and variables equal those of Flax and `nn.relu`."""
 
 from functools import partial
 
@@ -71,7 +71,7 @@ def test_devices_share_their_statistics_as_those_of_flax_do(with_relu):
     ]
     for own, reference in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(own, reference, rtol=0, atol=2e-5 * np.abs(reference).max())
-    # The statistics are of all devices and the same on each.
+    # The statistics cover all devices and are the same on each.
     mean = results[0][1]["batch_stats"]["mean"]
     expected = 0.9 * variables()["batch_stats"]["mean"] + 0.1 * jnp.mean(inputs()[0], (0, 1, 2))
     np.testing.assert_allclose(mean, np.stack([expected] * 4), rtol=1e-5, atol=1e-6)
@@ -96,7 +96,7 @@ def test_channels_whose_variance_rounds_below_zero_stay_finite():
     assert np.isfinite(gradient).all()
 
 
-def test_relu_is_that_of_flax_and_passes_nothing_at_zero():
+def test_relu_equals_flax_and_has_zero_gradient_at_zero():
     x = jnp.asarray([-2.0, -0.0, 0.0, 1e-30, 3.0])
     for own, reference in zip(jax.vjp(relu, x), jax.vjp(nn.relu, x)):
         pulled = [f(jnp.arange(1.0, 6.0))[0] if callable(f) else f for f in (own, reference)]

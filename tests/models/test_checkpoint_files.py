@@ -1,4 +1,4 @@
-"""Files of PyTorch and safetensors: their contents, and what is refused, without running anything of a file.
+"""PyTorch and safetensors files: their contents and what is refused, without executing anything in a file.
 
 The stored files are made by tests/models/references/make_torch_references.py.
 """
@@ -112,7 +112,7 @@ def refused(path):
     return message
 
 
-def test_the_tensor_that_the_hostile_ones_are_made_from(tmp_path):
+def test_the_tensor_that_hostile_files_are_made_from(tmp_path):
     numbers = np.arange(4, dtype=np.float32)
     path = archive(tmp_path / "x.pth", tensor(), [("0", numbers.tobytes())])
     np.testing.assert_array_equal(torch_file.read(path), numbers)
@@ -139,7 +139,7 @@ def test_a_call_is_refused_and_not_made(tmp_path, protocol, kind, function, name
     assert not made.exists()
     if protocol > 1:
         assert f".{name}'" in message
-    pickle.loads(pickle.dumps(content, protocol))  # what the file was about
+    pickle.loads(pickle.dumps(content, protocol))  # what the file tried to do
     assert made.exists()
 
 
@@ -170,7 +170,7 @@ def test_hostile_pickles(tmp_path, data, message):
 
 
 def test_a_nested_tuple_cannot_take_forever(tmp_path):
-    """As a key of a dict, or in a message, 60 doublings would."""
+    """Sixty doublings would, as a dict key or in a message."""
     nested = b"K\x01" + b"q\x01h\x01\x86" * 60
     for data in (b"}" + nested + b"Ns.", nested + b"Q.", b"ctorch._utils\n_rebuild_tensor_v2\n" + nested + b"R."):
         refused(archive(tmp_path / "x.pth", b"\x80\x02" + data))
@@ -214,7 +214,7 @@ def test_a_zip_bomb(tmp_path):
 
 
 def test_an_archive_that_declares_more_than_the_file(tmp_path):
-    """Two names for the same bytes, as overlapping bombs have thousands of."""
+    """Two names for the same bytes; overlapping zip bombs have thousands."""
     path = archive(tmp_path / "x.pth", tensor(), [("0", b"\0" * 5000), ("1", b"\0" * 10)])
     data = bytearray(pathlib.Path(path).read_bytes())
     central = data.rindex(b"PK\x01\x02")
@@ -223,7 +223,7 @@ def test_an_archive_that_declares_more_than_the_file(tmp_path):
     assert "more bytes than the file has" in refused(path)
 
 
-def test_other_archives(tmp_path):
+def test_other_kinds_of_archives(tmp_path):
     assert "big-endian" in refused(archive(tmp_path / "x.pth", tensor(), order=b"big"))
     with zipfile.ZipFile(tmp_path / "y.pth", "w") as file:
         file.writestr("what", b"")
@@ -261,7 +261,7 @@ def test_damaged_files_give_a_value_error_or_something_harmless(tmp_path, name):
     assert errors > 20
 
 
-def test_no_checkpoint_at_all(tmp_path):
+def test_files_that_are_not_checkpoints(tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(b"hello")
     assert "neither a zip archive nor a pickle" in refused(str(path))

@@ -1,4 +1,4 @@
-"""Encoders and heads against NumPy, published parameter counts, and the algebra of the taps."""
+"""Encoders and heads against NumPy, published parameter counts, and taps."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def spec_of(name="small_cnn", **fields):
 
 
 def random_variables(module, images, seed=0, **kwargs):
-    """Variables drawn with NumPy: no initializer is compiled, and no scale, bias or statistic is 0 or 1."""
+    """Variables drawn with NumPy, so no initializer is compiled and no scale, bias or statistic is 0 or 1."""
     shapes = jax.eval_shape(partial(module.init, train=False, **kwargs), jax.random.key(0), images)
     rng = np.random.default_rng(seed)
 
@@ -231,7 +231,7 @@ def test_transformer_matches_numpy():
         ("resnet34", "imagenet", 1000, 21_797_672),
         ("resnet50", "imagenet", 1000, 25_557_032),
         ("resnet18", "cifar", 10, 11_173_962),  # kuangliu/pytorch-cifar
-        # kuangliu's has no batch norm before the pooling, the paper (section 4, "activation") has.
+        # Unlike kuangliu's, the paper's has a batch norm before the pooling (section 4, "activation").
         ("preact_resnet18", "cifar", 10, 11_171_146 + 2 * 512),
         ("wide_resnet28", "cifar", 10, 36_479_194),  # WRN-28-10
         ("wide_resnet40", "cifar", 10, 2_243_546),  # WRN-40-2
@@ -271,7 +271,7 @@ def test_stage_shapes(name, stem, image_size, expected):
 
 
 def loss_of(z):
-    """Not symmetric in anything, and smooth."""
+    """A smooth function without any symmetry."""
     target = jnp.cos(jnp.arange(z.size, dtype=jnp.float32)).reshape(z.shape)
     return jnp.sum(z * target)
 
@@ -318,7 +318,7 @@ def test_every_encoder_gives_the_gradients_at_its_taps(name, width, stages):
     for stage in stages:
         assert gradients[stage].shape == out[stage].shape
         assert np.all(np.isfinite(gradients[stage])) and np.any(gradients[stage] != 0)
-    if "vit" not in name:  # the others' features are the mean over the positions of the last stage
+    if "vit" not in name:  # other features average over the positions of the last stage
         last = stages[-1]
         h, w = gradients[last].shape[1:3]
         expected = np.broadcast_to(features_gradient[:, None, None] / (h * w), gradients[last].shape)
@@ -383,7 +383,7 @@ def test_a_perturbation_is_added_to_its_stage_and_reaches_only_later_ones():
     assert np.abs(z_shifted - z).max() > 1e-3
 
 
-def test_a_tap_costs_one_addition_and_none_nothing():
+def test_a_tap_costs_one_addition_and_no_tap_costs_nothing():
     spec = spec_of()
     module = models.create(spec, num_classes=3)
     images = random_images(2, 8)
@@ -408,7 +408,7 @@ def test_wrong_perturbations_are_named():
         jax.eval_shape(partial(forward, module, variables, images), {"stage3": jnp.zeros((1, 2, 2, 16))})
 
 
-# --- initialisation, batch norm, precision
+# --- initialization, batch norm, precision
 
 
 def test_init_needs_no_axis_and_makes_no_perturbations(key):
@@ -537,7 +537,7 @@ def test_logits_come_from_the_features(classifier):
     np.testing.assert_allclose(out["logits"], expected, rtol=1e-5, atol=1e-5)
 
 
-# --- the transformer's own, and errors
+# --- transformer specifics and errors
 
 
 def test_positions_tell_tokens_apart():
@@ -552,7 +552,7 @@ def test_positions_tell_tokens_apart():
     "width, image_size, message",
     [(8, 10, "10x10 pixels.*multiples of its patch size 4"), (6, 8, "model.width is 6.*multiple of 4")],
 )
-def test_transformer_says_what_does_not_fit(width, image_size, message):
+def test_the_transformer_rejects_sizes_that_do_not_fit(width, image_size, message):
     with pytest.raises(ValueError, match=message):
         models.stage_shapes(spec_of("vit_tiny", width=width), image_size)
 

@@ -1,4 +1,4 @@
-"""Weights from PyTorch: activations agree with PyTorch's own, names with those of its libraries, and nothing else fits.
+"""Weights from PyTorch: activations match PyTorch's, names match its libraries', and anything else is rejected.
 
 The references are made by tests/models/references/make_torch_references.py.
 """
@@ -31,7 +31,7 @@ def spec_of(name, stem="cifar", classifier="linear", width=0):
 
 
 def template_of(spec, size, num_classes=7):
-    """Variables without an initializer's compilation; NaN, so that nothing that was not loaded goes unnoticed."""
+    """Variables of NaN, made without compiling an initializer, so that anything not loaded is noticed."""
     module = models.create(spec, num_classes=num_classes)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
@@ -97,7 +97,7 @@ def test_names_and_shapes_of_an_export_are_those_of_torchvision_and_timm(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_exported_loads_again(name):
+def test_exported_weights_load_again(name):
     size, shapes = NAMES["drawn"][name]["size"], NAMES["drawn"][name]["shapes"]
     _, template = template_of(CASES[name], size)
     variables, _ = pretrained.merge(state_of(shapes), template, source="drawn")
@@ -178,7 +178,7 @@ def test_a_supcon_checkpoint_with_its_own_names_of_shortcuts():
     assert {path.split("/")[1] for path in report.kept} == {"classifier"} and report.ignored == ()
 
 
-def test_a_projection_of_another_size_is_not_used():
+def test_a_projection_of_another_size_is_ignored():
     state, template = resnet_state()
     supcon = without_classifier(state) | heads("head.0", "head.2", size=5)
     variables, report = pretrained.merge(supcon, template, source="supcon")
@@ -208,7 +208,7 @@ def test_the_bias_of_a_classifier_must_be_on_both_sides():
 # --- what does not fit
 
 
-def test_one_error_lists_what_is_missing_unexpected_and_of_another_shape():
+def test_one_error_lists_missing_unexpected_and_misshaped_tensors():
     state, template = resnet_state()
     state["layer9.0.conv1.weight"] = state.pop("layer2.0.conv1.weight")
     state["bn1.bias"] = np.zeros(5, np.float32)
@@ -229,8 +229,8 @@ def test_weights_of_the_other_stem_name_it(name):
         pretrained.merge(state, template, source="x")
 
 
-def test_layers_that_our_encoder_lacks_are_not_taken_for_heads():
-    """Squeeze-and-excitation, say: without it the same weights give other features."""
+def test_layers_that_our_encoder_lacks_are_not_mistaken_for_heads():
+    """For example squeeze-and-excitation, without which the same weights give different features."""
     state, template = resnet_state()
     state["layer1.0.se.fc.weight"] = np.zeros((4, 4), np.float32)
     with pytest.raises(ValueError, match=r"unexpected: layer1.0.se.fc.weight\.$"):

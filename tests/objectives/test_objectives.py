@@ -1,4 +1,4 @@
-"""Losses against float64 loops, the published values, finite differences, and one device against eight."""
+"""Losses against float64 loops, published values, finite differences, and one device against eight."""
 
 import dataclasses
 from functools import partial
@@ -31,7 +31,7 @@ WEIGHTS = np.linspace(0.5, 0.9, 8)
 
 
 def reference_contrastive(anchors, contrast, positives, temperature, base, mixed=None, weights=None, first=0):
-    """Loss of every anchor, by loops over the formula."""
+    """Loss of every anchor, in loops over the formula."""
     features_of_positives = contrast if mixed is None else mixed
     weights = np.ones(len(features_of_positives)) if weights is None else weights
     losses = []
@@ -63,7 +63,7 @@ def reference_loss(name, z, mixed, weights, labels, views, spec):
 
 @partial(jax.jit, static_argnames=("views", "spec", "axis_name"))
 def losses(z, mixed, weights, labels, *, views=2, spec=SPEC, axis_name=None):
-    """By name, every loss that makes sense for these views."""
+    """Every loss that makes sense for these views, by name."""
     contrast = objectives.gather(z, axis_name)
     batch = objectives.make_batch(z, contrast, labels, views=views, axis_name=axis_name)
     result = {"supcon": objectives.supcon(batch, spec)}
@@ -94,7 +94,7 @@ def single(x):
     ],
 )
 def test_published_values(name, base, expected):
-    """Through the public function, through the named loss, and the reference of these tests in float64."""
+    """For the public function, the named loss, and the float64 reference of these tests."""
     clean = np.concatenate([unit([1, 0], [0, 1], [1, 1]), unit([0.8, 0.6], [0.6, -0.8], [1, 2])])
     mixed = np.concatenate([unit([0.6, 0.8], [-1, 1], [2, 1]), unit([1, 0.1], [0.1, -1], [0, 1])])
     labels, spec = np.array([0, 0, 1], np.int32), dataclasses.replace(SPEC, base_temperature=base)
@@ -149,7 +149,7 @@ def test_contrastive_of_a_slice_of_anchors_with_other_positives():
         assert result[1] == 0 and result.dtype == jnp.float32
 
 
-def test_by_default_it_is_nt_xent():
+def test_the_default_is_nt_xent():
     """Equation 1 of SimCLR, written out."""
     similarity = Z @ Z.T / 0.2
     expected = []
@@ -191,7 +191,7 @@ def test_detached_anchors_keep_the_value_and_the_gradient_of_the_mixed_images():
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         np.testing.assert_allclose(of_mixed, slopes[1], atol=1e-6)
         assert np.all(of_clean == 0) and np.abs(slopes[0]).max() > 0.01
-    # The clean losses go on as before.
+    # The clean losses are unaffected.
     (_, (of_clean, _)), (_, slopes) = detached([1.0, 2.0, 0.0, 0.0]), attached([1.0, 2.0, 0.0, 0.0])
     np.testing.assert_allclose(of_clean, slopes[0], atol=1e-6)
 
@@ -257,7 +257,7 @@ def on_devices(x, views):
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_eight_devices_equal_one_in_value_and_gradient(views):
-    """Also where some devices have no anchor with a positive: classes of a single view, hardly any of them twice."""
+    """Even if some devices have no anchor with a positive: single-view classes, few of which occur twice."""
     images = 16
     random = np.random.default_rng(views)
     x, y = random.standard_normal((2, views * images, 6)).astype(np.float32)
@@ -337,7 +337,7 @@ def test_mixed_targets_are_area_weighted_and_sum_to_one():
         (dict(label_smoothing=-0.1), r"objective\.label_smoothing must be a number at least 0 and below 1, got -0\.1"),
     ],
 )
-def test_spec_names_key_value_and_what_is_allowed(change, message):
+def test_spec_errors_name_key_value_and_range(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SPEC, **change)
 

@@ -19,7 +19,7 @@ from gradmix_jax.models import heads, prototypes
 
 VIEWS, IMAGES, K, D = 2, 6, 4, 5
 LABELS = {False: np.array([0, 1, 2, 3, 0, 2], np.int32), True: np.array([0, -1, 2, -1, 0, 3], np.int32)}
-# In pairs, view v with view 1 - v, so that three devices of two images have the same partners.
+# In pairs, view v with view 1 - v, so that three devices with two images each have the same partners.
 PARTNER = np.array([VIEWS * IMAGES // 2 * (1 - view) + (image ^ 1) for view in (0, 1) for image in range(IMAGES)])
 WEIGHTS = np.linspace(0.5, 0.95, VIEWS * IMAGES)
 OPTIONS = {
@@ -35,7 +35,7 @@ SPEC = objectives.Spec(
     **DEFAULTS | {"temperature": 0.5, "base_temperature": 0.25, "label_smoothing": 0.1, "options": OPTIONS}
 )
 FACTOR = 1.5
-KEY = jax.random.key(17)  # its pairs count with and without negatives
+KEY = jax.random.key(17)  # with this key, pairs count both with and without negatives
 
 
 def unit(x):
@@ -57,7 +57,7 @@ def draw(seed):
 
 
 CLEAN, MIXED = draw(0), draw(1)
-# Most images are classified correctly: only those count in the ranking loss.
+# Most images are classified correctly, because only those count in the ranking loss.
 CLEAN["logits"] += 2.5 * np.eye(K)[np.tile(LABELS[False], VIEWS)]
 MIXED["head"] |= {name: CLEAN["head"][name] for name in ("radius", "between")}
 
@@ -81,7 +81,7 @@ def smoothed_among_others(q, share):
 
 
 def over_known(losses, q):
-    """Losses linear in their targets, by the sum of all of those."""
+    """The mean of losses that are linear in their targets, weighted by the sum of the targets."""
     return losses.sum() / q.sum()
 
 
@@ -141,7 +141,7 @@ def soft_supcon(x, q, first):
 
 
 def soft_supcon_mixed(clean, mixed, negatives):
-    """Clean and mixed rows in one loss, without that of the clean rows; each half counts as much."""
+    """Clean and mixed rows in one loss, minus the loss of the clean rows; both halves weigh the same."""
     q = [targets(negatives, mixed=False), targets(negatives, mixed=True)]
     together = soft_supcon_of(np.concatenate([clean["z"], mixed["z"]]), np.concatenate(q))
     count = (q[0].sum(axis=1) > 0).sum()
@@ -153,13 +153,13 @@ def uniform(x):
 
 
 def outlier_exposure(x, q, first):
-    """The share of a row that is of no known class."""
+    """The share of a row that belongs to no known class."""
     share = 1 - q.sum(axis=1)
     return (share * uniform(x)).sum() / share.sum() if share.sum() > 1e-9 else 0.0
 
 
 def open_auc(x, q, first):
-    """By loops over the halves, with the draws of the step's key."""
+    """Loops over the halves, with the draws of the step's key."""
     of_partner, of_share = jax.random.split(jax.random.fold_in(KEY, 0))
     half = len(q) // 2
     partner = np.asarray(jax.random.permutation(of_partner, half))
@@ -171,7 +171,7 @@ def open_auc(x, q, first):
         mix = share * x["logits"][a] + (1 - share) * x["logits"][b]
         if label(a) != label(b) and min(label(a), label(b)) >= 0 and x["logits"][i].argmax() == label(i):
             total, count = total + (1 + mix.max() - x["logits"][i].max()) ** 2, count + 1
-    assert count, "the case has to have pairs that count"
+    assert count, "the case must have pairs that count"
     return total / count
 
 
@@ -236,13 +236,13 @@ def test_values_and_slopes_are_those_of_float64_loops(name, is_mixed, negatives)
         np.testing.assert_allclose(along, (ends[0] - ends[1]) / 2e-5, rtol=2e-3, atol=2e-4)
 
 
-# The others take their means as cross-entropy does.
+# The others average as cross-entropy does.
 SPREAD = [("soft_supcon", True), ("open_auc", False), ("outlier_exposure", True), ("cross_entropy", True)]
 
 
 @pytest.mark.parametrize(("name", "is_mixed"), [*SPREAD, ("sphor", False)])
 def test_three_devices_have_the_loss_and_the_slope_of_one(name, is_mixed):
-    """Negatives are spread unevenly over them."""
+    """Negatives are spread unevenly over the devices."""
     devices, b = 3, IMAGES // 3
     inputs = single((CLEAN, MIXED) if is_mixed else (CLEAN, None))
 
@@ -301,7 +301,7 @@ def test_soft_labels_that_are_hard_are_supcon():
 def test_symmetries():
     scaled = CLEAN | {"logits": 100 * CLEAN["logits"]}
     assert value_of("logit_norm", scaled) == pytest.approx(value_of("logit_norm", CLEAN), rel=1e-5)
-    # Known images do not matter to outlier exposure, nor negative ones to cross-entropy.
+    # Outlier exposure ignores known images, and cross-entropy ignores negative ones.
     is_negative = np.tile(LABELS[True] < 0, VIEWS)[:, None]
     changed = [CLEAN | {"logits": CLEAN["logits"] + 9 * MIXED["logits"] * rows} for rows in (is_negative, ~is_negative)]
     assert value_of("cross_entropy", changed[0], True) == pytest.approx(
@@ -312,7 +312,7 @@ def test_symmetries():
     assert exposed > np.log(K)
     assert value_of("outlier_exposure", CLEAN | {"logits": np.zeros((12, K))}, True) == pytest.approx(np.log(K))
     assert value_of("outlier_exposure", CLEAN, False) == 0
-    # Within the radius there is no constraint, whatever the margin is multiplied with.
+    # Within the radius there is no constraint, whatever the weight of the margin.
     inside = CLEAN | {"head": CLEAN["head"] | {"radius": np.float64(99.0)}}
     tempered = CLEAN["logits"] / (2.0 * FACTOR)
     assert value_of("arpl", inside) == pytest.approx(
@@ -347,7 +347,7 @@ def test_temperature_follows_the_negative_cosine():
 
 @pytest.mark.parametrize("name", ["simclr", "cross_entropy", "logit_norm", "sphor", "arpl"])
 def test_the_factor_multiplies_the_temperature(name):
-    """4 times the factor is 4 times the option; for contrastive losses `objective.temperature`."""
+    """A factor of 4 equals 4 times the option (for contrastive losses, `objective.temperature`)."""
     expected = value_of(name, CLEAN, factor=4 * FACTOR)
     assert value_of(name, CLEAN) != pytest.approx(expected, rel=1e-3)
     hotter = dataclasses.replace(SPEC, temperature=4 * SPEC.temperature)

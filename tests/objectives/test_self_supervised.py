@@ -31,7 +31,7 @@ def cast(*arrays):
 
 
 def moco_reference(queries, keys, queue, weights):
-    """One softmax over (positive, queue) for each query, by hand."""
+    """One explicit softmax over (positive, queue) for each query."""
     losses = []
     for row, query in enumerate(queries):
         positive = keys[(row + b) % (2 * b)]

@@ -1,4 +1,4 @@
-"""Split-conformal p-values: the finite-sample bound, by simulation, and what the threshold has to do with them."""
+"""Split-conformal p-values: the finite-sample bound, by simulation, and the matching threshold."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_at_most_the_chosen_share_of_known_images_is_rejected(keep, size):
         rejected.append(np.mean(test_N < conformal.threshold(calibration_V, keep=keep)))
     error = np.std(rejected) / math.sqrt(1000)
     assert np.mean(rejected) <= 1 - keep + 3 * error
-    # Not by rejecting nothing: the bound is reached up to 1 / (V + 1), and ties.
+    # The bound is not met by rejecting nothing: it is tight up to 1 / (V + 1) and ties.
     assert np.mean(rejected) >= 1 - keep - 1 / (size + 1) - 0.01 - 3 * error
 
 
@@ -29,7 +29,7 @@ def test_at_most_the_chosen_share_of_known_images_is_rejected(keep, size):
 def test_the_threshold_accepts_what_the_p_value_does(keep, size):
     calibration_V = np.random.default_rng(size).permutation(size).astype(np.float32)
     asked_N = np.arange(-1, size + 1, 0.5)
-    # In units of 1 / (V + 1), in which the comparison is one of integers.
+    # In units of 1 / (V + 1), in which integers are compared.
     counts_N = np.rint(conformal.p_values(calibration_V, asked_N) * (size + 1))
     accepted_N = counts_N > round((1 - keep) * (size + 1), 6)
     np.testing.assert_array_equal(asked_N >= conformal.threshold(calibration_V, keep=keep), accepted_N)

@@ -1,4 +1,4 @@
-"""The gallery of training features: its rows, and what fewer of them change."""
+"""The gallery of training features: its rows, and the effect of reducing them."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_nearest_by_cosine():
 
 
 def test_farthest_first_covers_within_twice_the_optimum():
-    """On a line of evenly spaced directions the optimum is known: every feature within half a gap of a center."""
+    """For evenly spaced directions the optimum is known: every feature lies within half a gap of a center."""
     angle = np.linspace(0, np.pi / 2, 91)
     features = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     chosen = gallery.farthest_first(features, count=5)
@@ -65,15 +65,15 @@ def test_difference_is_measured_against_all_features():
     whole = class_bank(features, labels, num_classes=3)
     same = gallery.difference(whole, whole, asked, truth)
     assert same["same_class"] == 1 and same["auroc"][0] == same["auroc"][1] and same["images"] == 120
-    # One wrong training feature a class: worse than all of them.
+    # One wrong training feature per class is worse than all of them.
     poor = class_bank(asked[[0, 1, 2]], np.array([0, 1, 2]), num_classes=3, k=3)
     found = gallery.difference(whole, poor, asked, truth)
     assert found["same_class"] < 1 and found["accuracy"][1] < found["accuracy"][0]
     assert gallery.difference(whole, whole, asked[:0], truth[:0]) is None
 
 
-def test_auroc_with_each_class_taken_for_unknown():
-    """By hand: class 0's images score less without class 0 than the others do, but for one pair of four."""
+def test_auroc_with_each_class_treated_as_unknown():
+    """By hand: without class 0, its images score lower than the others, except in one pair of four."""
     sums = np.array([[9.0, 1.0], [9.0, 3.0], [2.0, 9.0], [4.0, 9.0]])
     labels = np.array([0, 0, 1, 1])
     # Without class 0, scores are 1, 3 (unknown) and 9, 9; without class 1, they are 9, 9 and 2, 4 (unknown).

@@ -1,4 +1,4 @@
-"""Numbers of many runs: grouping, means, intervals, ties; and the tables in three formats."""
+"""Aggregating runs: grouping, means, intervals and ties; tables in three formats."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_recipes_are_told_apart(tmp_path):
     assert labels == list(config_lib.RECIPES)
 
 
-def test_what_cannot_be_averaged_is_refused(tmp_path):
+def test_runs_that_cannot_be_averaged_are_refused(tmp_path):
     first = write_run(tmp_path / "a", "input")
     with pytest.raises(ValueError, match="same trial and seed"):
         report.summary([first, write_run(tmp_path / "b", "input")])
@@ -71,7 +71,7 @@ def test_what_cannot_be_averaged_is_refused(tmp_path):
 
 def test_interval_of_the_mean_is_students_t():
     values = {(trial, 0): value for trial, value in enumerate([0.91, 0.94, 0.90, 0.97, 0.93])}
-    # Two seeds of a split with the split's mean between them change nothing.
+    # Replacing a split's run by two seeds around the same mean changes nothing.
     seeds = {(trial, seed): value + (0.01, -0.01)[seed] for (trial, _), value in values.items() for seed in (0, 1)}
     assert comparison.value(seeds).interval == pytest.approx(comparison.value(values).interval)
     assert (comparison.value(seeds).splits, comparison.value(seeds).runs) == (5, 10)
@@ -104,14 +104,14 @@ def test_ties_are_those_that_the_sign_flip_test_cannot_tell_apart():
     notes = " ".join(comparison.notes([ranking]))
     assert "exact sign-flip permutation" in notes and "n = 6 splits" in notes and "0.03125" in notes
     assert "Rows with fewer than 6 splits in common with the best are not tested and have no dagger." in notes
-    # Where lower is better, the least is the best.
+    # Where lower is better, the lowest is the best.
     assert comparison.rank([worse, best], higher_is_better=False).best == [True, False]
-    # One alone is not the best of anything.
+    # A single method is not marked as the best.
     assert comparison.rank([best, {}], higher_is_better=True).best == [False, False]
 
 
 def test_seeds_of_a_split_are_not_independent():
-    """Thirty runs of five splits cannot show what five splits cannot."""
+    """Thirty runs of five splits cannot show more than five splits can."""
     best = {(trial, seed): 0.9 + 0.01 * trial + 0.001 * seed for trial in range(5) for seed in range(6)}
     worse = {key: number - 0.2 for key, number in best.items()}
     ranking = comparison.rank([best, worse], higher_is_better=True)
@@ -120,7 +120,7 @@ def test_seeds_of_a_split_are_not_independent():
     assert "5 splits cannot show significance at 5 %" in notes and "0.0625" in notes and "Dagger" not in notes
     one = [{key: number for key, number in row.items() if key[0] == 0} for row in (best, worse)]
     assert "One split: nothing is tested" in " ".join(comparison.notes([comparison.rank(one, higher_is_better=True)]))
-    # A sixth split can, and p is that of the six means: seeds of opposite sign inside a split cancel.
+    # A sixth split can, with the p-value of the six means: seeds of opposite sign within a split cancel.
     for row, drop in ((best, 0), (worse, 0.2)):
         row |= {(5, seed): 0.95 - drop + (0.3 if seed % 2 else -0.3) * (drop > 0) for seed in range(6)}
     ranking = comparison.rank([best, worse], higher_is_better=True)
@@ -130,13 +130,13 @@ def test_seeds_of_a_split_are_not_independent():
 
 def test_only_runs_that_both_have_are_paired():
     first = {(trial, seed): 0.9 for trial in range(6) for seed in range(2)}
-    # By all runs the second is worse on every split; by those that both have, it is not.
+    # Over all runs the second is worse on every split; over the runs that both have, it is not.
     second = {(trial, 0): 0.85 + 0.06 * (trial % 2) for trial in range(6)} | {(trial, 7): 0.1 for trial in range(6)}
     assert comparison.rank([first, second], higher_is_better=True).tied == [False, True]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_mean_of_fewer_trials_is_no_better_for_it(sign):
+def test_fewer_trials_do_not_make_a_mean_the_best(sign):
     fewer = {(trial, 0): sign * 0.90 for trial in range(6)}
     better_with_hard_ones = {(trial, 0): sign * (0.91 if trial < 6 else 0.7) for trial in range(8)}
     ranking = comparison.rank([fewer, better_with_hard_ones], higher_is_better=sign > 0)
@@ -149,7 +149,7 @@ def test_a_mean_of_fewer_trials_is_no_better_for_it(sign):
 
 def test_pairs_are_matched_by_trial_and_seed():
     first = {(0, 0): 0.9, (1, 0): 0.5, (2, 0): 0.9, (3, 0): 0.5, (4, 0): 0.9, (5, 0): 0.5}
-    second = {key: first[key] - 0.01 for key in reversed(first)}  # the same order of keys would hide the difference
+    second = {key: first[key] - 0.01 for key in reversed(first)}  # keys in the same order would hide the difference
     assert comparison.rank([first, second], higher_is_better=True).tied == [False, False]
 
 
@@ -178,7 +178,7 @@ def test_the_same_numbers_in_three_formats(six_trials):
     assert rf"& \textbf{{{number}}} &".replace("±", r"$\pm$") in latex
     assert brackets in latex
     assert f"><b>{number}</b><br><small>{brackets}</small></td>" in html
-    # Lower is better, and the sign-flip test cannot tell the two apart.
+    # Lower is better, and the sign-flip test cannot distinguish the two.
     index = [metric.key for metric in table.metrics].index("fpr95_known_positive")
     first, second, alone = (row[index] for row in table.values)
     assert (first.best, first.tied, second.best, second.tied) == (False, True, True, False)
@@ -186,7 +186,7 @@ def test_the_same_numbers_in_three_formats(six_trials):
     assert f"{first.mean:.4f} ± {first.std:.4f}† " in markdown
     assert rf"{first.mean:.4f} $\pm$ {first.std:.4f}$^{{\dagger}}$" in latex
     assert f'data-v="{first.mean!r}">{first.mean:.4f} ± {first.std:.4f}<sup>†</sup>' in html
-    # Without validation images there is no macro-F1; and a single run has the bootstrap's interval.
+    # Without validation images there is no macro-F1, and a single run has a bootstrap interval.
     index = [metric.key for metric in table.metrics].index("macro_f1")
     assert table.values[1][index] is None and "| – |" in markdown
     with open(f"{six_trials[-1]}/results.json") as file:
@@ -198,7 +198,7 @@ def test_the_same_numbers_in_three_formats(six_trials):
         assert "n = 6 splits" in text and "0.03125" in text and "fewer than 6 splits in common" in text
 
 
-def test_only_what_a_table_shows_is_explained(six_trials):
+def test_notes_explain_only_what_a_table_shows(six_trials):
     explained = lambda paths: formats.markdown(contents.overall(runs.load(paths)))
     several, single = explained(six_trials[:-1]), explained(six_trials[-1:])
     assert "sample standard deviation over class splits" in several and "one seed each" in several
@@ -206,7 +206,7 @@ def test_only_what_a_table_shows_is_explained(six_trials):
     assert "sample standard deviation" not in single and "Student's t" not in single and "bootstrap" in single
 
 
-def test_every_table_is_there_and_holds_what_results_say(tmp_path):
+def test_every_table_is_present_and_matches_the_results(tmp_path):
     path = write_run(tmp_path / "a", "input")
     with open(f"{path}/results.json") as file:
         results = json.load(file)
@@ -254,7 +254,7 @@ def test_names_are_escaped_in_tables(tmp_path):
     assert r"noise\textless{}i\textgreater{}/\$x\textbar{}" in formats.latex(table) and r"a\_b" in formats.latex(table)
     assert r"noise&lt;i>/$x\|" in formats.markdown(table)
     assert "noise&lt;i&gt;" in formats.html(table) and "<i>" not in formats.html(table)
-    # Every row of the LaTeX table has as many cells as the head.
+    # Every row of the LaTeX table has as many cells as the header.
     body = formats.latex(table).split(r"\toprule")[1].split(r"\bottomrule")[0]
     counts = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")}
     assert len(counts) == 1

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what moves, sorts and is read out, by mouse, by keyboard, and without its script."""
+"""The page in headless Chromium: sliders, sorting and readings, by mouse, by keyboard, and without its script."""
 
 import json
 import time
@@ -18,14 +18,14 @@ RIGHT, LEFT, TAB = ("ArrowRight", 39), ("ArrowLeft", 37), ("Tab", 9)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(report.html, results and arrays of its first run): two methods, one of them named to break out; two datasets."""
+    """(report.html, results and arrays of its first run): two methods, one with a hostile name; two datasets."""
     folder = tmp_path_factory.mktemp("clicks")
     paths = [
         write_run(folder / "a", "input", gap=1.5, size=20),
         write_run(folder / "b", "none", label=EVIL),
         write_run(folder / "c", "none", **{"dataset.name": "mnist"}),
     ]
-    with pytest.MonkeyPatch.context() as patched:  # slow to draw, and nothing to click on
+    with pytest.MonkeyPatch.context() as patched:  # slow to draw, with nothing to click on
         patched.setattr(sections, "embedding", lambda run: "")
         patched.setattr(sections, "overlays", lambda run: "")
         page = report.write(paths, str(folder / "out"))[0]
@@ -65,7 +65,7 @@ def number(page, key):
     return texts(page, f"#method-0-threshold [data-number={key}]")[0]
 
 
-def test_the_page_starts_at_the_own_threshold_with_the_numbers_of_the_results(page, made):
+def test_the_page_starts_at_the_runs_threshold_with_the_numbers_of_the_results(page, made):
     _, results, _ = made
     assert number(page, "f1") == f"{results['macro_f1']:.4f}"
     assert texts(page, "#method-0-threshold output") == [f"{results['threshold']:.4f}"]
@@ -90,7 +90,7 @@ def test_keys_on_the_slider_move_numbers_matrix_and_mistakes(page, made):
     )
     counts = np.zeros((len(KNOWN) + len(UNKNOWN), len(KNOWN) + 1), int)
     np.add.at(counts, (arrays["labels"], decided[0]), 1)
-    # The rows of this made-up run's unknown classes are in the order of their names.
+    # This made-up run lists its unknown classes by name.
     np.add.at(counts, (len(KNOWN) + arrays["unknown_classes"], decided[1]), 1)
     np.testing.assert_array_equal(confusion(page), counts)
     truth = np.concatenate([arrays["labels"], np.full(unknown.size, len(KNOWN))])
@@ -104,13 +104,13 @@ def test_keys_on_the_slider_move_numbers_matrix_and_mistakes(page, made):
     assert sorted(scores) == sorted(score for score in every if score >= threshold) and 0 < len(scores) < len(every)
 
 
-def test_a_press_of_the_mouse_and_the_way_back(page, made):
+def test_clicking_and_going_back(page, made):
     _, results, _ = made
     page.click("#method-0-slider")
     middle = json.loads(texts(page, "#method-0-data")[0])["thresholds"]
     at = page.run("Number(document.querySelector('#method-0-slider').value)")
     assert abs(at - len(middle) / 2) < 5 and texts(page, "#method-0-threshold output") == [f"{middle[at]:.4f}"]
-    # The other method has a slider of its own.
+    # The other method has its own slider.
     assert page.run("document.querySelector('#method-1-slider').value") != str(at)
     page.click("#method-0-threshold .control button")
     assert number(page, "f1") == f"{results['macro_f1']:.4f}"
@@ -219,7 +219,7 @@ def test_everything_that_moves_has_a_name_and_is_reached_with_tab(page):
 def test_without_a_script_the_page_shows_the_numbers_of_the_results(browser, made):
     _, results, _ = made
     browser.open(made[0], script=False)
-    # The protocol may still look at the page.
+    # DevTools can still inspect the page.
     assert browser.run("document.documentElement.dataset.ready") is None
     np.testing.assert_array_equal(confusion(browser), results["confusion"]["counts"])
     assert number(browser, "f1") == f"{results['macro_f1']:.4f}"
@@ -235,8 +235,8 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser, made):
     x, y = browser.center("#method-0-slider")
     assert 0 < x < 390 and 0 < y < 800
     width = browser.run("document.querySelector('#method-0-slider').getBoundingClientRect().width")
-    assert width > 300  # a row of its own
-    # A finger on a curve reads it.
+    assert width > 300  # a separate row
+    # Touching a curve shows its values.
     x, y = browser.center("#method-0-curves svg.lines")
     for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
         browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)

@@ -1,4 +1,4 @@
-"""Decisions at every threshold of the page's slider against counting, and what the page embeds."""
+"""Decisions at every threshold of the page's slider against counting; the embedded data."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from gradmix_jax.report import decisions, matrix, runs, threshold
 
 
 def _run(tmp_path, **options):
-    """A run whose scores are on a coarse grid, so that most of them tie with each other and with thresholds."""
+    """A run with scores on a coarse grid, most of which tie with each other and with thresholds."""
     path = write_run(tmp_path / "run", "none", size=20, **options)
     arrays = dict(np.load(tmp_path / "run" / "scores.npz"))
     for side in ("known", "unknown"):
@@ -23,7 +23,7 @@ def _run(tmp_path, **options):
 
 
 def _count(run, arrays, at):
-    """(macro-F1, confusion matrix) of a threshold, as an evaluation computes them."""
+    """(macro-F1, confusion matrix) at a threshold, as an evaluation computes them."""
     decide = lambda side, predicted: np.where(arrays[f"{side}_scores"] >= at, arrays[predicted], len(KNOWN))
     decided = np.concatenate([decide("known", "predicted"), decide("unknown", "predicted_unknown")])
     unknown = len(arrays["unknown_scores"])
@@ -68,14 +68,14 @@ def test_macro_f1_leaves_out_classes_that_neither_occur_nor_are_predicted(tmp_pa
     run, arrays = _run(tmp_path)
     for name in ("labels", "predicted", "predicted_unknown"):
         arrays[name] = run.headline[name] = np.minimum(arrays[name], len(KNOWN) - 2)
-    # The last class is predicted for one image of the lowest score alone.
+    # The last class is predicted for a single image, which has the lowest score.
     arrays["predicted"][arrays["known_scores"].argmin()] = len(KNOWN) - 1
     found = decisions.of(run)
     expected = [_count(run, arrays, at)[0] for at in found.thresholds_T]
     np.testing.assert_allclose(found.macro_f1(), expected, atol=1e-12)
 
 
-def test_at_the_own_threshold_stand_the_numbers_of_the_results(tmp_path):
+def test_the_runs_threshold_gives_the_numbers_of_the_results(tmp_path):
     path = write_run(tmp_path / "a", "none", size=30)
     run = runs.read(path)
     found = decisions.of(run)
@@ -108,7 +108,7 @@ def test_what_unknown_classes_are_taken_for(tmp_path):
     assert re.findall(row, html) == [(sorted(UNKNOWN)[u], str(counts[u, :-1].sum()), "20") for u in order]
     first = np.sort(counts[order[0], :-1])[::-1][:3]
     assert re.findall(r"\((\d+)\)", html)[: np.count_nonzero(first)] == [str(n) for n in first if n]
-    # The data of the script: all predictions together stand in column K.
+    # In the script's data, column K holds all predictions together.
     totals = {row: sum(pairs[1::2]) for row, column, *pairs in data["cells"] if column == len(KNOWN)}
     assert totals == {row: 20 for row in range(len(UNKNOWN))}
 
@@ -126,7 +126,7 @@ def test_runs_without_predictions_of_unknown_images_say_so(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["class", "prediction", "length"])
-def test_arrays_that_do_not_fit_each_other_are_not_decided_about(tmp_path, damage):
+def test_arrays_that_do_not_match_give_no_decisions(tmp_path, damage):
     run, _ = _run(tmp_path)
     arrays = run.headline
     if damage == "class":

@@ -1,4 +1,4 @@
-"""Files of a run: each read once, files of older versions, and runs of a thousand classes."""
+"""Files of a run: each is read once; older versions; runs with a thousand classes."""
 
 import collections
 import json
@@ -19,7 +19,7 @@ from gradmix_jax.report import page as page_lib
 
 
 def test_every_file_is_read_once(tmp_path):
-    """Counted by the kernel's audit of opened files; members of .npz files by name."""
+    """Counted by an audit hook for opened files; members of .npz files are counted by name."""
     paths = [write_run(tmp_path / name, recipe, trial=t) for name, recipe, t in (("a", "input", 0), ("b", "none", 1))]
     members, opened, listening = [], [], [True]
     blocks = runs.Arrays._blocks
@@ -51,7 +51,7 @@ def test_rows_of_an_array_are_those_of_the_array(tmp_path):
 
 
 def test_results_of_an_older_version_have_defaults(tmp_path):
-    """Only what the first version wrote: the headline metrics and what they are of."""
+    """With only what the first version wrote: the headline metrics and their description."""
     path = write_run(tmp_path / "a", "none")
     file = tmp_path / "a" / "results.json"
     results = json.loads(file.read_text())
@@ -64,7 +64,7 @@ def test_results_of_an_older_version_have_defaults(tmp_path):
     assert f"{results['auroc']:.4f}" in page.text["overall"]
     assert "unknown number of training" in page.text["conditions"] and "jax unknown" in page.text["conditions"]
     assert "no AUROC by class" in page.text["method-0-classes"]
-    # A part that is null counts as missing, too.
+    # A null part counts as missing too.
     file.write_text(json.dumps(results | dict.fromkeys(("duplicates", "ood", "corruptions", "failed", "diversity"))))
     assert [table.name for table in contents.all_tables(runs.load([path]))] == [
         *("overall", "by-feature", "by-score", "closed-set", "probes")
@@ -99,12 +99,12 @@ def test_a_run_without_labels_has_roc_curves_but_no_oscr(tmp_path):
 
 
 def test_a_large_confusion_matrix_is_summarized():
-    """Of 40 known classes the 30 with the most errors; nothing is lost in the sums."""
+    """It shows the 30 of 40 known classes with the most errors; the sums lose nothing."""
     random = np.random.default_rng(0)
     counts = random.integers(0, 5, (55, 41))
     counts[np.arange(40), np.arange(40)] = 100
     counts[:10, 40] = 0
-    counts[:10, :40] = np.eye(10, 40) * 7  # without errors, so that these ten are left out
+    counts[:10, :40] = np.eye(10, 40) * 7  # without errors, so these ten are left out
     names = [f"c{i}" for i in range(55)]
     groups = matrix.grouping(names, counts)
     found, note = groups.sum(counts), groups.note
@@ -125,7 +125,7 @@ def test_large_thumbnails_are_scaled_down():
 
 
 def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int, width: int) -> None:
-    """A made-up run with as many unknown as known classes, names with markup, and 224-pixel gallery images."""
+    """A made-up run with equally many known and unknown classes, markup in names, and 224-pixel gallery images."""
     random = np.random.default_rng(0)
     write_run(folder, "none", size=2)
     known, unknown = ([f"{s}/<{i}>$x|{'y' * 20}" for i in range(num_classes)] for s in ("known", "unknown"))
@@ -178,9 +178,9 @@ def _write_large_run(folder: pathlib.Path, *, num_classes: int, num_images: int,
 
 @pytest.mark.slow
 def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
-    """The report of such a run takes under a minute and 1.5 GB, and its page stays small."""
+    """The report of such a run takes less than a minute and 1.5 GB, and its page stays small."""
     _write_large_run(tmp_path / "run", num_classes=1000, num_images=100_000, width=512)
-    # The peak of the process itself: what wait4 says has that of the process it was forked from in it.
+    # The process reports its own peak, because wait4 includes that of the process it was forked from.
     code = (
         "import runpy, sys\n"
         "try:\n    runpy.run_module('gradmix_jax.report', run_name='__main__', alter_sys=True)\n"
@@ -195,7 +195,7 @@ def test_a_thousand_classes_and_a_hundred_thousand_images(tmp_path):
         lines = said.read().splitlines()
     assert status == 0, lines
     assert int(lines[-1]) < 1.5e6  # kB
-    # Time of the processor, which does not depend on what else runs.
+    # CPU time, which does not depend on other load.
     assert used.ru_utime + used.ru_stime < 60
     text = (tmp_path / "out" / "report.html").read_text()
     assert len(text) < 5e6

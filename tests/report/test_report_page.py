@@ -1,4 +1,4 @@
-"""report.html and the files beside it: complete, well formed, and nothing loaded from elsewhere."""
+"""report.html and the files beside it are complete, well formed and self-contained."""
 
 import html
 import html.parser
@@ -26,7 +26,7 @@ VOID = {"meta", "img", "br", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that tags are balanced; collects ids, addresses, pictures and text by section."""
+    """Checks that tags are balanced and collects ids, addresses, pictures and text by section."""
 
     def __init__(self, text):
         super().__init__()
@@ -90,7 +90,7 @@ def written(tmp_path_factory):
 def test_the_page_needs_nothing_else(written):
     _, text, page = written
     assert not re.search(r"https?://|@import|url\((?!#)", text)
-    # One script of ours, which alone may run; the others are data.
+    # Only our one script may run; the others are data.
     assert [kind for kind in re.findall(r"<script([^>]*)>", text) if "application/json" not in kind] == [""]
     assert page.policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
     assert page.sources and all(source.startswith("data:image/png;base64,") for source in page.sources)
@@ -110,7 +110,7 @@ def test_the_page_has_every_part(written):
     assert "2 runs: trial 0, seed 0; trial 1, seed 0." in page.text["method-0"]
     assert "ROC curve (thick: mean of n = 2 runs" in page.text["method-0-curves"]
     assert "t-SNE" in page.text["method-0-embedding"] and "all 100" in page.text["method-0-embedding"]
-    # The config: width is 4 here and 0 by default.
+    # The config: the width is 4 here and 0 by default.
     assert re.search(r'<tr class=changed><th scope="row">model.width</th><td>4</td><td>0</td></tr>', text)
     assert '<tr><th scope="row">seed</th><td>0</td></tr>' in text
     assert "no checkpoint in" in page.text["method-0-maps"]
@@ -127,7 +127,7 @@ def test_names_are_escaped_on_the_page(written):
     assert "<b>&" not in text and "a&lt;b&gt;&amp;$x$" in text
     assert KNOWN[2] in page.text["method-0-gallery"] and KNOWN[2] in page.text["conditions"]
     assert KNOWN[2] in page.text["method-0-classes"] and f"{UNKNOWN[1]} (unknown)" in page.text["method-0-classes"]
-    # 16 at most of three kinds that have any, in two methods with ten images of a class; three neighbors for one kind.
+    # At most 16 of each of the three kinds that have any, for two methods with ten images per class; neighbors for one.
     tests = [alt for alt in page.alts if alt.startswith("test image of class ")]
     assert len(tests) == 2 * 3 * 10 and page.alts[0] == "test image of class six"
     assert len(page.alts) - len(tests) == 2 * 10 * 3
@@ -156,7 +156,7 @@ def test_an_error_leaves_no_half_report(written, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_missing_arrays_are_said(tmp_path):
+def test_missing_arrays_are_reported(tmp_path):
     path = write_run(tmp_path / "a", "none")
     for name in ("scores.npz", "features.npz", "gallery.npz", "metrics.jsonl"):
         (tmp_path / "a" / name).unlink()
@@ -179,7 +179,7 @@ def test_figures_take_the_colors_of_the_page():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with two checkpoints: step 10 has the parameters of step 0, step 20 others."""
+    """A run with two checkpoints: step 10 has the parameters of step 0, step 20 has others."""
     folder = tmp_path_factory.mktemp("trained")
     data = folder / "data"
     images, labels = small_images()
@@ -230,7 +230,7 @@ def test_maps_without_their_data(trained, tmp_path):
     config = {**run.config, "mix": {key: value for key, value in run.config["mix"].items() if key != "mask"}}
     text = overlays.overlays(runs.Run(run.workdir, config, run.results))
     assert "cannot be shown: missing config key mix.mask." in text
-    # The keys of the evaluate section do not matter.
+    # Keys of the evaluate section do not matter.
     assert "step 20" in overlays.overlays(runs.Run(run.workdir, {**run.config, "evaluate": {}}, run.results))
 
 
@@ -249,7 +249,7 @@ def test_long_names_leave_room_for_the_plots():
     assert labels.short("golden_retriever_photographed_at_night") == "golden_retrieve…at_night"
     assert labels.short("$" + "a" * 30, 10) == r"\$aaaaa…aaa"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns where nothing is left for the axes
+        warnings.simplefilter("error")  # matplotlib warns if nothing is left for the axes
         classes.bars(_of_long_names())
     assert "known_xxxxxxxxx…xxxxxx_0" in matrix.confusion(_of_long_names(), None)[0]
 
@@ -262,7 +262,7 @@ def _of_long_names() -> runs.Run:
     return runs.Run("w", {"dataset": {"trial": 0}, "seed": 0}, results)
 
 
-def test_one_logged_point_is_seen(tmp_path):
+def test_a_single_logged_point_is_visible(tmp_path):
     count = {}
     for lines in (1, 2):
         path = write_run(tmp_path / str(lines), "none")

@@ -1,4 +1,4 @@
-"""All scores fitted together: what they share, and which are left out."""
+"""Fitting all scores together: shared work, and scores that are left out."""
 
 import jax
 import numpy as np
@@ -42,10 +42,10 @@ def test_scores_that_cannot_be_fitted_are_left_out_unless_required(num_classes, 
             fit(required=("features", name))
 
 
-def test_the_length_of_unit_features_is_no_score(caplog):
+def test_the_norm_of_unit_features_is_left_out(caplog):
     given = dict(num_classes=K, features=["features"], names=("topk_cosine", "feature_norm"), k=3)
     train = {"features": unit(toy.train).astype(np.float32)}
-    # As it must be with a projection: no warning.
+    # Expected for a projection, so there is no warning.
     assert list(fitted.fit_all(train, LABELS, **given).states["features"]) == ["topk_cosine"] and not caplog.records
     with pytest.raises(ValueError, match="feature_norm needs features of different lengths, got 1 for all of them"):
         fitted.fit_all(train, LABELS, **given, required=("features", "feature_norm"))
@@ -87,7 +87,7 @@ def test_predictions_and_scores_share_similarities(monkeypatch):
 
 
 def fit_every_score(train, labels, validation, **more):
-    """All scores on features and on logits, which are random linear functions of them; returns what to score, too."""
+    """All scores of features and of logits that are random linear functions of them, and the outputs to score."""
     num_classes = int(labels.max()) + 1
     kernel = np.random.default_rng(5).normal(size=(train.shape[1], num_classes)).astype(np.float32)
     head = kernel, np.zeros(num_classes, np.float32)
@@ -98,7 +98,7 @@ def fit_every_score(train, labels, validation, **more):
 
 
 def zeros_of(x):
-    """With dead channels, and images all of whose features are zero."""
+    """Features with dead channels, and images with only zero features."""
     x = np.maximum(x - 0.5, 0)
     x[:, ::3] = 0
     x[::7] = 0
@@ -153,7 +153,7 @@ def broken(value):
         (dict(needs=("features", "head")), "needs head, which this model does not give"),
     ],
 )
-def test_the_failure_of_one_score_is_not_that_of_others(monkeypatch, replaced, reason):
+def test_the_failure_of_one_score_does_not_affect_others(monkeypatch, replaced, reason):
     monkeypatch.setitem(scores.SCORES, "knn", scores.SCORES["feature_norm"]._replace(**replaced))
     monkeypatch.setattr(fitted, "works_on_logits", lambda name: False)
     given = dict(num_classes=K, features=["features"], names=("topk_cosine", "knn", "class_mean_l1"), k=3)
@@ -166,7 +166,7 @@ def test_the_failure_of_one_score_is_not_that_of_others(monkeypatch, replaced, r
 
 
 def test_a_score_that_is_left_out_stays_out(monkeypatch):
-    """Else results of two calls would be of different scores."""
+    """Otherwise two calls would return different scores."""
     often = lambda state, outputs: (
         np.linalg.norm(outputs.features, axis=1) + (np.nan if len(outputs.features) == 5 else 0)
     )

@@ -1,4 +1,4 @@
-"""Mahalanobis scores and ViM of ill-conditioned features against float64 inverses."""
+"""Mahalanobis scores and ViM on ill-conditioned features, against float64 inverses."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_mahalanobis_ignores_dead_features():
 
 
 def ill_conditioned(condition, num_classes=3, channels=16, size=3000, seed=0):
-    """Features whose covariance within classes has this condition number, in directions that are not the axes."""
+    """Features whose within-class covariance has this condition number, along directions other than the axes."""
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(channels, channels)))[0]
     axes = (rotation * np.geomspace(1, condition**-0.5, channels)).T
@@ -49,7 +49,7 @@ def test_mahalanobis_agrees_with_a_float64_inverse(name, condition):
 
 @pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis", "mahalanobis_per_class"])
 def test_mahalanobis_of_fewer_images_than_dimensions_is_that_in_their_subspace(name):
-    """Every term leaves the same directions out: adding constant, repeated or mixed features changes nothing."""
+    """Every term omits the same directions, so adding constant, repeated or mixed features changes nothing."""
     train, labels, test = ill_conditioned(1e2, channels=6, size=60)
     mix = np.random.default_rng(1).integers(-2, 3, (6, 100)).astype(np.float64)  # exact in float32
     wide = lambda x: np.concatenate([x @ mix, np.full((len(x), 2), 3.0), x[:, :1]], axis=1)
@@ -74,11 +74,11 @@ def test_mahalanobis_does_not_depend_on_the_scales_of_features():
 
 
 def test_vim_takes_no_origin_from_rounding():
-    """The columns of a linear probe's kernel sum to zero but for rounding: its rank is K - 1."""
+    """The columns of a linear probe's kernel sum to zero up to rounding, so its rank is K - 1."""
     kernel, bias = (weights - weights.mean(axis=-1, keepdims=True) for weights in toy.head)
     exact = -np.linalg.pinv(kernel.T, rcond=1e-9) @ bias
     kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
-    assert np.linalg.svd(kernel.astype(np.float64))[1][-1] > 0  # rounding, which a cut at 1e-15 would invert
+    assert np.linalg.svd(kernel.astype(np.float64))[1][-1] > 0  # rounding, which a cutoff of 1e-15 would invert
     state = scores.fit("vim", scores.Reference(scores.Outputs(toy.train), LABELS, K, (kernel, bias)))
     np.testing.assert_allclose(state.origin_F, exact, rtol=1e-4, atol=1e-6)
 

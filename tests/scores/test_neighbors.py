@@ -47,7 +47,7 @@ def test_bank_padding_is_bounded():
         assert bank.valid_PxL.size <= 2 * len(labels) + 2 * len(sizes)
 
 
-def test_topk_cosine_memory_is_that_of_a_tile():
+def test_topk_cosine_needs_memory_for_one_tile():
     bank = scores.class_bank(np.ones((2048, 4)), np.arange(2048) % 2, num_classes=2)
     features = jax.ShapeDtypeStruct((4096, 4), jnp.float32)
     compiled = scores.class_similarities.lower(bank, features, tile=(32, 512)).compile()
@@ -79,8 +79,8 @@ def test_knn_takes_the_whole_of_a_small_training_set():
     np.testing.assert_allclose(scores.score("knn", state, scores.Outputs(toy.test)), -distances.max(axis=1), rtol=1e-4)
 
 
-def test_knn_tells_near_images_apart():
-    """Cosines within 1e-7 of 1 are equal in float32, distances of 1e-4 are not."""
+def test_knn_distinguishes_near_images():
+    """Cosines within 1e-7 of 1 are equal in float32, but distances of 1e-4 are not."""
     distance = np.float32([1e-5, 2e-5, 5e-5, 1e-4, 2e-4])
     test = np.stack([np.ones(5), distance, np.zeros(5)], axis=1).astype(np.float32)
     reference = scores.Reference(scores.Outputs(np.eye(3, dtype=np.float32)), np.arange(3), 3)

@@ -1,6 +1,6 @@
-"""Scores against pytorch-ood and OpenOOD, on a small network: `references/make_scores.py` made the values.
+"""Scores against pytorch-ood and OpenOOD on a small network, with values from `references/make_scores.py`.
 
-Where a library's value is not ours but a function of it, the function is below: the order is the same.
+Where a library returns a function of our value, that function is below; the order is the same.
 """
 
 import pathlib
@@ -16,23 +16,23 @@ STORED = dict(np.load(pathlib.Path(__file__).parents[1] / "references/scores.npz
 KERNEL, BIAS = STORED["fc.weight"].T, STORED["fc.bias"]
 K = len(BIAS)
 OPTIONS = {"vim": {"dimension": 16}, "ash-b": {"variant": "b"}, "ash-p": {"variant": "p"}, "ash-s": {"variant": "s"}}
-# What makes our value that of the library.
+# Turns our value into that of the library.
 OURS_TO_THEIRS = {
-    # Log odds and log entropies, which do not tie, against probabilities and entropies.
+    # Our log odds and log entropies, which do not tie, against probabilities and entropies.
     "pytorch_ood/msp": lambda x: 1 / (1 + np.exp(-x)),
     "pytorch_ood/entropy": lambda x: -np.exp(-x),
     "openood/gen": lambda x: -np.exp(-x),
-    "pytorch_ood/gen": lambda x: -np.exp(-x) / K,  # the mean, of probabilities no less than 1e-7
+    "pytorch_ood/gen": lambda x: -np.exp(-x) / K,  # the mean, with probabilities of at least 1e-7
     "pytorch_ood/odin": lambda x: np.exp(x) / K,
-    # The distance itself, as in the paper, against its square.
+    # Our distance, as in the paper, against its square.
     "openood/knn": lambda x: -np.square(x),
-    # The cross-entropy to targets of 1, against the paper's 1 / K.
+    # Their cross-entropy has targets of 1, the paper's 1 / K.
     "openood/gradnorm": lambda x: K * x,
-    # A scatter matrix that is not divided by the number of images, 300; and half of the distance.
+    # Theirs has a scatter matrix, not divided by the 300 images, and half of the distance.
     "pytorch_ood/mahalanobis": lambda x: x / 300 / 2,
     "pytorch_ood/relative_mahalanobis": lambda x: x / 300,
 }
-# Covariances and their eigenvectors are float32 there; and probabilities at least 1e-7.
+# Theirs has float32 covariances and eigenvectors, and probabilities of at least 1e-7.
 TOLERANCE = {
     "openood/vim": 3e-3,
     "pytorch_ood/vim": 3e-3,
@@ -75,8 +75,8 @@ def test_score_is_that_of_the_library(name):
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE.get(name, 1e-4) * scale)
 
 
-def test_what_is_compared():
-    """Scores that neither library has, or not of features alone, have their NumPy reference only."""
+def test_which_scores_are_compared():
+    """Scores that neither library has, or not for features alone, have only their NumPy reference."""
     compared = {name.partition("/")[2].partition("-")[0] for name in STORED if "/" in name}
     assert set(scores.SCORES) - compared == {
         "topk_cosine",

@@ -1,4 +1,4 @@
-"""Every score and option against a float64 NumPy reference, and what all of them have in common."""
+"""Every score and option against a float64 NumPy reference, and properties common to all."""
 
 import jax
 import numpy as np
@@ -32,8 +32,8 @@ def test_every_score_has_a_reference():
 
 
 @pytest.mark.parametrize("name", list(scores.SCORES))
-def test_a_score_is_few_programs(name, programs):
-    # Sizes that no other test has: nothing of it is compiled yet, whatever ran before.
+def test_a_score_compiles_few_programs(name, programs):
+    # Sizes that no other test uses, so nothing is compiled yet, whatever ran before.
     features, labels = np.random.default_rng(0).random((61, 5), np.float32), np.repeat([0, 1, 2], [7, 23, 31])
     outputs = scores.Outputs(features, features[:, :3], features[:, :3])
     head = np.eye(5, 3, dtype=np.float32), np.ones(3, np.float32)
@@ -54,11 +54,11 @@ def test_score(name):
     np.testing.assert_allclose(alone, known[:1], rtol=1e-5, atol=1e-5)
 
 
-def test_she_is_of_correctly_classified_images():
+def test_she_learns_from_correctly_classified_images():
     features = np.float32([[1, 0], [3, 0], [0, 2], [5, 1], [7, 7]])
     labels, logits = [0, 0, 1, 1, 2], np.eye(3, dtype=np.float32)[[0, 1, 1, 0, 0]]
     pattern = scores.fit("she", scores.Reference(scores.Outputs(features, logits), labels, 3))
-    # Of class 2 no image is classified correctly.
+    # No image of class 2 is classified correctly.
     np.testing.assert_array_equal(pattern, [[1, 0], [0, 2], [7, 7]])
 
 
@@ -133,7 +133,7 @@ def test_every_option_has_a_reference():
 @pytest.mark.parametrize("name, option, value", OPTIONS, ids=str)
 def test_option(name, option, value):
     reference = toy.reference()
-    # ODIN's step is taken where the images are.
+    # ODIN's step is taken where the images are available.
     outputs = toy.outputs(toy.test, **({option: value} if name == "odin" else {}))
     got = scores.score(name, scores.fit(name, reference, **{option: value}), outputs)
     expected = OPTIONS[name, option, value](toy.test)
@@ -141,7 +141,7 @@ def test_option(name, option, value):
     assert not np.allclose(got, REFERENCES[name](toy.test), rtol=1e-3, atol=1e-6)
 
 
-def test_usable_are_those_whose_parts_exist():
+def test_usable_scores_are_those_whose_inputs_exist():
     features_only = scores.Reference(scores.Outputs(toy.train), LABELS, K)
     assert "topk_cosine" in scores.usable(features_only) and "ensemble" not in scores.usable(features_only)
     assert {"msp", "kl_matching", "react", "vim"}.isdisjoint(scores.usable(features_only))
@@ -149,7 +149,7 @@ def test_usable_are_those_whose_parts_exist():
 
 
 def test_matching_precision_is_not_left_to_the_accelerator():
-    # TF32 or bfloat16 products cannot tell cosines near 1 apart; the CPU of the tests would not show it.
+    # TF32 or bfloat16 products cannot distinguish cosines near 1, which tests on a CPU would not show.
     assert "HIGHEST" in str(
         jax.make_jaxpr(neighbors.score_knn)(neighbors.fit_knn(toy.reference()), toy.outputs(toy.test))
     )
@@ -194,15 +194,15 @@ def test_bad_input_raises_one_sentence(call, words):
         call()
 
 
-def test_what_is_shared_does_not_outlive_its_state():
-    """A state that is gone must not lend its result to one that gets its place in memory."""
+def test_shared_results_do_not_outlive_their_state():
+    """A result must not pass from a deleted state to one that reuses its memory address."""
     outputs, got = toy.outputs(toy.test), []
     for k in range(1, 30):
         got.append(np.asarray(scores.score("knn", scores.fit("knn", toy.reference(), k=k), outputs)))
     assert all(np.any(one != other) for one, other in zip(got, got[1:]))
 
 
-def test_a_description_has_the_options():
+def test_a_description_includes_the_options():
     assert scores.describe("topk_cosine", {}, k=3) == "sum of the 3 largest cosine similarities to a class"
     assert scores.describe("topk_cosine", {"k": 5}, k=3) == "sum of the 5 largest cosine similarities to a class"
     assert scores.describe("msp", {}, k=3) == "msp"

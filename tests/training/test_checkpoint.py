@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, to the bit."""
+"""Checkpoints restore what was saved, to the bit."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", mapping.MAPPINGS)
-def test_saving_goes_on_behind_training_and_keeps_what_is_donated(name, tmp_path, monkeypatch):
+def test_saving_runs_in_the_background_and_survives_donation(name, tmp_path, monkeypatch):
     monkeypatch.setattr(mapping, "SMALLEST_SHARDED", 64)
     state = small_state(*small_program())
     mapped = mapping.MAPPINGS[name]()
@@ -70,7 +70,7 @@ def test_saving_goes_on_behind_training_and_keeps_what_is_donated(name, tmp_path
     write, may_write = checkpoints._manager.save, threading.Event()
     monkeypatch.setattr(checkpoints._manager, "save", lambda *a, **k: (may_write.wait(60), write(*a, **k)))
     placed, _ = step(placed)
-    checkpoints.save(snapshot(placed))  # returns, although nothing can be written yet
+    checkpoints.save(snapshot(placed))  # returns although nothing can be written yet
     for _ in range(3):
         placed, _ = step(placed)
     assert int(mapped.to_host(placed).step) == 4 and checkpoints.latest_step() is None
@@ -82,7 +82,7 @@ def test_saving_goes_on_behind_training_and_keeps_what_is_donated(name, tmp_path
     reader.close()
 
 
-def test_a_save_that_failed_is_told_of_by_the_next_or_at_the_end(tmp_path, monkeypatch):
+def test_a_failed_save_is_reported_by_the_next_one_or_at_the_end(tmp_path, monkeypatch):
     state = jax.device_get(small_state(*small_program()))
     checkpoints = Checkpoints(str(tmp_path))
 
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, m
 
     reader = Checkpoints(str(tmp_path), read_only=True)
     monkeypatch.setattr(reader._manager, "restore", no_memory)
-    with pytest.raises(MemoryError):  # nothing is wrong with the checkpoint
+    with pytest.raises(MemoryError):  # the checkpoint itself is fine
         reader.restore(state)
     reader.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
@@ -137,14 +137,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, m
     reader.close()
 
 
-def test_content_that_is_not_what_was_saved_is_found_and_training_resumes_before_it(tmp_path, capsys):
+def test_altered_content_is_detected_and_training_resumes_from_the_checkpoint_before(tmp_path, capsys):
     state = jax.device_get(small_state(*small_program()))
     at = lambda step: state.replace(step=np.int32(step))
     checkpoints = Checkpoints(str(tmp_path))
     for step in (1, 2):
         checkpoints.save(at(step))
     checkpoints.close()
-    # Readable and of the right shapes: other weights of the same model.
+    # Readable and of the right shapes, but with other weights of the same model.
     other = Checkpoints(str(tmp_path / "other"))
     other.save(at(2).replace(params=jax.tree.map(lambda x: x + 1, state.params)))
     other.close()
@@ -154,7 +154,7 @@ def test_content_that_is_not_what_was_saved_is_found_and_training_resumes_before
     checkpoints = Checkpoints(str(tmp_path))
     same(checkpoints.restore(state), at(1))
     assert "checkpoints/2 cannot be read (the SHA-256 of 'model' is not that of what" in capsys.readouterr().err
-    checkpoints.save(at(2))  # training comes to this step again
+    checkpoints.save(at(2))  # training reaches this step again
     checkpoints.close()
     reader = Checkpoints(str(tmp_path), read_only=True)
     same(reader.restore(state), at(2))

@@ -1,6 +1,6 @@
-"""One entry in a table is all that a new mixing method, map or objective takes: it trains, is evaluated and reported.
+"""A new mixing method, map or objective needs only a table entry to be trained, evaluated and reported.
 
-The entries are added from outside of the package.
+The entries are added from outside the package.
 """
 
 import jax
@@ -46,7 +46,7 @@ def center_update(state, update):
 
 
 def away(z_BxD, given, weight_B=1.0):
-    """Away from where features have been."""
+    """A loss that pushes features away from their past mean."""
     return jnp.mean(weight_B * (z_BxD @ given.carried)) + 1e-3 * jnp.mean((z_BxD - given.carried[None]) ** 2)
 
 
@@ -96,7 +96,7 @@ def test_entries_train_are_evaluated_and_reported(plugins, tmp_path):
         assert "swap" in page.read()
 
 
-def test_entries_do_what_they_say_inside_the_step(plugins):
+def test_entries_work_as_defined_inside_the_step(plugins):
     specs, program = small_program("input", **OVERRIDES)
     assert program.objective_names == ("supcon", "center") and program.carrying == ("center",)
     images, labels = small_images()
@@ -104,7 +104,7 @@ def test_entries_do_what_they_say_inside_the_step(plugins):
     state = small_state(specs, program)
     state, metrics = step(state, jnp.asarray(images.reshape(len(images), -1)), labels, small_order(program, 0))
     assert float(metrics["kept_share"]) == pytest.approx(0.75)
-    # A quarter of the way from 0 to the mean of unit vectors.
+    # A quarter of the way from 0 to the mean of the unit vectors.
     assert 0 < float(np.linalg.norm(state.extra["center"])) <= 0.25
 
 

@@ -1,4 +1,4 @@
-"""Runs that start from other weights: what is loaded, what is frozen, and that nothing else changes."""
+"""Runs that start from existing weights: what is loaded, what is frozen, and that nothing else changes."""
 
 import shutil
 
@@ -24,7 +24,7 @@ MODEL = {"model.name": "classifier32", "model.width": 4, "model.classifier": "li
 
 
 def digits(epochs=1, **overrides):
-    """Colour digits, which the three input channels of a published encoder need; a batch a device."""
+    """Digits in color, because published encoders have three input channels; one batch per device."""
     config = small_config("none", phases=(phase("joint", epochs=epochs, supcon=1.0),), **MODEL | overrides)
     config.dataset.channels = 3
     config.normalization.mean, config.normalization.std = (0.5,) * 3, (0.25,) * 3
@@ -54,7 +54,7 @@ def leaves(state):
 
 
 def changed(before, after):
-    """The parts of which any array differs."""
+    """The parts in which any array differs."""
     return {part_of(tuple(path.split("/")[1:])) for path in before if not np.array_equal(before[path], after[path])}
 
 
@@ -102,7 +102,7 @@ def test_a_run_starts_from_another_run(untrained, tmp_path):
 
 
 def test_a_run_starts_from_an_export(source, tmp_path):
-    """Its folder or its file, which have our own names."""
+    """From its folder or its file, both of which use our own names."""
     weights = {path: np.asarray(leaf) for path, leaf in flatten_dict(source[1], sep="/").items()}
     path = str(tmp_path / workdir_lib.EXPORTED_WEIGHTS)
     safetensors_file.write(path, weights)
@@ -132,7 +132,7 @@ def test_a_run_of_another_encoder_does_not_fit(untrained):
 
 
 @pytest.mark.parametrize("method", ["supcon", "moco"])
-def test_average_and_key_encoder_start_there_too(method):
+def test_average_and_key_encoder_start_from_the_same_weights(method):
     both = {"params": {"a": 1}, "batch_stats": {}}
     state = state_lib.TrainState(0, 0, {"a": 0}, {}, (), {"average": None, "momentum": None, "queue": 3})
     state = state_lib.with_weights(state, both)
@@ -140,7 +140,7 @@ def test_average_and_key_encoder_start_there_too(method):
 
 
 def test_frozen_parts_stay_as_they_are(untrained, source, tmp_path):
-    """On 8 devices: parameters and running averages, to the bit, without optimizer state; all else is trained."""
+    """On 8 devices: parameters and running averages stay to the bit, without optimizer state; the rest trains."""
     assert jax.device_count() == 8
     config = digits(**{"model.init_from": source[0], "model.freeze": ("stage1", "stage2", "classifier")})
     fit(config, tmp_path)
@@ -175,7 +175,7 @@ def test_resume_needs_no_source_and_gives_the_same_bits(source, tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(resumed))
 
 
-def test_evaluation_without_a_checkpoint_is_that_of_the_loaded_weights(untrained, tmp_path):
+def test_evaluation_without_a_checkpoint_uses_the_loaded_weights(untrained, tmp_path):
     config, workdir = untrained
     results = run_lib.run(config, str(tmp_path / "eval"), "eval")
     of_checkpoint = run_lib.evaluate(config_lib.to_plain(config), str(workdir))
@@ -231,7 +231,7 @@ def test_parts():
         ({"init_from": "x", "loaded_learning_rate_factor": -1.0}, "must be a number at least 0, got -1"),
     ],
 )
-def test_the_model_section_says_what_does_not_work(fields, message):
+def test_the_model_section_rejects_what_does_not_work(fields, message):
     with pytest.raises(ValueError, match=message):
         models.Spec(**fields)
 

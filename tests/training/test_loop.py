@@ -1,4 +1,4 @@
-"""The loop: order of work, averages, saving, stopping."""
+"""The training loop: order of work, averages, saving, stopping."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from gradmix_jax.training import loop
 
 
 class Recorder:
-    """A pretend device that writes down in which order it is talked to."""
+    """A fake device that records the order of calls."""
 
     def __init__(self, losses):
         self.losses = losses
@@ -48,7 +48,7 @@ class Recorder:
 
 def test_metrics_are_fetched_after_later_steps_were_dispatched():
     recorder = Recorder([1.0] * 6)
-    recorder.run(6)  # as `train` does: the default keeps two steps in flight
+    recorder.run(6)  # as `train` does; the default keeps two steps in flight
     steps = [(kind, i) for kind in ("dispatch", "fetch") for i in range(6)]
     assert sorted(recorder.events) == sorted([*steps, ("snapshot", 6), ("save", 6)])
     for i in range(4):
@@ -69,7 +69,7 @@ def test_averages_over_the_window_and_the_rest():
 
 def test_steps_per_second_are_those_of_the_window(monkeypatch):
     recorder, clock = Recorder([1.0] * 5), itertools.count(1000, 10)
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))  # ten seconds later whenever it is asked
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))  # ten seconds pass between calls
     recorder.run(5)
     assert [scalars["steps_per_second"] for _, scalars in recorder.metrics] == [0.2, 0.2, 0.1]
 
@@ -94,13 +94,13 @@ def test_saving_does_not_wait_for_the_device():
     recorder = Recorder([1.0] * 9)
     recorder.run(9, save_every=4, max_in_flight=2)
     at = recorder.events.index
-    # Copied before the next step is given the state, which is donated; saved when its own loss was seen too, while
-    # later steps are under way.
+    # The state is copied before it is donated to the next step, and saved once its own loss is known, while later
+    # steps are running.
     assert at(("dispatch", 3)) < at(("snapshot", 4)) < at(("dispatch", 4))
     assert at(("dispatch", 6)) < at(("fetch", 4)) < at(("save", 4)) < at(("fetch", 5))
 
 
-def test_a_state_whose_own_loss_is_not_finite_is_not_saved():
+def test_a_state_with_a_nonfinite_loss_is_not_saved():
     recorder = Recorder([1.0, 1.0, 1.0, 1.0, float("nan"), 1.0])
     with pytest.raises(loop.NonFiniteLossError, match="the loss of step 4 is nan"):
         recorder.run(6, save_every=2)
@@ -108,7 +108,7 @@ def test_a_state_whose_own_loss_is_not_finite_is_not_saved():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(bad):
+def test_a_nonfinite_loss_stops_and_keeps_the_last_good_state(bad):
     recorder = Recorder([1.0, 1.0, 1.0, bad, 1.0, 1.0])
     with pytest.raises(loop.NonFiniteLossError, match=r"the loss of step 3 is (nan|inf)"):
         recorder.run(6, save_every=2)
@@ -129,12 +129,12 @@ def test_resumes_at_a_step():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_ends_the_run_before_its_state_is_saved(bad):
+def test_a_nonfinite_gradient_ends_the_run_before_its_state_is_saved(bad):
     recorder = Recorder([1.0] * 4)
     step = recorder.step
     norm = lambda index: {"gradient_norm": bad if index == 3 else 1.0}
     recorder.step = lambda state: (state + 1, step(state)[1] | norm(state))
-    # The last step: no later loss shows what has become of the parameters.
+    # The last step: no later loss shows the state of the parameters.
     with pytest.raises(loop.NonFiniteLossError, match=rf"the gradient norm of step 3 is {bad}; earlier checkpoints"):
         recorder.run(4, save_every=2)
     assert recorder.saved == [2]
@@ -147,7 +147,7 @@ def test_steps_without_a_finite_loss_are_skipped_up_to_a_number(capsys):
     averages = [scalars.get("loss") for _, scalars in recorder.metrics]
     assert averages == [2.0, 5.0, None, 7.0]
     assert [scalars["skipped_steps"] for _, scalars in recorder.metrics] == [0, 1, 3, 4]
-    # The states that steps 2, 4 and 6 began with: none of them had a finite loss of its own.
+    # The states at the start of steps 2, 4 and 6, which have no finite loss of their own.
     assert recorder.saved == [8]
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "warning: the loss of step 2 is nan; the step is skipped (1 of 4)" and len(said) == 4

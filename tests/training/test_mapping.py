@@ -1,4 +1,4 @@
-"""The mappings: eight devices agree with one, and a run may change from one mapping to another."""
+"""The mappings: eight devices agree with one, and a run may resume under another mapping."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from gradmix_jax.config import phase
 from gradmix_jax.training import loop, mapping, train
 from gradmix_jax.training import step as step_lib
 
-SLOW_SHARD_MAP = pytest.param("shard_map", marks=pytest.mark.slow)  # the collectives of `pmap`
+SLOW_SHARD_MAP = pytest.param("shard_map", marks=pytest.mark.slow)  # same collectives as `pmap`
 MOCO = {
     "objective.ssl": "moco",
     "objective.options.moco.queue_size": 128,
@@ -48,7 +48,7 @@ def resident_images():
 
 @functools.cache
 def on_one_device(case):
-    """(state after STEPS steps, metrics of each) by `jax.jit` alone."""
+    """(state after STEPS steps, metrics of each) with plain `jax.jit`."""
     recipe, overrides = CASES[case]
     specs, program = small_program(recipe, **overrides)
     step = jax.jit(step_lib.make_train_step(program, axis_name=None))
@@ -57,7 +57,7 @@ def on_one_device(case):
     for index in range(STEPS):
         state, metrics = step(state, images, labels, small_order(program, index))
         history.append(jax.device_get(metrics))
-    assert step._cache_size() == 1, "both phases are served by one trace"
+    assert step._cache_size() == 1, "one trace must serve both phases"
     return jax.device_get(state), history
 
 
@@ -88,8 +88,8 @@ def test_eight_devices_agree_with_one(name, case):
         before = state
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, images, labels, order_N)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "the step takes the memory of the state"
-        assert where(state) == places, "and leaves every array where it was"
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "the step must reuse the memory of the state"
+        assert where(state) == places, "and leave every array in place"
         metrics = mapped.to_host(metrics)
         for key, value in metrics_of_one.items():
             np.testing.assert_allclose(metrics[key], value, rtol=2e-5, atol=1e-6, err_msg=key)
@@ -100,7 +100,7 @@ def test_eight_devices_agree_with_one(name, case):
     if one.extra:
         assert set(one.extra) == {"average", "momentum", "queue"}
         assert largest_difference(one.extra, eight.extra) < 1e-4
-        # The average and the key encoder lag behind, each at its own pace.
+        # The average and the key encoder each lag behind at their own rate.
         assert largest_difference(one.extra["average"]["params"], one.params) > 1e-5
         assert largest_difference(one.extra["momentum"]["params"], one.extra["average"]["params"]) > 1e-5
 
@@ -153,7 +153,7 @@ def digits(name, **overrides):
 
 
 def fit(config, workdir, *, stop_at=None):
-    """Train, or resume; the number of steps done."""
+    """Train or resume; returns the number of steps done."""
     run = loop.run
     stopping = {} if stop_at is None else {"should_stop": lambda step: step == stop_at}
     plain = config_lib.to_plain(config)

@@ -48,7 +48,7 @@ def test_writes_both_files(tmp_path):
     assert read_events(tmp_path) == {("loss", 3): 1.5, ("steps_per_second", 3): 2.0}
 
 
-def test_resume_drops_what_lies_past_the_checkpoint_and_half_a_line(tmp_path):
+def test_resume_drops_lines_after_the_checkpoint_and_half_a_line(tmp_path):
     writer = make(tmp_path)
     for step in (2, 4, 6):
         writer.write(step, {"loss": float(step)})
@@ -69,7 +69,7 @@ def test_a_resume_hides_events_past_the_checkpoint_alone(tmp_path):
     assert started == [5]
 
 
-def test_not_finite_is_null(tmp_path):
+def test_nonfinite_values_become_null(tmp_path):
     writer = make(tmp_path)
     writer.write(1, {"loss": float("nan")})
     writer.close()

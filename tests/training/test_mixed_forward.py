@@ -1,4 +1,4 @@
-"""The mixed forward pass where activations are mixed or labels follow attention; maps of more than one gradient."""
+"""The mixed forward pass with mixed activations or attention-weighted labels; maps of several gradients."""
 
 import dataclasses
 from functools import partial
@@ -17,7 +17,7 @@ from gradmix_jax.training import explain
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.forward import apply_model
 
-# Most of the time of these tests is compilation.
+# These tests spend most of their time compiling.
 quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PHASES = (phase("ce", epochs=1, cross_entropy=1.0),)
 OVERRIDES = {"model.classifier": "linear", "attribution.loss": "training", "attribution.smoothing": 1}
@@ -55,7 +55,7 @@ def attention_numpy(params, tokens):
 
 
 def test_attentions_are_those_of_the_blocks_in_order(short):
-    """The first against NumPy, from the parameters; the others by their number and their rows."""
+    """The first against NumPy, from the parameters; the others by their count and row sums."""
     spec = models.Spec(name="vit_tiny", width=128, hidden=8, projection=4)
     module = models.create(spec, num_classes=2)
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_attentions_are_those_of_the_blocks_in_order(short):
 
 @pytest.mark.parametrize("name", ["small_cnn", "vit_tiny_token"])
 def test_blends_mix_the_activations_of_a_stage(name, short):
-    """A share of 0 at a stage gives the partner's features: nothing of an image's own goes around it."""
+    """A share of 0 at a stage gives the partner's features: nothing of the image bypasses the stage."""
     module = models.create(models.Spec(name=name, width=8, hidden=8, projection=4), num_classes=2)
     images = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
     variables = module.init(jax.random.key(0), images, train=False)
@@ -101,7 +101,7 @@ def test_blends_mix_the_activations_of_a_stage(name, short):
 
 
 def mixed_of(program, state, images, labels):
-    """(context, mixed, what the losses see) of the step."""
+    """(context, mixed, input of the losses) of the step."""
 
     @quick
     def run(state):
@@ -140,7 +140,7 @@ def test_manifold_mixup_reaches_the_model():
 
 @pytest.mark.parametrize("recipe", ["tokens", pytest.param("rollout", marks=pytest.mark.slow)])
 def test_masks_of_token_maps_are_whole_patches(recipe, short):
-    """The map is that of the model's own activations, gradients or attention, and constant over a patch."""
+    """The map comes from the model's own activations, gradients or attention, and is constant over a patch."""
     program, state, images, labels = made(recipe)
     found = explained(program, state, images, labels)
     maps, mask = found.mixed.maps, found.mask
@@ -159,7 +159,7 @@ def test_masks_of_token_maps_are_whole_patches(recipe, short):
         gradients, out = quick(jax.grad(loss, has_aux=True))(taps)
         parts = [attribution.token_map(out[stage], gradients[stage], image_size=8) for stage in taps]
         expected = np.mean(parts, axis=0)
-        # Why the map cuts off at 0: behind the layer norm of the last block a token's length does not matter.
+        # Why the map clips at 0: after the layer norm of the last block, a token's length does not matter.
         products = np.asarray(out["stage4"] * gradients["stage4"])
         assert np.abs(products.sum(-1)).max() < 0.05 * np.abs(products).sum(-1).max()
     else:
@@ -187,7 +187,7 @@ def test_maps_of_several_gradients_in_the_step(loss):
 
 
 @pytest.mark.slow
-def test_several_gradients_are_left_out_between_fresh_maps():
+def test_gradients_are_skipped_between_fresh_maps():
     program, state, images, labels = made("smoothgrad", **{"attribution.every": 2})
     fresh, random = (explained(program, state.replace(step=jnp.int32(step)), images, labels) for step in (0, 1))
     key = step_lib.step_key(state.replace(step=jnp.int32(1)), "map")
@@ -212,12 +212,12 @@ def test_several_gradients_are_left_out_between_fresh_maps():
         ("eigen_cam", {"attribution.stages": ("stage5",)}, r"each element of attribution\.stages must be one of"),
     ],
 )
-def test_models_that_lack_what_the_method_needs_are_refused(recipe, overrides, message):
+def test_models_without_what_the_method_needs_are_refused(recipe, overrides, message):
     with pytest.raises(ValueError, match=message):
         small_program(recipe, phases=PHASES, **OVERRIDES | overrides)
 
 
-def test_the_patch_size_is_the_models_unless_given():
+def test_the_patch_size_defaults_to_that_of_the_model():
     for overrides, expected in (({}, 4), ({"mix.patch_size": 2}, 2)):
         specs, _ = small_program("tokens", phases=PHASES, **OVERRIDES | overrides)
         assert specs.mix.patch_size == expected

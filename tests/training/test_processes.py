@@ -1,6 +1,6 @@
 """Two processes with four devices each, over loopback, give what one process with eight devices gives.
 
-And what they do where they differ, are told to stop, or lose one of them.
+They also detect differences, stop together on a signal, and end when one of them is lost.
 """
 
 import json
@@ -15,7 +15,7 @@ import pods
 import pytest
 
 EVERY_EPOCH = "--config.train.checkpoint_every_epochs=1"
-# Many steps, none of which takes long: a signal comes in the middle.
+# Many short steps, so that a signal arrives in the middle.
 LONG = ["--mode=train", "--config.phases[0].epochs=4000", "--config.train.checkpoint_every_epochs=1000"]
 
 
@@ -27,7 +27,7 @@ def losses(workdir):
     return [line["loss"] for line in lines(workdir)]
 
 
-def test_processes_that_differ_say_in_what(tmp_path):
+def test_processes_that_differ_name_the_difference(tmp_path):
     workdirs = [tmp_path / "first", tmp_path / "second"]
     errors = pods.run(workdirs, ["--mode=train"], each={1: ["--config.seed=3"]}, status=2)
     differ = "error: the processes differ: seed is 0 on process 0 and 3 on process 1; "
@@ -75,7 +75,7 @@ data.open_set = open_set
         (OTHER_CODE, "the hash of the code is '00' on process 0 and '01' on process 1"),
     ],
 )
-def test_other_data_or_code_is_found_before_the_first_step(code, sentence, tmp_path):
+def test_different_data_or_code_is_found_before_the_first_step(code, sentence, tmp_path):
     errors = pods.run([tmp_path / "a", tmp_path / "b"], ["--mode=train"], code=code, status=2)
     for each in errors:
         (line,) = pods.said(each)
@@ -95,14 +95,14 @@ def test_a_process_that_fails_ends_the_others_with_its_reason(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_the_death_of_a_process_is_one_line_in_the_other_and_soon(killed, tmp_path):
+def test_the_death_of_a_process_soon_ends_the_other_with_one_line(killed, tmp_path):
     first = tmp_path / "first"
     with pods.Pod([first, tmp_path / "second"], LONG, code="watching.LOST_AFTER = 8.0; joining.LINGER = 13.0") as pod:
         pod.wait_for_steps(first, 3)
         pod[killed].kill()
         started, other = time.monotonic(), pod[1 - killed]
         errors = other.communicate(timeout=60)[1]
-        assert time.monotonic() - started < 30  # LOST_AFTER, and what a busy machine adds
+        assert time.monotonic() - started < 30  # LOST_AFTER plus room for a busy machine
     (line,) = pods.said(errors)
     assert other.returncode == 4
     assert (
@@ -180,7 +180,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The workdir of one process's run, evaluated."""
+    """The evaluated workdir of a single-process run."""
     workdir = tmp_path_factory.mktemp("one")
     pods.run([workdir])
     return workdir
@@ -189,19 +189,19 @@ def one(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping, storage", [("pmap", "resident"), ("shard_map", "stream"), ("sharded", "stream")])
 def test_two_processes_without_a_shared_disk_agree_with_one(mapping, storage, one, tmp_path):
-    """Killed after its third step, and gone on with on two processes; then on one, to the end."""
+    """Stop after the third step, continue on two processes, then finish on one."""
     first, second, alone = tmp_path / "first", tmp_path / "second", tmp_path / "alone"
     options = [f"--config.train.mapping={mapping}", f"--config.dataset.storage={storage}", EVERY_EPOCH]
-    # Stopped and resumed: the main process alone has the checkpoint. A snapshot in every epoch.
+    # Stop and resume: only the main process has the checkpoint. A snapshot every epoch.
     stop = "agreement.Stopping.should_stop = lambda self, done: done == 3\n"
     stop += "agreement.Stopping.agreed = lambda self: 15"
     pods.run([first, second], [*options, "--mode=train"], code=stop, status=143)
     assert (first / "checkpoints" / "3").is_dir()
     shutil.copytree(first, alone)
-    evaluates = mapping == "pmap"  # the evaluation knows no mapping
+    evaluates = mapping == "pmap"  # the evaluation does not depend on the mapping
     pods.run([first, second], [*options, f"--mode={'train_and_eval' if evaluates else 'train'}"])
     assert not second.exists(), "only the main process writes"
-    for devices in (8, 1):  # one process goes on with what two have begun, also on one device
+    for devices in (8, 1):  # one process continues what two began, also on one device
         last = tmp_path / f"alone{devices}"
         shutil.copytree(alone, last)
         pods.run([last], [*options, "--mode=train"], devices=devices)

@@ -1,4 +1,4 @@
-"""What is static about a step: its epochs, and which losses and gradients its program asks for."""
+"""The static description of a step: its epochs, and which losses and gradients its program needs."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SUPCON = (phase("supcon", epochs=2, supcon=1.0),)
     ],
 )
 def test_without_a_map_the_loss_of_maps_does_not_matter(recipe, phases, overrides):
-    """Not even one that the experiment could not compute."""
+    """Not even a loss that the experiment cannot compute."""
     kept = {name: value for name, value in overrides.items() if not name.startswith("attribution")}
     images, labels = small_images()
     images = images.reshape(len(images), -1)
@@ -42,18 +42,18 @@ def test_without_a_map_the_loss_of_maps_does_not_matter(recipe, phases, override
 @pytest.mark.parametrize(
     "recipe, wanted", [("input", True), ("layer", True), ("grad_cam", True), ("random", False), ("none", False)]
 )
-def test_only_maps_of_gradients_ask_for_them(recipe, wanted):
+def test_only_gradient_maps_request_gradients(recipe, wanted):
     assert small_program(recipe)[1].maps_gradients == wanted
 
 
 @pytest.mark.parametrize("loss", ["simclr", "training"])
 @pytest.mark.parametrize("recipe, shares", [("cutmix", True), ("random", True), ("layer", None)])
-def test_one_backward_pass_where_no_map_asks_for_another(recipe, shares, loss):
+def test_one_backward_pass_unless_the_map_needs_another(recipe, shares, loss):
     cross_entropy = (phase("classes", epochs=1, cross_entropy=1.0),)
     keys = {"model.classifier": "linear", "attribution.loss": loss}
-    # Its activations are not needed any more when the mixed pass begins.
+    # Its activations are no longer needed when the mixed pass begins.
     assert small_program(recipe, phases=cross_entropy, **keys)[1].shares_backward == (shares or loss == "training")
-    # A contrastive mixed loss comes back to the clean outputs.
+    # A contrastive mixed loss depends on the clean outputs.
     assert not small_program(recipe, phases=PHASES, **keys)[1].shares_backward
 
 

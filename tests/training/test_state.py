@@ -36,7 +36,7 @@ def test_weight_decay_spares_norms_and_biases(name):
     np.testing.assert_array_equal(decayed["bias"], 1.0)
     np.testing.assert_array_equal(decayed["scale"], 1.0)
     assert np.all(decayed["kernel"] < 1.0)
-    # Without it, nothing moves.
+    # Without weight decay, nothing moves.
     np.testing.assert_array_equal(updated(nothing, name=name)["kernel"], 1.0)
 
 
@@ -102,7 +102,7 @@ def test_the_warm_up_rises_in_every_step_and_the_cosine_falls_in_every_epoch(war
     assert np.flatnonzero(rates == 0).tolist() == [0]
 
 
-def test_the_warm_up_is_of_the_first_phase_that_has_epochs():
+def test_the_warm_up_applies_to_the_first_phase_with_epochs():
     nothing = Phase("ssl", 0, {"simclr": 1.0})
     whole = Phase("joint", 3, {"supcon": 1.0, "simclr": 1.0})
     rates = [

@@ -61,7 +61,7 @@ CONFIG = {"seed": 3, "mix": {"fill": "partner", "keep_range": [0.5, 0.9]}}
 
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
-    """The two packages, each as far as it is used; gone again after the test."""
+    """Fakes of the two packages, as far as they are used; removed after the test."""
     for name, code in FAKES.items():
         file = tmp_path / "fakes" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ def fakes(tmp_path, monkeypatch):
 def no_settings(monkeypatch):
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
-    # What the trackers set themselves is taken back, too.
+    # Also undo what the trackers set themselves.
     for name in ("WANDB_ERROR_REPORTING", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
         monkeypatch.setenv(name, "true" if name.startswith("MLFLOW") else "false")
 
 
 def write(workdir, names, steps, start=0):
-    """Train those steps, with a loss of a tenth of the step."""
+    """Train these steps, with a loss of a tenth of the step."""
     writer = MetricsWriter(str(workdir), start_step=start, total_steps=9, images_per_step=4, trackers=names)
     for step in steps:
         writer.write(step, {"loss": step / 10})
@@ -175,7 +175,7 @@ def test_a_tracker_that_cannot_start_is_left_out(fakes, workdir, capsys, monkeyp
 
 
 def test_a_tracker_that_is_not_installed_is_one_line(workdir, capsys, monkeypatch, tmp_path):
-    """Neither is a folder of its name, which Python would import, an installation."""
+    """Nor does a folder of that name, which Python would import, count as an installation."""
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     find = importlib.util.find_spec

@@ -1,4 +1,4 @@
-"""The train step: one shared clean forward, devices that agree, and its cost."""
+"""The train step: one shared clean forward pass, agreement between devices, and its cost."""
 
 import dataclasses
 from functools import partial
@@ -26,7 +26,7 @@ def largest_difference(a, b):
 
 
 def resident_images():
-    """As a step is given them: the pixels of an image in a row."""
+    """In the step's input layout: the pixels of each image in one row."""
     images, labels = small_images()
     return images.reshape(len(images), -1), labels
 
@@ -37,7 +37,7 @@ def run_steps(program, state, steps):
     history = []
     for index in range(steps):
         order_N = small_order(program, index)
-        # Nothing crosses between host and device behind the step's back.
+        # No hidden transfers between host and device.
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, images, labels, order_N)
         history.append(jax.device_get(metrics))
@@ -53,7 +53,7 @@ MOCO = {
 
 
 def weighted_sum(terms, weights):
-    """What the phase's weights make of losses, each known by its name."""
+    """The phase's weighted sum of named losses."""
     return sum(weights[name.removeprefix("mixed_")] * value for name, value in terms.items())
 
 
@@ -116,13 +116,13 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
     assert scale > 1e-3
     assert largest_difference(gradient, expected) < 2e-5 * scale
-    # Running statistics come from the clean forward alone.
+    # Running statistics come only from the clean forward pass.
     assert largest_difference(stats, expected_stats) < 1e-6
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_maps_are_random_between_fresh_ones(recipe):
-    """Every second step has its own map; the other is, to rounding, that of the recipe with random maps."""
+    """Every second step has a fresh map; the others equal, up to rounding, the recipe with random maps."""
     specs, program = small_program(recipe, **{"attribution.every": 2})
     start = small_state(specs, program)
     same_mix = {f"mix.{key}": getattr(specs.mix, key) for key in ("mask", "fill")}
@@ -136,7 +136,7 @@ def test_maps_are_random_between_fresh_ones(recipe):
 
 
 def test_attribution_leaves_parameters_and_statistics_alone():
-    # In this phase the mixed loss has weight 0, so that only a leak of the attribution could make a difference.
+    # In this phase the mixed loss has weight 0, so only a leak from the attribution could make a difference.
     phases = (phase("supcon", epochs=2, supcon=1.0), phase("later", epochs=1, ssl=1.0))
     results = []
     for recipe in ("none", "input", "layer"):
@@ -159,7 +159,7 @@ def test_attribution_leaves_parameters_and_statistics_alone():
 )
 def test_an_explanation_shows_what_the_step_does(recipe, overrides, monkeypatch):
     specs, program = small_program(recipe, **overrides)
-    # The second step: where maps are made every other step, it has a random one.
+    # The second step, which has a random map where fresh ones are made every other step.
     state = small_state(specs, program).replace(step=jnp.int32(1))
     images, labels = map(lambda x: jnp.asarray(x[:32]), small_images())
     seen = []
@@ -232,7 +232,7 @@ def test_one_backward_pass_serves_map_and_training_when_anchors_are_detached():
 
 
 def lowered(recipe, phases=PHASES, **overrides):
-    """The text of a step before XLA, and how many arrays the parameters are."""
+    """The lowered text of a step before XLA, and the number of parameter arrays."""
     specs, program = small_program(recipe, phases=phases, **overrides)
     state = jax.eval_shape(lambda: small_state(specs, program))
     images = jax.ShapeDtypeStruct((NUM_IMAGES, SIZE * SIZE * 3), jnp.uint8)
@@ -241,21 +241,21 @@ def lowered(recipe, phases=PHASES, **overrides):
     return step.lower(state, images, numbers, numbers).as_text(), len(jax.tree.leaves(state.params))
 
 
-def test_a_step_without_a_map_of_its_own_skips_the_backward_pass():
+def test_a_step_without_a_fresh_map_skips_the_backward_pass():
     assert "stablehlo.case" in lowered("input", **{"attribution.every": 2})[0]
     assert "stablehlo.case" not in lowered("input")[0]
 
 
 def test_the_mixed_pass_waits_for_the_clean_gradient():
-    # It saves memory on a GPU, whose scheduler would run both passes at once; no result on a CPU tells of it.
+    # It saves memory on a GPU, whose scheduler would run both passes at once; no result on a CPU shows it.
     only_ssl = (phase("ssl", epochs=2, ssl=1.0),)
     shared = {"objective.detach_anchors": True, "attribution.loss": "training"}
     assert "stablehlo.optimization_barrier" in lowered("layer", phases=only_ssl, **shared)[0]
-    assert "stablehlo.optimization_barrier" not in lowered("input")[0], "there is no gradient yet to wait for"
+    assert "stablehlo.optimization_barrier" not in lowered("input")[0], "there is no gradient to wait for yet"
 
 
 def test_the_optimizer_reads_every_gradient_in_rows():
-    # On a CPU they are so in any case; on a GPU the constraint spares copies of parameters and moments.
+    # On a CPU they always are; on a GPU, the constraint avoids copies of parameters and moments.
     text, arrays = lowered("input")
     assert text.count("stablehlo.custom_call @LayoutConstraint") == arrays
 
@@ -265,7 +265,7 @@ IMAGES, CLASSES = 6, 4
 
 
 def random_outputs():
-    """Outputs of two views of six images, and the labels of these."""
+    """Outputs for two views of six images, and the images' labels."""
     random = np.random.default_rng(0)
     z = random.normal(size=(2 * IMAGES, 8)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -288,13 +288,13 @@ def test_both_views_have_the_class_of_their_image():
     clean, of_mixed = both(outputs)
     logits, rows = np.asarray(outputs.logits, np.float64), np.arange(2 * IMAGES)
     surprise = np.log(np.exp(logits).sum(1, keepdims=True)) - logits
-    class_of = np.asarray(labels)[rows % IMAGES]  # all images' first views, then their second ones
+    class_of = np.asarray(labels)[rows % IMAGES]  # the first views of all images, then the second ones
     np.testing.assert_allclose(clean, surprise[rows, class_of].mean(), rtol=1e-5)
     own, others = surprise[rows, class_of], surprise[rows, class_of[partner]]
     np.testing.assert_allclose(of_mixed, np.mean(weight * own + (1 - weight) * others), rtol=1e-5)
 
 
-def test_maps_are_of_the_loss_that_the_config_names():
+def test_maps_explain_the_loss_named_in_the_config():
     outputs, labels = random_outputs()
     names = ("simclr", "supcon", "cross_entropy")
     programs = {}
@@ -344,7 +344,7 @@ def test_maps_have_the_sign_norm_and_smoothing_of_the_config(method):
         maps = [make_map(activations[name], taps[name], image_size=8, sign=-1, norm="batch") for name in taps]
         expected = sum(maps) / 2
 
-    # The batch of norm "batch" is that of all devices.
+    # Norm "batch" refers to the batch of all devices.
     make = lambda *shard: attribution.make(attribution.Source(*shard, None, "batch"), program.attribution)
     shards = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), (images, activations, taps))
     found = jax.jit(jax.vmap(make, axis_name="batch"))(*shards)
@@ -374,11 +374,11 @@ def test_weights_and_rate_follow_the_phases():
         np.testing.assert_allclose(rate(jnp.int32(step)), expected((step - 30) // 3, 4), rtol=1e-5)
 
 
-def test_a_step_without_a_finite_loss_changes_nothing_but_its_number(monkeypatch):
+def test_a_step_with_a_nonfinite_loss_only_counts_itself(monkeypatch):
     views_of = step_lib.views_of
 
     def spoiled(program, key, images_bxHxWxC, axis_name):
-        """Views of which one pixel is NaN, where the first image begins with white."""
+        """Views with one NaN pixel if the first image starts with white."""
         bad = images_bxHxWxC[0, 0, 0, 0] == 255
         return views_of(program, key, images_bxHxWxC, axis_name).at[0, 0, 0, 0].add(jnp.where(bad, jnp.nan, 0.0))
 

@@ -32,7 +32,7 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_a_second_process_is_told_who_works_there(holder):
+def test_a_second_process_is_told_who_holds_the_lock(holder):
     workdir, process = holder
     with pytest.raises(lock.LockedError) as raised, lock.hold(workdir):
         pass
@@ -78,8 +78,8 @@ def _owned(path, **changes):
     return owner
 
 
-def test_another_host_counts_by_the_time_of_its_file(tmp_path):
-    """A file system may lock for each host alone: the system's lock then succeeds on both."""
+def test_the_lock_of_another_host_expires_by_the_time_of_its_file(tmp_path):
+    """A file system may lock per host only, in which case the system's lock succeeds on both."""
     path = tmp_path / lock.NAME
     _owned(path, host="elsewhere", pid=4)
     said = "process 4 on elsewhere since .*; wait for it, or delete .*lock.json"
@@ -101,7 +101,7 @@ def test_another_host_counts_by_the_time_of_its_file(tmp_path):
     ],
     ids=["this process", "its number was reused", "no such process", "no number of a process", "another user's"],
 )
-def test_without_locks_of_the_system_the_named_process_counts(tmp_path, monkeypatch, changes, alive):
+def test_without_system_locks_the_named_process_counts(tmp_path, monkeypatch, changes, alive):
     import fcntl
 
     def refuse(*_):
@@ -118,7 +118,7 @@ def test_without_locks_of_the_system_the_named_process_counts(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "a"}', '{"host": 1, "pid": "x"}'])
-def test_a_lock_file_cut_short_by_a_crash_holds_nobody_up(tmp_path, content):
+def test_a_lock_file_truncated_by_a_crash_blocks_nobody(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with lock.hold(str(tmp_path)):
         pass

@@ -1,4 +1,4 @@
-"""Files of a run: atomic writes, paths, the commit that is recorded."""
+"""Files of a run: atomic writes, paths, and the recorded commit."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from gradmix_jax import workdir as workdir_lib
 
 
-def test_a_file_is_replaced_at_the_end_and_on_an_error_stays_as_it_was(tmp_path):
+def test_a_file_is_replaced_at_the_end_and_unchanged_on_an_error(tmp_path):
     path = tmp_path / "a.json"
     for text in ("old", "new"):
         with workdir_lib.replacing(str(path)) as file:
@@ -46,8 +46,8 @@ def test_a_path_that_cannot_hold_a_run_is_refused(path, said):
         workdir_lib.resolve(path)
 
 
-def test_another_projects_repository_is_not_ours(tmp_path):
-    """A copy of the package inside a repository that does not track it has no commit, unless it is told one."""
+def test_the_commit_of_another_project_is_not_used(tmp_path):
+    """A copy of the package inside a repository that does not track it has no commit unless it is given one."""
     git = lambda *words: subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
     git("init", "-q")
     (tmp_path / "theirs.txt").write_text("x")
