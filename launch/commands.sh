@@ -2,10 +2,10 @@
 # Functions shared by the launch scripts, which source this file.
 # Compatible with bash 3.2, the version of macOS.
 
-# Ends the script with a one-line error message.
+# Ends the script with a one-line error message, whatever the values in it hold; status 2 unless $status says otherwise.
 fail() {
-  printf '%s: %s\n' "${0##*/}" "$*" >&2
-  exit 2
+  printf '%s: %s\n' "${0##*/}" "$(printf '%s' "$*" | LC_ALL=C tr '[:cntrl:]' ' ')" >&2
+  exit "${status:-2}"
 }
 
 # Prints the comment at the top of a script: its manual.
@@ -18,7 +18,11 @@ quoted() {
   local LC_ALL=C word line=""
   for word in "$@"; do
     case "$word" in
-      *[!A-Za-z0-9_@%+=:,./-]* | "") word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
+      *[!A-Za-z0-9_@%+=:,./-]* | "")
+        # The dot keeps line breaks at the end, which $(...) would cut off.
+        word=$(printf '%s.' "$word" | sed "s/'/'\\\\''/g")
+        word="'${word%.}'"
+        ;;
     esac
     line="$line${line:+ }$word"
   done
@@ -51,13 +55,18 @@ commit() {
   printf '%s' "$head"
 }
 
-# Checks the two flags that every main job has.
+# Checks the two flags that every main job has, and makes of --workdir a path that no program takes for something else.
 check_job() {
   [ -n "$config" ] || fail "--config is missing: name a file such as configs/digits_osr.py"
   # What follows a colon chooses within the file: configs/digits_osr.py:layer.
   [ -f "${config%%:*}" ] || fail "--config='$config' is not a file in $PWD"
   [ -n "$workdir" ] || fail "--workdir is missing: name the folder for checkpoints and results, such as runs/digits"
   case "$workdir" in
+    *[[:cntrl:]]*) fail "--workdir='$workdir' must not have a line break or another control character" ;;
     *://*) fail "--workdir='$workdir' must be a folder, not a URL" ;;
+    *[][*?]*) fail "--workdir='$workdir' must not have [ ] * or ?" ;;
+    # As the main job reads it; a shell leaves the ~ of --workdir=~/runs as it is.
+    \~ | \~/*) workdir=$HOME${workdir#\~} ;;
+    -*) workdir=./$workdir ;;
   esac
 }

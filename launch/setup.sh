@@ -61,7 +61,7 @@ old_jax="" old_version="" old_checksum=""
 stamp=$venv/.gradmix_jax
 # A stamp counts only while its environment works: the Python it was made with may be gone.
 if [ -f "$stamp" ] && is_new "$venv/bin/python"; then
-  read -r old_jax old_version old_checksum <"$stamp"
+  read -r old_jax old_version old_checksum <"$stamp" || old_jax=""  # cut short: install again
 fi
 reason=""
 if [ "$jax" = auto ] || [ -z "$jax$old_jax" ]; then
@@ -109,6 +109,7 @@ echo "Installing Python $wanted_version packages and JAX $jax_version for $jax${
   "$size."
 rm -f "$stamp"
 [ ${#make_environment[@]} -eq 0 ] || "${make_environment[@]}"
+# Status 1: unlike a mistake of the user, this may work the next time, which schedulers want to know.
 "${install[@]}" ||
-  fail "pip could not install the packages (its own message is above); run the same command again to retry"
+  status=1 fail "pip could not install the packages (its own message is above); run the same command again to retry"
 echo "$jax $wanted_version $checksum" >"$stamp"

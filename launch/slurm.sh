@@ -46,6 +46,9 @@ matches "$gpus" '[0-9]|[1-9][0-9]' || fail "--gpus_per_node='$gpus' must be a wh
 matches "$cpus" '[1-9][0-9]{0,3}' || fail "--cpus_per_node='$cpus' must be a whole number from 1 to 9999"
 matches "$time" '([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}' ||
   fail "--time='$time' must be a limit such as 24:00:00 or 3-12:00:00"
+case "$workdir" in
+  *\\*) fail "--workdir='$workdir' must not have a backslash: SLURM would put no job number into the name of its log" ;;
+esac
 need sbatch "run this on a SLURM login node, or look at the commands with --dry_run"
 
 job=(.venv/bin/python -u -m gradmix_jax.main)
@@ -61,7 +64,8 @@ options=("--job-name=gradmix_jax" "--nodes=$nodes" --ntasks-per-node=1 "--cpus-p
 [ "$gpus" -eq 0 ] || options+=("--gpus-per-node=$gpus")
 [ -z "$partition" ] || options+=("--partition=$partition")
 [ -z "$account" ] || options+=("--account=$account")
-options+=("--output=$workdir/slurm-%j.log" --open-mode=append --requeue --signal=TERM@120)
+# A % in the name of the log stands for something, such as the job's number; %% is the character.
+options+=("--output=${workdir//[%]/%%}/slurm-%j.log" --open-mode=append --requeue --signal=TERM@120)
 
 run mkdir -p "$workdir"
 run sbatch "${options[@]}" "--wrap=bash launch/setup.sh && $(quoted "${step[@]}")"

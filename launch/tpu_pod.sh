@@ -20,7 +20,8 @@
 # --queued          through a queued request, waiting until it is granted; say it to delete too
 # --config=FILE     e.g. configs/cifar_osr.py
 # --workdir=DIR     folder on the hosts, relative to the checkout there. The first host alone writes it, so the hosts
-#                   need no disk in common; on its own disk it lives no longer than the slice.
+#                   need no disk in common; on its own disk it lives no longer than the slice. Of letters, digits and
+#                   _@%+=:,./- only: what scp makes of others, when it is fetched, depends on its version.
 # --prepare=COMMAND with install: a shell command to run on every host, e.g. to mount a bucket
 # --delete_after    with all: delete the slice at the end, also when a step failed. Never done unless asked for.
 # --dry_run         print every command and execute none
@@ -84,6 +85,9 @@ case "$step" in
       fail "--version='$version' must be a runtime version such as v2-alpha-tpuv6e"
     ;;
 esac
+# Before anything is paid for.
+[ -z "$workdir" ] || matches "$workdir" '[A-Za-z0-9_@%+=:,./-]+' ||
+  fail "--workdir='$workdir' must be made of letters, digits and _@%+=:,./- only: scp has to fetch it"
 case "$step" in
   run | all) check_job ;;
   fetch) [ -n "$workdir" ] || fail "--workdir is missing: name the folder that the job wrote, such as runs/cifar" ;;

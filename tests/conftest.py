@@ -45,3 +45,11 @@ def programs():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield names
     listening.clear()  # a listener cannot be removed
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The launch files, and fakes of the programs that they call."""
+    from fake_checkout import Checkout
+
+    return Checkout(tmp_path)

@@ -1,119 +1,13 @@
-"""Makefile and launch scripts, against fake programs: nothing is installed, and nothing outside is called.
+"""Makefile and launch scripts, against fake programs: nothing is installed, and nothing outside is called."""
 
-Every script runs in a copy of the checkout with a PATH that holds only harmless tools and the fakes, so that a real
-gcloud or sbatch of the machine is out of reach. A fake writes down its arguments, one JSON list a line.
-"""
-
-import json
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-import yaml
-
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = shlex.split("bash sh env cat sed tr cksum dirname mkdir rm ls tee tar gzip uname seq make")
-# Stands in for any program: records its call, then answers with $FAKE_<NAME>_OUTPUT and $FAKE_<NAME>_STATUS:
-# one per call, separated by |; the last one serves all later calls.
-RECORDER = """#!{python} -S
-import json, os, sys
-name = os.path.basename(sys.argv[0])
-with open(os.environ["CALLS"], "a") as file:
-    file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
-outputs = os.environ.get(f"FAKE_{{name.upper()}}_OUTPUT", "").split("|")
-number = sum(json.loads(line)[0] == name for line in open(os.environ["CALLS"]))
-print(outputs[min(number, len(outputs)) - 1])
-statuses = os.environ.get(f"FAKE_{{name.upper()}}_STATUS", "0").split("|")
-sys.exit(int(statuses[min(number, len(statuses)) - 1]))
-"""
-# A Python of version $1 ($2: without which module) that makes fake environments and records what it is asked to run.
-PYTHON = """#!{python} -S
-import json, os, shutil, sys
-arguments = sys.argv[1:]
-if arguments[0] == "-c":
-    code = arguments[1].replace("sys.version_info", "({version})")
-    if "{missing}" and "{missing}" in code:
-        sys.exit(1)
-    exec(code.replace("import ensurepip, venv", ""))
-    sys.exit()
-name = os.path.relpath(sys.argv[0]) if "/.venv/" in os.path.abspath(sys.argv[0]) else os.path.basename(sys.argv[0])
-with open(os.environ["CALLS"], "a") as file:
-    file.write(json.dumps([name, *arguments]) + "\\n")
-if arguments[:2] == ["-m", "venv"]:
-    os.makedirs(arguments[-1] + "/bin", exist_ok=True)
-    open(arguments[-1] + "/pyvenv.cfg", "w").close()
-    shutil.copy(sys.argv[0], arguments[-1] + "/bin/python")
-print(os.environ.get("FAKE_PYTHON_OUTPUT", "").replace("PID", str(os.getpid())))
-if not {{"venv", "pip"}} & set(arguments[1:2]):
-    sys.exit(int(os.environ.get("FAKE_PYTHON_STATUS", "0")))
-if "install" in arguments:
-    sys.exit(int(os.environ.get("FAKE_PIP_STATUS", "0")))
-"""
-INSTALL = shlex.split(".venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -r requirements.txt")
-MAIN = [".venv/bin/python", "-m", "gradmix_jax.main"]
-
-
-class Checkout:
-    """A copy of the launch files in a folder of its own, and the fakes beside it."""
-
-    def __init__(self, folder: Path):
-        self.root, self.bin, self.calls_file = folder / "checkout", folder / "bin", folder / "calls"
-        for name in ("launch", ".ci"):
-            shutil.copytree(ROOT / name, self.root / name)
-        for name in ("Makefile", "requirements.txt", "pyproject.toml"):
-            shutil.copy(ROOT / name, self.root / name)
-        for name in ("configs/tiny.py", "configs/digits_osr.py", "gradmix_jax/main.py"):
-            (self.root / name).parent.mkdir(exist_ok=True)
-            (self.root / name).touch()
-        self.bin.mkdir()
-        for tool in TOOLS:
-            (self.bin / tool).symlink_to(shutil.which(tool))
-
-    def fake(self, name: str) -> None:
-        self._write(name, RECORDER.format(python=sys.executable))
-
-    def fake_python(self, name: str = "python3.11", version: str = "3, 11", missing: str = "") -> None:
-        self._write(name, PYTHON.format(python=sys.executable, version=version, missing=missing))
-
-    def _write(self, name: str, text: str) -> None:
-        (self.bin / name).write_text(text)
-        (self.bin / name).chmod(0o755)
-
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        environment = {"PATH": str(self.bin), "CALLS": str(self.calls_file), "HOME": str(self.root)} | environment
-        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-        return subprocess.Popen(
-            command, cwd=self.root, env=environment, stdout=pipe, stderr=pipe, stdin=nothing, text=True
-        )
-
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
-        with self.start(*command, **environment) as process:
-            output, errors = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-    def calls(self) -> list[list[str]]:
-        """Calls of the fakes since the last call of this function."""
-        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
-        self.calls_file.unlink(missing_ok=True)
-        return [json.loads(line) for line in lines]
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    return Checkout(tmp_path)
-
-
-def assert_refused(result, *words):
-    """Exit status 2, nothing on stdout, and a message that has all the words."""
-    assert result.returncode == 2, result
-    assert result.stdout == ""
-    assert re.fullmatch(r"[a-z_]+\.sh: .*\n", result.stderr, re.DOTALL)
-    assert all(word in result.stderr for word in words), result.stderr
+from fake_checkout import INSTALL, MAIN, ROOT, Checkout, assert_refused
 
 
 def test_requirements_pin_every_dependency_exactly():
@@ -262,12 +156,25 @@ def test_setup_detects_which_jax_to_install(checkout):
 
 def test_failed_installation_is_tried_again(checkout):
     checkout.fake_python()
+    # Not 2, a mistake of the user: a job on Kubernetes would not be tried again.
+    assert checkout.run("bash", "launch/setup.sh", FAKE_PIP_STATUS="1").returncode == 1
     result = checkout.run("make", "setup", FAKE_PIP_STATUS="1")
     assert result.returncode != 0
     assert "pip could not install the packages" in result.stderr
     checkout.calls()
     assert checkout.run("make", "setup").returncode == 0
     assert INSTALL in checkout.calls()
+
+
+@pytest.mark.parametrize("stamp", ["", "cpu", "cpu 3.11"])
+def test_a_stamp_that_was_cut_short_installs_again(checkout, stamp):
+    checkout.fake_python()
+    checkout.run("make", "setup", "JAX=cpu")
+    checkout.calls()
+    (checkout.root / ".venv/.gradmix_jax").write_text(stamp)
+    result = checkout.run("make", "setup", "JAX=cpu")
+    assert result.returncode == 0 and INSTALL in checkout.calls(), result.stderr
+    assert len((checkout.root / ".venv/.gradmix_jax").read_text().split()) == 3
 
 
 def test_an_environment_without_its_python_is_recreated(checkout):
@@ -655,103 +562,6 @@ def test_slurm_refuses(checkout, arguments, words):
         checkout.fake("sbatch")
     assert_refused(checkout.run("bash", "launch/slurm.sh", *arguments), *words)
     assert checkout.calls() == []
-
-
-# ---- launch/kubernetes.yaml
-
-
-def test_kubernetes_job_starts_the_main_job(checkout):
-    job = yaml.safe_load((ROOT / "launch/kubernetes.yaml").read_text())
-    pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
-    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
-    environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert environment["WORKDIR"].startswith(container["volumeMounts"][0]["mountPath"] + "/")
-    # The container's script, with the clone replaced by what a clone would have brought.
-    checkout.fake("git")
-    checkout.fake_python()
-    shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
-    script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
-    environment["WORKDIR"] = str(checkout.root / "runs/k8s")
-    empty = checkout.run(*container["command"], script, **environment)
-    assert empty.returncode and "REPOSITORY: is empty: name the repository in this file" in empty.stderr
-    assert checkout.calls() == []
-    environment["REPOSITORY"] = "https://example.com/a"
-    assert checkout.run(*container["command"], script, **environment).returncode == 0
-    calls = checkout.calls()
-    assert calls[0][:2] == ["git", "clone"] and environment["REPOSITORY"] in calls[0]
-    assert calls[-1][1:] == [
-        "-u",
-        "-m",
-        "gradmix_jax.main",
-        f"--config={environment['CONFIG']}",
-        f"--workdir={environment['WORKDIR']}",
-    ]
-
-
-# ---- launch/kubernetes_hosts.yaml, launch/Dockerfile
-
-
-def test_kubernetes_hosts_join_each_other(checkout):
-    service, job = yaml.safe_load_all((ROOT / "launch/kubernetes_hosts.yaml").read_text())
-    name, spec = job["metadata"]["name"], job["spec"]
-    pod = spec["template"]["spec"]
-    (container,) = pod["containers"]
-    environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    # The names that pods of an Indexed job have, and the service that resolves them.
-    assert (spec["completionMode"], pod["subdomain"]) == ("Indexed", service["metadata"]["name"])
-    assert (service["spec"]["clusterIP"], service["spec"]["selector"]) == ("None", {"job-name": name})
-    (port,) = (each["port"] for each in service["spec"]["ports"])
-    assert environment["COORDINATOR"] == f"{name}-0.{service['metadata']['name']}:{port}"
-    assert port == container["ports"][0]["containerPort"]
-    assert spec["completions"] == spec["parallelism"] == int(environment["HOSTS"])
-    rules = spec["podFailurePolicy"]["rules"]
-    assert rules[0]["onExitCodes"]["containerName"] == container["name"] and pod["restartPolicy"] == "Never"
-    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
-    # The container's script, with the clone replaced by what a clone would have brought.
-    checkout.fake("git")
-    checkout.fake_python()
-    shutil.copy(checkout.root / "configs/tiny.py", checkout.root / environment["CONFIG"])
-    script = container["args"][0].replace("/gradmix_jax/", f"{checkout.root}/")
-    environment |= {"WORKDIR": str(checkout.root / "runs/k8s"), "JOB_COMPLETION_INDEX": "1"}
-    environment |= {"REPOSITORY": "https://example.com/a"}
-    assert checkout.run(*container["command"], script, **environment).returncode == 0
-    assert checkout.calls()[-1][3:] == [
-        "gradmix_jax.main",
-        f"--config={environment['CONFIG']}",
-        f"--workdir={environment['WORKDIR']}",
-        f"--coordinator={environment['COORDINATOR']}",
-        "--num_processes=2",
-        "--process_id=1",
-    ]
-
-
-def test_the_container_installs_the_requirements_and_copies_what_runs(tmp_path):
-    text = (ROOT / "launch/Dockerfile").read_text()
-    joined = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
-    instructions = [line.split(None, 1) for line in joined.splitlines() if line.strip()]
-    assert instructions[0][0] == "FROM"
-    sources = [name for word, words in instructions if word == "COPY" for name in words.split()[:-1]]
-    assert {"requirements.txt", "gradmix_jax", "configs", "pyproject.toml"} <= set(sources)
-    assert all((ROOT / name).exists() for name in sources)
-    let_in = [
-        line[1:] for line in (ROOT / "launch/Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"
-    ]
-    assert set(let_in) == set(sources)
-    # The installation, with a pip that records: the same versions as everywhere.
-    (install,) = (words for word, words in instructions if word == "RUN" and "pip install" in words)
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
-    jax = re.search(r"^jax==(.*)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
-    (tmp_path / "pip").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "pip").chmod(0o755)
-    for choice, extra in {"cpu": "", "cuda13": f" jax[cuda13]=={jax}"}.items():
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JAX": choice}
-        result = subprocess.run(["sh", "-c", install], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert result.stdout == f"install --no-cache-dir --disable-pip-version-check -r requirements.txt{extra}\n"
-    (entry,) = (words for word, words in instructions if word == "ENTRYPOINT")
-    assert json.loads(entry) == ["python", "-m", "gradmix_jax.main"]
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[03-04]", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
