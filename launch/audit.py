@@ -1,6 +1,6 @@
-"""Audit pinned requirements with pip-audit; run by launch/audit.sh, which installs it.
+"""Audit files of pinned requirements with pip-audit; run by launch/audit.sh, which installs it.
 
-python launch/audit.py requirements.txt
+python launch/audit.py requirements.txt docs/requirements.txt
 """
 
 import json
@@ -41,9 +41,12 @@ def report(packages: list[dict], problem: str) -> tuple[list[str], int]:
 
 
 def main() -> None:
-    lines, status = report(*found(sys.argv[1]))
-    print("\n".join(lines))
-    sys.exit(status)
+    statuses = []
+    for requirements in sys.argv[1:]:
+        lines, status = report(*found(requirements))
+        statuses.append(status)
+        print("\n".join(f"{requirements}: {line}" for line in lines), flush=True)
+    sys.exit(max(statuses))
 
 
 if __name__ == "__main__":

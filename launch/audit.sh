@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Looks the pinned versions of requirements.txt up in the databases of known vulnerabilities.
+# Looks the pinned versions of the package, its documentation and its extras up in the databases of known vulnerabilities.
 #
-#   bash launch/audit.sh [--requirements=FILE]
+#   bash launch/audit.sh [--requirements=FILE ...]
 #
-# --requirements  the file to audit; default: requirements.txt
+# --requirements  a file to audit; default: requirements.txt, docs/requirements.txt and launch/extras.txt
 #
 # Uses the pip-audit of the checkout's environment if it has the version below, and otherwise one in an environment of
 # its own, .venv-audit. Without a network it says so and ends with status 0: nothing was found out. Status 1: a version
@@ -13,15 +13,18 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/commands.sh
 
-version=2.10.1 requirements=requirements.txt
+version=2.10.1 requirements=()
 for argument in "$@"; do
   case "$argument" in
-    --requirements=*) requirements=${argument#*=} ;;
+    --requirements=*) requirements+=("${argument#*=}") ;;
     --help | -h) usage launch/audit.sh && exit ;;
     *) fail "unknown argument '$argument': use --requirements" ;;
   esac
 done
-[ -f "$requirements" ] || fail "there is no file '$requirements'"
+[ ${#requirements[@]} -gt 0 ] || requirements=(requirements.txt docs/requirements.txt launch/extras.txt)
+for file in "${requirements[@]}"; do
+  [ -f "$file" ] || fail "there is no file '$file'"
+done
 
 skip() {
   printf 'audit skipped: %s\n' "$1"
@@ -39,4 +42,4 @@ if ! has_audit "$python"; then
       skip "pip-audit $version cannot be installed (is there a network?)"
   fi
 fi
-exec "$python/bin/python" launch/audit.py "$requirements"
+exec "$python/bin/python" launch/audit.py "${requirements[@]}"

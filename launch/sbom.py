@@ -1,12 +1,20 @@
-"""Write a software bill of materials of this Python environment: CycloneDX 1.5 JSON, from installed metadata alone.
+"""Write a software bill of materials: CycloneDX 1.5 JSON, without a network.
 
 python launch/sbom.py --out=sbom.json
+
+It lists this Python environment, from installed metadata, and what the documentation and the extras would add, from
+their pinned versions: these have the scope "optional" and name their file.
 """
 
 import argparse
 import json
+import pathlib
 import re
 from importlib import metadata
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Packages that are there only where `make docs` or an extra has installed them.
+OPTIONAL = ("docs/requirements.txt", "launch/extras.txt")
 
 # Classifiers of a license -> SPDX identifier; others go by the text that the package gives.
 LICENSES = {
@@ -19,16 +27,33 @@ LICENSES = {
 }
 
 
+def normal(name: str) -> str:
+    """The one spelling of a package's name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def identity(name: str, version: str) -> dict:
+    """What every component has."""
+    purl = f"pkg:pypi/{name}@{version}"
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+
+
+def optional(installed: dict[str, metadata.Distribution]) -> list[dict]:
+    """The pinned packages of OPTIONAL that are not installed."""
+    found: dict[str, dict] = {}
+    for file in OPTIONAL:
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+            name, pinned, version = line.partition("==")
+            if pinned and not line.startswith("#") and normal(name) not in installed:
+                pin = {"name": "pinned_in", "value": file}
+                found.setdefault(normal(name), identity(normal(name), version) | {"scope": "optional"})
+                found[normal(name)].setdefault("properties", []).append(pin)
+    return [found[name] for name in sorted(found)]
+
+
 def component(found: metadata.Distribution) -> dict:
-    """One package: name, version, purl, license and the RECORD's digest algorithm where there is one."""
-    name = re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
-    entry = {
-        "type": "library",
-        "bom-ref": f"pkg:pypi/{name}@{found.version}",
-        "name": name,
-        "version": found.version,
-        "purl": f"pkg:pypi/{name}@{found.version}",
-    }
+    """One installed package: name, version, purl, and what it says of itself."""
+    entry = identity(normal(found.metadata["Name"]), found.version)
     if found.metadata.get("Summary"):
         entry["description"] = found.metadata["Summary"]
     licenses = license_of(found)
@@ -48,7 +73,6 @@ def license_of(found: metadata.Distribution) -> list[dict]:
 
 def dependencies(packages: dict[str, metadata.Distribution]) -> list[dict]:
     """What each package needs of the others, extras left out."""
-    normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
     refs = {name: f"pkg:pypi/{name}@{each.version}" for name, each in packages.items()}
     found = []
     for name, each in sorted(packages.items()):
@@ -64,8 +88,9 @@ def main() -> None:
     packages = {}
     for each in metadata.distributions():
         if each.metadata["Name"]:
-            packages.setdefault(re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower(), each)
+            packages.setdefault(normal(each.metadata["Name"]), each)
     own = packages.pop("gradmix-jax", None)
+    more = optional(packages)
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
@@ -73,14 +98,14 @@ def main() -> None:
         "metadata": {
             "component": {"type": "application", "name": "gradmix_jax", "version": own.version if own else "0"},
         },
-        "components": [component(each) for _, each in sorted(packages.items())],
+        "components": [component(each) for _, each in sorted(packages.items())] + more,
         "dependencies": dependencies(packages),
     }
     out = parser.parse_args().out
     with open(out, "w", encoding="utf-8") as file:
         json.dump(bill, file, indent=2)
         file.write("\n")
-    print(f"{out}: {len(bill['components'])} packages")
+    print(f"{out}: {len(packages)} packages, and {len(more)} that the documentation and the extras would add")
 
 
 if __name__ == "__main__":

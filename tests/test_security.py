@@ -2,13 +2,10 @@
 
 import ast
 import html
-import json
 import pathlib
 import re
-import runpy
 import shlex
 import subprocess
-import sys
 
 import commands
 import pytest
@@ -90,68 +87,6 @@ def test_printed_commands_give_a_shell_the_same_words(name, tmp_path):
     shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, cwd=tmp_path)
     assert shown.stdout.split("\0")[:-1] == shlex.split(line) and not list(tmp_path.iterdir())
     assert f"--config.name={name}" in shlex.split(line) and f"--workdir=runs/{name}/trial0_seed0" in shlex.split(line)
-
-
-def test_a_launcher_gives_a_shell_the_same_words():
-    name = "runs/a b;touch pwned;$(touch pwned)`touch pwned`'\"&|"
-    words = ["bash", "launch/slurm.sh", "--config=configs/digits_osr.py", f"--workdir={name}", "--dry_run"]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    make, submit = map(shlex.split, result.stdout.splitlines())
-    assert make == ["mkdir", "-p", name] and f"--output={name}/slurm-%j.log" in submit
-    (wrapped,) = [word.removeprefix("--wrap=") for word in submit if word.startswith("--wrap=")]
-    assert shlex.split(wrapped)[-1] == f"--workdir={name}"
-    assert not (ROOT / "pwned").exists()
-
-
-VULNERABLE = {"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}, {"id": "CVE-2"}]}
-
-
-@pytest.mark.parametrize(
-    ("packages", "problem", "lines", "status"),
-    [
-        ([], "no network", ["audit skipped: no network"], 0),
-        (
-            [{"name": "a", "skip_reason": "unknown"}],
-            "",
-            ["audit skipped: none of the 1 packages could be looked up; is there a network?"],
-            0,
-        ),
-        (
-            [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "unknown"}],
-            "",
-            ["not audited, 1 of 2 packages: b", "0 of 1 audited packages have a known vulnerability"],
-            0,
-        ),
-        (
-            [VULNERABLE, {"name": "b", "version": "1", "vulns": []}],
-            "",
-            [
-                "a 1: CVE-1, fixed in 2",
-                "a 1: CVE-2, fixed in no version",
-                "1 of 2 audited packages have a known vulnerability",
-            ],
-            1,
-        ),
-    ],
-)
-def test_what_an_audit_says(packages, problem, lines, status):
-    audit = runpy.run_path(str(ROOT / "launch" / "audit.py"))
-    assert audit["report"](packages, problem) == (lines, status)
-
-
-def test_a_bill_of_materials_lists_what_is_installed(tmp_path):
-    out = tmp_path / "sbom.json"
-    result = subprocess.run(
-        [sys.executable, "launch/sbom.py", f"--out={out}"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(out.read_text())
-    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
-    assert found["metadata"]["component"]["name"] == "gradmix_jax"
-    for each in found["components"]:
-        assert each["type"] == "library" and each["purl"] == f"pkg:pypi/{each['name'].lower()}@{each['version']}"
-    assert len({each["bom-ref"] for each in found["components"]}) == len(found["components"])
 
 
 def test_the_config_is_read_as_data():
