@@ -11,6 +11,7 @@ import glob
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -179,6 +180,7 @@ class Checkpoints:
                     raise
                 print(f"warning: {error} Using {self._path(earlier[-1])}.", file=sys.stderr)
                 if not self._read_only:  # training will come to this step again
+                    shutil.rmtree(self._path(f"damaged_{step}"), ignore_errors=True)  # it may be the second time
                     os.replace(self._path(step), self._path(f"damaged_{step}"))
                     self._manager.reload()
                 step = earlier[-1]
@@ -193,6 +195,8 @@ class Checkpoints:
                 wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
+            if not all(isinstance(about[name], dict) for name in ("of", "sha256")):
+                raise ValueError("its 'about' does not say what was saved")
             for name, tree in shapes.items():
                 if tree is not None:
                     jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])

@@ -1,5 +1,6 @@
 """Checkpoints restore what was saved, to the bit."""
 
+import json
 import re
 import shutil
 import threading
@@ -160,6 +161,26 @@ def test_altered_content_is_detected_and_training_resumes_from_the_checkpoint_be
     same(reader.restore(state), at(2))
     assert reader.restored_step == 2 and reader.steps() == [1, 2]
     reader.close()
+
+
+def test_a_step_that_is_damaged_again_and_again(tmp_path, capsys):
+    state = jax.device_get(small_state(*small_program()))
+    at = lambda step: state.replace(step=np.int32(step))
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (1, 2):
+        checkpoints.save(at(step))
+    checkpoints.close()
+    about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
+    digests = json.loads(about.read_text())["sha256"]
+    for content in ({}, [1], {"of": [1], "sha256": digests}, {"of": None, "sha256": digests}, {"of": {}, "sha256": 5}):
+        about.write_text(json.dumps(content))
+        checkpoints = Checkpoints(str(tmp_path))
+        same(checkpoints.restore(state), at(1))
+        said = capsys.readouterr().err
+        assert "checkpoints/2 cannot be read (" in said and said.count("\n") == 1, said
+        checkpoints.save(at(2))
+        checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "damaged_2"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
