@@ -2,10 +2,11 @@
 # Functions shared by the launch scripts, which source this file.
 # Compatible with bash 3.2, the version of macOS.
 
-# Ends the script with a one-line error message, whatever the values in it hold; status 2 unless $status says otherwise.
+# Ends the script with a one-line error message, whatever the values in it hold.
+exit_status=2
 fail() {
   printf '%s: %s\n' "${0##*/}" "$(printf '%s' "$*" | LC_ALL=C tr '[:cntrl:]' ' ')" >&2
-  exit "${status:-2}"
+  exit "$exit_status"
 }
 
 # Prints the comment at the top of a script: its manual.

@@ -109,7 +109,8 @@ echo "Installing Python $wanted_version packages and JAX $jax_version for $jax${
   "$size."
 rm -f "$stamp"
 [ ${#make_environment[@]} -eq 0 ] || "${make_environment[@]}"
-# Status 1: unlike a mistake of the user, this may work the next time, which schedulers want to know.
+# Unlike a mistake of the user, status 2, this may work the next time: a scheduler may try again.
+exit_status=1
 "${install[@]}" ||
-  status=1 fail "pip could not install the packages (its own message is above); run the same command again to retry"
+  fail "pip could not install the packages (its own message is above); run the same command again to retry"
 echo "$jax $wanted_version $checksum" >"$stamp"

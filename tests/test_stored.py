@@ -360,13 +360,23 @@ def test_metadata_that_is_not_json(damage, said, tmp_path):
     check_one_line(lambda: stored.export_metadata(str(path), **options), f"{path} {said}")
 
 
-def test_a_damaged_cache_of_features_says_what_helps(whole, tmp_path):
+def test_a_damaged_cache_of_features_is_none(whole, tmp_path, capsys):
     folder = put(tmp_path, whole, **{"features.npz": b"x"})
-    check_one_line(
-        lambda: cache.load(folder), f"{folder}/features.npz is damaged: .*; delete it, and it will be computed"
-    )
-    put(tmp_path, whole)  # made up, without hashes
-    check_one_line(lambda: cache.load(folder), f"{folder}/features.npz is damaged: it has no array test_known/")
+    content = whole["features.npz"]
+    half = len(content) // 2
+    cases = {
+        "garbage": (b"x", "is damaged: "),
+        "empty": (b"", "is damaged: "),
+        "cut": (content[:half], "is damaged: "),
+        "one byte": (content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :], "is damaged: "),
+        "without hashes": (content, "is damaged: it has no array test_known/"),  # made up
+    }
+    for name, (damaged, said) in cases.items():
+        (tmp_path / "features.npz").write_bytes(damaged)
+        assert cache.load(folder) is None, name
+        line = capsys.readouterr().err
+        assert line.startswith(f"warning: {folder}/features.npz {said}"), line
+        assert line.endswith("; its features are computed again.\n") and line.count("\n") == 1, line
 
 
 def test_a_whole_report_of_a_run_with_a_damaged_file_is_one_line_and_writes_nothing(whole, tmp_path):

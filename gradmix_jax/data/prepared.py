@@ -5,6 +5,9 @@ import dataclasses
 import importlib.util
 import io
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,11 +74,42 @@ def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataS
       with_train: whether to load the train part.
 
     Raises:
-      ValueError: the dataset is not there and cannot be prepared, or is prepared in another format.
+      ValueError: the dataset is not there and cannot be prepared, or is damaged or prepared in another format. Damaged
+        digits are prepared again, with a warning: scikit-learn has them.
     """
-    if name == "digits":
-        from gradmix_jax.data import digits  # noqa: F401  registers the name
     data_dir = os.path.expanduser(data_dir)
+    if name != "digits":
+        return _load(name, data_dir, download, with_train)
+    from gradmix_jax.data import digits  # noqa: F401  registers the name
+
+    try:
+        return _load(name, data_dir, download, with_train)
+    except _DamagedError as error:
+        if not _moved_away(name, data_dir):
+            raise
+        print(f"warning: {str(error).partition(';')[0]}; it is prepared again.", file=sys.stderr)
+    return _load(name, data_dir, download, with_train)
+
+
+class _DamagedError(ValueError):
+    """A prepared dataset cannot be read."""
+
+
+def _moved_away(name: str, data_dir: str) -> bool:
+    """Whether the folder of a dataset is gone: moved in one step, so that another process finds all of it or none."""
+    import tensorflow_datasets as tfds
+
+    root = data_dir or tfds.core.constants.DATA_DIR
+    try:
+        with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as aside:
+            shutil.move(os.path.join(root, name), aside)
+    except OSError:
+        return False
+    return True
+
+
+def _load(name: str, data_dir: str, download: bool, with_train: bool) -> DataSet:
+    """`load`, as the files are."""
     builder = _find(name, data_dir) or _prepare(name, data_dir, download)
     with _named_if_damaged(name, str(builder.data_dir)):
         names = tuple(builder.info.features["label"].names)
@@ -88,9 +122,9 @@ def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataS
     return DataSet(names, parts.get("train"), parts[test])
 
 
-def _damaged(name: str, where: str, reason: str) -> ValueError:
+def _damaged(name: str, where: str, reason: str) -> _DamagedError:
     said = " ".join(reason.split())[:_REASON_LENGTH].rstrip(".")
-    return ValueError(f"dataset {name!r} in {where} is damaged ({said}); delete its folder and prepare it again.")
+    return _DamagedError(f"dataset {name!r} in {where} is damaged ({said}); delete its folder and prepare it again.")
 
 
 @contextlib.contextmanager

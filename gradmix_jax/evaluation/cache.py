@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,12 +41,10 @@ def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
 
 
 def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
-    """The parts that `save` wrote; None where there is no such file, or it has another key.
+    """The parts that `save` wrote; None where there is no such file, it has another key, or it is damaged.
 
-    Files written before datasets had an entry of their own have dataset "" and classes "dataset/class".
-
-    Raises:
-      ValueError: the file is damaged.
+    A damaged file costs no more than time: a warning says so, and the features are computed again. Files written
+    before datasets had an entry of their own have dataset "" and classes "dataset/class".
     """
     path = workdir_lib.path(workdir, workdir_lib.FEATURES)
     try:
@@ -62,7 +61,8 @@ def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
             if absent:
                 raise ValueError(f"{path} is damaged: it has no array {part}/{absent[0]}.")
     except ValueError as error:
-        raise ValueError(f"{str(error).rstrip('.')}; delete it, and it will be computed again.") from error
+        print(f"warning: {str(error).rstrip('.')}; its features are computed again.", file=sys.stderr)
+        return None
     return {part: _features(part, values) for part, values in parts.items()}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,11 +111,7 @@ def _restore(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str,
 
 def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, Features]] | None:
     """From features.npz; None where it is missing, of another checkpoint, or without the headline's feature."""
-    try:
-        parts = cache.load(workdir)
-    except ValueError as error:
-        print(f"warning: {error}", file=sys.stderr)
-        return None
+    parts = cache.load(workdir)
     if not parts or "train" not in parts:
         return None
     names = _class_names(parts["train"], experiment.dataset.name)

@@ -35,16 +35,22 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", FILES)
-def test_damaged_prepared_data(digits, tmp_path, name, damage):
-    folder = tmp_path / "bad"
+def damaged(digits, folder, name, damage):
+    """A copy of the digits with one damaged file."""
     shutil.copytree(digits, folder)
     path = folder / "digits" / "1.0.0" / name
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_prepared_data(digits, tmp_path, name, damage, monkeypatch):
+    folder = damaged(digits, tmp_path / "bad", name, damage)
+    monkeypatch.setattr(prepared, "_moved_away", lambda *_: False)  # as for a dataset that cannot be made here
     with pytest.raises(ValueError) as raised:
         prepared.load("digits", data_dir=str(folder), download=False, with_train=True)
     said = str(raised.value)
@@ -53,7 +59,36 @@ def test_damaged_prepared_data(digits, tmp_path, name, damage):
     assert "\n" not in said and "Errno" not in said and "NoneType" not in said and len(said) < 600
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_digits_are_prepared_again(digits, tmp_path, name, capsys):
+    folder = damaged(digits, tmp_path / "bad", name, "cut")
+    options = dict(download=False, with_train=True)
+    found = prepared.load("digits", data_dir=str(folder), **options)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: dataset 'digits") and said.endswith("; it is prepared again.\n")
+    assert said.count("\n") == 1
+    whole = prepared.load("digits", data_dir=str(digits), **options)
+    for part in ("train", "test"):
+        assert getattr(found, part).encoded == getattr(whole, part).encoded
+        np.testing.assert_array_equal(getattr(found, part).labels, getattr(whole, part).labels)
+    assert {path.name for path in folder.iterdir()} <= {"digits", "downloads"}, "nothing is left of the damaged ones"
+    prepared.load("digits", data_dir=str(folder), **options)
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_digits_that_cannot_be_replaced(digits, tmp_path, monkeypatch):
+    folder = damaged(digits, tmp_path / "bad", "dataset_info.json", "cut")
+
+    def refuse(*_):
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr(prepared.shutil, "move", refuse)
+    with pytest.raises(ValueError, match="delete its folder and prepare it again.$"):
+        prepared.load("digits", data_dir=str(folder), download=False, with_train=True)
+
+
 def test_labels_without_a_class(digits, monkeypatch):
+    monkeypatch.setattr(prepared, "_moved_away", lambda *_: False)
     read = prepared._read
     monkeypatch.setattr(prepared, "_read", lambda *a, **k: (read(*a, **k)[0] + 1, []))
     with pytest.raises(ValueError, match=r"is damaged \(labels of test are 1 to 10 for 10 classes\)"):

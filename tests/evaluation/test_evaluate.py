@@ -212,11 +212,17 @@ def test_features_of_changed_images_are_not_reused(tmp_path):
     assert len(keys) == 2
 
 
-def test_a_damaged_cache_is_named(run, tmp_path):
-    shutil.copytree(run[1], tmp_path / "copy")
+def test_a_damaged_cache_is_computed_again(run, tmp_path, capsys):
+    config, workdir, results = run
+    shutil.copytree(workdir, tmp_path / "copy")
     (tmp_path / "copy" / "features.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="features.npz is damaged"):
-        run_lib.evaluate(run[0], str(tmp_path / "copy"))
+    capsys.readouterr()
+    again = run_lib.evaluate(config, str(tmp_path / "copy"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(lines) == 1 and lines[0].endswith("; its features are computed again."), lines
+    for name, values in results["arrays"].items():
+        np.testing.assert_array_equal(again["arrays"][name], values)
+    assert cache.load(str(tmp_path / "copy")) and capsys.readouterr().err == "", "healed"
 
 
 def test_a_classifier_head_gives_the_logits(tmp_path):
