@@ -30,7 +30,7 @@ MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagrap
 
 
 def experiment_of(*, width: int, batch: int, dtype: str, group_size: int = 16):
-    """The experiment that all steps take their settings from."""
+    """The experiment that defines the settings of all steps."""
     import resnet18
 
     overrides = {"mix.group_size": group_size}
@@ -109,7 +109,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="of a turn; some more on a GPU")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--modes", default="default", help=f"of torch.compile, separated by commas: {', '.join(MODES)}")
+    parser.add_argument(
+        "--modes", default="default", help=f"modes of torch.compile, separated by commas: {', '.join(MODES)}"
+    )
     parser.add_argument("--channels_last", action="store_true", help="PyTorch models and images in NHWC")
     parsed = parser.parse_args(arguments)
     if parsed.batch < 16 or parsed.batch > NUM_IMAGES or parsed.batch % 16:
@@ -125,20 +127,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def compare(steps: dict, ours, flags: argparse.Namespace) -> None:
     """Let them take turns and print their table."""
-    # Three turns to compile, to tune, and to capture where that is asked for.
+    # Three turns: to compile, to tune, and to capture a graph if requested.
     times = turns.timed({**steps, "ours": ours}, repeats=flags.repeats, steps=flags.steps, warm_up=3)
     losses = {name: float(run(1)) for name, run in steps.items()} | {"ours": float(ours(1)["loss"])}
     print(table(times, losses, flags.batch) + "\n", flush=True)
 
 
 def compare_compiled(steps: TorchSteps, mode: str, ours, flags: argparse.Namespace) -> bool:
-    """The same with PyTorch's compiled step; whether it could be compiled and run."""
+    """The same with PyTorch's compiled step; returns whether it could be compiled and run."""
     from torch._dynamo.utils import counters
 
     counters.clear()
     try:
         compare({f"compiled, {mode}": steps.compiled(mode)}, ours, flags)
-    except Exception as error:  # whatever PyTorch's compiler raises: the other tables are worth having
+    except Exception as error:  # whatever PyTorch's compiler raises: keep the other tables
         first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"compiled, {mode}: failed ({first_line})\n", flush=True)
         return False
@@ -160,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("--device is 'cuda' but torch finds no GPU; use auto or cpu.", file=sys.stderr)
         return 2
     device = "cuda" if cuda and flags.device != "cpu" else "cpu"
-    # Both have to be said before JAX is imported: that it may not take all of the memory, and where it runs.
+    # Both must be set before JAX is imported: that it leaves memory to PyTorch, and where it runs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"

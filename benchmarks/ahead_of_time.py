@@ -1,4 +1,4 @@
-"""Compile the step for a GPU or TPU that is not here: does it fit, what does it move, how long should it take?
+"""Compile the step for an absent GPU or TPU: does it fit, what does it move, how long should it take?
 
 python benchmarks/ahead_of_time.py h100 [--batch=256] [--devices=1] [--dtype=bfloat16] [--only="layer"] [--save=FOLDER]
     [--image_size=224] [--remat]
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 
 class Target(NamedTuple):
-    """What is compiled for. Bytes/s of memory; FLOP/s by dtype; bytes of memory; what has to be installed."""
+    """A target device: bytes/s of its memory, FLOP/s by dtype, bytes of memory, and the package to install."""
 
     platform: str
     kind: str
@@ -54,7 +54,7 @@ KERNEL_START = 2e-6
 SLICES = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 # 600 + 10 epochs of the 30,000 training images of a CIFAR-10 trial: configs/cifar_osr.py holds none out.
 TRIAL_IMAGES, TRIAL_EPOCHS = 30_000, 610
-# Of an H100, as XLA's `GpuTargetConfigProto`; in place of a card that could be asked.
+# XLA's `GpuTargetConfigProto` of an H100, in place of a card that could be queried.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -83,7 +83,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Estimate(NamedTuple):
-    """Of one step on one device. `launches` is the number of kernels, of a TPU that of fusions."""
+    """Estimates for one step on one device. `launches` is the number of kernels (on a TPU, of fusions)."""
 
     flops: float
     bytes: float
@@ -93,10 +93,10 @@ class Estimate(NamedTuple):
 
 
 def prepare(target: Target) -> None:
-    """Set what has to be set before JAX is imported. No device is asked for anything.
+    """Set the environment before JAX is imported. No device is queried.
 
     Raises:
-      SystemExit: where the compiler is not installed.
+      SystemExit: the compiler is not installed.
     """
     try:
         found = importlib.util.find_spec(target.module) is not None
@@ -115,7 +115,7 @@ def prepare(target: Target) -> None:
 
 
 def devices_of(target: Target, number: int) -> list:
-    """`number` devices of a topology that is not here."""
+    """`number` devices of an absent topology."""
     from jax.experimental import topologies
 
     if target.platform == "cuda":
@@ -134,7 +134,7 @@ def compile_step(recipe: str, overrides: dict, phase_of, devices: list, **size):
 
 
 def estimate(executable, target: Target, dtype: str) -> Estimate:
-    """By the models above."""
+    """The estimate, by the models described above."""
     import hlo
 
     text = executable.as_text()
@@ -155,12 +155,12 @@ def estimate(executable, target: Target, dtype: str) -> Estimate:
 
 
 def kernel_seconds(kernel, target: Target, dtype: str) -> float:
-    """Of one launch of an `hlo.Kernel`, by the model of a GPU above."""
+    """Seconds of one launch of an `hlo.Kernel`, by the GPU model described above."""
     return KERNEL_START + max(kernel.bytes / target.bandwidth, kernel.flops / target.flops[dtype])
 
 
 def describe_overlap(text: str, target: Target, dtype: str) -> str:
-    """Whether a GPU has something to compute while it communicates."""
+    """Describe what a GPU computes while it communicates."""
     import hlo
 
     found = sorted(hlo.overlaps(text, lambda kernel: kernel_seconds(kernel, target, dtype)), reverse=True)
@@ -176,10 +176,10 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, choices=SLICES)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--image_size", type=int, default=32)
-    parser.add_argument("--remat", action="store_true", help="compute the blocks again in the backward pass")
+    parser.add_argument("--remat", action="store_true", help="recompute the blocks in the backward pass")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--only", default="", help="names of variants, separated by ;")
-    parser.add_argument("--save", type=pathlib.Path, help="folder for the programs' texts")
+    parser.add_argument("--save", type=pathlib.Path, help="folder for the text of the programs")
     arguments = parser.parse_args()
     target = TARGETS[arguments.target]
     prepare(target)

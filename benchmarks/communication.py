@@ -3,13 +3,13 @@
 python benchmarks/communication.py [--recipe=layer] [--batch=1024] [--width=64] [--only=mappings]
 
 Compiles the step for 1, 2, 4 and 8 devices (of the CPU, unless there are that many others), reads its collectives and
-holds their bytes against what the algorithm needs: one gather of the projections and its transposes, the classes, one
+compares their bytes with what the algorithm needs: one gather of the projections and its transposes, the classes, one
 reduction of the gradient, the batch statistics of every batch norm in every pass, the metrics. Nothing is run.
 Then the same step on 8 devices by every mapping (`train.mapping`): FLOPs, collectives and memory of each.
 
-The costs are a model, not a measurement: every collective takes a time to start, and a ring moves 2 (n - 1) / n of an
+The costs are modeled, not measured: every collective takes some time to start, and a ring moves 2 (n - 1) / n of an
 all-reduce's bytes and (n - 1) / n of a gather's over each device's links; nothing is hidden behind the computation. The
-constants stand in LINKS; change them for your machine.
+constants are in LINKS; change them for your machine.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def state_bytes(mapping_name: str, state, devices: int) -> int:
 
 
 def print_mappings(recipe: str, *, devices: int, **options) -> None:
-    """One row for each mapping: numbers of one device."""
+    """Print one row per mapping, with numbers of one device."""
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
     heads = ("mapping", "GFLOP", "GB moved", "temporary MB", "state MB", "collectives MB", *kinds)
     print("|", " | ".join(heads), "|")
@@ -102,9 +102,9 @@ def bytes_by_purpose(found: list[hlo.Collective], program, state) -> dict[str, i
 
 
 def needed(program, state, devices: int) -> dict[str, int]:
-    """The same by arithmetic: what the algorithm cannot do without on more than one device.
+    """The same by arithmetic: the least that the algorithm needs on more than one device.
 
-    The transposes are those of the map's and of the training's cotangent; one where a single pass serves both.
+    The transposes are those of the cotangents of map and training, or a single one if one pass serves both.
     Statistics: every batch norm twice for each channel, in the clean and the mixed pass forward and backward, and in
     the map's backward pass as far as it reaches (all batch norms of `input`, those behind the first stage of `layer`).
     """
@@ -166,7 +166,7 @@ def print_devices(recipe: str, *, batch: int, **options) -> None:
         costs = [_milliseconds(purposes, len(found), devices, flops, link) for link in LINKS.values()]
         cells = (f"{purposes[name]:,}" for name in names)
         print(f"| {devices} | {len(found)} |", " | ".join((*cells, f"{least:,}", ratio, *costs)), "|", flush=True)
-    # The bytes were found to be those needed, so larger slices follow by arithmetic, at the same images on a device.
+    # The bytes above equal those needed, so larger slices follow by arithmetic, for as many images per device.
     images = batch // devices
     print(f"\n| {POD} devices, {images} images on each | global batch | bytes | start + transfer, computing |")
     print("|---|---|---|---|")
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="layer")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1024, help="global batch")
-    parser.add_argument("--only", default="", choices=["", "pmap", "mappings"], help="one of the two parts")
+    parser.add_argument("--only", default="", choices=["", "pmap", "mappings"], help="only one of the two parts")
     arguments = parser.parse_args()
     size = dict(width=arguments.width, batch=arguments.batch)
     print(

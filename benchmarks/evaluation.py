@@ -1,4 +1,4 @@
-"""How long an evaluation takes once features exist: every score, metric, probe and measure of diversity.
+"""How long does an evaluation take once features exist? Every score, metric, probe and measure of diversity.
 
 python benchmarks/evaluation.py [--repeats=3] [--scale=1.0] [--skip_reference]
 
@@ -6,9 +6,9 @@ The sizes are those of CIFAR-10 with 6 known and 4 unknown classes; `--scale` sh
 features are made up: clusters, non-negative as after a ReLU, unit projections, a stage, and logits of a linear head.
 Both sides do the same work from the same arrays and take turns. The script stops if their metrics differ.
 
-The other side is written as one would by hand, but not slowly: similarities are matrix products in blocks and
-`np.partition` (faster here than `NearestNeighbors`), computed once for all scores that need the same ones; SciPy has
-distances and softmax, scikit-learn the curves and the logistic regression, each fitted from the last one's weights.
+The other side is efficient handwritten code: similarities are matrix products in blocks and
+`np.partition` (faster here than `NearestNeighbors`), computed once for all scores that share them; SciPy provides
+distances and softmax, scikit-learn the curves and the logistic regressions, each started from the previous weights.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from gradmix_jax.metrics import diversity
 from gradmix_jax.scores import fitted as fitted_lib
 
 TOLERANCE = 1e-4
-# Endings of the names of metrics that count images.
+# Suffixes of the names of metrics that count images.
 COUNTED = "accuracy", "fpr95_unknown_positive", "fpr95_known_positive", "01", "10", "macro_f1", "confusion"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -138,7 +138,7 @@ NAMES = "metrics", "bootstrap", "linear probe", "kNN probe", "diversity"
 
 
 def evaluate(data, sides):
-    """({part: seconds}, {part: results}) of one whole evaluation by each side; they take turns, part by part."""
+    """({part: seconds}, {part: results}) of one whole evaluation for each side; they take turns, part by part."""
     runs = [({}, {}) for _ in sides]
     for index, part in enumerate((*(f"scores of {output}" for output in OUTPUTS), *NAMES)):
         for side, (seconds, results) in zip(sides, runs):
@@ -154,7 +154,7 @@ def evaluate(data, sides):
 
 
 def check(data, ours, theirs) -> None:
-    """Prints the largest difference of each kind; stops where one is more than its kind allows."""
+    """Print the largest difference of each kind; exit if one exceeds the limit of its kind."""
     class_size = min(np.unique(data.parts[part].classes, return_counts=True)[1].min() for part in SCORED[1:])
     allowed = {
         "areas, losses, thresholds": TOLERANCE,
@@ -186,9 +186,9 @@ def check(data, ours, theirs) -> None:
 
 
 def count_programs() -> list:
-    """Seconds that XLA takes for each program it compiles from now on."""
+    """Seconds that XLA spends on each program it compiles from now on."""
     found: list[float] = []
-    jax.config.update("jax_enable_compilation_cache", False)  # a program from a file would not show its cost
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program would hide its cost
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: found.append(seconds) if event == COMPILED else None
     )

@@ -1,4 +1,4 @@
-"""What both sides of `evaluation.py` work on: made-up outputs of CIFAR-10's numbers of images."""
+"""Input of both sides of `evaluation.py`: made-up outputs for as many images as CIFAR-10 has."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The parts, the images to score as one array of each output, where their parts end, and the head."""
+    """The parts, the outputs to score as one array each, where their parts end, and the head."""
 
     parts: dict[str, Part]
     together: dict[str, np.ndarray]
@@ -61,7 +61,7 @@ def make_data(scale: float) -> Data:
 
 
 def score_names(output: str) -> tuple[str, ...]:
-    """The norm of a unit projection is rounding noise, and there is no model here: neither side computes these."""
+    """Neither side computes the norm of unit projections, which is rounding noise, or scores that need a model."""
     fitting = lambda entry: entry.on_logits == (output == LOGITS) and "model" not in entry.needs
     names = (name for name, entry in scores.SCORES.items() if fitting(entry))
     return tuple(name for name in names if (output, name) != ("projection", "feature_norm"))

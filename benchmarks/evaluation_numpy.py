@@ -157,14 +157,14 @@ def scores_of(data, output):
 
 
 def pair_metrics(known, unknown, correct):
-    """What `open_set.threshold_free_metrics` gives."""
+    """The same as `open_set.threshold_free_metrics`."""
     is_known, values = np.repeat([1, 0], [len(known), len(unknown)]), np.concatenate([known, unknown])
     accepted_wrongly, accepted, _ = sklearn.metrics.roc_curve(is_known, values, drop_intermediate=False)
     rejected_wrongly, rejected, _ = sklearn.metrics.roc_curve(1 - is_known, -values, drop_intermediate=False)
     sorted_unknown, right = np.sort(unknown), known[correct]
     below = [np.searchsorted(sorted_unknown, right, side) for side in ("left", "right")]
 
-    # The released OSCR, its loop over thresholds as running sums.
+    # The released OSCR, with running sums for its loop over thresholds.
     order = np.argsort(values, kind="stable")
     is_right = np.concatenate([correct, np.zeros(len(unknown), bool)])[order]
     above = np.append(np.cumsum(is_right[::-1])[::-1][1:], 0) / len(known)
@@ -172,7 +172,7 @@ def pair_metrics(known, unknown, correct):
     compat = np.sum((from_here[:-1] - from_here[1:]) * (above[:-1] + above[1:]) / 2) + from_here[-1] * above[-1] / 2
 
     def right_at(fpr):
-        """Share of known images that are right and above the first unknown image that may not come in."""
+        """Share of known images that are correct and above the first unknown image to be rejected."""
         return np.mean(correct & (known > sorted_unknown[-1 - int(fpr * len(unknown) + 1e-9)]))
 
     return {
@@ -283,7 +283,7 @@ def knn_probe(data, scored):
     ks = [k for k in probes.NEIGHBORS if k <= len(train)]
 
     def votes(images, ks):
-        """Predicted classes of every k, [N, len(ks)]."""
+        """Predicted classes for every k, [N, len(ks)]."""
         most, found = max(ks), []
         for at in blocks(len(images)):
             cosine = unit(images[at]) @ unit_train.T

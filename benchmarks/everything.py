@@ -1,11 +1,11 @@
-"""Run all benchmarks one after the other, at the sizes of README.md for this device.
+"""Run all benchmarks one after the other, at the sizes that benchmarks/README.md uses for this device.
 
 python benchmarks/everything.py FOLDER [--minutes=120] [--each=20] [--only=trial,loop] [--dataset=folder:PATH] [--list]
 
 The most important ones come first. FOLDER/NAME.md holds what a script printed, below its command, the date and the
 commit. Scripts with such a file are skipped, so rerunning the command resumes where time ran out. A script that fails,
 or is stopped after `--each` minutes or at the end of `--minutes`, leaves NAME.part and runs last the next time.
-NAME.log holds its stderr. Everything is printed too. On a GPU the scripts share XLA's autotuning results in
+NAME.log holds its stderr. Everything is printed as well. On a GPU the scripts share XLA's autotuning results in
 FOLDER/autotune.
 """
 
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Benchmark(NamedTuple):
-    """A script with its arguments, XLA flags to try, and whether it is about compiling: then it starts from nothing."""
+    """A script with its arguments, XLA flags to try, and whether it times compilation and so needs an empty cache."""
 
     script: str
     arguments: str = ""
@@ -89,7 +89,7 @@ BENCHMARKS = {"cpu": CPU, "gpu": GPU, "tpu": TPU}
 
 
 def command_of(benchmark: Benchmark, dataset: str | None) -> list[str]:
-    """What is run in the project's root."""
+    """The command, to be run in the project's root."""
     words = [sys.executable, f"benchmarks/{benchmark.script}.py", *shlex.split(benchmark.arguments)]
     if dataset and benchmark.script == "trial":
         words.append(f"--config.dataset.name={dataset}")
@@ -97,7 +97,7 @@ def command_of(benchmark: Benchmark, dataset: str | None) -> list[str]:
 
 
 def environment_of(benchmark: Benchmark, folder: pathlib.Path, platform: str) -> dict[str, str]:
-    """Ours with the benchmark's XLA flags; a flag that is set twice has its last value."""
+    """Our environment with the benchmark's XLA flags; the last value of a repeated flag wins."""
     flags = [os.environ.get("XLA_FLAGS", ""), benchmark.xla_flags]
     if platform == "gpu" and not benchmark.cold:
         flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={folder / 'autotune'}")
@@ -106,7 +106,7 @@ def environment_of(benchmark: Benchmark, folder: pathlib.Path, platform: str) ->
 
 
 def run(name: str, command: list[str], environment: dict[str, str], folder: pathlib.Path, seconds: float) -> str:
-    """Run one until it ends or the seconds are over; returns "done", "failed (...)" or "stopped"."""
+    """Run one until it ends or its time is up; returns "done", "failed (...)" or "stopped"."""
     part, log = folder / f"{name}.part", folder / f"{name}.log"
     shown = " ".join(filter(None, [environment["XLA_FLAGS"] and f"XLA_FLAGS={environment['XLA_FLAGS']!r}", "python"]))
     with open(part, "w") as output, open(log, "w") as errors:
@@ -115,7 +115,7 @@ def run(name: str, command: list[str], environment: dict[str, str], folder: path
         commit = (commit or "unknown") + ", with changes" * changed
         output.write(f"{shown} {shlex.join(command[1:])}\n{now}, commit {commit}\n\n")
         output.flush()
-        # A session of its own, so that its children end with it.
+        # A separate session, so that its children end with it.
         process = subprocess.Popen(
             command, stdout=output, stderr=errors, cwd=ROOT, env=environment, start_new_session=True
         )
@@ -137,14 +137,14 @@ def run(name: str, command: list[str], environment: dict[str, str], folder: path
 
 
 def default_platform() -> str:
-    """Of JAX, asked for in another process: this one should not hold a device."""
+    """JAX's platform, found by another process, because this one should not hold a device."""
     question = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    # What it complains of is shown: a GPU that cannot be used, say.
+    # Show its warnings, for example about a GPU that cannot be used.
     return subprocess.run(question, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def show(folder: pathlib.Path, name: str) -> None:
-    """Print what there is of a benchmark's table, and the end of what it complained of."""
+    """Print a benchmark's table so far and the end of its stderr."""
     for suffix, lines in (("md", None), ("part", None), ("log", 5)):
         path = folder / f"{name}.{suffix}"
         if path.exists():
@@ -154,12 +154,14 @@ def show(folder: pathlib.Path, name: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path, help="where the tables go; made if need be")
+    parser.add_argument("folder", type=pathlib.Path, help="folder for the tables; created if missing")
     parser.add_argument("--minutes", type=float, default=120.0, help="when to stop")
     parser.add_argument("--each", type=float, default=20.0, help="minutes after which a script is stopped")
     parser.add_argument("--only", default="", help="names, separated by commas")
-    parser.add_argument("--platform", choices=BENCHMARKS, help="whose list; by itself the one that is here")
-    parser.add_argument("--dataset", help="of the trials, as dataset.name in a config")
+    parser.add_argument(
+        "--platform", choices=BENCHMARKS, help="platform whose list to run; default: that of this machine"
+    )
+    parser.add_argument("--dataset", help="dataset of the trials, as dataset.name in a config")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
@@ -170,7 +172,7 @@ def main() -> int:
         if name not in benchmarks:
             parser.error(f"--only must be from {', '.join(benchmarks)} on a {platform}, got {name!r}.")
     folder = arguments.folder.resolve()
-    # What did not come to its end before comes last.
+    # Scripts that were stopped or failed before come last.
     names = sorted(names, key=lambda name: (folder / f"{name}.part").exists())
     print(f"benchmarks for a {platform}", flush=True)
     outcomes = []

@@ -1,4 +1,4 @@
-"""Reading the text of a compiled program (`executable.as_text()`): its collectives, its kernels, a TPU's cycles."""
+"""Parse the text of a compiled program (`executable.as_text()`): its collectives, kernels and TPU cycles."""
 
 import math
 import re
@@ -11,14 +11,14 @@ from gradmix_jax.training import cost
 
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-# What starts nothing on a device: names, views and the ends of what was started elsewhere.
+# Operations that start nothing on a device: names, views and the ends of asynchronous ones.
 NOTHING = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "optimization-barrier")
-# What reads a part of its first operand.
+# Operations that read only a part of their first operand.
 PARTS = ("slice", "dynamic-slice", "gather")
 
 
 class Collective(NamedTuple):
-    """One collective operation of a program: its kind, and the dtypes and shapes that it gives on a device."""
+    """One collective operation of a program: its kind, and the dtypes and shapes of its results on a device."""
 
     kind: str
     results: tuple[tuple[str, tuple[int, ...]], ...]
@@ -39,7 +39,7 @@ class Instruction(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What one instruction starts on a device: bytes of operands and results, FLOPs of a library's call, how often."""
+    """A kernel of one instruction: bytes of operands and results, FLOPs of a library call, and how often it runs."""
 
     name: str
     bytes: int
@@ -48,7 +48,7 @@ class Kernel(NamedTuple):
 
 
 def size_of(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of an array."""
+    """Size of an array in bytes."""
     return SIZES[dtype] * math.prod(shape)
 
 
@@ -114,7 +114,7 @@ def _executed(programs: dict, name: str, times: int) -> Iterator[tuple[Instructi
 
 
 def kernels(text: str) -> list[Kernel]:
-    """What a GPU program starts, collectives left out: fusions, convolutions, products, copies."""
+    """The kernels of a GPU program except collectives: fusions, convolutions, products, copies."""
     found = []
     programs = computations(text)
     for instruction, times, results in _executed(programs, "ENTRY", 1):
@@ -129,15 +129,15 @@ def kernels(text: str) -> list[Kernel]:
 
 
 def calls_libraries(text: str) -> bool:
-    """Whether cuDNN or cuBLAS do the convolutions or the products, which XLA's own analysis then leaves out."""
+    """Whether cuDNN or cuBLAS computes convolutions or products, which XLA's own analysis then leaves out."""
     return 'custom_call_target="__cu' in text
 
 
 def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, float]]:
-    """Of every asynchronous collective of a GPU program: (bytes, seconds of the kernels between its start and its end).
+    """(bytes, seconds of the kernels between start and end) for every asynchronous collective of a GPU program.
 
     Args:
-      text: of the program, whose order is the one of execution.
+      text: the program, in order of execution.
       seconds: how long a kernel takes.
     """
     lasting = {kernel.name: kernel.times * seconds(kernel) for kernel in kernels(text)}
@@ -153,7 +153,7 @@ def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, f
 
 
 def _bytes_read(instruction: Instruction, results: dict, programs: dict) -> int:
-    """Of each operand once, and only the parts that are taken out of it where nothing else is read of it."""
+    """Bytes of each operand once; only of the slices taken from it if nothing else of it is read."""
     whole = {name: sum(size_of(*array) for array in results.get(name, ())) for name in instruction.operands}
     called = re.search(r"calls=%?([\w.-]+)", instruction.line)
     inside = programs.get(called[1], []) if called else []
@@ -169,7 +169,7 @@ def _bytes_read(instruction: Instruction, results: dict, programs: dict) -> int:
 
 
 def _convolution_flops(instruction: Instruction, results: dict) -> int:
-    """2 x positions x channels out x (kernel x channels in) of one of cuDNN's convolutions; 0 of everything else."""
+    """2 x positions x channels out x (kernel x channels in) of a cuDNN convolution; 0 for everything else."""
     target = re.search(r'custom_call_target="__cudnn\$conv(\w+)"', instruction.line)
     if target is None:
         return 0
@@ -184,7 +184,7 @@ def _convolution_flops(instruction: Instruction, results: dict) -> int:
 
 
 def _product_flops(instruction: Instruction, results: dict) -> int:
-    """2 x values x length of the sums of one of cuBLAS's matrix products; 0 of everything else."""
+    """2 x values x length of the sums of a cuBLAS matrix product; 0 for everything else."""
     if not re.search(r'custom_call_target="__cublas\$', instruction.line):
         return 0
     summed = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.line)[1]
@@ -194,7 +194,7 @@ def _product_flops(instruction: Instruction, results: dict) -> int:
 
 
 def estimated_cycles(text: str) -> int:
-    """The sum of what the TPU's compiler takes its instructions to last, one after the other."""
+    """Sum of the TPU compiler's cycle estimates of all instructions, as if run one after the other."""
     cycles = 0
     for instruction, times, _ in _executed(computations(text), "ENTRY", 1):
         match = re.search(r'"estimated_cycles":"(\d+)"', instruction.line)
@@ -205,7 +205,7 @@ def estimated_cycles(text: str) -> int:
 
 
 def cost_of(compiled: jax.stages.Compiled) -> cost.Cost:
-    """`cost.of` with our own count of what XLA's analyses leave out on a GPU: the calls of cuDNN and cuBLAS."""
+    """`cost.of` plus our own count of what XLA's analyses leave out on a GPU: calls of cuDNN and cuBLAS."""
     known, text = cost.of(compiled), compiled.as_text()
     if not calls_libraries(text):
         return known

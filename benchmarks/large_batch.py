@@ -2,7 +2,7 @@
 
 python benchmarks/large_batch.py [--width=64] [--step_batches=1024,8192]
 
-XLA's count of temporary memory of compiled programs; nothing is run. Two views, 8 devices: a device has a quarter of
+Temporary memory of the compiled programs by XLA's count; nothing is run. Two views, 8 devices: each has a quarter of
 the global batch in anchors and twice the global batch in contrast features.
 """
 
@@ -30,7 +30,7 @@ def loss_bytes(images: int, block_size: int) -> int:
         return objectives.simclr(batch, spec) + objectives.supcon(batch, spec)
 
     rows, contrast = VIEWS * images // DEVICES, VIEWS * images
-    # Without an axis the classes of the other devices are not known: this device's stand in for them.
+    # Without an axis, the classes of other devices are unknown, so this device's classes stand in for them.
     shapes = [(rows, PROJECTION), (contrast, PROJECTION)]
     z, gathered = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     labels = jax.ShapeDtypeStruct((images // DEVICES,), jnp.int32)

@@ -2,11 +2,11 @@
 
 python benchmarks/loop.py [--width=16] [--batch=128] [--steps=40] [--repeats=3] [--images=60000] [--mapping=shard_map]
 
-The data are random 32 x 32 images in IDX files, read by the package like any other. "bare" dispatches the same mapped
-and donated program with nothing around it; "resident" and "stream" are `train.train` with logging, the progress bar
+The data are random 32 x 32 images in IDX files, read like any dataset. "bare" dispatches the same mapped
+and donated program and nothing else; "resident" and "stream" are `train.train` with logging, the progress bar
 and one checkpoint in the middle. They take turns. The clock starts at the fourth step; streamed images are decoded in
-the first epoch and kept, so that "stream" is timed from the fourth step of the second one, and the first epoch apart.
-The last lines replace the step by a program that computes nothing on the same state, which leaves the host's work.
+the first epoch and kept, so "stream" is timed from the fourth step of the second epoch, and the first one separately.
+The last lines replace the step by a program that computes nothing on the same state, leaving only the host's work.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def settings(folder: str, arguments, storage: str):
 
 
 def bare(specs, arguments) -> float:
-    """Seconds a step, nothing but dispatching: at most two under way, as in the loop."""
+    """Seconds per step for dispatching alone, with at most two steps in flight, as in the loop."""
     data = data_lib.open_set(specs.dataset)
     mapped = mapping.MAPPINGS[specs.train.mapping]()
     program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
@@ -87,7 +87,7 @@ def bare(specs, arguments) -> float:
 
 
 class Trained(NamedTuple):
-    """Seconds a step of `train.train`, the longest gap between two steps in excess of the median, and the seconds a
+    """Seconds per step of `train.train`, the longest gap between two steps in excess of the median, and seconds per
     step of the first epoch where the images were decoded in it."""
 
     seconds: float
@@ -96,7 +96,7 @@ class Trained(NamedTuple):
 
 
 def through_main(specs, plain, arguments, steps_per_epoch: int) -> Trained:
-    """Train for the timed steps, after an epoch that decodes the images where they are streamed."""
+    """Train for the timed steps; streamed images are decoded in an epoch before them."""
     times: list[float] = []
     decoding = steps_per_epoch if specs.dataset.storage == "stream" else 0
     skipped = decoding + SKIPPED
@@ -125,7 +125,7 @@ def through_main(specs, plain, arguments, steps_per_epoch: int) -> Trained:
 
 
 def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
-    """Microseconds of host work a step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
+    """Microseconds of host work per step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
     data = data_lib.open_set(specs.dataset)
     sizes = dict(num_classes=data.num_classes, num_images=len(data.train))
     program = run_lib.make_program(specs, **sizes)
@@ -197,7 +197,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder, arguments.images)
-        # Compiled once, and not again in every turn.
+        # Compiled once, not in every turn.
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         specs, _ = settings(folder, arguments, "resident")

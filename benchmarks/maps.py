@@ -1,11 +1,11 @@
-"""Are the maps good, and what do they cost: insertion and deletion curves of every map, apart from training.
+"""Are the maps good, and what do they cost? Insertion and deletion curves of every map, independent of training.
 
 python benchmarks/maps.py --folder=runs/maps                                      digits, CNN and ViT, seeds 0, 1, 2
 python benchmarks/maps.py --folder=runs/maps --cifar=PATH --out=results/maps.md   and CIFAR-10 in PATH/train, PATH/test
 
 A classifier is trained for each seed, without mixing, on the known classes of a benchmark's first split (a seed that
-is in FOLDER already is not trained again). For test images of those classes, each map is made of the gradient of the
-cross-entropy of the predicted class, in evaluation mode. Then pixels go in the order of the map, the largest first:
+is already in FOLDER is not trained again). For test images of those classes, each map comes from the gradient of the
+cross-entropy of the predicted class, in evaluation mode. Pixels are then replaced in descending order of the map:
 
 deletion   from the image to its mean color; the faster the class's probability falls, the better the map (low area)
 insertion  from the mean color to the image; the faster it rises, the better (high area)
@@ -98,7 +98,7 @@ class Trained(NamedTuple):
 
 
 def trained(c, workdir: str, count: int) -> Trained:
-    """Train it where the workdir has not the whole run; the images are evenly spread over the test set."""
+    """Train it unless the workdir has the finished run; the images are spread evenly over the test set."""
     run_lib.run(c, workdir, "train")
     experiment = run_lib.from_config(config_lib.read(workdir), num_devices=1)
     data = data_lib.open_set(experiment.dataset)
@@ -127,7 +127,7 @@ def forward(one: Trained, images_BxHxWxC, perturbations=None, with_attention=Fal
 
 
 def make_maps(one: Trained, kind: Kind, images_BxHxWxC, keys_B) -> jax.Array:
-    """map_BxHxW of the cross-entropy of the predicted classes."""
+    """map_BxHxW for the cross-entropy of the predicted classes."""
     if not kind.keys:
         return attribution.spectral_residual(images_BxHxWxC)
     spec = attribution.Spec(**kind.keys)
@@ -162,7 +162,7 @@ def curves(logits_of: Callable, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, 
 
     Args:
       logits_of: images in [0, 1] -> logits_BxK.
-      maps_BxHxW: pixels go in their order, the largest first.
+      maps_BxHxW: pixels are replaced in descending order of these.
       images_BxHxWxC: in [0, 1].
     """
     predicted_B = jnp.argmax(logits_of(images_BxHxWxC), axis=1)
@@ -238,7 +238,7 @@ def section(data: str, model: str, arguments) -> list[str]:
         float(np.mean(np.argmax(jax.jit(functools.partial(forward, one))(one.images_NxHxWxC)[0], 1) == one.labels_N))
         for one in runs
     ]
-    costs = relative_costs(model) if data == "digits" else {}  # the ratio is a matter of the model
+    costs = relative_costs(model) if data == "digits" else {}  # the ratio depends only on the model
     accuracy = ", ".join(f"{value:.3f}" for value in accuracies)
     first = runs[0]
     title = "CIFAR-10 (JPEG copy)" if data == "cifar10" else "Digits"
@@ -271,7 +271,9 @@ def main() -> None:
     parser.add_argument("--cifar", help="folder of CIFAR-10 with train/ and test/")
     parser.add_argument("--cifar_epochs", type=int, default=10)
     parser.add_argument("--cifar_size", type=int, default=32, help="pixels that its images are resized to")
-    parser.add_argument("--data", type=lambda text: text.split(","), help="digits, cifar10; by itself what there is")
+    parser.add_argument(
+        "--data", type=lambda text: text.split(","), help="digits, cifar10; default: whatever is available"
+    )
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(GRADIENT))
     parser.add_argument("--out", type=pathlib.Path, help="write the page here")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""FLOPs of a train step of every row of the overview, relative to the first: its cost column without its trainings.
+"""FLOPs of a train step of every row of the overview, relative to the first: its cost column without any training.
 
 python benchmarks/overview_cost.py                                      digits, every row
 python benchmarks/overview_cost.py --config=configs/cifar_osr.py --only=CutMix --only="GradMix, input"
@@ -15,12 +15,12 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax import sweep
 
-# Of the digits' first split: what the step's FLOPs depend on.
+# Numbers of the digits' first split that the step's FLOPs depend on.
 NUM_CLASSES, NUM_IMAGES = 6, 1280
 
 
 def flops(base, label: str) -> float:
-    """Of one step of a row on one device."""
+    """FLOPs of one step of a row on one device."""
     one = sweep.config_of(base, label, sweep.OVERVIEW[label])
     experiment = config_lib.from_config(config_lib.to_plain(one), num_devices=1)
     return run_lib.step_cost(experiment, num_classes=NUM_CLASSES, num_images=NUM_IMAGES).flops

@@ -6,7 +6,7 @@ PATH holds val/<wnid>/*.JPEG of all 200 classes, CHECKPOINTS the files of Vaze e
 `configs/mls_tinyimagenet.py` gives the same numbers and the other scores, but needs training images too.
 
 Prints Markdown: each trial on all 9,000 unknown images, every score over the trials, and how far the mean over the
-trials moves where only a sample of the unknown images is scored, as in the authors' training log (see `sampled`). With
+trials moves if only a sample of the unknown images is scored, as in the authors' training log (see `sampled`). With
 --out=DIR, each trial's outputs are kept as DIR/trial0.npz, ..., for `python -m gradmix_jax.score`.
 """
 
@@ -43,7 +43,7 @@ def experiment_of(data: str, init_from: str, trial: int) -> config_lib.Experimen
 
 
 def arrays_of(experiment: config_lib.Experiment) -> dict[str, np.ndarray]:
-    """Features, logits and labels of the test images, and the classifier's weights, as `score` takes them."""
+    """Features, logits and labels of the test images, and the classifier's weights, in the format of `score`."""
     spec, normalization = experiment.dataset, experiment.normalization
     data = readers.load(spec, spec.name, with_train=False)
     split = build.split_of(spec, data.class_names, data.class_names)
@@ -65,8 +65,8 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def sampled(count: int, seed: int) -> np.ndarray:
-    """Places of the unknown images that the authors' training log scores: 1,000 draws with repetition, of which each
-    image counts once (about 946). The same places in all trials."""
+    """Indices of the unknown images that the authors' training log scores: 1,000 draws with repetition, in which each
+    image counts once (about 946). The indices are the same in all trials."""
     return np.unique(np.random.RandomState(seed).choice(count, 1000))
 
 

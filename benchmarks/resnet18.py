@@ -36,7 +36,7 @@ def config(
     c = config_lib.default_config()
     c.dataset.image_size, c.dataset.channels = 32, 3
     c.normalization.mean, c.normalization.std = (0.5,) * 3, (0.25,) * 3
-    # The same with and without a map, and slow to compile on a CPU.
+    # Costs the same with and without a map, and is slow to compile on a CPU.
     c.augment.jitter_prob = c.augment.gray_prob = 0.0
     c.model.name, c.model.width, c.model.dtype = "resnet18", width, dtype
     c.train.batch_size = batch
@@ -49,23 +49,23 @@ def config(
 
 
 def size_keys(image_size: int) -> dict[str, Any]:
-    """Overrides for images of a size: above 32 pixels with the stem of ImageNet."""
+    """Overrides for an image size: above 32 pixels, the ImageNet stem."""
     return {"dataset.image_size": image_size, "model.stem": "imagenet" if image_size > 32 else "cifar"}
 
 
 def recomputed():
-    """Context in which ResNet-18 computes its blocks again in the backward pass (remat)."""
+    """Context in which ResNet-18 recomputes its blocks in the backward pass (remat)."""
     build = functools.partial(ResNet, block=nn.remat(BasicBlock), blocks=(2, 2, 2, 2))
     return mock.patch.dict(models.ENCODERS, resnet18=models.ENCODERS["resnet18"]._replace(build=build))
 
 
 def settings(recipe: str, phase_of: Any, *, devices: int = 1, **options: Any) -> run_lib.Experiment:
-    """The experiment of `config`, which has the options."""
+    """The experiment of `config`, with its options."""
     return run_lib.from_config(config(recipe, phase_of, **options), num_devices=devices)
 
 
 def random_data(num_images: int, image_size: int = 32) -> tuple[np.ndarray, ...]:
-    """(images, labels, order) of a training set of noise, as a step is given them."""
+    """(images, labels, order) of a training set of noise, as input of a step."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_images, image_size**2 * 3), dtype=np.uint8)
     labels = random.integers(0, NUM_CLASSES, num_images, dtype=np.int32)
@@ -81,7 +81,7 @@ def compile_mapped(
     mapping_name: str = "pmap",
     **options: Any,
 ):
-    """(executable, program, shapes of the state) of the mapped step of `train` for `devices`, which need not be here.
+    """(executable, program, shapes of the state) of the mapped step of `train` for `devices`, present or not.
 
     Args:
       recipe: as in `config`.

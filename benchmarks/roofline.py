@@ -1,13 +1,13 @@
-"""How fast could the step be? Its images/s against the device's ceilings for products and copies, and variants.
+"""How fast could the step be? Images/s of it and of variants against the device's ceilings for products and copies.
 
 python benchmarks/roofline.py [--batches=256,1024] [--width=64] [--dtype=float32] [--recipe=layer]
 python benchmarks/roofline.py --image_size=224 --batches=64 --repeats=0      memory with and without remat, not timed
 
-Ceilings are measured here: a matrix product, a convolution like those of the network, a copy, each by XLA and the best
-of several. FLOPs and bytes of the step as it is are XLA's count of the compiled program; the larger of FLOPs / product
-and bytes / copy is the least time by this count, and every variant, whatever it computes or moves besides, is told what
-share of it it reaches. Variants take turns. Images above 32 pixels get the stem of ImageNet. Flags of XLA are tried by
-running the script again with other XLA_FLAGS: they are printed.
+The ceilings are measured: a matrix product, a convolution like those of the network, and a copy, each the best of
+several by XLA. FLOPs and bytes of the unchanged step are XLA's count for the compiled program; the larger of FLOPs /
+product and bytes / copy is a lower bound of the time. Every variant, whatever it computes or moves, is compared with
+this bound. Variants take turns. Images above 32 pixels get the ImageNet stem. To try XLA flags, run the script again
+with other XLA_FLAGS, which are printed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NUM_IMAGES = 4096
 
 
 class Variant(NamedTuple):
-    """Other keys of the config, steps of a dispatch, state donated or not, blocks computed again, image channels."""
+    """Config keys, steps per dispatch, whether the state is donated, whether blocks are recomputed, image channels."""
 
     keys: dict = {}
     steps: int = 1
@@ -59,7 +59,7 @@ VARIANTS = {
 def best_seconds(function, *arguments, repeats: int = 5) -> float:
     """Shortest wall time of a compiled function, after one call to warm up.
 
-    An accelerator is given many calls at once: starting one and waiting for it takes longer than some of them do.
+    An accelerator gets many calls at once, since starting one and waiting for it can take longer than the call itself.
     """
     calls = 1 if jax.default_backend() == "cpu" else 50
     jax.block_until_ready(function(*arguments))
@@ -123,7 +123,7 @@ def build(arguments, batch: int, variant: Variant):
 
 
 def unfused(executable) -> int:
-    """Element-wise operations that XLA left alone in the main computation (batch norm and ReLU are some of them)."""
+    """Element-wise operations that XLA left unfused in the main computation (batch norm and ReLU, for example)."""
     entry = executable.as_text().split("\nENTRY")[-1]
     return len(re.findall(r"= \w+\[[\d,]+\]\S* (?:add|subtract|multiply|divide|maximum|rsqrt|select)\(", entry))
 
@@ -139,7 +139,7 @@ def measure(arguments, batch: int) -> None:
         if arguments.only not in name or (arguments.skip and arguments.skip in name):
             continue
         built[name] = build(arguments, batch, variant)
-    # The bound is that of the first, whose work all of them do.
+    # The bound is that of the first variant, whose work all of them do.
     flops, moved, _ = hlo.cost_of(next(iter(built.values()))[0])
     least = max(flops / product, moved / copy)
     bound = "product" if flops / product > moved / copy else "copy"
@@ -152,7 +152,7 @@ def measure(arguments, batch: int) -> None:
     print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | of the bound |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
-        # The body of a loop is counted once, so that a scan's numbers are those of one step already.
+        # The body of a loop is counted once, so a scan's numbers are already those of one step.
         flops, moved, temporary = hlo.cost_of(executable)
         middle, spread = 0.0, "–"
         if times[name]:

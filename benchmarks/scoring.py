@@ -3,10 +3,10 @@
 python benchmarks/scoring.py [--images=10000] [--bank=30000] [--classes=6] [--scores=1000000] [--class_images=100000]
                              [--known_classes=1000] [--resamples=1000] [--repeats=5]
 
-The NumPy versions of the score go image by image: one product with all training features, the three largest of each
+The NumPy versions of the score work image by image: one product with all training features, the three largest of each
 class. The plain one divides by all norms and sorts each class for every image, as evaluation scripts do; the prepared
 one normalizes the training features once and partitions. Both are timed on a sample of the images, before and after
-ours. In all other rows the two sides take turns, so that a machine that slows down slows both. AUROC per class by
+ours. In all other rows the two sides take turns, so a slowdown of the machine affects both. AUROC per class by
 scikit-learn is timed on a sample of the classes.
 """
 
@@ -31,7 +31,7 @@ DIMENSION, K, SAMPLE, CLASSES_TIMED = 512, 3, 300, 20
 
 
 class Case(NamedTuple):
-    """Two functions that compute the same; `theirs` does one `scale`-th of the work."""
+    """Two functions that compute the same thing; `theirs` does one `scale`-th of the work."""
 
     ours: Callable[[], Any]
     theirs: Callable[[], Any]
@@ -61,7 +61,7 @@ def plain_numpy(bank_MxD, labels_M, classes):
 
 
 def seconds_an_image(one, features_NxD):
-    """(scores_SxK of the sample, seconds an image)."""
+    """(scores_SxK of the sample, seconds per image)."""
     started = time.perf_counter()
     found = [one(feature_D) for feature_D in features_NxD[:SAMPLE]]
     return np.array(found), (time.perf_counter() - started) / SAMPLE
@@ -148,7 +148,7 @@ def bootstrap_cases(random, sizes, resamples):
 
 
 def row(name, ours, theirs):
-    """A line of the table; the ratio is of medians."""
+    """A line of the table, with the ratio of the medians."""
     ratio = statistics.median(theirs) / statistics.median(ours)
     print(f"| {name} | {milliseconds(ours)} | {milliseconds(theirs)} | {ratio:.1f} x |", flush=True)
 

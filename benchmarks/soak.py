@@ -1,9 +1,9 @@
-"""Does anything grow in a process that runs for long? Tiny runs, one after the other, for some minutes.
+"""Does anything grow in a long-running process? Tiny runs, one after the other, for some minutes.
 
 python benchmarks/soak.py --minutes=3 [--out=soak.json]
 
 Each run trains 4 epochs of the digits with checkpoints, is stopped by SIGTERM in the middle, resumed, and evaluated, as
-`protocol` does it. After each, the process's resident memory, open files, threads and compilations are recorded.
+`protocol` does. After each, the process's resident memory, open files, threads and compilations are recorded.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from gradmix_jax.training import loop
 
 
 def experiment(seed: int) -> ConfigDict:
-    """A run of seconds: 8 x 8 digits, a CNN of width 4."""
+    """A run that takes seconds: 8 x 8 digits, a CNN of width 4."""
     config = config_lib.default_config()
     config.seed = seed
     config.dataset.image_size, config.dataset.channels = 8, 1
@@ -57,7 +57,7 @@ def measured() -> dict[str, float]:
 
 @contextlib.contextmanager
 def stopped_at(step: int):
-    """SIGTERM when so many steps are done, once."""
+    """Send SIGTERM once, after this many steps."""
     run, told = loop.run, []
 
     def stopping(state, *, should_stop, **options):

@@ -1,9 +1,9 @@
-"""Time to import, first step and results, with an empty and with a filled compilation cache.
+"""Time to import, first step and results, with an empty and with a full compilation cache.
 
 python benchmarks/startup.py [--config=configs/digits_osr.py] [--epochs=1] [--repeats=3]
 
-Every number is of a fresh process, from its start. "cold" has an empty cache of compiled programs, "warm" the one that
-the cold process left. Programs are counted as JAX reports them: compiled by XLA, or read from the cache.
+Every number counts from the start of a fresh process. "cold" has an empty cache of compiled programs, "warm" the one
+left by the cold process. Programs are counted as JAX reports them: compiled by XLA, or read from the cache.
 """
 
 import argparse
@@ -50,7 +50,7 @@ finally:
 
 
 def run_main(config: str, overrides: list[str], *, cache: str) -> dict:
-    """Train and evaluate in a process of its own.
+    """Train and evaluate in a separate process.
 
     Args:
       config: an experiment file.
@@ -59,10 +59,10 @@ def run_main(config: str, overrides: list[str], *, cache: str) -> dict:
 
     Returns:
       Seconds since the start of the process: "import", "steps" (a list: the end of each), "first step", "trained",
-      "results". "programs": the seconds that each one took to compile or read; "hits": the number of those read.
+      "results". "programs": the seconds each one took to compile or read; "hits": the number of programs read.
 
     Raises:
-      SystemExit: with what the process wrote, where it failed.
+      SystemExit: the process failed; with its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "marks.json")
@@ -90,7 +90,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             for name in marks:
                 marks[name].append(run_main(arguments.config, overrides, cache=cache))
-    import jax  # late: the parent should not be in the children's way
+    import jax  # imported late, so that the parent does not slow the children down
 
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
     print(f"{arguments.config}, {arguments.epochs} epoch; jax {jax.__version__}, {device}")

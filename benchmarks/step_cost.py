@@ -25,7 +25,7 @@ CLASSIFIED = {"model.classifier": "linear", "attribution.loss": "training"}
 # Keys that the step with CutMix shares.
 SHARED = DETACHED.keys() | CLASSIFIED.keys()
 STAGES = {"stages 3 and 4": ("stage3", "stage4"), "stage 4": ("stage4",)}
-# Name: (recipe, other keys, phase). Each is compared with CutMix in the same phase, with the same of SHARED.
+# Name: (recipe, other keys, phase). Each is compared with CutMix in the same phase with the same SHARED keys.
 VARIANTS = {
     "layer, stages 3 and 4": ("layer", {}, resnet18.SSL),
     "layer, stage 4": ("layer", {"attribution.stages": STAGES["stage 4"]}, resnet18.SSL),
@@ -38,7 +38,7 @@ VARIANTS = {
     "layer, cross-entropy": ("layer", CLASSIFIED, resnet18.CROSS_ENTROPY),
     "input, cross-entropy": ("input", CLASSIFIED, resnet18.CROSS_ENTROPY),
 }
-# The others that `layer` can have.
+# The remaining variants of `layer`.
 EVERY_FILL = {
     f"layer, {stages}, {mask}, {fill}": (
         "layer",
@@ -52,7 +52,7 @@ EVERY_FILL = {
 
 
 def shared(overrides: dict) -> dict:
-    """Those that the step with CutMix has as well."""
+    """The overrides that also apply to the step with CutMix."""
     return {key: value for key, value in overrides.items() if key in SHARED}
 
 

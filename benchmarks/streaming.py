@@ -5,8 +5,8 @@ python benchmarks/streaming.py [--workers=1,2,4] [--seconds=5] [--needed=26000]
 Batches are read as training reads them, and thrown away; nothing is computed. "decoded" reads images for the first
 time, "kept" those that stay in memory (`train.cache_gigabytes`). Images are made here, smooth ones that compress like
 photographs: PNG of 32 pixels, JPEG of 64, and JPEG of 500 x 375 that are resized to 224; or --dataset=folder:... and
-the like, with --image_size. Cores are the CPU seconds of this process in a second. A step of --needed images/s at 32
-pixels takes as many fewer as there are more pixels; the last column is the cores for that, at the same rate a core.
+the like, with --image_size. Cores are the CPU seconds of this process per second. A step of --needed images/s at 32
+pixels needs fewer in proportion to the pixels of larger ones; the last column is the cores for that.
 """
 
 import argparse
@@ -66,12 +66,12 @@ def open_source(name: str, image_size: int) -> Source:
 
 
 def rate(source: Source, workers: int, seconds: float, *, kept: bool) -> tuple[float, float]:
-    """(images a second, cores) of reading; with `kept` after every image was read once."""
+    """(images per second, cores) of reading; with `kept`, after every image has been read once."""
     cache_bytes = 1e12 if kept else 0
     batches = data_lib.host_batches(
         source, seed=0, start_step=0, batch_size=BATCH, workers=workers, cache_bytes=cache_bytes
     )
-    # What waits already when the clock starts was not read in its time: let it be used up first.
+    # Use up the batches that were read before the clock starts.
     epochs = 3 if kept else 0
     for _ in itertools.islice(batches, epochs * (len(source) // BATCH) + 3 * workers):
         pass

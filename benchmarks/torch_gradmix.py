@@ -2,11 +2,11 @@
 
 `Eager` is how such a step is usually written: hooks on the stages, a separate forward and backward pass for the maps,
 activations copied to the host, and a Python loop over images for the boxes and the mixing.
-`Shared` is our algorithm as well as PyTorch can do it: one clean forward pass serves map and training, and everything
-is batched and stays on the device. `Shared.compile` turns the whole step but the optimizer into one graph.
+`Shared` is our algorithm at its best in PyTorch: one clean forward pass serves map and training, and everything
+is batched and stays on the device. `Shared.compile` turns the whole step except the optimizer into one graph.
 
-Model, losses, batch choice and augmentation are the same code for both, batched and on the device: what makes `Eager`
-slow is maps and boxes only. Settings come from the same `config.Experiment` as ours; the maps are those of
+Model, losses, batch choice and augmentation are the same code for both, batched and on the device, so `Eager`
+is slower only because of maps and boxes. Settings come from the same `config.Experiment` as ours; the maps are those of
 `attribution.norm = "image"` and `attribution.sign = 1`.
 
 Letters: B rows (two views of b images, view-major), C image channels, F feature channels, H W image, h w feature map,
@@ -28,8 +28,8 @@ CROP_ATTEMPTS = 10  # as `augment.CROP_ATTEMPTS`
 class BatchNorm(nn.Module):
     """Batch norm in train mode; running statistics are left alone where `update` is False.
 
-    With `visible` their update is made of operations that a captured graph shows: `F.batch_norm` moves them behind
-    its back. As ours, and unlike PyTorch's, the running variance is then the biased one.
+    With `visible`, their update consists of operations that appear in a captured graph; `F.batch_norm` updates them
+    invisibly. The running variance is then biased, like ours and unlike PyTorch's.
     """
 
     visible = False
@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
         y, mean, inverse_deviation = torch.native_batch_norm(x, *affine, None, None, True, 0.1, 1e-5)
         if update:
             for average, value in zip(running, (mean, inverse_deviation**-2 - 1e-5)):
-                # Not lerp_: in a captured bfloat16 graph for a CPU the values have another type than the average.
+                # Not lerp_, because in a captured bfloat16 CPU graph the values differ in type from the average.
                 average.mul_(0.9).add_(value.detach(), alpha=0.1)
         return y
 
@@ -137,7 +137,7 @@ class Network(nn.Module):
 
 
 def from_jax(params: dict, batch_stats: dict | None = None) -> dict[str, torch.Tensor]:
-    """The state dict of `Network` from our parameters, or from anything like them (gradients)."""
+    """The state dict of `Network` from our parameters, or from anything with their structure (gradients)."""
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     state = {}
 
@@ -185,7 +185,7 @@ def mixed_simclr(z_BxD, mixed_BxD, weight_B, spec):
 
 
 def choose_batch(images_NxCxHxW, order_N, batch_size: int):
-    """A batch of the resident uint8 images, at a random place of the order that an epoch makes once."""
+    """A batch of the resident uint8 images, at a random position in the epoch's order."""
     device = images_NxCxHxW.device
     start = torch.randint(len(order_N) - batch_size + 1, (1,), device=device)
     return images_NxCxHxW[order_N[start + torch.arange(batch_size, device=device)]]
@@ -198,7 +198,7 @@ def crop_boxes(uniform_Bx22, size: int, spec):
     ratio_BxA = torch.exp(low + (high - low) * uniform_Bx22[:, CROP_ATTEMPTS:-2])
     height_BxA, width_BxA = torch.round(torch.sqrt(area_BxA / ratio_BxA)), torch.round(torch.sqrt(area_BxA * ratio_BxA))
     fits_BxA = (height_BxA >= 1) & (height_BxA <= size) & (width_BxA >= 1) & (width_BxA <= size)
-    # argmax of integers is the first largest; of bool it is not there on every device.
+    # argmax of integers gives the first largest; not every device has it for bool.
     first_Bx1 = fits_BxA.int().argmax(1, keepdim=True)
     height_B, width_B = height_BxA.gather(1, first_Bx1)[:, 0], width_BxA.gather(1, first_Bx1)[:, 0]
     top_B = torch.floor(uniform_Bx22[:, -2] * (size - height_B + 1))
@@ -206,7 +206,7 @@ def crop_boxes(uniform_Bx22, size: int, spec):
     whole_B = torch.full_like(top_B, size)
     whole_Bx4 = torch.stack([torch.zeros_like(top_B), torch.zeros_like(top_B), whole_B, whole_B], 1)
     drawn_Bx4 = torch.stack([top_B, left_B, height_B, width_B], 1)
-    # The fallback: of a square image, all of it (1 is a ratio that is allowed).
+    # The fallback is the whole image if it is square (1 is an allowed ratio).
     return torch.where(fits_BxA.any(1, keepdim=True), drawn_Bx4, whole_Bx4)
 
 
@@ -337,7 +337,7 @@ class _Step:
             raise ValueError(f"optimizer must be adam without weight decay, got {specs.optimizer}.")
         self.model, self.specs = model, specs
         self.device = model.mean.device
-        # Images keep the layout they are made in: NCHW, or NHWC seen as NCHW.
+        # Images keep their original layout: NCHW, or NHWC viewed as NCHW.
         images = torch.tensor(images_NxHxWxC.transpose(0, 3, 1, 2), device=self.device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.images = images.contiguous(memory_format=self.memory_format)
@@ -353,14 +353,14 @@ class _Step:
 
 
 class Eager(_Step):
-    """The usual way. Its three forward passes all update the running statistics, as they usually do."""
+    """The usual implementation. All three forward passes update the running statistics, as usual."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.specs.optimizer.learning_rate)
 
     def maps(self, views_BxCxHxW) -> np.ndarray:
-        """A forward and a backward pass for the maps alone, seen by hooks; the maps are made on the host."""
+        """A forward and a backward pass only for the maps, observed by hooks; the maps are made on the host."""
         activations, gradients, hooks = {}, {}, []
 
         def watch(name):
@@ -375,7 +375,7 @@ class Eager(_Step):
         simclr(self.model(views_BxCxHxW)[0], self.specs.objective).backward()
         for hook in hooks:
             hook.remove()
-        # The gradients of the parameters were not asked for and must not reach the optimizer.
+        # The gradients of the parameters are by-products and must not reach the optimizer.
         self.optimizer.zero_grad()
         on_host = lambda tensors: [tensors[name].detach().float().cpu().numpy() for name in stages]
         activations, gradients, size = on_host(activations), on_host(gradients), views_BxCxHxW.shape[2]
@@ -383,7 +383,7 @@ class Eager(_Step):
         return np.stack([map_on_host([a[i] for a in activations], [g[i] for g in gradients], size) for i in per_image])
 
     def mix(self, views_BxCxHxW, maps_BxHxW: np.ndarray, partner_B, keep_B):
-        """Box, resized partner and weight of one image after the other."""
+        """Box, resized partner and weight, image by image."""
         mixed, weights = views_BxCxHxW.clone(), []
         partners, keeps, size = partner_B.tolist(), keep_B.tolist(), views_BxCxHxW.shape[2]
         for i, (partner, keep) in enumerate(zip(partners, keeps)):
@@ -427,7 +427,7 @@ class Shared(_Step):
         self.loss_and_gradients = self._draw_and_gradients
 
     def maps(self, clean_loss, activations: dict, size: int):
-        """Maps from the graph that the training gradient will be taken through as well."""
+        """Maps from the same graph that later gives the training gradient."""
         stages = [activations[name] for name in self.specs.attribution.stages]
         gradients = torch.autograd.grad(clean_loss, stages, retain_graph=True)
         return layer_maps([stage.detach() for stage in stages], gradients, size)
@@ -447,10 +447,10 @@ class Shared(_Step):
         return self.gradients(*self.draw())
 
     def compile(self, mode: str) -> "Shared":
-        """Draws, both forward passes and both gradients as one graph, in which nothing that is not needed is computed.
+        """Draws, both forward passes and both gradients as one graph, which computes only what is needed.
 
-        Compiling forward passes only would not do: a compiled backward pass computes all of its gradients, so that
-        the one for the maps would pay for those of the parameters too.
+        Compiling only the forward passes is not enough: a compiled backward pass computes all of its gradients, so
+        the one for the maps would also pay for those of the parameters.
         """
         graph = make_fx(lambda images: self._draw_and_gradients())(self.images)
         self._graph = torch.compile(graph, mode=mode, dynamic=False, fullgraph=True)

@@ -2,9 +2,9 @@
 
 python benchmarks/trial.py [--config=configs/cifar_osr.py:layer] [--epochs=20] [--config.dataset.name=folder:PATH ...]
 
-The stretch has the first `--epochs` epochs of the first phase and one of each other phase, with logging and
-checkpoints as the config says; then the evaluation, of the whole test set. It starts without compiled programs. The
-phases share one program, so that their steps take the same time. With as many epochs as the config's the trial is
+The stretch consists of the first `--epochs` epochs of the first phase and one of every other phase, with logging and
+checkpoints as configured, followed by the evaluation of the whole test set. It starts without compiled programs. The
+phases share one program, so their steps take the same time. With as many epochs as the config has, the trial is
 measured, and nothing is extrapolated.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 import startup
 
-SKIPPED = 2  # steps after the first that may still wait for what it left behind
+SKIPPED = 2  # steps after the first that may still wait for its leftovers
 
 
 def phases_of(config: str) -> list[int]:
@@ -40,13 +40,13 @@ def main() -> None:
     overrides = [f"--config.phases[{index}].epochs={epochs}" for index, epochs in enumerate(measured)]
     with tempfile.TemporaryDirectory() as cache:
         marks = startup.run_main(arguments.config, [*overrides, *rest], cache=cache)
-    import jax  # late: the parent should not be in the child's way
+    import jax  # imported late, so that the parent does not slow the child down
 
     steps_per_epoch = len(marks["steps"]) // sum(measured)
     total_steps = steps_per_epoch * sum(planned)
     if len(marks["steps"]) < SKIPPED + 2:
         parser.error(f"the stretch has {len(marks['steps'])} steps but needs {SKIPPED + 2}; raise --epochs.")
-    # The mean, not the median: checkpoints and logging belong to it.
+    # The mean, not the median, because checkpoints and logging count.
     after = marks["steps"][SKIPPED:]
     step = (after[-1] - after[0]) / (len(after) - 1)
     ends = np.array(marks["steps"][SKIPPED::steps_per_epoch])

@@ -8,13 +8,13 @@ from typing import Any
 def timed(
     runs: Mapping[str, Callable[[int], Any]], *, repeats: int, steps: int = 1, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds a step of each, one number for every turn.
+    """Seconds per step for each, one number per turn.
 
     Args:
-      runs: by name; each runs so many steps and waits for the last one. An accelerator is given the next step while it
-        computes, as in training, so that many steps tell of the device and one of the host's work too.
+      runs: functions by name; each runs some steps and waits for the last. An accelerator gets the next step while it
+        computes, as in training, so many steps measure the device, and a single one includes the host's work.
       repeats: turns.
-      steps: of a turn.
+      steps: steps per turn.
       warm_up: turns of one step each before the clock starts: compilation, tuning.
     """
     for run in runs.values():
@@ -30,8 +30,8 @@ def timed(
 
 
 def of_executable(executable, state, data) -> Callable[[int], Any]:
-    """Steps of a compiled (state, *data) -> (state, metrics) that goes on from its last state; returns the metrics."""
-    import jax  # late: some have to set the environment first
+    """Run steps of a compiled (state, *data) -> (state, metrics) from its last state; returns the metrics."""
+    import jax  # imported late, because some callers set the environment first
 
     def run(steps):
         nonlocal state
