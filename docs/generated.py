@@ -67,8 +67,8 @@ def options_rows(prefix, entries):
 def configuration():
     """Every key of every section, and those outside of sections."""
     rows = [
-        ["`name`", "str", "`''`", "what tables call this method; empty: its recipe"],
-        ["`seed`", "int", "`0`", "of initialization, batches, views, maps and mixing"],
+        ["`name`", "str", "`''`", "name of this method in tables; empty: its recipe"],
+        ["`seed`", "int", "`0`", "seed of initialization, batches, views, maps and mixing"],
     ]
     weights = ", ".join(code(name) for name in config_lib.phase("", epochs=1) if name not in ("name", "epochs"))
     phases = f"one after the other: a name, a number of epochs, and the weights {weights}"

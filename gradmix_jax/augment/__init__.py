@@ -1,16 +1,16 @@
 """Random views of images, made on the device inside the train step.
 
-One view is, in this order: color jitter, rotation, random resized crop, horizontal flip, gray, blur (policy
-"standard"); or rotation, crop and flip, and then the operations of RandAugment or AugMix in place of jitter, gray
-and blur. Normalizing is a separate function. A step whose strength or probability is 0 is not part of the program
-at all, and neither are hue, saturation and gray for images of one channel.
+One view applies, in this order: color jitter, rotation, random resized crop, horizontal flip, gray, blur (policy
+"standard"); or rotation, crop and flip, then the operations of RandAugment or AugMix in place of jitter, gray
+and blur. Normalization is a separate function. A step whose strength or probability is 0 is not part of the program
+at all, nor are hue, saturation and gray for images with one channel.
 
-`view` works on one image and takes its own key first, so that it can be mapped, and a view depends on nothing but
-its key and its image: not on the batch it is in, nor on the number of devices. (True of JAX's default threefry keys;
-`unsafe_rbg` keys give up just this under vmap.)
+`view` works on one image and takes its own key first, so that it can be mapped, and a view depends only on
+its key and its image, not on its batch or the number of devices. (This holds for JAX's default threefry keys;
+`unsafe_rbg` keys lose exactly this property under vmap.)
 
-`steps.py` has the steps of a standard view, `policies.py` RandAugment and AugMix, `operations.py` what these choose
-from.
+`steps.py` has the steps of a standard view, `policies.py` RandAugment and AugMix, and `operations.py` the operations
+they choose from.
 """
 
 import dataclasses
@@ -68,27 +68,27 @@ __all__ += ["resized_crop", "rotate", "rotate_by", "view", "views"]
 
 @dataclasses.dataclass(frozen=True)
 class Spec(Section, section="augment"):
-    """What `views` does: the `augment` section. Hashable, so it can be a static argument of `jax.jit`."""
+    """The `augment` section, which configures `views`. Hashable, so it can be a static argument of `jax.jit`."""
 
     jitter: tuple[float, float, float, float] = key(
         (0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue (at most 0.5)", least=0, length=4
     )
-    jitter_prob: float = key(0.8, "share of the images that are jittered", least=0, most=1)
+    jitter_prob: float = key(0.8, "share of the images with color jitter", least=0, most=1)
     crop_scale: tuple[float, float] = key(
         (0.2, 1.0), "share of the image's area that a crop keeps; (1, 1): no crop", above=0, most=1, length=2
     )
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), "width / height, drawn log-uniformly", above=0, length=2)
-    flip_prob: float = key(0.5, "of a horizontal flip; 0 for digits and letters", least=0, most=1)
+    flip_prob: float = key(0.5, "probability of a horizontal flip; 0 for digits and letters", least=0, most=1)
     gray_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
-    rotation_degrees: float = key(0.0, "uniform in +- this", least=0, most=180)
-    blur_prob: float = key(0.0, "of a Gaussian blur, for large images", least=0, most=1)
+    rotation_degrees: float = key(0.0, "rotation angle, uniform in +- this many degrees", least=0, most=180)
+    blur_prob: float = key(0.0, "probability of a Gaussian blur, for large images", least=0, most=1)
     policy: str = key(
         "standard", 'or, in place of jitter, gray and blur: "randaugment", "augmix"', choices=lambda: POLICIES
     )
     num_ops: int = key(2, "operations of randaugment, one after the other", least=1)
     magnitude: int = key(
         9,
-        "of randaugment's operations, 0 to 30; the upper end of what augmix draws, where 9 is its severity 3",
+        "strength of randaugment's operations, 0 to 30; the largest that augmix draws, where 9 is its severity 3",
         least=0,
         most=MAX_MAGNITUDE,
     )
@@ -106,8 +106,8 @@ class Spec(Section, section="augment"):
 class Normalization(Section, section="normalization"):
     """The `normalization` section: mean and standard deviation of each channel, images in [0, 1]."""
 
-    mean: tuple[float, ...] = key((0.5,), "one number per channel, images in [0, 1]; (): of the training images")
-    std: tuple[float, ...] = key((0.25,), "one number per channel; (): of the training images", above=0)
+    mean: tuple[float, ...] = key((0.5,), "mean per channel, images in [0, 1]; (): measured on the training images")
+    std: tuple[float, ...] = key((0.25,), "std per channel; (): measured on the training images", above=0)
 
 
 def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
@@ -133,7 +133,7 @@ def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
     if num_views < 1:
         raise ValueError(f"num_views must be at least 1, not {num_views}.")
     of_view = lambda view: jax.vmap(lambda key: jax.random.fold_in(key, view))(keys_B)
-    # One flat axis of V*B, not a vmap in a vmap: the random bits of the latter take XLA twice as long to compile.
+    # One flat axis of V*B, because the random bits of nested vmaps take XLA twice as long to compile.
     keys = jax.vmap(of_view)(jnp.arange(num_views)).reshape(num_views * shape[0])
     images = jnp.concatenate([images_BxHxWxC] * num_views).astype(jnp.float32) / 255
     return jax.vmap(partial(view, spec=spec))(keys, images)
@@ -141,7 +141,7 @@ def views(keys_B, images_BxHxWxC, spec, *, num_views=2):
 
 def view(key, image_HxWxC, spec):
     """One random view of one image, float32 in [0, 1] -> the same; see `Spec`."""
-    # Always six keys: switching one step off leaves the draws of all others as they were, and so does a policy.
+    # Always six keys, so that neither turning a step off nor choosing a policy changes the draws of the others.
     first_key, rotation_key, crop_key, flip_key, *last_keys = jax.random.split(key, 6)
     policy = POLICIES[spec.policy]
     image = policy.before(first_key, image_HxWxC, spec)
@@ -152,12 +152,12 @@ def view(key, image_HxWxC, spec):
 
 
 class Policy(NamedTuple):
-    """What a view has besides rotation, crop and flip.
+    """The steps of a view besides rotation, crop and flip.
 
     Attributes:
       before: before(key, image_HxWxC, spec) -> image_HxWxC.
       after: after(keys, image_HxWxC, spec) -> image_HxWxC, with three keys; the first is that of `before`, so an entry
-        uses it in one of the two only.
+        uses it in only one of the two.
     """
 
     before: Callable

@@ -1,10 +1,10 @@
-"""The 14 operations of RandAugment, one of them on one image, chosen by a number that is data.
+"""The 14 operations of RandAugment, applied to one image; the choice is traced data.
 
-Names, formulae and borders are those of Pillow (ImageOps, ImageEnhance, Image.transform), which both RandAugment and
-AugMix were published with; images are float32 in [0, 1] and not rounded to bytes in between, except where an
-operation is defined on bytes (equalize, posterize). From dm_pix comes solarize. Its brightness, contrast and
-saturation are other operations (see `steps.py`), and its affine_transform interpolates between channels as well:
-8 pixels are fetched for each number, where 4 do.
+Names, formulas and borders are those of Pillow (ImageOps, ImageEnhance, Image.transform), which both RandAugment and
+AugMix were published with. Images are float32 in [0, 1] and not rounded to bytes in between, except where an
+operation is defined on bytes (equalize, posterize). Solarize comes from dm_pix. Its brightness, contrast and
+saturation are different operations (see `steps.py`), and its affine_transform also interpolates between channels,
+fetching 8 pixels per value where 4 suffice.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ OPERATIONS = (*IDENTITY, *TONE, *ENHANCE, *GEOMETRY)
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """What the operations do at strength 1. Whatever has a sign goes as far the other way.
+    """The effect of the operations at strength 1, in either direction for operations with a sign.
 
-    translate: share of the image's side; shear: pixels aside per pixel; enhance: distance of the factor from 1.
-    bits: what posterize keeps of each byte at strength 0; at strength 1 it is 4 bits less.
-    bits_rounding: what is added to the number of bits lost, before its fraction is cut off.
-    Solarize inverts what is not below 1 - strength.
+    translate: share of the image's side; shear: pixels sideways per pixel; enhance: distance of the factor from 1.
+    bits: bits of each byte that posterize keeps at strength 0; at strength 1, it keeps 4 fewer.
+    bits_rounding: added to the number of bits lost before it is truncated to an integer.
+    Solarize inverts values of at least 1 - strength.
     """
 
     translate: float
@@ -41,26 +41,26 @@ class Ranges:
 
 
 def apply(image_HxWxC, number, strength, sign, *, names, ranges):
-    """The operation names[number] on one image.
+    """Apply the operation names[number] to one image.
 
-    The number differs from image to image, and under vmap a `lax.switch` computes every operation for every image.
-    Most of them are one formula with other weights: the five of GEOMETRY are one affine transform, the four of
-    ENHANCE one weighted sum of the image with three others made from it. So an image pays for one transform, one sum
-    and TONE, whichever operation is its own.
+    The number differs between images, and under vmap a `lax.switch` would compute every operation for every image.
+    Most operations share a formula with different weights: the five of GEOMETRY are one affine transform, the four of
+    ENHANCE one weighted sum of the image and three others made from it. So an image pays for one transform, one sum
+    and TONE, whichever operation it gets.
     By XLA's cost analysis this takes 0.46 of the FLOPs and 0.68 of the bytes of the switch.
 
     Args:
       image_HxWxC: float32 in [0, 1], C = 1 or 3.
       number: which of `names`, an integer.
       strength: in [0, 1], see `ranges`.
-      sign: 1 or -1: the way of what has two, such as rotate or brightness.
-      names: the operations to choose from, a tuple; families that none of them is of cost nothing.
+      sign: 1 or -1, the direction of operations that have two, such as rotate or brightness.
+      names: a tuple of the operations to choose from; families without any of them cost nothing.
       ranges: a `Ranges`.
 
     Returns:
       the image, of the same shape and range.
     """
-    # Each family starts from the image, not from the result of the one before: XLA:CPU would compute that again for
+    # Each family starts from the image, not from the result of the one before, which XLA:CPU would recompute for
     # each of the pixels that a transform fetches or a sum takes in.
     image = image_HxWxC
     of_family = lambda family: jnp.isin(number, jnp.array([names.index(name) for name in family]))
@@ -84,7 +84,7 @@ def _of_names(names, number, rows):
 
 def _tone(image_HxWxC, number, strength, *, names, ranges):
     lost_bits = jnp.floor(4 * strength + ranges.bits_rounding).astype(jnp.int32) + 8 - ranges.bits
-    lost_bits = jnp.minimum(lost_bits, 7)  # as Pillow, which keeps a bit: none is a black image
+    lost_bits = jnp.minimum(lost_bits, 7)  # like Pillow, keep at least one bit; zero bits would be a black image
     results = {
         "autocontrast": lambda: autocontrast(image_HxWxC),
         "equalize": lambda: equalize(image_HxWxC),
@@ -99,7 +99,7 @@ def _tone(image_HxWxC, number, strength, *, names, ranges):
 
 
 def autocontrast(image_HxWxC):
-    """Each channel stretched to [0, 1]; a constant one stays. Pillow's ImageOps.autocontrast, which rounds down."""
+    """Each channel stretched to [0, 1]; a constant one is unchanged. Pillow's ImageOps.autocontrast rounds down."""
     low, high = (reduce(image_HxWxC, axis=(0, 1), keepdims=True) for reduce in (jnp.min, jnp.max))
     constant = high <= low
     stretched = (image_HxWxC - low) / jnp.where(constant, 1, high - low)
@@ -107,14 +107,14 @@ def autocontrast(image_HxWxC):
 
 
 def equalize(image_HxWxC):
-    """Each channel's byte values spread so that all are about as frequent; Pillow's ImageOps.equalize, exactly."""
+    """Each channel's byte values spread to be about equally frequent; exactly Pillow's ImageOps.equalize."""
     channels = image_HxWxC.shape[-1]
     values_PxC = _to_bytes(image_HxWxC).reshape(-1, channels)
-    # A histogram by scattered additions. Comparing every pixel with all 256 values instead is one fused sum on paper,
-    # but XLA:CPU wrote out the comparisons: 680 ms and 415 MB for 128 images of 32 x 32, against 3 ms and 5 MB.
+    # A histogram by scatter-add. Comparing every pixel with all 256 values would be one fused sum in theory,
+    # but XLA:CPU materialized the comparisons: 680 ms and 415 MB for 128 images of 32 x 32, against 3 ms and 5 MB.
     count_256xC = jnp.zeros((256, channels), jnp.int32).at[values_PxC, jnp.arange(channels)[None]].add(1)
     below_256xC = jnp.cumsum(count_256xC, axis=0) - count_256xC
-    # The pixels of the largest value do not count (Pillow), and none are left of a constant channel.
+    # As in Pillow, pixels of the largest value do not count, so a constant channel has none left.
     step_1xC = jnp.max(jnp.where(below_256xC < values_PxC.shape[0], below_256xC, 0), axis=0, keepdims=True) // 255
     table_256xC = jnp.minimum((step_1xC // 2 + below_256xC) // jnp.maximum(step_1xC, 1), 255)
     table_256xC = jnp.where(step_1xC == 0, jnp.arange(256)[:, None], table_256xC)
@@ -151,12 +151,12 @@ def smooth(image_HxWxC):
 
 
 def _matrices(height, width, amount, ranges):
-    """Where (y, x) of the result comes from: (yy, yx, y0, xy, xx, x0) with y_from = yy * y + yx * x + y0, etc."""
+    """The source of (y, x) in the result: (yy, yx, y0, xy, xx, x0) with y_from = yy * y + yx * x + y0, etc."""
     angle = math.radians(ranges.degrees) * amount
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     middle_y, middle_x = height / 2, width / 2
     shear = ranges.shear * amount
-    # Whole pixels, as published: no blurring.
+    # Whole pixels, as published, so nothing is blurred.
     down, right = (jnp.trunc(ranges.translate * amount * side) for side in (height, width))
     return {
         "identity": (1, 0, 0, 0, 1, 0),
@@ -176,7 +176,7 @@ def _matrices(height, width, amount, ranges):
 
 
 def affine(image_HxWxC, matrix_6):
-    """Each pixel from where the matrix (see `_matrices`) says: bilinear, zeros from outside of the image.
+    """Each pixel from its source by the matrix (see `_matrices`): bilinear, zeros outside the image.
 
     Pillow's Image.transform(AFFINE, BILINEAR): the first pixel's center is (0.5, 0.5), and positions up to half a
     pixel beyond the outermost centers are inside and take the outermost pixel.

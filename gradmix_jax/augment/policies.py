@@ -1,8 +1,8 @@
-"""RandAugment and AugMix: random operations of `operations.py`, each function on one image with its own key first.
+"""RandAugment and AugMix: random operations of `operations.py`; each function takes a key and one image.
 
-Both take one scale of strength, 0 to 30 (`MAX_MAGNITUDE`): RandAugment's own, of which 3 are one of AugMix's severity.
-Of the JAX libraries, dm_pix and augmax have neither policy; imax, last released in 2024, has RandAugment, one branch
-an operation.
+Both use RandAugment's scale of strength, 0 to 30 (`MAX_MAGNITUDE`); 3 of it are one unit of AugMix's severity.
+Of the JAX libraries, dm_pix and augmax have neither policy; imax, last released in 2024, has RandAugment with one
+branch per operation.
 """
 
 import jax
@@ -16,13 +16,13 @@ MAX_MAGNITUDE = 30
 RANDAUGMENT = operations.Ranges(translate=150 / 331, bits=8, bits_rounding=0.5)
 # The authors' augmentations.py.
 AUGMIX = operations.Ranges(translate=1 / 3, bits=4, bits_rounding=0.0)
-# Without ENHANCE, which are among the corruptions that AugMix is tested on; the paper leaves them out (section 3).
+# Without ENHANCE, which the paper leaves out (section 3) because AugMix is tested on such corruptions.
 AUGMIX_OPERATIONS = (*operations.IDENTITY, *operations.TONE, *operations.GEOMETRY)
 WIDTH, MAX_DEPTH = 3, 3  # of AugMix's chains
 
 
 def _below(uniform, count):
-    """Whole numbers 0 ... count - 1 from uniform draws in [0, 1)."""
+    """Integers 0 ... count - 1 from uniform draws in [0, 1)."""
     return jnp.floor(uniform * count).astype(jnp.int32)
 
 
@@ -31,17 +31,17 @@ def _sign(uniform):
 
 
 def _one_after_the_other(image_HxWxC, numbers_N, strengths_N, signs_N, *, names, ranges):
-    """`operations.apply` N times."""
+    """Apply N operations in sequence."""
 
     def step(image, drawn):
         return operations.apply(image, *drawn, names=names, ranges=ranges), None
 
-    # Unrolled, XLA:CPU computes an operation again for each of the pixels that the next one fetches.
+    # If unrolled, XLA:CPU would recompute an operation for each of the pixels that the next one fetches.
     return lax.scan(step, image_HxWxC, (numbers_N, strengths_N, signs_N))[0]
 
 
 def randaugment(key, image_HxWxC, *, num_ops, magnitude):
-    """`num_ops` operations drawn uniformly from 14, all of one strength (Cubuk et al. 2019, arXiv 1909.13719, fig. 2).
+    """`num_ops` of 14 operations, drawn uniformly, with one strength (Cubuk et al. 2019, arXiv 1909.13719, fig. 2).
 
     Args:
       key: randomness of operations and signs.
@@ -63,7 +63,7 @@ def augmix(key, image_HxWxC, *, magnitude):
     """m * image + (1 - m) * sum_i w_i * chain_i(image) (Hendrycks et al. 2020, arXiv 1912.02781, algorithm 1).
 
     Three chains of one to three operations; w ~ Dirichlet(1, 1, 1), m ~ Beta(1, 1), and every operation's strength is
-    uniform from 0 to `magnitude`. Only the images: the paper's Jensen-Shannon loss is not here.
+    uniform from 0 to `magnitude`. The paper's Jensen-Shannon loss is not implemented.
 
     Args:
       key: randomness of everything above.
@@ -78,7 +78,7 @@ def augmix(key, image_HxWxC, *, magnitude):
     number, strength, sign, rest = jnp.split(jax.random.uniform(key, (4 * WIDTH * MAX_DEPTH,)), 4)
     depth_K = 1 + _below(rest[:WIDTH], MAX_DEPTH)
     used_KxD = jnp.arange(MAX_DEPTH)[None] < depth_K[:, None]
-    # Number 0 is the identity, where a chain has come to its end.
+    # Number 0 is the identity, used after the end of a chain.
     number_KxD = jnp.where(used_KxD, 1 + _below(number.reshape(shape), len(AUGMIX_OPERATIONS) - 1), 0)
     strength_KxD = strength.reshape(shape) * (magnitude / MAX_MAGNITUDE)
     sign_KxD = _sign(sign.reshape(shape))
@@ -92,8 +92,8 @@ def augmix(key, image_HxWxC, *, magnitude):
         chain = _one_after_the_other(image_HxWxC, *drawn_D, names=AUGMIX_OPERATIONS, ranges=AUGMIX)
         return total + weight * chain, None
 
-    # Chain by chain, not mapped: a third of the memory.
+    # Chain by chain instead of mapped, which takes a third of the memory.
     chains, _ = lax.scan(add_chain, jnp.zeros_like(image_HxWxC), (weight_K, number_KxD, strength_KxD, sign_KxD))
     own = rest[2 * WIDTH]
     mixed = own * image_HxWxC + (1 - own) * chains
-    return jnp.clip(mixed, 0, 1)  # the weights add up to 1 but for rounding
+    return jnp.clip(mixed, 0, 1)  # the weights sum to 1 only up to rounding

@@ -1,9 +1,9 @@
-"""The steps of a standard view, each on one image with its own key first.
+"""The steps of a standard view; each function takes a key and one image.
 
 The semantics are torchvision's (ColorJitter, RandomResizedCrop, RandomRotation, RandomGrayscale), in float32
-and without rounding to bytes between the steps. From dm_pix come hue and flip. Its brightness, contrast and
-saturation follow TensorFlow's formulae (an added offset, a mean per channel, a scaled HSV saturation), which
-are other operations; its rotation took 17 to 120 times as long as the one here, its blur 5 to 26 times
+and without rounding to bytes between the steps. Hue and flip come from dm_pix. Its brightness, contrast and
+saturation follow TensorFlow's formulas (an added offset, a mean per channel, a scaled HSV saturation), which
+are different operations; its rotation took 17 to 120 times as long as ours, its blur 5 to 26 times
 (images of 28 to 224 pixels, on a CPU).
 """
 
@@ -23,7 +23,7 @@ def gray(image_HxWxC):
     """Luma [H, W] of an RGB or one-channel image: ITU-R 601, as Pillow's convert('L')."""
     if image_HxWxC.shape[-1] == 1:
         return image_HxWxC[..., 0]
-    # Not a dot product (as dm_pix has it): that would not fuse, and would run in bfloat16 or TF32 by default.
+    # Not a dot product (as in dm_pix), which would not fuse and would run in bfloat16 or TF32 by default.
     return 0.299 * image_HxWxC[..., 0] + 0.587 * image_HxWxC[..., 1] + 0.114 * image_HxWxC[..., 2]
 
 
@@ -33,14 +33,14 @@ def color_jitter(key, image_HxWxC, *, strengths, prob):
     Args:
       strengths: (b, c, s, h). The factors of brightness, contrast and saturation are uniform in
         [max(0, 1-b), 1+b] etc., the shift of hue in [-h, h], in turns of the color circle.
-      prob: share of the images that are changed at all.
+      prob: probability that an image is changed at all.
     """
     colored = image_HxWxC.shape[-1] == 3
     active = [i for i, strength in enumerate(strengths) if strength > 0 and (colored or i < 2)]
     if not active or prob == 0:
         return image_HxWxC
-    # One call for all draws (each call is a kernel), always of nine numbers, so that switching one operation
-    # off leaves the draws of the others as they were.
+    # One call for all draws (each call is a kernel), always of nine numbers, so that turning one operation
+    # off does not change the draws of the others.
     uniform = jax.random.uniform(key, (9,))
     low = [max(0.0, 1 - strength) for strength in strengths[:3]] + [-strengths[3]]
     high = [1 + strength for strength in strengths[:3]] + [strengths[3]]
@@ -53,9 +53,9 @@ def color_jitter(key, image_HxWxC, *, strengths, prob):
 def jitter_in_order(image_HxWxC, operations, factors, order_N):
     """Apply the N `operations` (names from JITTER), each with its factor; round r applies number order_N[r].
 
-    The order is data, and under vmap a switch would compute all four operations in each of four rounds. But
-    three of them are one formula with three weights (`blend`), so a round costs one blend whichever it is;
-    and hue, by far the dearest, is computed once: rounds before it, hue, rounds after it, where a round on
+    The order is traced data, and under vmap a switch would compute all four operations in each of four rounds. But
+    three of them share a formula with three weights (`blend`), so any such round costs one blend;
+    and hue, by far the most expensive, is computed once: rounds before it, hue, rounds after it, where a round on
     the wrong side blends with the identity. By XLA's cost analysis this takes 0.36 of the FLOPs and 0.56 of
     the bytes of the switch.
     """
@@ -87,7 +87,7 @@ def blend_weights(factor):
 
 
 def blend(image_HxWxC, weights):
-    """Weighted sum of image, gray image and mean gray, not clipped; of `weights` the first three."""
+    """Weighted sum of image, gray image and mean gray by the first three of `weights`, not clipped."""
     gray_HxW = gray(image_HxWxC)
     offset_HxW = weights[1] * gray_HxW + weights[2] * jnp.mean(gray_HxW)
     return weights[0] * image_HxWxC + offset_HxW[..., None]
@@ -103,7 +103,7 @@ def _blend(image_HxWxC, weights_3):
 
 
 def rotate(key, image_HxWxC, *, degrees):
-    """Rotation about the center by an angle uniform in +-degrees: bilinear, zeros from outside."""
+    """Rotation about the center by an angle uniform in +-degrees: bilinear, zeros outside the image."""
     if degrees == 0:
         return image_HxWxC
     limit = math.radians(degrees)
@@ -111,7 +111,7 @@ def rotate(key, image_HxWxC, *, degrees):
 
 
 def rotate_by(image_HxWxC, radians):
-    """Counter-clockwise rotation about the center; bilinear between pixels, zeros outside of the image."""
+    """Counterclockwise rotation about the center; bilinear between pixels, zeros outside the image."""
     height, width = image_HxWxC.shape[:2]
     center_y, center_x = (height - 1) / 2, (width - 1) / 2
     y_Hx1 = (jnp.arange(height) - center_y)[:, None]
@@ -123,17 +123,17 @@ def rotate_by(image_HxWxC, radians):
 
 
 def random_resized_crop(key, image_HxWxC, *, scale, ratio):
-    """torchvision's RandomResizedCrop, back to the image's own size."""
+    """torchvision's RandomResizedCrop, resized back to the image's size."""
     if scale[0] == 1:
         return image_HxWxC
     return resized_crop(image_HxWxC, crop_box(key, image_HxWxC.shape[:2], scale=scale, ratio=ratio))
 
 
 def crop_box(key, image_size, *, scale, ratio):
-    """Draw box_4 = (top, left, height, width) of a crop: whole pixels, as float32, inside of the image.
+    """Draw box_4 = (top, left, height, width) of a crop: whole pixels, as float32, inside the image.
 
     As torchvision: the area share is uniform in `scale`, width / height log-uniform in `ratio`; a box that
-    does not fit into the image is drawn again, so large shares come out rarer than small ones. If ten do not
+    does not fit into the image is redrawn, so large shares are rarer than small ones. If ten do not
     fit, the box is the largest central one whose width / height is in `ratio`.
     """
     image_height, image_width = image_size
@@ -157,8 +157,8 @@ def crop_box(key, image_size, *, scale, ratio):
 def resized_crop(image_HxWxC, box_4):
     """The box (of `crop_box`; may be fractional) of the image, resized bilinearly to the image's size.
 
-    As Pillow's `resize(box=...)`, by two small matrix products. Output pixels at the edge of the box draw on
-    up to half an input pixel beyond it, where the image goes on.
+    Like Pillow's `resize(box=...)`, by two small matrix products. Output pixels at the edge of the box draw on
+    up to half an input pixel beyond it, where the image continues.
     """
     scale = jnp.array(image_HxWxC.shape[:2], jnp.float32) / box_4[2:]
     translation = -scale * box_4[:2]
@@ -175,7 +175,7 @@ def horizontal_flip(key, image_HxWxC, *, prob):
 
 
 def random_gray(key, image_HxWxC, *, prob):
-    """Replace all channels by the gray image with probability `prob`; one channel stays as it is."""
+    """Replace all channels by the gray image with probability `prob`; a single channel is unchanged."""
     if prob == 0 or image_HxWxC.shape[-1] == 1:
         return image_HxWxC
     return jnp.where(jax.random.bernoulli(key, prob), gray(image_HxWxC)[..., None], image_HxWxC)
@@ -191,8 +191,8 @@ def random_blur(key, image_HxWxC, *, prob):
 
 
 def gaussian_blur(image_HxWxC, sigma):
-    """Gaussian blur, sigma in pixels; at the border over the pixels that exist (weights sum to 1)."""
-    # Matrix products, like the crop: convolving each image with a kernel of its own is slow.
+    """Gaussian blur, sigma in pixels; at the border, over the existing pixels (weights sum to 1)."""
+    # Matrix products, like the crop, because convolving each image with a different kernel is slow.
     rows_HxH, columns_WxW = (_gaussian_weights(size, sigma) for size in image_HxWxC.shape[:2])
     blurred = jnp.einsum("hwc,yh,xw->yxc", image_HxWxC, rows_HxH, columns_WxW, precision="highest")
     return jnp.clip(blurred, 0, 1)

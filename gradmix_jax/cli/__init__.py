@@ -22,13 +22,13 @@ from gradmix_jax import pod
 from gradmix_jax.cli import config_file, program_cache
 from gradmix_jax.fields import check_choice
 
-# Flags that are defined here are listed by the --help of the command that asks for them.
+# Flags defined here are listed by the --help of the command that uses them.
 flags.disclaim_key_flags()
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Where the experiment files are: beside the package in a checkout, inside it where it was installed.
+# The experiment files: beside the package in a checkout, inside it when installed.
 CONFIGS = (os.path.join(os.path.dirname(HERE), "configs"), os.path.join(HERE, "configs"))
-# Process-wide switches of JAX that environment variables may have set: results must not depend on them, and this code
-# is written for these values.
+# Process-wide JAX options that environment variables may have set. Results must not depend on them, and this code
+# assumes these values.
 SWITCHES = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
@@ -38,17 +38,17 @@ SWITCHES = {
     "jax_transfer_guard": "allow",
 }
 
-# Seconds that threads have to finish after a failure: a checkpoint that is being written.
+# Seconds that threads get to finish after a failure, such as writing a checkpoint.
 _PATIENCE = 10.0
-# Exit status where results are written, but parts of an evaluation failed.
+# Exit status if results are written but parts of an evaluation failed.
 PARTS_FAILED = 3
 
 
 def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
     """Parse the flags and call `main(rest of the command line)`.
 
-    A ValueError raised by this package is a user error and is printed as one line. One raised inside a library is a bug
-    of ours and keeps its traceback. Where there are other processes, they are told and this one ends at once.
+    A ValueError raised by this package is a user error and is printed in one line. One raised inside a library is a bug
+    of ours and keeps its traceback. If there are other processes, they are notified and this one ends at once.
 
     Args:
       main: takes the program name and the positional arguments.
@@ -56,7 +56,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
     """
     logging.set_verbosity(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show an arrow or a name shows a question mark: presentation stops no work.
+        # A terminal that cannot show an arrow or a name shows a question mark instead of stopping the work.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     for name, value in SWITCHES.items():
@@ -64,12 +64,12 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
     try:
         program_cache.keep_programs()
         app.run(main, flags_parser=lambda argv: _parse(argv, required))
-    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as interrupt:
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
-        if not interrupt.args:  # with a message all processes have stopped together
+        if not interrupt.args:  # a message means that all processes have stopped together
             pod.leave("interrupted (SIGINT)", 128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -79,7 +79,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             pod.leave(said, 2)
             _end_soon(2)
             sys.exit(2)
-        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective fails where another process does
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a collective fails if another process does
             pod.wait_for_verdict()
         if pod.joined():
             traceback.print_exc()
@@ -88,11 +88,11 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
 
 
 def _end_soon(status: int) -> None:
-    """Let no thread hold up the end of this process: Orbax has some that wait five minutes for what has failed."""
+    """Keep threads from delaying the end of this process: some of Orbax's wait five minutes after a failure."""
     main, left = threading.main_thread(), [each for each in threading.enumerate() if not each.daemon]
 
     def end():
-        main.join()  # Python's end has begun, which joins the other threads
+        main.join()  # Python is exiting, which joins the other threads
         deadline = time.monotonic() + _PATIENCE
         for each in left:
             each.join(max(0.0, deadline - time.monotonic()))
@@ -107,10 +107,10 @@ def _end_soon(status: int) -> None:
 
 
 def _said(error: Exception) -> str:
-    """What to say of an error that the user can do something about, in one line; "" of others."""
+    """One line for an error that the user can fix; "" for any other."""
     said, raised_in = str(error), os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
     full = "No space left on device"
-    if isinstance(error, ValueError) and full in said:  # as TensorStore says it, in many words
+    if isinstance(error, ValueError) and full in said:  # TensorStore's wording is long
         return f"{full.lower()}; what was saved before is kept."
     if isinstance(error, ValueError):
         return one_line(said) if raised_in.startswith(HERE) else ""
@@ -120,25 +120,25 @@ def _said(error: Exception) -> str:
         short = textwrap.shorten(said, 120, placeholder=" ...")
         options = "lower train.batch_size or evaluate.batch_size, or set dataset.storage to 'stream'"
         return f"out of memory ({short}); {options}."
-    # JAX looks for its devices when it is first asked for them; JAX_PLATFORMS may name some that are not there.
+    # JAX looks for devices on first use; JAX_PLATFORMS may name missing ones.
     if isinstance(error, (RuntimeError, AssertionError)) and raised_in.endswith("xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS") or "by default"
         return f"JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS."
-    if isinstance(error, OSError):  # no room, no right, not there
+    if isinstance(error, OSError):  # disk full, no permission, not found
         where = f": {error.filename}" if error.filename else ""
         return one_line(f"{error.strerror or error}{where}") + "."
     return ""
 
 
 def one_line(text: str) -> str:
-    """The text with control characters, which names of files may have, as they are written in Python."""
+    """The text with control characters, which file names may contain, escaped as in Python."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def config_path_of(name: str) -> str:
-    """The file of `--config=NAME`: a path as it is, else that of a config that comes with the package.
+    """The file for `--config=NAME`: an existing path, or a config that comes with the package.
 
-    A recipe after a colon stays. Raises ValueError for a name that is neither a file nor a config of the package.
+    A recipe after a colon is kept. Raises ValueError for a name that is neither a file nor a config of the package.
     """
     path, colon, recipe = name.partition(":")
     if os.path.exists(path) or path.endswith(".py") or os.sep in path:
@@ -156,7 +156,7 @@ def no_words(argv: list[str]) -> None:
 
 
 def define_experiment_flags(*, workdir: bool = True) -> None:
-    """--config and, unless told otherwise, --workdir."""
+    """Define --config and, by default, --workdir."""
     what = "Experiment file, or the name of one that comes with the package; override a key with --config.KEY=VALUE."
     config_file.define_flag("config", what)
     if workdir:
@@ -164,14 +164,14 @@ def define_experiment_flags(*, workdir: bool = True) -> None:
 
 
 def define_protocol_flags() -> None:
-    """The flags of a command that runs trials and seeds."""
+    """Define the flags of a command that runs trials and seeds."""
     flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
-    flags.DEFINE_list("seeds", "0", "Seeds for each of them.")
-    flags.DEFINE_bool("print_commands", False, "Print one command per run and run nothing.")
+    flags.DEFINE_list("seeds", "0", "Seeds of each trial.")
+    flags.DEFINE_bool("print_commands", False, "Print one command per run without running any.")
 
 
 def numbers(name: str) -> list[int]:
-    """The value of the flag `trials` or `seeds`. Raises ValueError unless it is a list of different numbers."""
+    """The value of the flag `trials` or `seeds`. Raises ValueError unless it is a list of distinct numbers."""
     words = getattr(flags.FLAGS, name)
     if not words or not all(word.isdigit() for word in words):
         raise ValueError(f"--{name} must be numbers separated by commas, got {','.join(words)!r}.")
@@ -181,7 +181,7 @@ def numbers(name: str) -> list[int]:
 
 
 def config_words() -> list[str]:
-    """The --config flags of this command line, each in one word."""
+    """The --config flags of this command line, each as one word."""
     words = iter(sys.argv[1:])
     return [word if "=" in word else f"{word}={next(words, '')}" for word in words if word.startswith("--config")]
 
@@ -231,7 +231,7 @@ def _said_of_flag(error: Exception, argv: list[str]) -> str:
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """`--config NAME` as one word, as every other flag may be given."""
+    """`--config NAME` joined into one word, a form that other flags allow too."""
     words, joined = iter(argv), []
     for word in words:
         joined.append(f"{word}={next(words, '')}" if word in ("--config", "-config") else word)
@@ -244,7 +244,7 @@ def _with_config_path(word: str) -> str:
 
 
 def _renamed(word: str) -> str:
-    """--config.KEY=VALUE under today's name of the key."""
+    """--config.KEY=VALUE with the key's current name."""
     flag, equals, value = word.partition("=")
     dashes, config, key = flag.partition("config.")
     return f"{dashes}{config}{config_lib.RENAMED.get(key, key)}{equals}{value}" if dashes in ("-", "--") else word
@@ -256,7 +256,7 @@ def _named_keys(argv: list[str]) -> list[str]:
 
 
 def _unknown_key(said: str, argv: list[str]) -> str:
-    """The whole name of the key, of which an error says the last part at most, "'fil'", and perhaps a guess."""
+    """The full name of the key and a guess, if any; the error has only the last part of the name, "'fil'"."""
     guess = re.search(r'Did you mean "(\w+)"', said)
     for name in _named_keys(argv):
         try:
@@ -264,5 +264,5 @@ def _unknown_key(said: str, argv: list[str]) -> str:
         except (AttributeError, KeyError, TypeError):
             return f"{name} (did you mean {guess[1]!r}?)" if guess else name
         except IndexError:
-            continue  # a phase that only this config has
+            continue  # a phase that exists only in this config
     return said

@@ -1,4 +1,4 @@
-"""Load the user's experiment file; an error in it is one line that names the file and its line."""
+"""Load the user's experiment file; an error in it gives one line with the file and the line number."""
 
 import os
 import sys
@@ -15,13 +15,13 @@ FUNCTION = "get_config"
 
 
 class ConfigFileError(Exception):
-    """What is wrong with an experiment file, in one line; no ValueError, of which absl makes another one."""
+    """A mistake in an experiment file, in one line. Not a ValueError, which absl would wrap in another one."""
 
 
 def define_flag(name: str, help_string: str, *, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """A flag for an experiment file whose keys are flags too, `--config.KEY=VALUE`.
+    """Define a flag for an experiment file whose keys are flags too, `--config.KEY=VALUE`.
 
-    Of a key that is given twice the last value counts, for tuples as for everything else.
+    If a key is given twice, the last value wins, for tuples as for everything else.
     """
     config_flags.register_flag_parser_for_type(tuple, _TupleParser())
     config_flags.DEFINE_config_file(name, None, help_string, flag_values=flag_values)
@@ -29,7 +29,7 @@ def define_flag(name: str, help_string: str, *, flag_values: flags.FlagValues = 
 
 
 class _TupleParser(flags.ArgumentParser):
-    """ml_collections' own joins the values of all flags of a key."""
+    """Replaces ml_collections' parser, which joins the values of repeated flags."""
 
     syntactic_help = "a tuple such as (1, 2)"
 
@@ -53,18 +53,18 @@ class _Parser(flags.ArgumentParser):
 
 
 def load(argument: str) -> ConfigDict:
-    """What `get_config` of an experiment file returns.
+    """The config returned by `get_config` of an experiment file.
 
     Args:
-      argument: FILE, or FILE:RECIPE, where RECIPE is passed to get_config. The file is the user's own and is run.
+      argument: FILE, or FILE:RECIPE, where RECIPE is passed to get_config. The file is the user's and is executed.
 
     Raises:
-      ConfigFileError: there is no such file, or it does not return a config; one line with file and line.
+      ConfigFileError: the file is missing or does not return a config; one line with file and line number.
     """
     path, *recipe = argument.split(":", 1)
     module = types.ModuleType("gradmix_jax_config_file")
     module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[module.__name__] = module  # dataclasses look up their module
     try:
         code = compile(_source(path), path, "exec", dont_inherit=True)
         exec(code, module.__dict__)
@@ -96,7 +96,7 @@ def _source(path: str) -> bytes:
 
 
 def _translated(error: BaseException, path: str) -> BaseException:
-    """The error to raise instead: one line with file and line, whatever the file did."""
+    """The error to raise instead: one line with file and line number, whatever the file did."""
     if isinstance(error, (KeyboardInterrupt, ConfigFileError)):
         return error
     said = error

@@ -1,6 +1,6 @@
-"""Compiled programs are cached across runs: bounded in size, and damaged entries are removed.
+"""A cache of compiled programs across runs, bounded in size, from which damaged entries are removed.
 
-JAX bounds its cache only with a package that is not among our dependencies, and warns of a damaged entry at every start
+JAX bounds its cache only with a package that we do not depend on, and warns of a damaged entry at every start
 without replacing it.
 """
 
@@ -14,19 +14,19 @@ import warnings
 
 import jax
 
-# Gigabytes (10^9 bytes) of our own cache; an evaluation leaves a few megabytes, a train step up to a hundred.
+# Gigabytes (10^9 bytes) of the cache; an evaluation adds a few megabytes, a train step up to a hundred.
 SIZE = "GRADMIX_JAX_CACHE_GB"
 DEFAULT_SIZE = 5.0
-# After a removal so much of the room is in use, so that not every start has something to remove.
+# Share of the size in use after a removal, so that not every start has to remove something.
 _FILLED = 0.8
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(.+?)'")
 
 
 def keep_programs() -> None:
-    """Cache compiled programs, unless JAX's own variables say where and how.
+    """Cache compiled programs, unless JAX's own variables configure the cache.
 
     Raises:
-      ValueError: the environment variable SIZE is no number above 0.
+      ValueError: the environment variable SIZE is not a number above 0.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -51,7 +51,7 @@ def _size() -> float:
 
 
 def bound(directory: str, size: float) -> int:
-    """Remove the entries that were used least recently, where all of them have more than `size` bytes.
+    """Remove the least recently used entries if the cache exceeds `size` bytes.
 
     Returns:
       The number of files removed.
@@ -76,7 +76,7 @@ def bound(directory: str, size: float) -> int:
 
 
 def _heal() -> None:
-    """JAX warns of an entry that it cannot read and compiles anew, but leaves the entry: remove it before that."""
+    """Remove unreadable entries: JAX warns of one and recompiles the program, but keeps the entry."""
     show = warnings.showwarning
     if getattr(show, "heals", False):
         return
@@ -86,7 +86,7 @@ def _heal() -> None:
         directory = jax.config.jax_compilation_cache_dir
         if not damaged or not directory:
             return show(message, category, filename, lineno, file, line)
-        # Other programs of this name are compiled again, too; which of them it was, the warning does not say.
+        # The warning does not say which program of this name it was, so all of them are removed and recompiled.
         for path in glob.glob(os.path.join(glob.escape(directory), glob.escape(damaged[1]) + "*-cache")):
             with contextlib.suppress(OSError):
                 os.remove(path)

@@ -36,7 +36,7 @@ SECTIONS = {
     "train": train.Spec,
     "evaluate": evaluation_spec.Spec,
 }
-# Keys by their old names, in configs of runs and on command lines.
+# Renamed keys by their old names, in configs of runs and on command lines.
 RENAMED = {
     "mix.mixup_alpha": "mix.options.mixup.alpha",
     "mix.fmix_decay": "mix.options.fmix.decay",
@@ -45,18 +45,18 @@ RENAMED = {
     "objective.momentum": "objective.options.moco.momentum",
     "objective.off_diagonal_weight": "objective.options.barlow_twins.off_diagonal_weight",
 }
-# Sections and keys that a resumed run may change besides those declared with `may_change`.
+# Sections and keys that a resumed run may change, besides those declared with `may_change`.
 FREE = ("evaluate", "name")
 
 
 def default_config() -> ConfigDict:
-    """The default: digits, a small network, input-gradient GradMix; a minute on a CPU."""
+    """The default config: digits, a small network, input-gradient GradMix; a minute on a CPU."""
     c = ConfigDict()
-    c.name = ""  # what tables call this method; empty: its recipe
-    c.seed = 0  # of initialization, batches, views, maps and mixing
+    c.name = ""  # name of this method in tables; empty: its recipe
+    c.seed = 0  # seed of initialization, batches, views, maps and mixing
     for name, section in SECTIONS.items():
         c[name] = ConfigDict(section.defaults())
-    # One after the other; each with the weights of SupCon (gamma), SSL + mixed SSL (lambda) and cross-entropy.
+    # Trained one after the other; each has weights of SupCon (gamma), SSL + mixed SSL (lambda) and cross-entropy.
     c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.0),)
     return c
 
@@ -65,9 +65,9 @@ def phase(name: str, *, epochs: int, **weights: float) -> ConfigDict:
     """One entry of `phases`: objective weights for a number of epochs.
 
     Args:
-      name: what to call it.
-      epochs: how long it is.
-      **weights: {objective: weight}, 0 where not given; `ssl` is that of the objective that `objective.ssl` names.
+      name: its name in logs.
+      epochs: its length.
+      **weights: {objective: weight}, 0 if not given; `ssl` weighs the objective named by `objective.ssl`.
     """
     labeled = [each for each, entry in objectives.OBJECTIVES.items() if entry.uses_labels]
     weights = dict.fromkeys([*labeled, objectives.ALIAS], 0.0) | {each: float(value) for each, value in weights.items()}
@@ -75,12 +75,12 @@ def phase(name: str, *, epochs: int, **weights: float) -> ConfigDict:
 
 
 def apply_recipe(c: ConfigDict, name: str, *, at_scale: bool = False) -> ConfigDict:
-    """Assign the keys of a named recipe: what comes after the colon in `--config=configs/cifar_osr.py:layer`.
+    """Assign the keys of a recipe, named after the colon in `--config=configs/cifar_osr.py:layer`.
 
     Args:
-      c: a config; changed in place.
-      name: a key of RECIPES, or of RIVALS: a published method, with its own objectives in every phase.
-      at_scale: give a method of RIVALS the network, optimizer and epochs that it was published with.
+      c: a config, changed in place.
+      name: a key of RECIPES, or of RIVALS for a published method with its own objectives in every phase.
+      at_scale: give a method of RIVALS its published network, optimizer and epochs.
 
     Returns:
       The same config.
@@ -105,12 +105,12 @@ def apply_recipe(c: ConfigDict, name: str, *, at_scale: bool = False) -> ConfigD
 
 
 def variant_of(text: str, variants: Iterable[str], *, recipe: str = "input") -> tuple[str, str]:
-    """(variant, recipe) of what follows the colon of a config with variants: "cub", "cub,layer" or "layer".
+    """(variant, recipe) from the text after the colon of a config with variants: "cub", "cub,layer" or "layer".
 
     Args:
-      text: what follows the colon.
-      variants: of the config; the first one is meant where only a recipe is given.
-      recipe: meant where only a variant is given.
+      text: the text after the colon.
+      variants: those of the config; the first one is the default if only a recipe is given.
+      recipe: the default if only a variant is given.
 
     Raises:
       ValueError: no such variant or recipe.
@@ -126,12 +126,12 @@ def variant_of(text: str, variants: Iterable[str], *, recipe: str = "input") -> 
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
-    """Dicts, lists, strings and numbers only: what config.json holds and the specs are made from."""
+    """The config as dicts, lists, strings and numbers, as in config.json; the specs are made from it."""
     return json.loads(config.to_json())
 
 
 def read(workdir: str) -> dict[str, Any]:
-    """The config of a run under today's names of keys, with the defaults of keys that are younger than the run.
+    """The config of a run under the current names of keys, with defaults for keys added since the run.
 
     Raises:
       ValueError: config.json is missing or damaged.
@@ -141,7 +141,7 @@ def read(workdir: str) -> dict[str, Any]:
 
 
 def renamed(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain config whose keys of RENAMED have their new names."""
+    """A plain config with the keys of RENAMED under their new names."""
     config = copy.deepcopy(config)
     for old, new in RENAMED.items():
         *sections, last = old.split(".")
@@ -174,14 +174,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def described(config: ConfigDict) -> list[tuple[str, Any, Any, str]]:
     """(key, value, default, comment) of every key of a config, in the order of the sections.
 
-    Where a key takes one of some names, they stand in the comment.
+    If a key takes one of a set of names, the comment lists them.
     """
     values, defaults = (flatten(each.to_dict()) for each in (config, default_config()))
     for flat in (values, defaults):
         flat["phases"] = tuple(dict(entry) for entry in flat["phases"])
     comments = {
-        "name": "what tables call this method; empty: its recipe",
-        "seed": "of initialization, batches, views, maps and mixing",
+        "name": "name of this method in tables; empty: its recipe",
+        "seed": "seed of initialization, batches, views, maps and mixing",
         "phases": "stages of training, one after the other: epochs, and the weight of each objective",
     }
     for name, section in SECTIONS.items():
@@ -196,7 +196,7 @@ def described(config: ConfigDict) -> list[tuple[str, Any, Any, str]]:
 
 
 def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a plain config that a resumed run has to share, flat: {"mix.fill": ...}."""
+    """The part of a plain config that a resumed run must share, flat: {"mix.fill": ...}."""
     free = {
         f"{name}.{field.name}"
         for name, section in SECTIONS.items()
@@ -204,7 +204,7 @@ def fixed(config: dict[str, Any]) -> dict[str, Any]:
         if "key" in field.metadata and field.metadata["key"].may_change
     }
     flat = flatten(json.loads(json.dumps(config)))
-    # A weight of 0 may be left out.
+    # A weight of 0 may be omitted.
     flat["phases"] = [{name: value for name, value in entry.items() if value != 0} for entry in flat["phases"]]
     return {name: value for name, value in flat.items() if name not in free and name.partition(".")[0] not in FREE}
 
@@ -232,7 +232,7 @@ class Experiment:
 
     @property
     def setup(self) -> evaluation_spec.Setup:
-        """What an evaluation depends on."""
+        """The part that an evaluation depends on."""
         return evaluation_spec.Setup(self.dataset, self.normalization, self.model, self.evaluate, self.seed)
 
 
@@ -241,7 +241,7 @@ def from_config(config: ConfigDict | dict[str, Any], *, num_devices: int) -> Exp
 
     Args:
       config: a ConfigDict, or the nested dict of its config.json.
-      num_devices: of all processes.
+      num_devices: number of devices of all processes.
 
     Raises:
       ValueError: one line with the key, what it takes, and the value.

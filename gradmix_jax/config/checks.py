@@ -1,4 +1,4 @@
-"""How the sections of a config fit together, and that there are no other keys: one line for each mistake."""
+"""Checks that the sections of a config fit together and that it has no unknown keys; one line per mistake."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_keys(config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> None:
-    """Raises ValueError for an unknown or missing key; the values are the sections' own business."""
+    """Raises ValueError for an unknown or missing key; the sections check the values themselves."""
     for name in config.keys() - defaults.keys():
         near = difflib.get_close_matches(name, defaults, 1)
         hint = f"; did you mean {prefix}{near[0]}?" if near else f"; there are {', '.join(sorted(defaults))}."
@@ -65,7 +65,7 @@ def check_channels(experiment: "Experiment") -> None:
 
 
 def check_objectives(experiment: "Experiment") -> None:
-    """Whether the other sections allow what the phases weigh, and mixed images have a loss."""
+    """Check that the other sections allow the weighted objectives and that mixed images have a loss."""
     spec, used = experiment.objective, {}
     for index, phase in enumerate(experiment.phases):
         for name in phase.weights:
@@ -101,14 +101,14 @@ def check_attribution(experiment: "Experiment") -> None:
 
 
 def with_patches(spec: mix.Spec, model: models.Spec) -> mix.Spec:
-    """The mix section with the model's patch size where it has none of its own."""
+    """The mix section, with the model's patch size if it has none."""
     if not spec.uses_patches or spec.patch_size:
         return spec
     return dataclasses.replace(spec, patch_size=models.patch_size(model))
 
 
 def check_tokens(experiment: "Experiment") -> None:
-    """Whether the model has the patches, the attention and the stages that the mix and its map look at."""
+    """Check that the model has the patches, attention and stages that the mix and its map need."""
     spec, model, side = experiment.mix, experiment.model, experiment.dataset.image_size
     patches = models.patch_size(model)
     attending = f"mix.method {spec.method!r}" if spec.attends else ""

@@ -1,7 +1,7 @@
-"""Config keys whose values are left to the data: found once, printed, and recorded in the run's config.json.
+"""Config keys derived from the data: measured once, printed, and recorded in the run's config.json.
 
-A key is left to the data by a value that it cannot have in a run (`OPEN`): 0, (), or "auto". `configs/folder_osr.py`
-leaves all of them. A run that is resumed or evaluated keeps the values it was trained with.
+A key is left to the data by a value that it cannot have in a run (`OPEN`): 0, () or "auto". `configs/folder_osr.py`
+leaves all of them open. A run that is resumed or evaluated keeps the values it was trained with.
 """
 
 import copy
@@ -23,7 +23,7 @@ OPEN = {
 }
 KNOWN_SHARE = 0.6
 FEWEST_CLASSES = 3
-# An epoch has at least so many steps, if the images allow.
+# The least number of steps per epoch, if there are enough images.
 STEPS = 8
 LARGEST_BATCH = 128
 
@@ -43,7 +43,7 @@ def missing(config: dict[str, Any]) -> list[str]:
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A plain config with {"section.key": value}; the config given stays as it is."""
+    """A copy of a plain config with {"section.key": value} set."""
     config = copy.deepcopy(config)
     for name, value in values.items():
         section, key = name.split(".")
@@ -52,7 +52,7 @@ def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
 
 
 def from_recorded(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
-    """A plain config with the values of another, that of a run, for the keys left to the data."""
+    """A plain config that takes the keys left to the data from a run's config."""
     config = with_values(config, _benchmark(config))
     return with_values(config, {key: _get(recorded, key) for key in missing(config)})
 
@@ -62,15 +62,15 @@ def from_data(config: dict[str, Any], *, num_devices: int) -> dict[str, Derived]
 
     - dataset.benchmark: see `data.Spec`.
     - dataset.num_known: 60 % of the classes, rounded; at least two, and at least one class stays unknown.
-    - dataset.image_size: the one of `measure.SIZES` nearest to the median of the images' shorter sides.
-    - dataset.channels: 1 where every image is gray, else 3.
+    - dataset.image_size: the one of `measure.SIZES` closest to the median of the images' shorter sides.
+    - dataset.channels: 1 if every image is gray, else 3.
     - normalization: over all pixels of `measure.SAMPLE` images.
     - train.batch_size: at most 128, at least 8 steps an epoch if the images allow, a multiple of
       the devices times mix.group_size.
 
     Args:
-      config: plain, with valid values.
-      num_devices: of all processes.
+      config: a plain config with valid values.
+      num_devices: number of devices of all processes.
 
     Raises:
       ValueError: the data is missing, has unreadable images, too few classes or too few images; one line.
@@ -104,7 +104,7 @@ def _get(config: dict[str, Any], name: str) -> Any:
 
 
 def _benchmark(config: dict[str, Any]) -> dict[str, Any]:
-    """Depends on the config alone."""
+    """The benchmark, from the config alone."""
     spec = data_lib.Spec(**config["dataset"])
     if spec.benchmark != AUTO:
         return {}
@@ -124,7 +124,7 @@ def _num_known(spec: data_lib.Spec) -> Derived:
 
 
 def _provisional(config: dict[str, Any]) -> data_lib.Spec:
-    """The data's section with any size and channel count, to open the data with."""
+    """The dataset section with a placeholder size and channel count, to open the data."""
     any_shape = {"dataset.image_size": measure.SIZES[0], "dataset.channels": 3}
     return data_lib.Spec(**with_values(config, any_shape)["dataset"])
 
@@ -154,7 +154,7 @@ def _of_images(config: dict[str, Any], train: data_lib.Source) -> dict[str, Deri
 
 
 def _batch_size(config: dict[str, Any], num_images: int, num_devices: int) -> Derived:
-    # With mixing groups even where nothing is mixed: all recipes have one batch size.
+    # Count mixing groups even if nothing is mixed, so that all recipes have the same batch size.
     group = config["mix"]["group_size"]
     unit = num_devices * group
     if num_images < unit:

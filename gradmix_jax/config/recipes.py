@@ -1,4 +1,4 @@
-"""Recipes: named sets of config keys, what comes after the colon in `--config=configs/cifar_osr.py:layer`."""
+"""Recipes: named sets of config keys, chosen after the colon in `--config=configs/cifar_osr.py:layer`."""
 
 RECIPES = {
     # The project's default: jax.grad with respect to the images, thresholded masks, the partner's own pixels.
@@ -11,7 +11,7 @@ RECIPES = {
         "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
         "attribution": {"method": "layer"},
     },
-    # The choices of the authors' released code: noise in the box, the first view only, one draw and one scale a batch.
+    # The choices of the authors' released code: noise in the box, the first view only, one draw and scale per batch.
     "released": {
         "mix": {
             "method": "gradmix",
@@ -22,7 +22,7 @@ RECIPES = {
         },
         "attribution": {"method": "layer", "norm": "batch", "sign": 1},
     },
-    # The paper's masks and fill, with the other map of activations and gradients.
+    # The paper's masks and fill, with Grad-CAM in place of LayerCAM.
     "grad_cam": {
         "mix": {"method": "gradmix", "mask": "box", "fill": "partner_resized"},
         "attribution": {"method": "grad_cam"},
@@ -58,7 +58,7 @@ RECIPES = {
         "attribution": {"method": "rollout"},
         "model": {"name": "vit_tiny_token"},
     },
-    # The map the other way round: backgrounds are exchanged.
+    # The map the other way round: exchanges backgrounds.
     "backmix": {
         "mix": {"method": "backmix", "mask": "threshold", "fill": "partner"},
         "attribution": {"method": "input"},
@@ -77,7 +77,7 @@ RECIPES = {
         "model": {"name": "vit_tiny_token"},
     },
     "transmix": {"mix": {"method": "transmix", "fill": "partner"}, "model": {"name": "vit_tiny_token"}},
-    # What those three are compared with.
+    # Baselines for those three.
     "vit_none": {"mix": {"method": "none"}, "model": {"name": "vit_tiny_token"}},
     "vit_cutmix": {
         "mix": {"method": "cutmix", "mask": "box", "fill": "partner"},
@@ -91,12 +91,12 @@ RECIPES = {
     "resizemix": {"mix": {"method": "resizemix", "mask": "box", "fill": "partner_resized"}},
     "mixup": {"mix": {"method": "mixup"}},
     "manifold_mixup": {"mix": {"method": "manifold_mixup"}},
-    # Its zeros are those of normalized images: the mean color.
+    # The published zeros are those of normalized images, that is, the mean color.
     "cutout": {"mix": {"method": "cutmix", "mask": "box", "fill": "mean"}},
-    # Baselines without mixing, of other views.
+    # Baselines without mixing, with other views.
     "randaugment": {"mix": {"method": "none"}, "augment": {"policy": "randaugment"}},
     "augmix": {"mix": {"method": "none"}, "augment": {"policy": "augmix"}},
-    # The control that tells whether the map matters.
+    # The control that shows whether the map matters.
     "random": {
         "mix": {"method": "gradmix", "mask": "threshold", "fill": "partner"},
         "attribution": {"method": "random"},

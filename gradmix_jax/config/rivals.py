@@ -1,4 +1,4 @@
-"""Published open set methods as recipes: what each changes in a config, and its settings at the published scale.
+"""Published open set methods as recipes: what each changes in a config, and its settings at published scale.
 
 `config.apply_recipe` applies them; docs/methods.md lists them. Where a published setting has no counterpart here,
 `differs` says so.
@@ -20,14 +20,14 @@ class Rival:
     """A published method.
 
     Attributes:
-      about: one line.
+      about: a one-line description.
       paper: arXiv number, or venue.
       weights: {objective: weight} of every phase.
       keys: nested keys that make a config this method, at any scale.
       published: {benchmark: flat keys and "epochs"} of the published scale. "epochs" has an entry for each cosine,
         since the published schedules restart; "" holds what all benchmarks share.
-      settings: where the settings are from.
-      differs: what is not as published.
+      settings: the source of the settings.
+      differs: deviations from the publication.
     """
 
     about: str
@@ -40,7 +40,7 @@ class Rival:
 
 
 def _smoothing(share: float, classes: int) -> float:
-    """`objective.label_smoothing`, which shares among all classes, for one that shares among the others only."""
+    """`objective.label_smoothing`, spread over all classes, that equals smoothing over the other classes only."""
     return share * classes / (classes - 1)
 
 
@@ -62,7 +62,7 @@ _MAGNITUDE = {"mnist": 8, "svhn": 18, "cifar10": 6, "cifar+10": 6, "cifar+50": 6
 
 
 def _tuned(**changes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings of the maximum-logit baseline, by benchmark; `changes` by benchmark, "" for all of them."""
+    """The settings of the maximum-logit baseline by benchmark; `changes` are by benchmark too, "" for all."""
     every = {"": _CLASSIFIER32} | {name: {"augment.magnitude": value} for name, value in _MAGNITUDE.items()}
     tiny = {"optimizer.learning_rate": 0.01, "objective.label_smoothing": _smoothing(0.9, 20)}
     every["tiny_imagenet"] = every["tiny_imagenet"] | tiny
@@ -171,7 +171,7 @@ RIVALS = {
                 "temperature": 0.1,
                 "base_temperature": 0.1,
                 "temperature_schedule": "negative_cosine",
-                "mixed_supcon": True,  # where it is trained with mixing
+                "mixed_supcon": True,  # if trained with mixing
             },
             "augment": RANDAUGMENT | {"magnitude": 6},
             "evaluate": LOGITS,
@@ -261,9 +261,9 @@ RIVALS = {
 
 
 def published(name: str, benchmark: str) -> dict[str, Any]:
-    """Flat keys, and "epochs", of a method at the published scale of a benchmark.
+    """Flat keys and "epochs" of a method at the published scale of a benchmark.
 
-    A method without settings for the benchmark gets those that it shares.
+    A method without settings for the benchmark gets its shared ones.
     """
     settings = RIVALS[name].published
     return dict(settings[""]) | dict(settings.get(benchmark, {}))

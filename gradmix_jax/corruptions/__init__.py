@@ -5,12 +5,12 @@
 The constants are those with which the authors made CIFAR-10-C, for images below 64x64, and TinyImageNet-C, from
 64x64 on; `published_set(image_size)` says which. Lengths in pixels (radius and sigma of blurs, displacement of glass)
 grow with the image for images larger than the set's; smaller ones get them unscaled, because a blur within one pixel
-would be none. Lengths of the elastic transform are shares of the image at any size. As in the authors' scripts, values
-between two gray levels are truncated, not rounded.
+would have no effect. Lengths of the elastic transform are shares of the image at any size. As in the authors' scripts,
+values between two gray levels are truncated, not rounded.
 
-What differs from the authors' images, beyond the random numbers: the frost photographs are replaced by a
+Besides the random numbers, two things differ from the authors' images: the frost photographs are replaced by a
 texture (`weather.frost`), and blurs and warps are computed in float32 throughout, without the fixed-point
-steps of image libraries between. Numbers on these images are close to those on the published ones, not the same.
+steps of image libraries in between. Results on these images are close to those on the published ones, not equal.
 
 A new corruption is a function of one image, a function for its constants and one entry of `CORRUPTIONS`.
 """
@@ -73,13 +73,13 @@ NAMES = tuple(CORRUPTIONS)
 def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
     """The images with one corruption.
 
-    Image i depends on itself, `fold_in(key, first + i)`, name and severity alone: not on the other images and
-    not on the size of the batch. So a dataset gives the same images in batches of any size, if `first` is
+    Image i depends only on itself, `fold_in(key, first + i)`, name and severity, not on the other images or
+    the size of the batch. So a dataset gives the same images in batches of any size if `first` is
     the place of the batch's first image in it. Severities share their draws: the same grains, only stronger.
-    (True of JAX's default threefry keys; `shot_noise` takes no others.)
+    (This holds for JAX's default threefry keys; `shot_noise` takes no others.)
 
     One program per name, batch size and image size serves the five severities. `jpeg_compression` runs on
-    the host, so it cannot be used inside of `jax.jit`.
+    the host, so it cannot be used inside `jax.jit`.
 
     Args:
       key: one typed JAX key, of shape ().
@@ -87,11 +87,11 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
       name: key of `CORRUPTIONS`.    severity: one of `SEVERITIES`.    first: at least 0.
 
     Returns:
-      [B, H, W, C] on the device, of the 256 gray levels of an image file: uint8 for uint8 images, else float32 in
+      [B, H, W, C] on the device, with the 256 gray levels of an image file: uint8 for uint8 images, else float32 in
       [0, 1]. (`jpeg_compression` compresses the nearest uint8 images.)
 
     Raises:
-      ValueError: another name, severity or first, or images or a key of another type or shape.
+      ValueError: invalid name, severity or first, or images or a key of the wrong type or shape.
     """
     _check(key, images_BxHxWxC, name, severity, first)
     corruption = CORRUPTIONS[name]

@@ -57,12 +57,12 @@ def glass_blur_constants(severity, image_size):
 
 
 def glass_blur(key, image_HxWxC, taps_K, reach, rounds):
-    """Gaussian blur, then one or two rounds of pixels taken from beside them, then the same blur.
+    """Gaussian blur, then one or two rounds that replace pixels by close neighbors, then the same blur.
 
-    The authors' script means to swap each pixel, last to first, with one up to `reach` pixels away (offsets from
+    The authors' script intends to swap each pixel, last to first, with one up to `reach` pixels away (offsets from
     -reach to reach - 1, a border of about `reach` pixels left alone). Its two array rows are views, so it copies the
-    other pixel and never writes back; and with reach 1, as in CIFAR-10-C, the other one lies above or to the left,
-    where no pixel has been touched yet. So all copies of a round are independent, and one gather is exactly that
+    other pixel and never writes back. With reach 1, as in CIFAR-10-C, the other one lies above or to the left,
+    where no pixel has been touched yet, so all copies of a round are independent, and one gather is exactly that
     script. With reach 2 or more some pixels there come from an already copied neighbor; here they never do.
     """
     height, width, _ = image_HxWxC.shape
@@ -94,7 +94,7 @@ def motion_blur(key, image_HxWxC, weights_T, count):
 
 
 def zoom_blur_constants(severity, image_size):
-    # np.arange decides by its rounding whether the end is among the factors, here as in the authors' script.
+    # Rounding in np.arange decides whether the end is included, here as in the authors' script.
     factors = [np.arange(1, stop, 0.01) for stop in ZOOM_STOP]
     longest, factors = max(map(len, factors)), factors[severity - 1]
     low, fraction = zip(*(filters.zoom_positions(factor, image_size) for factor in factors))

@@ -33,7 +33,7 @@ def contrast_constants(severity, image_size):
 
 def contrast(key, image_HxWxC, factor):
     """Scale the distance to the mean of each channel."""
-    # A sum of whole levels is exact in float32, so its order (another for each batch size) does not matter.
+    # A sum of whole levels is exact in float32, so its order, which depends on the batch size, does not matter.
     height, width, _ = image_HxWxC.shape
     mean_1x1xC = jnp.sum(jnp.round(255 * image_HxWxC), axis=(0, 1), keepdims=True) / (255 * height * width)
     return (image_HxWxC - mean_1x1xC) * factor + mean_1x1xC
@@ -59,7 +59,7 @@ def elastic_transform(key, image_HxWxC, displacement, taps_K, shift):
 
 
 def _affine_source(key, y_HxW, x_HxW, shift):
-    """Where each pixel comes from, if three corners of the central square move by up to `shift` along each axis.
+    """The source of each pixel if three corners of the central square move by up to `shift` along each axis.
 
     Corner 0 is bottom right, 1 top right, 2 top left, each a third of the image from the center.
     """
@@ -67,7 +67,7 @@ def _affine_source(key, y_HxW, x_HxW, shift):
     center, arm = size // 2, size // 3
     corners_3x2 = center + arm * jnp.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])  # (y, x)
     moved_3x2 = corners_3x2 + jax.random.uniform(key, (3, 2), minval=-shift, maxval=shift)
-    # A pixel is u and v of the way from moved corner 1 to 0 and 2; its source is as far between the corners.
+    # A pixel lies u and v of the way from moved corner 1 to 0 and 2; its source lies as far between the old corners.
     (down_y, down_x), (left_y, left_x) = moved_3x2[0] - moved_3x2[1], moved_3x2[2] - moved_3x2[1]
     y, x = y_HxW - moved_3x2[1, 0], x_HxW - moved_3x2[1, 1]
     area = down_y * left_x - down_x * left_y
@@ -82,7 +82,7 @@ def _sample(image_HxWxC, y_HxW, x_HxW, *, mode):
 
 def pixelate_constants(severity, image_size):
     small = int(image_size * PIXELATE[published_set(image_size)][severity - 1])
-    # Pillow's own weights: what its resize makes of the columns of an identity matrix.
+    # Pillow's own weights: its resize applied to the columns of an identity matrix.
     weights = lambda old, new: np.asarray(Image.fromarray(np.eye(old, dtype=np.float32)).resize((old, new), Image.BOX))
     down_HxH, up_HxH = np.zeros((2, image_size, image_size), np.float32)
     down_HxH[:small], up_HxH[:, :small] = weights(image_size, small), weights(small, image_size)

@@ -1,7 +1,7 @@
-"""What several corruptions share: truncation, blurs along taps, zoom, fractal noise. All of one image, in [0, 1].
+"""Shared by the corruptions: truncation, blurs along taps, zoom, fractal noise. All take one image in [0, 1].
 
-Sums over taps are loops of multiply-adds and not convolutions or matrix products: their rounding, and so the
-gray level they are truncated to, would depend on the batch size.
+Sums over taps are loops of multiply-adds, not convolutions or matrix products, whose rounding, and so the
+gray level after truncation, would depend on the batch size.
 """
 
 import jax
@@ -13,7 +13,7 @@ NEGLIGIBLE = 1e-7  # weight below which a tap is left out
 
 def truncated(image):
     """Whole gray levels 0 .. 255 (as floats) of an image in [0, 1], clipped and rounded down."""
-    # float32 must not make 99 of 99.99999: the sliver is above its rounding error here, below any visible step.
+    # float32 must not turn 99.99999 into 99: this offset is above its rounding error and below any visible step.
     return jnp.floor(jnp.clip(image, 0, 1) * 255 + 1e-3)
 
 
@@ -53,7 +53,7 @@ def line_taps(radius, sigma, *, length):
 
 
 def line_blur(image_HxWxC, weights_T, count, radians):
-    """Blur to one side along a line: tap t is the pixel nearest to t pixels away; the edge goes on outside.
+    """One-sided blur along a line: tap t is the pixel nearest to t pixels away; the edge extends outward.
 
     The authors call ImageMagick's motion blur; this has its taps, weights and border, in float32. The angle
     is clockwise from the x axis, on screen.
@@ -95,7 +95,7 @@ def plasma(key, image_size, decay):
     """Fractal noise [H, W] from 0 to 1 by the diamond-square algorithm on a torus.
 
     Each level halves the grid and adds noise decay**2 times weaker than the level before: in the authors'
-    script the amplitude multiplies a draw from +- itself. Other sizes than powers of two are cropped.
+    script, the amplitude multiplies a draw from +- itself. Sizes other than powers of two are cropped.
     """
     levels = (image_size - 1).bit_length()
     draws = jax.random.uniform(key, (4**levels - 1,), minval=-1, maxval=1)
