@@ -3,6 +3,9 @@
 python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
 
+overview: every objective, mixing method, view policy and optimizer. ablation: each choice of GradMix, one at a time.
+map: whether the map matters (results/plan.md).
+
 A run that has results is skipped and an interrupted one is resumed, so rerunning the command finishes what it began.
 A directory that holds a run of another config is refused.
 """

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import venv
 import zipfile
 
@@ -12,6 +13,7 @@ import commands
 import pytest
 
 from gradmix_jax.__main__ import COMMANDS
+from gradmix_jax.cli import help_text
 
 POD = {"[no]multihost", "coordinator", "num_processes", "process_id"}
 EXPERIMENT, PLAN = {"config", "workdir"}, {"trials", "seeds", "[no]print_commands"}
@@ -42,10 +44,22 @@ def test_the_usage_describes_each_command():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_lists_its_flags(name):
     result = commands.run("gradmix_jax", name, "--help")
+    assert result.returncode == 0 and ".py:" not in result.stdout
     listed = set(re.findall(r"^  --([\w\[\]]+):", result.stdout, re.MULTILINE))
     assert listed >= FLAGS[name], result.stdout + result.stderr
     module = COMMANDS[name][0]
     assert f"python -m {module} " in result.stdout, "an example"
+
+
+def test_the_help_of_the_installed_command_has_its_name(monkeypatch):
+    main = types.SimpleNamespace(__doc__="Train.\n\npython -m gradmix_jax.main --config=configs/cifar_osr.py:layer --x")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "/bin/gradmix", "train", "--help"])
+    assert "\n\ngradmix train --config=cifar_osr:layer --x\n\nflags:\n" in help_text.text()
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "-m", "gradmix_jax", "train", "--help"])
+    assert "python -m gradmix_jax.main --config=configs/cifar_osr.py:layer" in help_text.text()
+    asked = [["x", "-h"], ["x", "a", "--help"], ["x", "--", "--help"], ["x", "--helpfull"], ["--help"]]
+    assert list(map(help_text.is_asked, asked)) == [True, True, False, False, False]
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():

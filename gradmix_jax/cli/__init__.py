@@ -19,7 +19,7 @@ from ml_collections.config_flags import config_path
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import pod
-from gradmix_jax.cli import config_file, program_cache
+from gradmix_jax.cli import config_file, help_text, program_cache
 from gradmix_jax.fields import check_choice
 
 # Flags defined here are listed by the --help of the command that uses them.
@@ -201,6 +201,9 @@ def print_commands(config_words: list[str], workdir: str, trials: list[int], see
 
 
 def _parse(argv, required):
+    if help_text.is_asked(argv):  # absl's own ends with status 1
+        print(help_text.text())
+        sys.exit(0)
     sys.argv = [_renamed(word) for word in sys.argv]  # ml_collections looks for overridden keys there
     argv = [_with_config_path(_renamed(word)) for word in _joined(argv)]
     try:
