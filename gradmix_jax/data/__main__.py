@@ -20,7 +20,7 @@ from gradmix_jax.workdir import replacing
 
 
 def name_of(word: str) -> str:
-    """The value of dataset.name that a word of the command line means: itself, or that of a path.
+    """The value of dataset.name for a word of the command line: the word itself, or the dataset at that path.
 
     Raises:
       ValueError: it is neither.
@@ -36,7 +36,7 @@ def name_of(word: str) -> str:
 
 
 def commands_for(found: describe.Description) -> list[str]:
-    """Lines with the commands that train on a dataset: with classes drawn, and with known classes by name."""
+    """Lines with the commands that train on a dataset: with randomly drawn or named known classes."""
     names = found.data.class_names
     program = ["gradmix"] if shutil.which("gradmix") else ["python", "-m", "gradmix_jax"]
     words = [*program, "train", "--config=folder_osr", f"--config.dataset.name={found.data.name}"]
@@ -47,7 +47,7 @@ def commands_for(found: describe.Description) -> list[str]:
         other = "--config.dataset.unknown_name=folder:OTHER"
         return ["", "all classes known, the images of another folder unknown:", f"{command} {other}"]
     known = f"--config.dataset.known=({','.join(map(repr, names[:2]))})"
-    # In double quotes, which are easier to read, unless a shell would expand something there.
+    # In double quotes, which are easier to read, unless a shell would expand something in them.
     known = shlex.quote(known) if set(known) & set('"$`\\!') else f'"{known}"'
     return [
         "",
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "PNG file for a contact sheet: a row of images for each class.")
-    flags.DEFINE_enum("background", "white", list(BACKGROUNDS), "What the sheet lays transparent images on.")
-    flags.DEFINE_string("data_dir", "", "Directory of TFDS; empty: its default.")
-    flags.DEFINE_bool("download", False, "Let TFDS and `datasets` download what is not there.")
+    flags.DEFINE_enum("background", "white", list(BACKGROUNDS), "Background of transparent images on the sheet.")
+    flags.DEFINE_string("data_dir", "", "TFDS directory; empty: its default.")
+    flags.DEFINE_bool("download", False, "Let TFDS and `datasets` download missing data.")
     cli.run(main)

@@ -1,4 +1,4 @@
-"""From stored datasets and a class split to the four sources of an open set experiment."""
+"""Builds the four sources of an open set experiment from stored datasets and a class split."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class OpenSet:
-    """What `open_set` returns. Train and validation images are of known classes only, the test has no negative ones.
+    """The result of `open_set`. Train and validation images are of known classes only; no test image is negative.
 
     Attributes:
       train, validation: training images of the known classes, labels 0..K-1; no image is in both.
       test_known: test images of the known classes, labels 0..K-1.
       test_unknown: test images of the unknown classes, labels -1.
-      split: class ids of both sides, as their datasets count them.
+      split: class ids of both sides, as numbered by their datasets.
       class_names: names of the known classes in label order.
-      stored_names: names of all classes of the dataset of the known ones.
-      negative: training images of the negative classes (`dataset.negative`), labels -1; None where there are none.
+      stored_names: names of all classes in the dataset of the known ones.
+      negative: training images of the negative classes (`dataset.negative`), labels -1; None if there are none.
     """
 
     train: Source
@@ -43,7 +43,7 @@ class OpenSet:
 
     @property
     def for_training(self) -> Source:
-        """What a step's batches are drawn from: `train`, then `negative` with label -1."""
+        """The images that batches are drawn from: `train`, then `negative` with label -1."""
         if self.negative is None:
             return self.train
         both = lambda what: np.concatenate([getattr(each, what) for each in (self.train, self.negative)])
@@ -51,10 +51,10 @@ class OpenSet:
 
 
 def open_set(spec: Spec) -> OpenSet:
-    """The images of one open set experiment; none is decoded yet, unless bad images are to be skipped.
+    """The images of one open set experiment, not decoded yet unless bad images are skipped.
 
     Raises:
-      ValueError: the data is missing or does not fit the spec: classes that are not the benchmark's, a known class
+      ValueError: the data is missing or does not fit the spec: classes other than the benchmark's, a known class
         without training or test images, an unknown one without test images, a class on both sides.
     """
     if not (spec.image_size and spec.channels) or spec.benchmark == AUTO:
@@ -102,16 +102,16 @@ def stratified(labels_N: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str]) -> splits.Split:
     """The split of this experiment; class ids are positions in the class names of the two datasets.
 
-    Negative classes are those that `spec.negative` or `spec.num_negative` asks for, and unknown no longer. Other
+    Negative classes are those requested by `spec.negative` or `spec.num_negative`; they are no longer unknown. Other
     negative classes of a benchmark are in no part.
 
     Args:
       spec: the section.
       known_names: all class names of `spec.name`, as stored.
-      unknown_names: all class names of `spec.unknown_data`; the same ones where it is the same dataset.
+      unknown_names: all class names of `spec.unknown_data`, which may be the same dataset.
 
     Raises:
-      ValueError: the classes are not those that the benchmark is published for, or not those that are named.
+      ValueError: the classes are not those of the published benchmark, or named classes do not exist.
     """
     split = _split_of(spec, known_names, unknown_names)
     if not spec.has_negatives:
@@ -186,7 +186,7 @@ def _named(label: str, wanted: Sequence[str], dataset: str, stored: Sequence[str
 
 
 def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -> None:
-    """Raises where a class trained on and an unknown one of two datasets have one name; numbers are no names."""
+    """Raises if a class trained on and an unknown class of another dataset share a name; numbers do not count."""
     trained = (*split.known, *split.negative)
     shared = shared_classes((known.class_names[c] for c in trained), (unknown.class_names[c] for c in split.unknown))
     if shared:
@@ -198,7 +198,7 @@ def _check_names_differ(split: splits.Split, known: DataSet, unknown: DataSet) -
 
 
 def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source:
-    """The images of some classes of one part, labeled by the place of their class in `classes`."""
+    """The images of some classes of one part, labeled by the position of their class in `classes`."""
     records: Records | None = getattr(data, part)
     label_of = np.full(len(data.class_names), -1, np.int32)
     label_of[list(classes)] = np.arange(len(classes))
@@ -221,7 +221,7 @@ def pick(spec: Spec, data: DataSet, part: str, classes: Sequence[int]) -> Source
 def _assert_no_leak(data: OpenSet) -> None:
     """Unknown classes never reach training or model selection, and negative ones never the test.
 
-    Looks at the stored class ids, not at our labels.
+    Checks the stored class ids, not our labels.
     """
     for part in (data.train, data.validation):
         leaked = set(part.class_ids.tolist()) - set(data.split.known)
@@ -242,10 +242,10 @@ def _assert_no_leak(data: OpenSet) -> None:
 
 
 def shared_classes(known: Iterable[str], unknown: Iterable[str]) -> list[str]:
-    """Names on both sides, sorted; numbers do not count, which mean different classes in different datasets."""
+    """Names on both sides, sorted. Numbers do not count, since they mean different classes in different datasets."""
     return sorted(name for name in set(known) & set(unknown) if not name.isdigit())
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are, for an error."""
+    """The first few names and how many more there are, for an error message."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

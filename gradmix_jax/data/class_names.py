@@ -37,7 +37,7 @@ n07749582 n07753592 n07768694 n07871810 n07873807 n07875152 n07920052 n09193705 
 n09428293 n12267677
 """
 
-# By the dataset of a `splits.Split`, in the order that its class ids count in. TinyImageNet has no TFDS name; its
+# By the dataset of a `splits.Split`, in the order of its class ids. TinyImageNet has no TFDS name; its
 # classes are 200 WordNet ids, sorted.
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": _DIGITS,
@@ -47,7 +47,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "": tuple(_TINY_IMAGENET.split()),
     **published.class_names(),
 }
-# Datasets of which a part may be stored, or more: every class has a WordNet id of its own.
+# Datasets that may be stored in part, or with more classes, because every class has a unique WordNet id.
 IN_PARTS = ("imagenet", "imagenet21k")
 _SHOWN = 5
 _PLAIN = str.maketrans("_-/", "   ")
@@ -65,17 +65,17 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def ids_in(names: Sequence[str], dataset: str, ids: Sequence[int], *, whole: bool) -> tuple[int, ...]:
-    """The positions in a list of class names of some classes of a benchmark's dataset.
+    """The positions of some classes of a benchmark's dataset in a list of class names.
 
     Args:
-      names: class names as stored. Names that are numbers from 0 on are taken for the published class ids.
+      names: class names as stored. Names that are numbers from 0 on are taken as the published class ids.
       dataset: key of `CLASS_NAMES`.
-      ids: the classes, as the benchmark counts them.
-      whole: whether `names` has to list all classes of the dataset and no others; else only those of `ids`, as
+      ids: the classes, as numbered by the benchmark.
+      whole: whether `names` must list exactly the classes of the dataset; otherwise only those of `ids`, as
         always for `IN_PARTS`.
 
     Raises:
-      ValueError: the names are neither those of the dataset (case, "_", "-", "/" and spaces do not count) nor numbers.
+      ValueError: the names are neither those of the dataset (ignoring case, "_", "-", "/" and spaces) nor numbers.
     """
     expected = CLASS_NAMES[dataset]
     in_parts = dataset in IN_PARTS
@@ -98,7 +98,7 @@ def ids_in(names: Sequence[str], dataset: str, ids: Sequence[int], *, whole: boo
 
 
 def datasets_of(names: Sequence[str]) -> list[str]:
-    """The keys of `CLASS_NAMES` whose classes these are, by name; case, "_", "-" and spaces do not count."""
+    """The keys of `CLASS_NAMES` with exactly these classes, ignoring case, "_", "-" and spaces."""
     plain = set(map(_plain, names))
     return [dataset for dataset, expected in CLASS_NAMES.items() if plain == set(map(_plain, expected))]
 

@@ -1,4 +1,4 @@
-"""Lists of image files: `csv:PATH`, a table with the columns path, label and, if it likes, split."""
+"""Lists of image files: `csv:PATH`, a table with the columns path, label and, optionally, split."""
 
 import csv
 import os
@@ -17,14 +17,14 @@ TEST = ("test", "val", "validation")
 def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """A dataset of the images in a CSV file with a header; other columns are ignored.
 
-    Paths are relative to the folder of the list. Labels are class names: numbers count by value, other names
-    alphabetically. `split` is train or test, or val or validation where no row says test (rows that say val are not
-    used otherwise); a list without this column is divided by `divide.divide`.
+    Paths are relative to the folder of the list. Labels are class names: numbers sort by value, other names
+    alphabetically. `split` is train or test, or val or validation if no row says test (otherwise rows that say val are
+    ignored); a list without this column is divided by `divide.divide`.
 
     Args:
-      path: of the list.
+      path: path of the list.
       with_train: whether to return training images.
-      test_fraction, seed: of the division, for lists without splits.
+      test_fraction, seed: for dividing lists without splits.
 
     Raises:
       ValueError: the list is missing or not a table like this, a file is listed twice, or a part has no rows.

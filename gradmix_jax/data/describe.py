@@ -1,4 +1,4 @@
-"""What a dataset holds, found out before anything is trained."""
+"""Describes the contents of a dataset before training."""
 
 import collections
 import dataclasses
@@ -16,17 +16,17 @@ from gradmix_jax.data import class_names, divide, measure, splits
 from gradmix_jax.data.source import BACKGROUNDS, THREADS, DataSet, Records, reason_of
 
 PARTS = ("train", "test")
-# Entries of a list that are printed.
+# Printed entries of a list.
 SHOWN = 5
-# Classes of the table that are printed.
+# Printed classes of the table.
 SHOWN_CLASSES = 30
 
 
 class Facts(NamedTuple):
-    """Of one stored image; `problem` is why it cannot be read, "" if it can, and then the rest is set.
+    """Facts of one stored image; `problem` says why it cannot be read. If it is "", the rest is set.
 
-    Sizes are as stored, before EXIF orientation. `thumbnail` is what `divide.group_alike` compares; `is_gray` looks at
-    the pixels and not at the mode.
+    Sizes are as stored, before EXIF orientation. `divide.group_alike` compares thumbnails; `is_gray` looks at
+    the pixels, not at the mode.
     """
 
     problem: str = ""
@@ -79,7 +79,7 @@ class Description:
         return int(self.records(part).labels[index])
 
     def name(self, part: str, index: int) -> str:
-        """What to call an image."""
+        """Name of an image in the output."""
         return self.records(part).describe(index)
 
     def counts(self, part: str) -> np.ndarray:
@@ -115,7 +115,7 @@ def inspect(records: Records, index: int) -> Facts:
             facts["is_gray"] = _is_gray(image)
             digest = hashlib.sha256(np.asarray(image).tobytes() if content is None else content).digest()
             return Facts("", **facts, digest=digest, thumbnail=divide.thumbnail(image))
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's decoders raise anything for a broken file
         return Facts(reason_of(error, records.describe(index)))
 
 
@@ -173,7 +173,7 @@ def _classes(found: Description) -> list[str]:
 
 
 def _properties(found: Description) -> list[str]:
-    """Sizes, modes, formats and what is done to the images of each kind."""
+    """Sizes, modes, formats, and how each kind of image is converted."""
     facts = found.readable
     areas = sorted((each.width * each.height, each.width, each.height) for each in facts)
     side = int(np.median([min(each.width, each.height) for each in facts]))
@@ -211,7 +211,7 @@ def _listed(what: str, entries: Sequence[str], remedy: str) -> list[str]:
 
 
 def _published(data: DataSet) -> list[str]:
-    """Which published benchmarks the classes are those of, by their names."""
+    """The published benchmarks that have these classes, by name."""
     datasets = class_names.datasets_of(data.class_names)
     fitting = [name for name, trials in splits.BENCHMARKS.items() if trials[0].known_dataset in datasets]
     return [f"published class splits that fit, as dataset.benchmark: {', '.join(fitting)}"] if fitting else []

@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits as a TFDS dataset: 1,797 gray images of 8x8 pixels, 10 classes, no download.
 
-Importing this module makes the name `digits` known to TFDS.
+Importing this module registers the name `digits` with TFDS.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ _TEST_SHARE = 1 / 3
 class Digits(tfds.core.GeneratorBasedBuilder):
     """`digits`, with a fixed split: in every class the last third of the images, in file order, is the test set.
 
-    Neighbors in the file are alike, so this is harder than a shuffled split (support vector machine: .966 against .987
-    correct), as test data from elsewhere should be. 1,201 training and 596 test images; values 0..16 become 0..255.
+    Neighbors in the file are similar, so this is harder than a shuffled split (support vector machine: accuracy .966
+    against .987), like test data from another source. 1,201 training and 596 test images; values 0..16 become 0..255.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Where TFDS looks for download checksums, of which there are none. Finding out for itself, TFDS 4.9.10 imports a
+    # Where TFDS looks for download checksums, of which there are none. To find this out itself, TFDS 4.9.10 imports a
     # package that it does not declare (importlib_resources).
     code_path = None
 

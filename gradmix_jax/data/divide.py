@@ -1,4 +1,4 @@
-"""Train and test parts of data that comes without them: seeded, stratified, and copies of an image kept together."""
+"""Divides data into train and test parts: seeded, stratified, and with copies of an image kept together."""
 
 import dataclasses
 import functools
@@ -15,20 +15,20 @@ from PIL import Image
 from gradmix_jax.data.source import THREADS, to_array
 
 THUMBNAIL = 16  # pixels
-# Root mean square difference of two thumbnails over their own standard deviation, below which two images are copies:
+# Two images are copies if the RMS difference of their thumbnails over their standard deviation is below this;
 # another size or JPEG quality gives 0.01 to 0.03.
 ALIKE = 0.05
 _BLOCK = 1024
 
 
 class Encoded(Protocol):
-    """Records whose encoded images can be read, and that can be divided."""
+    """Records that can be divided and whose encoded images can be read."""
 
     labels: np.ndarray
 
     @property
     def identity(self) -> Hashable:
-        """Equal for records of the same images: their groups are computed once."""
+        """Equal for records of the same images, whose groups are then computed once."""
 
     def content(self, index: int) -> bytes:
         """The encoded image: the content of its file."""
@@ -44,15 +44,15 @@ AnyEncoded = TypeVar("AnyEncoded", bound=Encoded)
 
 
 def divide(records: AnyEncoded, *, test_fraction: float, seed: int) -> tuple[AnyEncoded, AnyEncoded]:
-    """(train, test): of every class about `test_fraction` of the images are test images.
+    """(train, test), with about `test_fraction` of the images of every class as test images.
 
-    Files of the same bytes, and images that are the same but for size, compression or a shift in brightness, are on
-    one side. A class has at least one test image, and keeps at least one group of copies for training.
+    Files with the same bytes, and images that differ only in size, compression or a shift in brightness, stay on
+    one side. A class has at least one test image and keeps at least one group of copies for training.
 
     Args:
       records: all images.
       test_fraction: above 0, below 1.
-      seed: of the choice.
+      seed: seed of the choice.
     """
     group_N = _groups(_Keyed(records.identity, records))
     is_test_N = choose(records.labels, group_N, share=test_fraction, seed=seed)
@@ -67,7 +67,7 @@ def choose(labels_N: np.ndarray, group_N: np.ndarray, *, share: float, seed: int
     chosen_G = np.zeros(len(first_G), bool)
     for label in np.unique(labels_N[first_G]):
         groups = random.permutation(np.flatnonzero(labels_N[first_G] == label))
-        # Copies are rare: small groups first come closest to the share, in random order among themselves.
+        # Taking small groups first comes closest to the share; groups of equal size stay in random order.
         wanted, taken = max(1, round(share * size_G[groups].sum())), 0
         for group in groups[np.argsort(size_G[groups], kind="stable")][: len(groups) - 1]:
             if taken + size_G[group] > wanted and taken:
@@ -94,26 +94,26 @@ def _groups(keyed: _Keyed) -> np.ndarray:
 
 
 def _summarize(records: Encoded, index: int) -> tuple[bytes, np.ndarray]:
-    """(hash of the bytes, gray thumbnail): an unreadable image gets a thumbnail of its own noise."""
+    """(hash of the bytes, gray thumbnail); an unreadable image gets a thumbnail of unique noise."""
     try:
         content = records.content(index)
         with Image.open(io.BytesIO(content)) as image:
             return hashlib.sha256(content).digest(), thumbnail(image)
-    except Exception:  # reported where the image is read
+    except Exception:  # reported when the image is read
         digest = hashlib.sha256(records.describe(index).encode()).digest()
         return digest, np.random.default_rng(list(digest)).uniform(0, 255, THUMBNAIL**2).astype(np.float32)
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """float32 [THUMBNAIL ** 2]: the image in gray, 0 to 255, as `group_alike` compares it."""
+    """float32 [THUMBNAIL ** 2]: the gray image, 0 to 255, for `group_alike`."""
     image.draft("L", (8 * THUMBNAIL, 8 * THUMBNAIL))
     return to_array(image, THUMBNAIL, 1).reshape(-1).astype(np.float32)
 
 
 def group_alike(digests: tuple[bytes, ...], thumbnails_NxP: np.ndarray) -> np.ndarray:
-    """int [N]: the same number for images of the same digest and for those whose thumbnails are alike.
+    """int [N]: equal numbers for images with equal digests or similar thumbnails.
 
-    Thumbnails are alike up to a shift in brightness; flat ones (no standard deviation) only if they are equal.
+    Thumbnails are similar up to a shift in brightness; constant ones (no standard deviation) only if they are equal.
     """
     parent = list(range(len(digests)))
 
@@ -133,7 +133,7 @@ def group_alike(digests: tuple[bytes, ...], thumbnails_NxP: np.ndarray) -> np.nd
             join(first.setdefault(value, i), i)
     centered_NxP = thumbnails_NxP - thumbnails_NxP.mean(axis=1, keepdims=True)
     std_N = np.sqrt(np.mean(centered_NxP**2, axis=1))
-    # |std_i - std_j| <= difference <= ALIKE * min(std): sorted by std, candidates are neighbors.
+    # |std_i - std_j| <= difference <= ALIKE * min(std), so candidates are neighbors when sorted by std.
     order = np.argsort(std_N, kind="stable")
     order = order[std_N[order] > 0]
     for start in range(0, len(order), _BLOCK):

@@ -1,4 +1,4 @@
-"""What the processes of a pod compare of their data before they train on it."""
+"""Facts about the data that the processes of a pod compare before training."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import numpy as np
 from gradmix_jax.data.build import OpenSet
 from gradmix_jax.data.source import hash_of
 
-# Images of each part that are decoded for it.
+# Number of images of each part that are decoded for this.
 COMPARED = 64
 
 
 def facts(data: OpenSet) -> dict[str, Any]:
-    """Numbers and labels of the images of every part, and the pixels of some; training compares all that are resident.
+    """Counts and labels of the images of every part, and the pixels of some; training compares all resident pixels.
 
-    Names of files do not count: their paths may differ between hosts.
+    File names do not count, since paths may differ between hosts.
     """
     found: dict[str, Any] = {"the known classes": list(data.class_names)}
     for part in ("train", "validation", "test_known", "test_unknown", "negative"):

@@ -39,7 +39,7 @@ class FileRecords:
         return tuple(self.paths)
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        # Not of the content: reading all files takes as long as the features that are to be saved.
+        # Not of the content, because reading all files would take as long as computing the features to be cached.
         paths = [self.paths[index] for index in indices]
         found = map(os.stat, paths)
         return hash_of(np.array(paths), np.array([(each.st_size, each.st_mtime_ns) for each in found]))
@@ -52,8 +52,8 @@ class FileRecords:
 def find_images(folders: Iterable[tuple[int, Path]], *, what: str) -> FileRecords:
     """The images in labeled folders, at any depth, in sorted order.
 
-    Not images: names that start with a dot, other endings than `EXTENSIONS` (in any case), and whatever is not a file
-    (named pipes, sockets, devices). Links are followed, but a file counts once however many paths lead to it.
+    Not images: names that start with a dot, endings other than `EXTENSIONS` (in any case), and anything but files
+    (named pipes, sockets, devices). Links are followed, but a file counts once, however many paths lead to it.
 
     Args:
       folders: (label, folder).
@@ -92,7 +92,7 @@ def _warn(sentence: str) -> None:
 
 
 def _walk(folder: Path, skipped: dict[str, list[str]]) -> list[str]:
-    """All paths in a folder that may be images; those behind links come last."""
+    """All paths in a folder that may be images; those reached through links come last."""
     found, visited = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         here, kept = os.path.realpath(parent), []
@@ -102,7 +102,7 @@ def _walk(folder: Path, skipped: dict[str, list[str]]) -> list[str]:
             if name.startswith("."):
                 continue
             target = os.path.realpath(path)
-            # Following a link to a folder around it, or in a circle of links, would not end.
+            # Following a link to an enclosing folder, or a circle of links, would never end.
             if os.path.islink(path) and (target in visited or f"{here}/".startswith(f"{target}/")):
                 skipped["links to a folder that is read anyway"].append(path)
             else:
@@ -117,14 +117,14 @@ def _walk(folder: Path, skipped: dict[str, list[str]]) -> list[str]:
 
 
 def _examine(path: str) -> tuple[str, object]:
-    """(why the path is no image, "" if it is one; what is the same for all paths that lead to the file)."""
+    """(why the path is not an image, or ""; an identity shared by all paths that lead to the file)."""
     try:
         found = os.stat(path)
-    except OSError:  # a broken link: reported where its image is read
+    except OSError:  # a broken link, reported when its image is read
         return "" if path.lower().endswith(EXTENSIONS) else "files with other endings than images", path
     if not stat.S_ISREG(found.st_mode):
         return "pipes, sockets or devices", path
     if not path.lower().endswith(EXTENSIONS):
         return f"files with other endings than {', '.join(EXTENSIONS)}", path
-    # Inode numbers of some network file systems are not unique: they count only where there are hard links.
+    # Inode numbers of some network file systems are not unique, so they count only if there are hard links.
     return "", (found.st_dev, found.st_ino) if found.st_nlink > 1 else os.path.realpath(path)

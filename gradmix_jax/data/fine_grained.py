@@ -1,4 +1,4 @@
-"""Fine-grained datasets in the layouts they are published in: CUB-200-2011, FGVC-Aircraft, Stanford Cars."""
+"""Fine-grained datasets in their published layouts: CUB-200-2011, FGVC-Aircraft, Stanford Cars."""
 
 import csv
 from collections.abc import Callable, Iterable
@@ -18,11 +18,11 @@ def load_cub(path: str, *, with_train: bool) -> DataSet:
     """CUB-200-2011 as unpacked: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and images/.
 
     Args:
-      path: of CUB_200_2011, or of the folder that holds it.
+      path: path of CUB_200_2011, or of the folder that holds it.
       with_train: whether to return training images.
 
     Raises:
-      ValueError: a file is missing, or the files do not fit each other.
+      ValueError: a file is missing, or the files do not match each other.
     """
     root = _root("cub", path, ("CUB_200_2011",), "images.txt")
     files, labels, is_train = (
@@ -48,11 +48,11 @@ def load_aircraft(path: str, *, with_train: bool) -> DataSet:
     Images keep their strip of 20 pixels with the name of the photographer.
 
     Args:
-      path: of fgvc-aircraft-2013b, or of the folder that holds it.
+      path: path of fgvc-aircraft-2013b, or of the folder that holds it.
       with_train: whether to return training images, those of train and val together.
 
     Raises:
-      ValueError: a file is missing, or the test part has a variant that the whole lacks.
+      ValueError: a file is missing, or the test part has an unlisted variant.
     """
     root = _root(
         "aircraft", path, ("fgvc-aircraft-2013b/data", "fgvc-aircraft-2013b", "data"), "images_variant_test.txt"
@@ -77,7 +77,7 @@ def load_cars(path: str, *, with_train: bool) -> DataSet:
       "file, x1, y1, x2, y2, class id".
 
     Args:
-      path: of the folder with the annotations, or of the one that holds it.
+      path: path of the folder with the annotations, or of the one that holds it.
       with_train: whether to return training images.
 
     Raises:
@@ -140,7 +140,7 @@ def _cars_csv(root: Path) -> dict[str, list[Row]]:
 
 
 def _folders(part: Path) -> dict[int, str]:
-    """{class id: its folder}; a slash in a class name is another character there."""
+    """{class id: its folder}, where a slash in a class name is replaced by another character."""
     plain = lambda name: name.replace("/", "-")
     place = {plain(name): c for c, name in enumerate(published.class_names()["cars"])}
     return {place[plain(each.name)]: each.name for each in part.iterdir() if plain(each.name) in place}
@@ -154,7 +154,7 @@ def _root(kind: str, path: str, inside: tuple[str, ...], marker: str) -> Path:
 
 
 def _find(path: str, inside: tuple[str, ...], marker: str) -> Path | None:
-    """The folder that holds a file: the path itself, or one of some folders in it."""
+    """The folder that holds a file: the path itself, or one of the given folders in it."""
     folders = [Path(path).expanduser() / name for name in ("", *inside)]
     return next((each for each in folders if (each / marker).exists()), None)
 

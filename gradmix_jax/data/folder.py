@@ -16,8 +16,8 @@ _ANNOTATIONS = "val_annotations.txt"
 def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0) -> DataSet:
     """A dataset of image files, one folder per class; `files.find_images` says which files count.
 
-    Class ids count in the class folders of train and test together, so that a class keeps its id where one part lacks
-    it: numbers by value, other names alphabetically. Three layouts are read:
+    Class ids number the class folders of train and test together, so that a class keeps its id even if one part lacks
+    it: numbers sort by value, other names alphabetically. Three layouts are read:
 
     - a `train` folder, and the first of test, val, validation that exists;
     - TinyImageNet's archive as unpacked: `val/images` is the test part, labeled by `val/val_annotations.txt`, and
@@ -27,7 +27,7 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     Args:
       path: the folder.
       with_train: whether to look for training images.
-      test_fraction, seed: of the division, for class folders alone.
+      test_fraction, seed: for dividing class folders without parts.
 
     Raises:
       ValueError: a folder is missing, or there are no images.
@@ -66,12 +66,12 @@ def _class_names(parts: list[Path]) -> tuple[str, ...]:
 
 
 def read_part(part: Path, names: tuple[str, ...]) -> FileRecords:
-    """The images of part/<class>/*, labeled by the place of their class in `names`."""
+    """The images of part/<class>/*, labeled by the position of their class in `names`."""
     return find_images([(label, part / name) for label, name in enumerate(names)], what=str(part))
 
 
 def _tiny_imagenet(root: Path, annotations: Path, with_train: bool) -> DataSet:
-    """Lines of the annotations are `file <tab> WordNet id <tab> box`."""
+    """Read TinyImageNet's archive; lines of the annotations are `file <tab> WordNet id <tab> box`."""
     rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
     if any(len(row) < 2 for row in rows):
         raise ValueError(f"{annotations} must have lines 'file <tab> class <tab> ...'.")

@@ -14,7 +14,7 @@ from gradmix_jax.data import class_names, divide
 from gradmix_jax.data.source import DataSet
 
 TEST_PARTS = ("test", "validation", "val", "valid")
-# Names of a label column, where several could be one.
+# Names of the label column if several columns qualify.
 LABELS = ("label", "labels", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")  # of a dataset with parts, and of a single part
 _REASON_LENGTH = 300
@@ -28,7 +28,7 @@ class TableRecords:
       rows: row -> {"bytes": encoded image or None, "path": of a file or None}.
       places: int64 [N], rows of the table.
       labels: class ids, int32 [N].
-      name: what to call the table in errors.
+      name: name of the table in error messages.
       identity: equal for the same rows of the same table.
     """
 
@@ -49,7 +49,7 @@ class TableRecords:
         return f"{self.name}[{self.places[index]}]"
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        # The library's own name of the content.
+        # The library's own fingerprint of the content.
         return str(self.identity)
 
     def take(self, chosen_N: np.ndarray) -> "TableRecords":
@@ -69,23 +69,23 @@ class _Rows:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a folder holds what `save_to_disk` of the `datasets` library has written."""
+    """Whether a folder was written by `save_to_disk` of the `datasets` library."""
     return any((path / name).is_file() for name in _SAVED)
 
 
 def load(name: str, *, with_train: bool, test_fraction: float = 0.2, seed: int = 0, download: bool = True) -> DataSet:
-    """A dataset of the `datasets` library; images stay encoded until they are asked for.
+    """A dataset of the `datasets` library; images stay encoded until they are read.
 
     The image column is the only one of type Image, or the one called image or img. The label column is the only one
-    of type ClassLabel, else the one called label, labels or fine_label; strings and numbers that are no ClassLabel are
+    of type ClassLabel, else the one called label, labels or fine_label, whose strings or numbers are then the
     class names. Parts are train, and the first of test, validation, val, valid that has labels; without one of these,
     train is divided by `divide.divide`.
 
     Args:
-      name: of a dataset, with a configuration after a colon where it has several; or the path of a saved one.
+      name: name of a dataset, with a configuration after a colon if it has several; or the path of a saved one.
       with_train: whether to return training images.
-      test_fraction, seed: of the division.
-      download: whether the library may download what it has not cached.
+      test_fraction, seed: for dividing the data.
+      download: whether the library may download data that it has not cached.
 
     Raises:
       ValueError: the library is not installed, the dataset cannot be loaded, or it has no such columns or parts.
@@ -124,14 +124,14 @@ def _parts(name: str, download: bool) -> dict[str, Any]:
         else:
             place, config = (str(path), "") if path.exists() else name.partition(":")[::2]
             found = datasets.load_dataset(place, config or None)
-    except Exception as error:  # of a hub, a file system, a table
+    except Exception as error:  # from a hub, a file system or a table
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_REASON_LENGTH]}"
         raise ValueError(f"dataset 'hf:{name}' cannot be loaded: {reason}") from error
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
-    """Names of the column of images and of that of labels."""
+    """Names of the image column and the label column."""
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
     images = [column for column, kind in kinds.items() if kind == "Image"]
     images = images if len(images) == 1 else [each for each in ("image", "img") if each in images]
@@ -150,7 +150,7 @@ def _values(table: Any, label: str) -> np.ndarray:
 
 
 def _has_labels(values: np.ndarray) -> bool:
-    """Published test parts without labels have -1 everywhere."""
+    """False for published test parts without labels, which have -1 everywhere."""
     return len(values) > 0 and not (np.issubdtype(values.dtype, np.number) and values.min() < 0)
 
 

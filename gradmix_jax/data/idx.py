@@ -11,7 +11,7 @@ import numpy as np
 from gradmix_jax.data.source import ArrayRecords, DataSet
 
 _UINT8 = 0x08
-# A gzipped file that unpacks to more than this is none of images.
+# A gzipped file that unpacks to more than this does not hold images.
 _ROOM, _LARGEST_RATIO = 2**26, 200
 
 
@@ -19,8 +19,8 @@ def load(path: str, *, with_train: bool) -> DataSet:
     """A dataset of four IDX files in one folder; class names are "0", "1", ... up to the largest label.
 
     Raises:
-      ValueError: a file is missing, is not an IDX file of unsigned bytes, is cut short, does not fit its partner, or
-        has images of no pixels.
+      ValueError: a file is missing, is not an IDX file of unsigned bytes, is truncated, does not match its partner, or
+        has images without pixels.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -59,7 +59,7 @@ def _read(root: Path, stem: str, *, dimensions: int) -> np.ndarray:
             zeros, kind, rank = struct.unpack_from(">HBB", start)
             shape = struct.unpack_from(f">{dimensions}I", start, 4)
             most = _ROOM + _LARGEST_RATIO * file.stat().st_size
-            # No more than there should be: a small file may unpack to any size.
+            # Read no more than expected, because a small file may unpack to any size.
             data = opened.read(max(min(math.prod(shape), most), 2**20) + 1)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error

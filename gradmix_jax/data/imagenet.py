@@ -1,4 +1,4 @@
-"""ImageNet and its relatives in the layouts they are published in; class names are WordNet ids."""
+"""ImageNet and its relatives in their published layouts; class names are WordNet ids."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ from gradmix_jax.data.files import FileRecords, find_images
 from gradmix_jax.data.source import DataSet
 
 _KAGGLE = "ILSVRC/Data/CLS-LOC"
-# (folders of the training part, folders of the test part), each with class folders in it.
+# (folders of the training part, folders of the test part), each with class folders.
 LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("train",), ("val",)),
     ((f"{_KAGGLE}/train",), (f"{_KAGGLE}/val",)),
@@ -27,7 +27,7 @@ _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 def load(path: str, *, with_train: bool) -> DataSet:
     """A dataset of class folders named by WordNet id, in one of LAYOUTS, or without parts.
 
-    The validation images of ILSVRC2012 may lie in class folders, or together in one folder as they are distributed:
+    The validation images of ILSVRC2012 may be in class folders, or together in one folder as they are distributed;
     their classes are then read from LOC_val_solution.csv, or from ILSVRC2012_devkit_t12/data, in `path`. Class folders
     without parts are all test images.
 

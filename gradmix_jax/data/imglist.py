@@ -8,7 +8,7 @@ import numpy as np
 from gradmix_jax.data.files import FileRecords
 from gradmix_jax.data.source import DataSet
 
-# Where paths may count from, seen from the folder of a list: OpenOOD has benchmark_imglist/<dataset>/ beside the two.
+# Folders that paths may be relative to, seen from the folder of a list: OpenOOD's are beside benchmark_imglist/.
 IMAGES = ("../../images_classic", "../../images_largescale", "../..", ".")
 UNLABELED = "unlabeled"
 
@@ -16,7 +16,7 @@ UNLABELED = "unlabeled"
 def load(path: str, *, with_train: bool) -> DataSet:
     """The images of a training and a test list, whose lines are "path label".
 
-    Paths count from the first folder of IMAGES that has the first image. Labels count from 0; class names are their
+    Paths are relative to the first folder of IMAGES that has the first image. Labels start at 0; class names are their
     numbers, so that lists of one dataset agree. A negative label, as out-of-distribution images may have, is the class
     UNLABELED.
 
@@ -25,7 +25,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
       with_train: whether to read the training list.
 
     Raises:
-      ValueError: a list is missing or empty, a line is no path and label, or no folder has the images.
+      ValueError: a list is missing or empty, a line is not a path and a label, or no folder has the images.
     """
     lists = Path(path).expanduser()
     found = {part: _rows(lists.parent / f"{part}_{lists.name}.txt") for part in ["test", "train"][: 1 + with_train]}

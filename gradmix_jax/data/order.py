@@ -1,4 +1,4 @@
-"""Which images make up the batch of a step: a pure function of (seed, step), on the device and on the host."""
+"""The images in the batch of a step: a pure function of (seed, step), on the device and on the host."""
 
 import functools
 
@@ -17,13 +17,13 @@ def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, *, size: int) -> 
 def batch_indices(order_N: jax.Array, step: jax.Array | int, *, batch_size: int) -> jax.Array:
     """Indices of the images in the batch of `step`.
 
-    Every epoch has a new order and `size // batch_size` whole batches; what is left over is not used in that epoch.
+    Every epoch has a new order and `size // batch_size` whole batches; the remainder is not used in that epoch.
 
     Args:
-      order_N: `epoch_order` of the step's epoch, `step // steps_per_epoch`. Sorting for it takes an accelerator longer
-        than many a kernel of the step, so that it is made once an epoch.
+      order_N: `epoch_order` of the step's epoch, `step // steps_per_epoch`. Its sort takes an accelerator longer
+        than many kernels of the step, so it is made once per epoch.
       step: 0, 1, ...; may be traced.
-      batch_size: of all devices together.
+      batch_size: batch size of all devices together.
 
     Returns:
       int32 [batch_size], no index twice.
@@ -36,13 +36,13 @@ def batch_indices(order_N: jax.Array, step: jax.Array | int, *, batch_size: int)
 
 
 def host_batch_indices(seed: int, step: int, *, size: int, batch_size: int) -> np.ndarray:
-    """The same indices for a host that reads batch after batch, whatever the epoch of `step`."""
+    """The same indices on the host, for reading batch after batch across epochs."""
     epoch, place = divmod(step, steps_per_epoch(size, batch_size))
     return _epoch_order_on_host(seed, epoch, size)[place * batch_size : (place + 1) * batch_size]
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Whole batches of `size` images. Raises ValueError where there is not even one."""
+    """Number of whole batches of `size` images. Raises ValueError if there is not even one."""
     if not 1 <= batch_size <= size:
         raise ValueError(f"train.batch_size must be from 1 to {size}, the number of training images, got {batch_size}.")
     return size // batch_size
@@ -50,8 +50,8 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
 @functools.lru_cache(maxsize=2)  # batches around the end of an epoch are read ahead
 def _epoch_order_on_host(seed: int, epoch: int, size: int) -> np.ndarray:
-    # The accelerator is busy with training, and its queue is long: stay on the host where JAX has a CPU there.
-    # Called from reading threads, whose small transfers are none of a transfer guard's business.
+    # The accelerator is busy with training and has a long queue, so stay on the host if JAX has a CPU backend.
+    # Called from reading threads, whose small transfers should not trip a transfer guard.
     with jax.default_device(_cpu()), jax.transfer_guard("allow"):
         return np.asarray(epoch_order(seed, epoch, size=size))
 
@@ -59,5 +59,5 @@ def _epoch_order_on_host(seed: int, epoch: int, size: int) -> np.ndarray:
 def _cpu() -> jax.Device | None:
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names an accelerator only
+    except RuntimeError:  # JAX_PLATFORMS names only an accelerator
         return None

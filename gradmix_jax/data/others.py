@@ -1,4 +1,4 @@
-"""Datasets to test on that were not trained on: out-of-distribution images, corrupted ones, labeled ones to probe."""
+"""Datasets for tests only: out-of-distribution images, corrupted images, and labeled datasets to probe."""
 
 import dataclasses
 import os
@@ -25,9 +25,9 @@ def out_of_distribution(spec: Spec, name: str) -> Source:
 
 
 def shifted(spec: Spec, data: OpenSet, name: str) -> Source:
-    """The test images of another dataset that are of the run's known classes, with the run's labels.
+    """The test images of another dataset that belong to the run's known classes, with the run's labels.
 
-    Classes are the same where their names are; not every known class needs images there. Images of other classes are
+    Classes are matched by name; not every known class needs images there. Images of other classes are
     left out.
 
     Raises:
@@ -49,7 +49,7 @@ def shifted(spec: Spec, data: OpenSet, name: str) -> Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labelled:
-    """A dataset to probe: all its classes, labels as it counts them; validation is cut from its training images."""
+    """A dataset to probe: all its classes, with its own labels; validation images are cut from its training images."""
 
     train: Source
     validation: Source
@@ -64,7 +64,7 @@ def labeled(spec: Spec, name: str) -> Labelled:
       ValueError: the dataset is missing, or a class lacks training or test images.
     """
     data = readers.load(spec, name, with_train=True)
-    # A folder may have test images of more classes than training images; only what can be learned is probed.
+    # A folder may have test images of classes without training images; only classes that can be learned are probed.
     classes = sorted(set(data.train.labels.tolist()))
     train = pick(spec, data, "train", classes)
     held_out = stratified(train.labels, VALIDATION_SHARE, seed=0)
@@ -79,21 +79,21 @@ def corrupted(
     severity: int,
     places: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Source, Source]:
-    """The test images of the known and of the unknown classes from a published set of corrupted images.
+    """The test images of the known and the unknown classes from a published set of corrupted images.
 
     Args:
-      spec, data: of the run; known and unknown classes are of one dataset.
+      spec, data: those of the run; known and unknown classes must be of one dataset.
       source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
         CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
-      corruption, severity: name, and 1 to 5.
-      places: which images of `data.test_known` and of `data.test_unknown` to take; None: all of the classes.
+      corruption, severity: its name, and 1 to 5.
+      places: positions of the images of `data.test_known` and `data.test_unknown` to take; None: all of them.
 
     Returns:
       Sources with the labels of `data`.
 
     Raises:
-      ValueError: the files are missing, their classes are not those of the run's dataset, or some images are to be
-        left out and nothing says which ones those are here.
+      ValueError: the files are missing, their classes are not those of the run's dataset, or some images must be
+        left out and cannot be identified here.
     """
     if data.split.known_dataset != data.split.unknown_dataset:
         raise ValueError(
@@ -119,7 +119,7 @@ def corrupted(
 
 
 def _those_at(images: Source, clean: Source, places: np.ndarray, name: str) -> Source:
-    """The corrupted images of the clean ones at `places`, by their position in the dataset."""
+    """The corrupted versions of the clean images at `places`, matched by their position in the dataset."""
     wanted, records = clean.indices[places], clean.records
     left_out = np.isin(records.labels, images.class_ids).sum() - len(wanted)
     if not left_out:
@@ -160,20 +160,20 @@ def _release(root: Path, source: str, corruption: str, severity: int, names: tup
 
 
 def _stored_array(path: Path) -> np.ndarray:
-    """The array of a .npy file, which stays on disk until it is used; nothing is unpickled.
+    """The array of a .npy file, left on disk until it is used; nothing is unpickled.
 
     Raises:
-      ValueError: the file is no such array, cut short or damaged; one line.
+      ValueError: the file is not such an array, truncated or damaged; one line.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # NumPy raises whatever a broken header leads it to
+    except Exception as error:  # NumPy raises anything for a broken header
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} is damaged or not a .npy file ({reason.rstrip('.')}).") from error
 
 
 def _checked_labels(path: Path, labels: np.ndarray, images_path: Path, images: np.ndarray, num_classes: int):
-    """The labels of a release as int32 [N]; a column [N, 1] is taken for such a list.
+    """The labels of a release as int32 [N]; a column [N, 1] is accepted too.
 
     Raises:
       ValueError: images or labels that do not fit, one line.

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gradmix_jax.data.source import DataSet
 
-# The part that plays the test set: imagenet2012's test labels are not public.
+# The part used as the test set; imagenet2012's test labels are not public.
 TEST_PARTS = {
     "digits": "test",
     "mnist": "test",
@@ -25,13 +25,13 @@ TEST_PARTS = {
     "svhn_cropped": "test",
     "cifar10": "test",
     "cifar100": "test",
-    "cifar10_corrupted": "test",  # no train part; a corruption is named like cifar10_corrupted/fog_3
+    "cifar10_corrupted": "test",  # no train part; corruptions have names like cifar10_corrupted/fog_3
     "imagenet2012": "validation",
 }
-# What TFDS 4.9.10 needs to prepare its own datasets and does not install by itself.
+# Packages that TFDS 4.9.10 needs to prepare its own datasets but does not install.
 _NEEDED_TO_PREPARE = {"tensorflow": "tensorflow-cpu", "importlib_resources": "importlib_resources"}
 _CHUNK = 1024
-# Parts smaller than this stay in memory as they are encoded: reading records one by one takes longer than decoding.
+# Encoded parts smaller than this stay in memory, because reading records one by one takes longer than decoding.
 _KEEP_BYTES = 2**30
 _REASON_LENGTH = 300
 
@@ -41,7 +41,7 @@ class PreparedRecords:
     """One part of a prepared dataset.
 
     Attributes:
-      encoded: sequence of encoded images: a list of bytes, or one that reads array_record files.
+      encoded: a sequence of encoded images: a list of bytes, or one that reads array_record files.
       labels: class ids, int32 [N].
       name: what to call it in errors.
     """
@@ -57,25 +57,25 @@ class PreparedRecords:
         return f"{self.name}[{index}]"
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        # What has been prepared is not changed: other images have another version.
+        # Prepared data does not change: other images have another version.
         return self.name
 
 
 def load(name: str, *, data_dir: str, download: bool, with_train: bool) -> DataSet:
-    """A TFDS dataset by name, or `digits`; prepared first if it is not there.
+    """A TFDS dataset by name, or `digits`; prepared first if it is missing.
 
-    The labels of all examples are read here, which means reading all files once: seconds, but minutes for ImageNet.
+    The labels of all examples are read, which means reading all files once: seconds, but minutes for ImageNet.
 
     Args:
-      name: a key of `TEST_PARTS`, with a TFDS config after a slash where the dataset has any.
+      name: a key of `TEST_PARTS`, with a TFDS config after a slash if the dataset has any.
       data_dir: TFDS directory; "" for its default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
-      download: whether to download and prepare what is not there. Needs TensorFlow, except for `digits`, which is
-        always prepared when it is not there.
+      download: whether to download and prepare missing data. Needs TensorFlow, except for `digits`, which is
+        always prepared when missing.
       with_train: whether to load the train part.
 
     Raises:
-      ValueError: the dataset is not there and cannot be prepared, or is damaged or prepared in another format. Damaged
-        digits are prepared again, with a warning: scikit-learn has them.
+      ValueError: the dataset is missing and cannot be prepared, or is damaged or prepared in another format. Damaged
+        digits are prepared again, with a warning, since they come with scikit-learn.
     """
     data_dir = os.path.expanduser(data_dir)
     if name != "digits":
@@ -96,7 +96,7 @@ class _DamagedError(ValueError):
 
 
 def _moved_away(name: str, data_dir: str) -> bool:
-    """Whether the folder of a dataset is gone: moved in one step, so that another process finds all of it or none."""
+    """Move the folder of a dataset away, atomically for other processes; returns whether it is gone."""
     import tensorflow_datasets as tfds
 
     root = data_dir or tfds.core.constants.DATA_DIR
@@ -109,7 +109,7 @@ def _moved_away(name: str, data_dir: str) -> bool:
 
 
 def _load(name: str, data_dir: str, download: bool, with_train: bool) -> DataSet:
-    """`load`, as the files are."""
+    """`load` without repairing damaged files."""
     builder = _find(name, data_dir) or _prepare(name, data_dir, download)
     with _named_if_damaged(name, str(builder.data_dir)):
         names = tuple(builder.info.features["label"].names)
@@ -129,7 +129,7 @@ def _damaged(name: str, where: str, reason: str) -> _DamagedError:
 
 @contextlib.contextmanager
 def _named_if_damaged(name: str, where: str):
-    """Whatever a missing, short or changed file leads TFDS to raise becomes one line."""
+    """Turn anything that TFDS raises for a missing, short or changed file into one line."""
     try:
         yield
     except NotImplementedError:  # of another file format
@@ -164,12 +164,12 @@ def _prepare(name: str, data_dir: str, download: bool):
         else:
             prepared.download_and_prepare()
     except Exception as error:
-        # TFDS writes to a directory of its own and renames it at the end: of several processes all but one fail there,
-        # and then find what the first has left.
+        # TFDS writes to a temporary directory and renames it at the end, where all but one of several processes fail
+        # and then find what the first one left.
         failure = error
     builder = _find(name, data_dir)
     if builder is None:
-        if failure is None:  # TFDS takes a folder of that name for prepared
+        if failure is None:  # TFDS takes a folder of that name as prepared
             raise _damaged(name, str(prepared.data_dir), "files are missing")
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:_REASON_LENGTH]}"
         raise ValueError(f"preparing dataset {name!r} in {_where(data_dir)} failed: {reason}") from failure
@@ -177,7 +177,7 @@ def _prepare(name: str, data_dir: str, download: bool):
 
 
 def _prepare_quietly(builder) -> None:
-    """TFDS announces every step, which is more output than the digits are worth."""
+    """Prepare without TFDS's announcements, which are excessive for the digits."""
     import tensorflow_datasets as tfds
 
     logging.info("Preparing %s in %s.", builder.name, builder.data_dir)

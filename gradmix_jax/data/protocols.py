@@ -13,13 +13,13 @@ class Protocol:
     """A protocol, and the config that runs it.
 
     Attributes:
-      title: what it is called.
-      config: file of configs/, and what follows its colon.
-      source: paper, or whose lists.
+      title: its name.
+      config: a file of configs/, with the variant after its colon.
+      source: the paper, or the authors of the lists.
       benchmark: key of `splits.BENCHMARKS`; "all": every class of `name` is known.
       classes: number of known classes.
-      name: of the dataset of the known classes, as its config has it before paths are set.
-      unknown_name: of the unknown ones, where that is another.
+      name: the dataset of the known classes, as in its config before paths are set.
+      unknown_name: the dataset of the unknown classes, if it is another one.
       near, far, shifted: datasets of an evaluation against out-of-distribution images (`evaluate.near` and so on).
     """
 
@@ -52,7 +52,7 @@ def _imagenet(number: int, classes: int) -> Protocol:
 
 
 def _openood(title: str, variant: str, classes: int, near: str, far: str, shifted: str = "") -> Protocol:
-    """Datasets are named as their image lists are, after the folder of the lists where it is another one."""
+    """Datasets are named by their image lists, preceded by the folder of the lists if it is another one."""
     named = lambda names: tuple(f"{_LISTS}/{each if '/' in each else f'{variant}/{each}'}" for each in names.split())
     return Protocol(
         title=f"OpenOOD 1.5, {title}",

@@ -1,6 +1,6 @@
-"""Class lists of the larger published protocols: what `protocols.json` holds, decoded.
+"""Class lists of the larger published protocols, decoded from `protocols.json`.
 
-Sources, of the facts alone: the Semantic Shift Benchmark (Vaze et al. 2022, arXiv 2110.06207) as its authors publish
+Sources, for facts only: the Semantic Shift Benchmark (Vaze et al. 2022, arXiv 2110.06207) as its authors publish
 it; the open set protocols P1 to P3 on ImageNet (Palechor et al. 2022, arXiv 2210.06789); ImageNet-100 and the twelve
 classes of CIFAR-100 of the authors of GradMix (arXiv 2505.12803); the 200 classes of OpenOOD 1.5 (Zhang et al. 2023,
 arXiv 2306.09301), which are those of ImageNet-R.
@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Class names with spaces in them are separated by bars.
+# Class names that contain spaces are separated by bars.
 _WITH_SPACES = ("aircraft", "cars")
 
 
@@ -22,11 +22,11 @@ class Lists:
     """The classes of one trial of a protocol, as ids from 0.
 
     Attributes:
-      of: key of `class_names` (or of `class_names.CLASS_NAMES`) that known and negative ids count in.
-      unknown_of: the one that unknown ids count in.
+      of: key of `class_names` (or of `class_names.CLASS_NAMES`) that known and negative ids index.
+      unknown_of: the key that unknown ids index.
       known: in label order.
-      negative: may be trained on as examples of "unknown".
-      groups: unknown ids by the name of their group; one group "" where they are not divided.
+      negative: classes that may be trained on as examples of "unknown".
+      groups: unknown ids by the name of their group; a single group "" if they are not divided.
     """
 
     of: str
@@ -44,7 +44,7 @@ def _content() -> dict[str, Any]:
 
 @functools.cache
 def class_names() -> dict[str, tuple[str, ...]]:
-    """{list of classes: their names, in the order that ids count in}."""
+    """{list of classes: their names, in the order of the ids}."""
     separator = lambda name: "|" if name in _WITH_SPACES else " "
     joined = {name: separator(name).join(lines) for name, lines in _content()["class_names"].items()}
     return {name: tuple(text.split(separator(name))) for name, text in joined.items()}

@@ -1,4 +1,4 @@
-"""The readers of stored datasets: one entry for each name, or kind of name, that `dataset.name` may have.
+"""The readers of stored datasets: one entry per name, or kind of name, that `dataset.name` may have.
 
 A new reader is a function `load(spec, name, with_train) -> DataSet` and one entry of `READERS`. It may come from
 another package: `READERS["lmdb"] = Reader(load, argument="PATH")` before the config is made.
@@ -23,11 +23,11 @@ class Reader:
     """How datasets of one kind are read.
 
     Attributes:
-      load: (spec, what follows the colon or slash, with_train) -> `DataSet`; without training images where `with_train`
-        is False. Raises ValueError, one line, for data that is missing or does not fit.
-      argument: what follows "kind:" in the name: "PATH", "NAME" (anything), or a tuple of the choices; "": the name has
+      load: (spec, text after the colon or slash, with_train) -> `DataSet`; without training images if `with_train`
+        is False. Raises ValueError, in one line, for data that is missing or does not fit.
+      argument: the text after "kind:" in the name: "PATH", "NAME" (anything), or a tuple of choices; "": the name has
         no colon.
-      has_train: whether there are training images; without them a dataset can only be the unknown one.
+      has_train: whether there are training images; without them, a dataset can only be the unknown one.
     """
 
     load: "Callable[[Spec, str, bool], DataSet]"
@@ -35,7 +35,7 @@ class Reader:
     has_train: bool = True
 
     def forms(self, kind: str) -> tuple[str, ...]:
-        """The names that this reader takes, as an error lists them."""
+        """The names that this reader takes, as listed in error messages."""
         if not self.argument:
             return (kind,)
         arguments = (self.argument,) if isinstance(self.argument, str) else self.argument
@@ -63,7 +63,7 @@ def _hub(spec, name, with_train):
 
 
 def _at_path(load):
-    """The reader of a layout that says itself which images are test images."""
+    """The reader of a layout that itself defines which images are test images."""
     return Reader(lambda spec, path, with_train: load(path, with_train=with_train), argument="PATH")
 
 
@@ -99,7 +99,7 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
     """Raises ValueError if `name`, the value of the key `label`, is not the name of a dataset.
 
     Args:
-      label: what to call the value.
+      label: name of the value in the message.
       name: the value.
       with_train: whether training images are needed.
     """
@@ -125,7 +125,7 @@ def guess(path: str) -> str:
 
 
 def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
-    """The dataset called `name`, from where `spec` says."""
+    """The dataset `name`, from the location in `spec`."""
     check_name("dataset.name", name, with_train=with_train)
     kind = kind_of(name)
     argument = name.partition(":")[2] if READERS[kind].argument else name
@@ -135,7 +135,7 @@ def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
 
 
 def located(spec: "Spec", path: str) -> str:
-    """A path of a dataset's name, seen from `dataset.root`; absolute ones and those from ~ stay as they are."""
+    """The path in a dataset's name, relative to `dataset.root` unless it is absolute or starts with ~."""
     return path if path.startswith("~") else os.path.join(spec.root, path)
 
 

@@ -12,11 +12,11 @@ _GAP, _LABEL = 4, 14
 
 
 def draw(data: DataSet, *, background: str = "white") -> Image.Image:
-    """The first `ROWS` classes, each with at most `COLUMNS` images at even distances among those that can be read.
+    """The first `ROWS` classes, each with at most `COLUMNS` evenly spaced readable images.
 
     Args:
-      data: the dataset; the training part, or the test part where there is none.
-      background: what transparent images are laid on.
+      data: the dataset; its training part is drawn, or its test part if there is none.
+      background: the background of transparent images.
     """
     records = data.train if data.train is not None else data.test
     names = data.class_names[:ROWS]
@@ -33,7 +33,7 @@ def draw(data: DataSet, *, background: str = "white") -> Image.Image:
             try:
                 with records.open(int(place)) as image:
                     sheet.paste(Image.fromarray(to_array(image, CELL, 3, background=background)), corner)
-            except Exception:  # named by the description
+            except Exception:  # the description names it
                 x, y = corner
                 pen.line([x, y, x + CELL, y + CELL], fill="red", width=2)
                 pen.line([x, y + CELL, x + CELL, y], fill="red", width=2)

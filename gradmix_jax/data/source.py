@@ -1,4 +1,4 @@
-"""Images of one size and channel count, decoded on demand, with their labels known beforehand."""
+"""Images of one size and channel count, decoded on demand, with labels known in advance."""
 
 import contextlib
 import dataclasses
@@ -16,23 +16,23 @@ from absl import logging
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-# Decoding a photograph leaves Python's lock most of the time, and slow disks are waited for in parallel.
+# Decoding a photograph mostly releases Python's lock, and threads wait for slow disks in parallel.
 THREADS = 2 * (os.cpu_count() or 1)
-# Opening a small image does not: below so many seconds for each, several threads are slower than one, and the slower
-# the more there are (benchmarks/README.md, streaming).
+# Opening a small image does not: below this many seconds per image, several threads are slower than one, and slower
+# the more there are (benchmarks/README.md, Streaming).
 _QUICK = 2e-4
 _TRIED = 8
 _CHUNK = 32
-# Seconds until a progress bar is worth showing.
+# Seconds before a progress bar is shown.
 _BAR_AFTER = 1.0
 _SHOWN = 5
-# Share of copies among training images from which on a warning is worth it.
+# Share of copies among training images above which a warning is given.
 _MANY_COPIES = 0.1
 BACKGROUNDS = {"white": (255, 255, 255, 255), "gray": (128, 128, 128, 255), "black": (0, 0, 0, 255)}
 
 
 def hash_of(*arrays: np.ndarray) -> str:
-    """16 hex digits that differ between arrays of other bytes; shapes and types do not count."""
+    """16 hex digits that differ between arrays with different bytes; shapes and types do not count."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
 
 
@@ -45,15 +45,15 @@ class Records(Protocol):
         """The stored image, of any size and mode."""
 
     def describe(self, index: int) -> str:
-        """What to call the image in an error: its path, or dataset, part and position."""
+        """The image's name in an error message: its path, or dataset, part and position."""
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        """Differs where the images at `indices` do: what was computed of them is worth nothing then."""
+        """A string that differs if the images at `indices` differ, which invalidates anything computed from them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayRecords:
-    """Images that are in memory as a whole: uint8 [N, H, W] gray or [N, H, W, 3] RGB, labels int32 [N]."""
+    """Images entirely in memory: uint8 [N, H, W] gray or [N, H, W, 3] RGB, labels int32 [N]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -71,9 +71,9 @@ class ArrayRecords:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A dataset as stored. Class ids count in `class_names`; `train` is None where only test was asked for.
+    """A dataset as stored. Class ids index `class_names`; `train` is None if only the test part was requested.
 
-    `name` is what the config calls it, which the loaders do not know.
+    `name` is its name in the config, which the loaders do not know.
     """
 
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ class BadImage(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Some images of a dataset: `source[i]` is uint8 [H, W, C], decoded, converted and resized when asked for.
+    """Some images of a dataset: `source[i]` is uint8 [H, W, C], decoded, converted and resized on access.
 
     Attributes:
       records: where the images come from.
@@ -97,9 +97,9 @@ class Source:
       image_size: H and W in pixels. Other sizes are resized with Pillow's bilinear filter, which is antialiased; the
         aspect ratio is not kept.
       channels: C, 1 (gray) or 3 (RGB).
-      names: of every class of the dataset, by class id.
-      dataset: what the config calls the dataset.
-      background: what transparent images are laid on, a key of `BACKGROUNDS`.
+      names: name of every class of the dataset, by class id.
+      dataset: name of the dataset in the config.
+      background: background of transparent images, a key of `BACKGROUNDS`.
     """
 
     records: Records
@@ -116,7 +116,7 @@ class Source:
 
     def __getitem__(self, index: int) -> np.ndarray:
         position = int(self.indices[index])
-        # Pillow's decoders raise whatever a broken file leads them to: OSError, SyntaxError, EOFError, zlib.error ...
+        # Pillow's decoders raise anything for a broken file: OSError, SyntaxError, EOFError, zlib.error ...
         try:
             with self.records.open(position) as image:
                 return to_array(image, self.image_size, self.channels, background=self.background)
@@ -126,7 +126,7 @@ class Source:
 
     @functools.cached_property
     def threads(self) -> int:
-        """How many threads decode these images fastest, one or two a core, by how long the first few take."""
+        """Number of threads that decode these images fastest, one or two per core, measured on the first few."""
         times = []
         for i in range(min(_TRIED, len(self))):
             began = time.perf_counter()
@@ -137,7 +137,7 @@ class Source:
 
     @property
     def class_ids(self) -> np.ndarray:
-        """int32 [N]: classes as the dataset counts them, for unknown images too."""
+        """int32 [N]: class ids of the dataset, for unknown images too."""
         return self.records.labels[self.indices]
 
     @property
@@ -150,12 +150,12 @@ class Source:
         return dataclasses.replace(self, labels=np.full_like(self.labels, -1))
 
     def take(self, places: Sequence[int] | np.ndarray) -> "Source":
-        """The source of the images at `places` (indices or a mask), with their labels."""
+        """A source of the images at `places` (indices or a mask), with their labels."""
         return dataclasses.replace(self, indices=self.indices[places], labels=self.labels[places])
 
 
 def reason_of(error: Exception, what: str) -> str:
-    """Why the image called `what` cannot be read, in one line without its name; public as `to_array` is."""
+    """Why the image called `what` cannot be read, in one line without its name; public like `to_array`."""
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known format, or its header is damaged"
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -191,7 +191,7 @@ def to_array(image: Image.Image, size: int, channels: int, *, background: str = 
         raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {limit}")
     if image.mode == "F":
         raise ValueError("floating-point pixels; save the image with 8 or 16 bits per channel")
-    # Only files have a format, and only their metadata an orientation.
+    # Only files have a format, and only their metadata has an orientation.
     if image.format and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
@@ -209,7 +209,7 @@ def to_array(image: Image.Image, size: int, channels: int, *, background: str = 
 
 
 def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progress: bool) -> dict[int, str]:
-    """Decode images start..stop-1 in threads, into `out` if there is one; returns {position: problem} of bad ones."""
+    """Decode images start..stop-1 in threads, into `out` if given; returns {position: problem} for bad ones."""
 
     def decode_chunk(first: int) -> dict[int, str]:
         problems = {}
@@ -245,7 +245,7 @@ def read_range(source: Source, start: int, stop: int, *, progress: bool = False)
       images_NxHxWxC uint8, in the order of the source.
 
     Raises:
-      ValueError: some cannot be read; says how many, and which come first.
+      ValueError: some cannot be read; the message says how many and names the first ones.
     """
     stop = min(stop, len(source))
     images_NxHxWxC = np.empty((stop - start, source.image_size, source.image_size, source.channels), np.uint8)
@@ -263,7 +263,7 @@ def read_all(source: Source, *, progress: bool = False) -> np.ndarray:
 def resident(source: Source, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """A source as arrays, to be kept on the device: images_NxHxWxC uint8 and labels_N int32; see `read_range`.
 
-    Warns where many images are copies of others once they are decoded.
+    Warns if many decoded images are copies of others.
     """
     images = read_all(source, progress=progress)
     _warn_of_copies(images, "training images")
@@ -271,7 +271,7 @@ def resident(source: Source, *, progress: bool = False) -> tuple[np.ndarray, np.
 
 
 def check_copies(source: Source, *, count: int = 256) -> None:
-    """Warn where many of `count` images, at even distances, are copies of others; for data that is streamed.
+    """Warn if many of `count` evenly spaced images are copies of others; for streamed data.
 
     Unreadable images are left to the stream, which names them.
     """
@@ -294,7 +294,7 @@ def _warn_of_copies(images: np.ndarray, what: str) -> None:
 
 
 def without_bad_images(source: Source) -> Source:
-    """The readable images of a source, with their labels; what is left out is counted and named in a warning.
+    """The readable images of a source, with their labels; a warning counts and names the others.
 
     Decodes every image once, so that lengths and labels are right before any batch is drawn.
     """

@@ -1,4 +1,4 @@
-"""The `dataset` section of a config, and what its names mean."""
+"""The `dataset` section of a config and the meaning of its names."""
 
 import dataclasses
 
@@ -17,12 +17,12 @@ BAD_IMAGES = ("error", "skip")
 class Spec(Section, section="dataset"):
     """What to train and test on: the `dataset` section.
 
-    Which classes are known is said by `benchmark`, in one of four ways: a published split (with `trial`), "random"
+    `benchmark` defines which classes are known, in one of four ways: a published split (with `trial`), "random"
     (with `num_known` and `trial`), "named" (with `known` and `unknown`), or "all". "auto" stands for one of the last
-    three; it and the keys that are 0 are replaced by `derive.finish` before any data is opened.
+    three; it and the keys that are 0 are replaced by `config.derive` before any data is opened.
 
     The unknown classes come from `unknown_name`, by default the benchmark's own dataset (CIFAR-100 for cifar+10 and
-    cifar+50), else that of the known classes. Where the benchmark does not say which classes of `unknown_name` are
+    cifar+50), else that of the known classes. If the benchmark does not say which classes of `unknown_name` are
     unknown, all of them are.
     """
 
@@ -32,7 +32,7 @@ class Spec(Section, section="dataset"):
     unknown_name: str = key("", "dataset of the unknown classes; empty: the benchmark's, or the same one")
     benchmark: str = key(
         "mnist",
-        'whose published class splits; "random": a seeded one; "named": dataset.known and dataset.unknown; "all": '
+        'a published class split; "random": a seeded one; "named": dataset.known and dataset.unknown; "all": '
         'every class is known; "auto": "named" with dataset.known, "all" with dataset.unknown_name, else "random"',
         choices=lambda: (*splits.BENCHMARKS, "random", NAMED, "all", AUTO),
     )
@@ -47,26 +47,26 @@ class Spec(Section, section="dataset"):
     )
     num_negative: int = key(
         0,
-        "how many classes to take as dataset.negative: the first unknown ones in the order of the split; where those "
-        "are of other data, the first classes of dataset.name that are not known",
+        "how many classes to take as dataset.negative: the first unknown ones in the order of the split; if those "
+        "are of another dataset, the first classes of dataset.name that are not known",
         least=0,
     )
-    image_size: int = key(16, "pixels; images of another size are resized; 0: by the training images", least=0)
+    image_size: int = key(16, "height and width in pixels; others are resized; 0: by the training images", least=0)
     channels: int = key(1, "1 (gray) or 3 (color); images are converted; 0: 1 if all training images are gray")
     validation_fraction: float = key(
         0.1, "share of the training images of each known class kept out of training", least=0, below=1
     )
     test_fraction: float = key(
-        0.2, "share of each class that is the test part, for class folders and lists without parts", above=0, below=1
+        0.2, "share of each class used as the test part, for class folders and lists without parts", above=0, below=1
     )
     test_seed: int = key(0, "seed of that test part", least=0)
-    background: str = key("white", "what transparent images are laid on", choices=BACKGROUNDS)
+    background: str = key("white", "background of transparent images", choices=BACKGROUNDS)
     storage: str = key(
         "resident", '"resident": uint8 on the device; "stream": read from disk during training', choices=STORAGE
     )
-    root: str = key("", "folder that relative paths in names of datasets count from", may_change=True)
-    data_dir: str = key("", "of TFDS; empty: its default", may_change=True)
-    download: bool = key(True, "let TFDS download and prepare what is not there", may_change=True)
+    root: str = key("", "folder that paths in names of datasets are relative to", may_change=True)
+    data_dir: str = key("", "TFDS directory; empty: its default", may_change=True)
+    download: bool = key(True, "let TFDS download and prepare missing datasets", may_change=True)
     bad_images: str = key(
         "error",
         'unreadable images: "error", or "skip" with a warning that names them (reads every image once more)',
@@ -105,7 +105,7 @@ class Spec(Section, section="dataset"):
             )
 
     def _check_unknown_data(self):
-        """A benchmark whose unknown classes are of other data has to be told which."""
+        """Require dataset.unknown_name for a benchmark whose unknown classes are in another dataset."""
         for split in splits.BENCHMARKS.get(self.benchmark, ())[:1]:
             elsewhere = split.known_dataset != split.unknown_dataset and split.unknown_dataset not in readers.READERS
             alone = not split.unknown and same_data(self.name, self.unknown_data)

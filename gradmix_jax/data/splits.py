@@ -1,7 +1,7 @@
 """The published class splits of open set recognition: `BENCHMARKS`, by name and trial.
 
 The six small benchmarks, of five trials each, are listed here; their class ids are those of the TFDS datasets of the
-same name, TinyImageNet's count in the sorted list of its 200 WordNet ids. Source: the splits of the open set
+same name; TinyImageNet's index the sorted list of its 200 WordNet ids. Source: the splits of the open set
 literature, on which independent code bases agree, order included. The larger ones come from `published`, and
 `protocols.PROTOCOLS` says more about each. Known classes are listed in published order, which is also the order of the
 training labels 0..K-1.
@@ -21,13 +21,13 @@ class Split:
     """Known and unknown class ids, each counted within its own dataset.
 
     Attributes:
-      known: ids of the classes that are trained on; the k-th one gets the training label k.
-      unknown: ids of the classes that only appear at test time, as "unknown".
-      known_dataset: name of the dataset that `known` counts in; "" where it has no TFDS name.
-      unknown_dataset: name of the dataset that `unknown` counts in.
-      negative: ids of the classes that may be trained on as examples of "unknown", counted as `known`; they are
+      known: ids of the classes to train on; the k-th one gets the training label k.
+      unknown: ids of the classes that appear only at test time, as "unknown".
+      known_dataset: name of the dataset of the `known` ids; "" if it has no TFDS name.
+      unknown_dataset: name of the dataset of the `unknown` ids.
+      negative: ids of the classes that may be trained on as examples of "unknown", numbered like `known`; they are
         neither known nor in the test.
-      groups: (name, ids) of parts of `unknown` that are reported one by one, such as "easy" and "hard".
+      groups: (name, ids) of parts of `unknown` that are reported separately, such as "easy" and "hard".
 
     Raises:
       ValueError: no known class, a class listed twice, an id below 0, a class of one dataset on two sides, or a class
@@ -62,7 +62,7 @@ class Split:
 
 
 def _within(dataset: str, num_classes: int, *trials: tuple[int, ...]) -> tuple[Split, ...]:
-    """Trials of one dataset: every class that is not known is unknown, as published."""
+    """Trials within one dataset: every class that is not known is unknown, as published."""
     return tuple(
         Split(known, tuple(c for c in range(num_classes) if c not in known), dataset, dataset) for known in trials
     )
@@ -180,8 +180,8 @@ def get(name: str, trial: int) -> Split:
 def random_split(num_classes: int, num_known: int, *, trial: int) -> Split:
     """A split of any other dataset: `num_known` classes drawn with seed `trial`, all others unknown.
 
-    A larger `num_known` at the same trial adds classes and keeps the ones drawn before, so that the effect of the
-    number of known classes can be studied by itself.
+    A larger `num_known` with the same trial adds classes and keeps those drawn before, so that the effect of the
+    number of known classes can be studied in isolation.
 
     Raises:
       ValueError: fewer than two classes, num_known is not in 1..num_classes-1, or trial is negative.

@@ -1,4 +1,4 @@
-"""Batches read from disk while training goes on, for datasets that do not fit on the device."""
+"""Batches read from disk during training, for datasets that do not fit on the device."""
 
 import math
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ _LAST_STEP = 2**31 - 1
 
 
 class _Decoded:
-    """Batches of a source, of which the first `cache_bytes` of decoded images stay in memory once they were needed.
+    """Batches of a source; up to `cache_bytes` of decoded images stay in memory after their first use.
 
-    Opening an image takes Python's lock for tens of microseconds, whatever its size: small images cannot be decoded
-    at the rate a GPU trains on them, however many cores there are. From memory they can be copied at it.
+    Opening an image holds Python's lock for tens of microseconds, whatever its size, so small images cannot be decoded
+    as fast as a GPU trains on them, however many cores there are. Copying them from memory is fast enough.
     """
 
     def __init__(self, source: Source, cache_bytes: float):
         self.source = source
         self.shape = (source.image_size, source.image_size, source.channels)
         kept = min(len(source), int(cache_bytes) // math.prod(self.shape))
-        # Memory that is not written to yet takes no room.
+        # Memory takes no room until it is written to.
         self.images = np.empty((kept, *self.shape), np.uint8)
         self.known = np.zeros(len(source), bool)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """images_bxHxWxC uint8. For several threads: an image that two of them decode at once is written twice."""
+        """images_bxHxWxC uint8. Thread-safe: an image that two threads decode at once is written twice."""
         images = np.empty((len(indices), *self.shape), np.uint8)
         known = self.known[indices]
         images[known] = self.images[indices[known]]
@@ -51,19 +51,19 @@ def host_batches(
     workers: int = 0,
     cache_bytes: float = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """This process's share of the batches of steps start_step, start_step + 1, ..., without end.
+    """This process's share of the batches of steps start_step, start_step + 1, ..., endlessly.
 
-    The batch of a step is the one of `order.batch_indices`, whatever was read before: resuming needs the step number
-    only. With several processes each gets a contiguous share, in the order of their indices.
+    The batch of a step is given by `order.batch_indices`, whatever was read before, so resuming needs the step number
+    only. With several processes, each gets a contiguous share, in the order of their indices.
 
     Args:
       source: the training images.
-      seed: of the order.
+      seed: seed of the order.
       start_step: first step.
-      batch_size: of all processes together.
-      process_index: of this process.
+      batch_size: batch size of all processes together.
+      process_index: index of this process.
       process_count: number of processes; divides batch_size.
-      workers: reading threads; each prepares one batch at a time, and as many batches again wait to be used. 0: as many
+      workers: reading threads; each prepares one batch at a time, and as many finished batches wait for use. 0: as many
         as suit the images, `Source.threads`.
       cache_bytes: host memory for decoded images, which are read once and then kept.
 

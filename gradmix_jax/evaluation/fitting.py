@@ -125,7 +125,7 @@ def serve(setup: Setup, data: data_lib.OpenSet) -> None:
 
     Raises:
       ValueError: the evaluation failed on the main process.
-      RuntimeError: the main process has sent nothing for `processes.WAIT` seconds.
+      RuntimeError: the main process has sent nothing for `pod.agreement.WAIT` seconds.
     """
     team, model = processes.Team(), None
     while True:

@@ -22,7 +22,7 @@ class Classifier:
     """What predictions need.
 
     Attributes:
-      metadata: what metadata.json of an export holds, see `from_run.describe`.
+      metadata: the content of an export's metadata.json, see `from_run`.
       weights, arrays: of the network and of the score, see `functions`.
       model, score, explain: see `functions`.
       places_M: of each gallery feature, where its image is in the run's training part; None: there is no gallery.
