@@ -13,7 +13,7 @@ from typing import Any
 
 from gradmix_jax.fields import Key, check_choice
 from gradmix_jax.scores import ensemble, gaussians, head, logits, means, neighbors, odin, vim
-from gradmix_jax.scores.base import Meaningless, Missing, Outputs, Reference, Score, Unfit, missing_parts
+from gradmix_jax.scores.base import WORDS, Meaningless, Missing, Outputs, Reference, Score, Unfit, missing_parts
 from gradmix_jax.scores.neighbors import class_bank, class_similarities, topk_cosine
 
 __all__ = ["SCORES", "Meaningless", "Outputs", "Reference", "Score", "Unfit", "fit", "score", "usable"]
@@ -41,7 +41,7 @@ def fit(name: str, reference: Reference, **options: Any) -> Any:
     options = _checked(name, entry, options)
     missing = missing_parts(entry, reference)
     if missing:
-        raise Missing(f"The score {name} needs {' and '.join(missing)}, which this model does not give.")
+        raise Missing(f"The score {name} needs {' and '.join(WORDS.get(part, part) for part in missing)}; not given.")
     return entry.fit(reference, **options)
 
 

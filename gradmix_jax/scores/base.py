@@ -127,6 +127,8 @@ PARTS = {
     "validation": lambda reference: reference.validation,
     "perturbed_logits": lambda reference: reference.train,  # of the images that are scored alone
 }
+# The parts in the words of an error; one that is not here is called by its name.
+WORDS = {"head": "the weights of a linear classifier", "validation": "validation images"}
 
 
 def missing_parts(entry: Score, reference: Reference) -> list[str]:

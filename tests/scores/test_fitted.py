@@ -150,7 +150,7 @@ def broken(value):
         (dict(score=broken(np.nan)), "knn is not a finite number for 35 of 35 images"),
         (dict(score=broken(np.inf)), "knn is not a finite number"),
         (dict(score=broken(1.5)), "knn is 1.5 for all of 35 images"),
-        (dict(needs=("features", "head")), "needs head, which this model does not give"),
+        (dict(needs=("features", "head")), "needs the weights of a linear classifier; not given"),
     ],
 )
 def test_the_failure_of_one_score_does_not_affect_others(monkeypatch, replaced, reason):
