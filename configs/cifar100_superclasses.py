@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/cifar100_superclasses.py --config.da
 python -m gradmix_jax.main --config=configs/cifar100_superclasses.py:macro,layer --workdir=runs/cifar100_macro
 
 After the colon: superclasses (default) or macro, the authors' six known and six unknown classes of twelve superclasses
-(arXiv 2505.12803), then a recipe of configs/cifar_osr.py. Trials count the superclasses alphabetically, from 0
+(arXiv 2505.12803), then a recipe of configs/cifar_osr.py. Trials number the superclasses alphabetically, from 0
 (aquatic_mammals) to 19 (vehicles_2); `per_unknown_group` in results.json has each of the other superclasses.
 
 The recipe is that of CIFAR-10. Not yet run at this size: it needs an accelerator.

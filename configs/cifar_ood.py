@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/cifar_ood.py --workdir=runs/cifar10_
     --config.dataset.name=folder:CIFAR10 --config.dataset.unknown_name=folder:TINY_IMAGENET \
     --config.evaluate.near="('folder:TINY_IMAGENET',)" --config.evaluate.far="('noise:uniform',)"
 
-The headline AUROC is against the unknown dataset, `ood` in results.json holds every dataset with every score.
+The headline AUROC is against the unknown dataset; `ood` in results.json has every dataset with every score.
 Not yet run at this size: it needs an accelerator.
 """
 

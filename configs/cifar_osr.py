@@ -5,10 +5,10 @@ python -m gradmix_jax.main --config=configs/cifar_osr.py:layer --config.dataset.
 python -m gradmix_jax.main --config=configs/cifar_osr.py --config.dataset.name=folder:PATH --workdir=runs/cifar10_folder
 
 Not yet run at this size: it needs an accelerator. Scaled down to two CPU cores (16 pixels, small CNN of width 16, 2 + 6
-epochs, trial 0, JPEG copy; results/cifar10.md has the command), ten minutes give AUROC .642 (input) and .627 (layer).
+epochs, trial 0, JPEG copy; command: results/cifar10.md), it gives AUROC .642 (input) and .627 (layer) in ten minutes.
 
 After the colon: input (default), layer (the paper's maps, boxes and fill), released (the choices of the authors' code),
-grad_cam, tokens (a transformer), or another recipe of docs/mixing.md on the same step: none, cutmix, mixup, ...
+grad_cam, tokens (a transformer), or any other recipe of docs/mixing.md: none, cutmix, mixup, ...
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

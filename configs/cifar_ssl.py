@@ -3,7 +3,7 @@
 python -m gradmix_jax.main --config=configs/cifar_ssl.py --workdir=runs/cifar10_ssl
 python -m gradmix_jax.main --config=configs/cifar_ssl.py:none --workdir=runs/cifar10_ssl_none
 
-`closed_set` in results.json holds the probes on CIFAR-10's own classes, `probes` those on other datasets; the headline
+`closed_set` in results.json has the probes on CIFAR-10's own classes, `probes` those on other datasets; the headline
 numbers are against SVHN. Not yet run at this size: it needs an accelerator.
 """
 

@@ -4,8 +4,8 @@ python -m gradmix_jax.main --config=configs/digits_osr.py --workdir=runs/digits_
 python -m gradmix_jax.main --config=configs/digits_osr.py:layer --config.dataset.trial=1 --workdir=runs/digits_layer_1
 
 Takes 30 to 80 s on two CPU cores. Expected (5 splits x 3 seeds, jax 0.10.2, CPU, encoder's features; mean +- std over
-the 15 runs): input: accuracy .985 +- .008, AUROC .974 +- .011, OSCR .963 +- .011; layer: .981 +- .008, .968 +- .013,
-.956 +- .013. No mixing and CutMix: within the spread of these (results/digits.md).
+the 15 runs): input: accuracy .9842 +- .0077, AUROC .9685 +- .0106, OSCR .9574 +- .0128; layer: .9816 +- .0068, .9707 +-
+.0102, .9569 +- .0122. No mixing and CutMix are within the spread of these (results/digits.md).
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase
@@ -23,7 +23,7 @@ def get_config(recipe: str = "input"):
     c.model.width = 16
     c.model.hidden = 128
     c.phases = (phase("joint", epochs=60, supcon=1.0, ssl=1.2),)
-    # Small enough to keep them all: the report shows how the maps change during training.
+    # Small enough to keep them all, so that the report can show how the maps change during training.
     c.train.checkpoint_every_epochs = 20
     c.train.keep_checkpoints = 4
     return apply_recipe(c, recipe)

@@ -2,7 +2,7 @@
 
 python -m gradmix_jax.main --config=configs/digits_ssl.py --workdir=runs/digits_ssl
 
-`closed_set` in results.json holds the probes on all ten digits; the headline numbers are against noise images.
+`closed_set` in results.json has the probes on all ten digits; the headline numbers are against noise images.
 
 About 80 s on two CPU cores. Expected (3 seeds, jax 0.10.2, CPU; mean +- std): linear probe .979 +- .004, nearest
 neighbors .965 +- .009; without mixing .974 +- .006 and .963 +- .008, within the spread (results/self_supervised.md).

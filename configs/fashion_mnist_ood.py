@@ -5,7 +5,7 @@ python -m gradmix_jax.main --config=configs/fashion_mnist_ood.py --workdir=runs/
     --config.dataset.name=idx:/usr/share/datasets/fashion-mnist --config.dataset.unknown_name=digits \
     --config.evaluate.near="('digits',)"
 
-The headline AUROC is against the unknown dataset, `ood` in results.json holds every dataset with every score. The
+The headline AUROC is against the unknown dataset; `ood` in results.json has every dataset with every score. The
 second command needs no download: the Debian package dataset-fashion-mnist against scikit-learn's digits.
 Not yet run at this size: it needs an accelerator.
 """

@@ -1,12 +1,12 @@
-"""Own images: a folder per class, and nothing to set but the path (docs/own_images.md).
+"""Your own images: a folder per class, and nothing to set but the path (docs/own_images.md).
 
 python -m gradmix_jax.main --config=configs/folder_osr.py --config.dataset.name=folder:PATH --workdir=runs/mine
 gradmix train --config=folder_osr --config.dataset.name=folder:PATH --config.dataset.known="('cat','dog')" \
     --workdir=runs/mine
 
-Which classes are known, image size, channels, normalization and batch size are derived from the training images,
-printed, and recorded in the run's config.json. `--config.KEY=VALUE` sets any of them. Without dataset.known, 60 % of
-the classes, drawn with dataset.trial, are known. `python -m gradmix_jax.data PATH` describes the images beforehand.
+Known classes, image size, channels, normalization and batch size are derived from the training images, printed, and
+recorded in the run's config.json. `--config.KEY=VALUE` sets any of them. Without dataset.known, 60 % of the classes,
+drawn with dataset.trial, are known. `python -m gradmix_jax.data PATH` describes the images before training.
 
 A small network that a CPU trains; on an accelerator: --config.model.name=resnet18 --config.model.width=64.
 """

@@ -5,8 +5,8 @@ python -m gradmix_jax.main --config=configs/imagenet100_ssl.py:none --config.dat
 
 DATA holds imagenet with train/<wnid> and val/<wnid>, of all 1000 classes; with the authors' folders imagenet100_train,
 imagenet100_test and imagenet900_test in DATA, set --config.dataset.name=imagenet:. --config.dataset.benchmark=all and
---config.dataset.unknown_name=imagenet:imagenet900_test. `closed_set` in results.json holds the probes of the 100
-classes, the headline numbers are against the other 900. Not yet run at this size: it needs an accelerator.
+--config.dataset.unknown_name=imagenet:imagenet900_test. `closed_set` in results.json has the probes of the 100
+classes; the headline numbers are against the other 900. Not yet run at this size: it needs an accelerator.
 """
 
 from gradmix_jax.config import apply_recipe, default_config, phase

@@ -5,9 +5,9 @@ python -m gradmix_jax.main --config=configs/imagenet_osr.py:p2 --config.dataset.
     --config.dataset.negative="('published',)"
 
 DATA holds imagenet, with train/<wnid> and val/<wnid>. After the colon: p1 (default), p2 or p3, then a recipe of
-configs/cifar_osr.py. Negative classes take part in training where dataset.negative asks for them, with label -1, and
-are never in the test. A classifier is trained with cross-entropy and judged by its largest probability, as the paper's
-baseline is; `ccr_at_fpr_01` and `ccr_at_fpr_10` are two points of its curves.
+configs/cifar_osr.py. Negative classes take part in training, with label -1, if dataset.negative requests them, and are
+never in the test. Like the paper's baseline, a classifier is trained with cross-entropy and scored by its largest
+probability; `ccr_at_fpr_01` and `ccr_at_fpr_10` are two points of the paper's curves.
 
 Not yet run at this size: it needs an accelerator.
 """

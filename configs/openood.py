@@ -9,7 +9,7 @@ the colon: cifar10 (default), cifar100, imagenet200 or imagenet, then a recipe o
 results.json has the rows and columns of OpenOOD's tables, with the means over near and far datasets; "fsood" counts
 covariate-shifted images of the known classes (evaluate.shifted) as known.
 
-A classifier trained with cross-entropy, its largest probability being the score, as OpenOOD's baseline.
+Like OpenOOD's baseline, a classifier is trained with cross-entropy and scored by its largest probability.
 Not yet run at this size: it needs an accelerator.
 """
 

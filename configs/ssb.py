@@ -5,9 +5,10 @@ python -m gradmix_jax.main --config=configs/ssb.py:aircraft,layer --config.datas
 
 DATA holds CUB_200_2011, fgvc-aircraft-2013b, stanford_cars, imagenet, imagenet21k_resized as unpacked (layouts:
 docs/protocols.md). After the colon: cub (default), aircraft, cars, imagenet or imagenet_w21, then a recipe of
-configs/cifar_osr.py. `per_unknown_group` in results.json has each group, the headline all unknown classes together.
+configs/cifar_osr.py. `per_unknown_group` in results.json has each group; the headline covers all unknown classes.
 
-CUB and Aircraft as the authors of GradMix train them (arXiv 2505.12803), Cars alike; for ImageNet they have no recipe.
+CUB and Aircraft are trained as by the authors of GradMix (arXiv 2505.12803), and Cars likewise; the authors have no
+recipe for ImageNet.
 Not yet run at this size: it needs an accelerator.
 """
 
@@ -36,6 +37,6 @@ def get_config(variant: str = "cub"):
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20
     c.phases = (phase("joint", epochs=100 if large else 600, supcon=1.0, ssl=1.2),)
-    # Birds and cars look alike: some images are in a dataset twice.
+    # Some images of birds and cars are in a dataset twice.
     c.evaluate.duplicates = "drop"
     return apply_recipe(c, recipe)

@@ -2,7 +2,7 @@
 
 python -m gradmix_jax.main --config=configs/tiny_imagenet_osr.py --config.dataset.name=folder:PATH --workdir=runs/tiny_0
 
-PATH holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; the splits count in the sorted list of the 200 wnids.
+PATH holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; class ids of the splits index the sorted list of the 200 wnids.
 
 Not yet run at this size: it needs an accelerator.
 """
