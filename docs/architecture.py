@@ -56,7 +56,7 @@ def draw() -> plt.Figure:
     figure, axis = plt.subplots(figsize=(9.2, 3.1))
     _row(axis, TRAINING, 1.75, "Training: one XLA program per step")
     _row(axis, EVALUATION, 0.0, "Evaluation: of the newest checkpoint")
-    # The mixed images go through the encoder, too.
+    # The mixed images go through the encoder too.
     x = 2.5 * WIDTH + 2 * GAP
     _arrow(axis, (x + WIDTH + GAP, 1.75 - 0.02), (x, 1.75 - 0.02), connectionstyle="arc3,rad=-0.22")
     axis.text(x + (WIDTH + GAP) / 2, 1.44, "mixed forward pass", ha="center", va="top", fontsize=7.5)

@@ -64,7 +64,7 @@ def without_constants(app, what, name, obj, skip, options):
 
 
 def insert_generated(app, docname, source):
-    """What `<!-- generated: NAME -->` stands for is made from the code, so that it cannot be out of date."""
+    """Replace `<!-- generated: NAME -->` by content made from the code, which therefore cannot be out of date."""
     source[0] = re.sub(r"<!-- generated: ([a-z]+) -->", lambda match: generated.PARTS[match[1]](), source[0])
 
 

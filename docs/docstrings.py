@@ -1,10 +1,10 @@
-"""From docstrings as the package writes them, which read like Markdown, to reStructuredText."""
+"""Converts the package's docstrings, which read like Markdown, to reStructuredText."""
 
 import re
 
 
 def restructured(lines: list[str]) -> list[str]:
-    """A docstring of this package, plain text with `code` and indented blocks, in the markup of the builder."""
+    """A docstring of this package, plain text with `code` and indented blocks, as reStructuredText."""
     text = "\n".join(lines)
     parts = re.split(r"(`[^`]+`|\*\*[^*`\n]+\*\*)", text)
     parts[::2] = [_escaped(part) for part in parts[::2]]
@@ -20,9 +20,9 @@ def restructured(lines: list[str]) -> list[str]:
 
 
 def _escaped(text):
-    """Plain text without what would be markup: emphasis, substitutions, references, and "K." as a list.
+    """Plain text with everything escaped that would be markup: emphasis, substitutions, references, and "K." as a list.
 
-    Names that share a description are joined, because the builder would take the first for the type of the second.
+    Names that share a description are joined, because the builder would take the first as the type of the second.
     """
     text = re.sub(r"^ +\w+(?:, \w+)+(?=: )", lambda names: names[0].replace(", ", ","), text, flags=re.MULTILINE)
     text = re.sub(r"(\w)_(?!\w)", r"\1\\_", re.sub(r"([*|])", r"\\\1", text))

@@ -32,7 +32,7 @@ def summary(function):
 
 
 def bounds(key):
-    """What values a key takes, in a few words."""
+    """The values that a key takes, in a few words."""
     if key.choices is not None:
         choices = key.choices() if callable(key.choices) else key.choices
         return ", ".join(map(code, choices))
@@ -65,7 +65,7 @@ def options_rows(prefix, entries):
 
 
 def configuration():
-    """Every key of every section, and those outside of sections."""
+    """Every key of every section, and the keys outside sections."""
     rows = [
         ["`name`", "str", "`''`", "name of this method in tables; empty: its recipe"],
         ["`seed`", "int", "`0`", "seed of initialization, batches, views, maps and mixing"],

@@ -24,7 +24,7 @@ COLUMNS = ("image", "map", "mask", "mixed")
 
 
 def explained(workdir, recipe):
-    """`explain.explain` of the batch after the newest checkpoint, had the run had this recipe."""
+    """`explain.explain` for the batch after the newest checkpoint, as if the run had this recipe."""
     config = config_lib.read(workdir)
     for section, keys in config_lib.RECIPES[recipe].items():
         config[section] |= keys

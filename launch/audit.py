@@ -9,9 +9,9 @@ import sys
 
 
 def found(requirements: str) -> tuple[list[dict], str]:
-    """(what pip-audit says about each package, what it says where it says nothing)."""
+    """(pip-audit's findings for each package, its error if there are none)."""
     words = ["--requirement", requirements, "--format=json", "--progress-spinner=off"]
-    # The pins are complete: nothing has to be resolved, and nothing is installed.
+    # The pins are complete, so nothing is resolved or installed.
     command = [sys.executable, "-m", "pip_audit", *words, "--no-deps", "--disable-pip"]
     result = subprocess.run(command, capture_output=True, text=True)
     try:
