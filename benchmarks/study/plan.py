@@ -45,6 +45,7 @@ DATA = {
             "dataset.name": "idx:/usr/share/datasets/fashion-mnist",
             "dataset.image_size": 16,
             "model.name": "small_cnn",
+            "model.hidden": 128,
             "train.batch_size": 128,
         },
     ),

@@ -8,14 +8,23 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gradmix_jax.data import csv_list, fine_grained, folder, hub, idx, imagenet, imglist, noise, prepared
 from gradmix_jax.data.source import DataSet
 from gradmix_jax.fields import check_choice, nearest
 
-if TYPE_CHECKING:
-    from gradmix_jax.data.spec import Spec
+
+class Options(Protocol):
+    """The keys of the `dataset` section that readers use; see `spec.Spec`, which checks names with this module."""
+
+    root: str
+    data_dir: str
+    download: bool
+    image_size: int
+    channels: int
+    test_fraction: float
+    test_seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +32,14 @@ class Reader:
     """How datasets of one kind are read.
 
     Attributes:
-      load: (spec, text after the colon or slash, with_train) -> `DataSet`; without training images if `with_train`
+      load: (`Options`, text after the colon or slash, with_train) -> `DataSet`; without training images if `with_train`
         is False. Raises ValueError, in one line, for data that is missing or does not fit.
       argument: the text after "kind:" in the name: "PATH", "NAME" (anything), or a tuple of choices; "": the name has
         no colon.
       has_train: whether there are training images; without them, a dataset can only be the unknown one.
     """
 
-    load: "Callable[[Spec, str, bool], DataSet]"
+    load: Callable[[Options, str, bool], DataSet]
     argument: str | tuple[str, ...] = ""
     has_train: bool = True
 
@@ -124,7 +133,7 @@ def guess(path: str) -> str:
     return f"idx:{path}" if any(place.glob("t10k-images*")) else f"folder:{path}"
 
 
-def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
+def load(spec: Options, name: str, *, with_train: bool) -> DataSet:
     """The dataset `name`, from the location in `spec`."""
     check_name("dataset.name", name, with_train=with_train)
     kind = kind_of(name)
@@ -134,7 +143,7 @@ def load(spec: "Spec", name: str, *, with_train: bool) -> DataSet:
     return dataclasses.replace(READERS[kind].load(spec, argument, with_train), name=name)
 
 
-def located(spec: "Spec", path: str) -> str:
+def located(spec: Options, path: str) -> str:
     """The path in a dataset's name, relative to `dataset.root` unless it is absolute or starts with ~."""
     return path if path.startswith("~") else os.path.join(spec.root, path)
 
