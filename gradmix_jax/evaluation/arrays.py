@@ -1,4 +1,4 @@
-"""Evaluate stored features and logits of any model: the same scores and metrics as of a checkpoint.
+"""Evaluate stored features and logits of any model, with the same scores and metrics as for a checkpoint.
 
 Letters: N images, F feature, K known classes.
 """
@@ -16,7 +16,7 @@ from gradmix_jax.scores import SCORES, Outputs, describe
 from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import FAILURES, Fitted
 
-# Headline scores by preference, as long as none is asked for.
+# Default headline scores, in order of preference.
 HEADLINES = ((FEATURES, "topk_cosine"), (LOGITS, "max_logit"))
 
 
@@ -29,12 +29,12 @@ def measure(
     k: int = 3,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Every score and metric that the arrays allow; what they do not allow is left out by name, with the reason.
+    """Every score and metric that the arrays allow; the others are left out by name, with the reason.
 
     Args:
       arrays: see `given`. "known" and "unknown" with the same outputs are needed; "train" with labels for
-        scores that learn; "known_labels" for accuracy, OSCR and all that is per class; "validation" for a threshold.
-      feature, score: of the headline, "features" or "logits" and a key of `scores.SCORES`; None: topk_cosine of
+        scores that learn; "known_labels" for accuracy, OSCR and per-class metrics; "validation" for a threshold.
+      feature, score: those of the headline, "features" or "logits" and a key of `scores.SCORES`; None: topk_cosine of
         features, or max_logit.
       names: scores to compute, "all" or keys of `scores.SCORES`.
       k: neighbors per class of the top-k cosine score, and of predictions by features.
@@ -79,7 +79,7 @@ def measure(
     }
 
 
-# What a score may lack, and the arrays to add.
+# Inputs that a score may lack, and the arrays to add.
 _ARRAYS = {
     FEATURES: "known_features and unknown_features",
     LOGITS: "known_logits and unknown_logits",
@@ -90,7 +90,7 @@ _ARRAYS = {
 
 
 def _left_out(given: Given, by_score: Mapping[str, str]) -> dict[str, str]:
-    """Why scores are left out; of those that lack something, the arrays to add."""
+    """Why scores are left out; for those that lack inputs, the arrays to add."""
     there = {
         FEATURES: FEATURES in given.outputs,
         LOGITS: LOGITS in given.outputs,
@@ -126,7 +126,7 @@ def _any_output(of_part: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _outputs(given: Given, part: str) -> dict[str, np.ndarray]:
-    """The outputs of a part that the test images have too; features of width 0 where there are none."""
+    """The outputs of a part that the test images have too; features of width 0 if there are none."""
     of_part = given.parts[part]
     found = {name: of_part[name] for name in (*given.outputs, PERTURBED) if name in of_part}
     return {FEATURES: np.zeros((len(_any_output(of_part)), 0), np.float32)} | found
@@ -172,7 +172,7 @@ def _fit_without_training(given, fitted, feature, names, options, reason) -> Non
         entry = SCORES[name]
         try:
             if feature != LOGITS or not set(entry.needs) <= {*OUTPUTS, PERTURBED}:
-                raise AttributeError  # predictions by features, and the head's statistics, need training images
+                raise AttributeError  # predictions by features and the head's statistics need training images
             states[name] = entry.fit(reference, **options.get(name, {}))
         except (AttributeError, *FAILURES):  # nothing to learn from
             left_out[name] = f"{name} needs training images: {reason}"
@@ -199,7 +199,7 @@ def _headline_of(scored, fitted, feature, score) -> tuple[str, str]:
 
 
 def _classes(given: Given, part: str) -> np.ndarray:
-    """Names of the images' classes; those of unknown images by number, where they have labels."""
+    """Names of the images' classes; unknown images with labels are named by number."""
     of_part = given.parts[part]
     labels_N = of_part.get("labels")
     if labels_N is None:

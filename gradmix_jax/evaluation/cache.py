@@ -14,12 +14,12 @@ from gradmix_jax.data.source import hash_of
 from gradmix_jax.evaluation.features import ROWS, Features
 from gradmix_jax.evaluation.spec import Setup
 
-# Of `Features`, the strings.
+# The string attributes of `Features`.
 _TEXTS = ("checkpoint", "dataset")
 
 
 def key_of(checkpoint: str, setup: Setup, sources: Mapping[str, data_lib.Source]) -> str:
-    """All that the features depend on: model, dataset, size, normalization, images and labels of each part."""
+    """Everything that the features depend on: model, dataset, size, normalization, images and labels of each part."""
     sizes = {
         part: [len(source), hash_of(source.indices, source.labels), source.records.fingerprint(source.indices)]
         for part, source in sources.items()
@@ -41,7 +41,7 @@ def save(workdir: str, parts: Mapping[str, Features], key: str) -> None:
 
 
 def load(workdir: str, key: str | None = None) -> dict[str, Features] | None:
-    """The parts that `save` wrote; None where there is no such file, it has another key, or it is damaged.
+    """The parts that `save` wrote; None if there is no such file, it has another key, or it is damaged.
 
     A damaged file costs no more than time: a warning says so, and the features are computed again. Files written
     before datasets had an entry of their own have dataset "" and classes "dataset/class".

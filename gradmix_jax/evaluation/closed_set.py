@@ -21,10 +21,10 @@ def accuracies(evaluator: Evaluator, parts: Mapping[str, Features], nearest_N: n
     Args:
       evaluator: the fitted scores and probe.
       parts: features by part.
-      nearest_N: classes by the top-k cosine similarity of the encoder's features; None: not asked for.
+      nearest_N: classes by the top-k cosine similarity of the encoder's features; None if not requested.
 
     Returns:
-      {"topk_cosine", "knn", "linear_probe", "head": {"accuracy", ...} or None where there is none}.
+      {"topk_cosine", "knn", "linear_probe", "head": {"accuracy", ...} or None}.
     """
     known, num_classes = parts["test_known"], evaluator.model.data.num_classes
     neighbors = fit_neighbors(parts["train"], parts.get("validation"), num_classes)
@@ -49,7 +49,7 @@ def fit_neighbors(train: Features, validation: Features | None, num_classes: int
 
 
 def spread(evaluator: Evaluator, train: Features) -> dict[str, Any]:
-    """Effective rank of the training features, and the intrinsic dimension of each class in them, None if undefined."""
+    """Effective rank of the training features and intrinsic dimension of each of their classes, None if undefined."""
     names = evaluator.model.data.class_names
 
     def dimension(features_NxD):

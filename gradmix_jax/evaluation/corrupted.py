@@ -1,4 +1,4 @@
-"""Corrupted test images: accuracy on known classes, and AUROC and OSCR with both sides corrupted alike."""
+"""Accuracy, AUROC and OSCR on corrupted test images, with both sides corrupted alike."""
 
 import os
 from typing import Any
@@ -24,13 +24,13 @@ def measure(
 
     Args:
       evaluator: the fitted scores.
-      clean: the headline's metrics on the images as they are.
-      places: positions of the known and of the unknown test images that these metrics are of, in their sources.
-      labels_N: of the known ones.
+      clean: the headline's metrics on the clean images.
+      places: positions in their sources of the known and the unknown test images used for these metrics.
+      labels_N: labels of the known ones.
 
     Returns:
       {"source", "constants", "n", "results": {corruption: {"1" to "5": {METRICS}}}, "mean", "clean", "mce",
-      "mce_reference"}; "constants" is the published set whose strengths regenerated images have, else None.
+      "mce_reference"}; "constants" names the published set of strengths of regenerated images, else None.
       Known and unknown test images are corrupted by the same corruption and severity.
 
     Raises:
@@ -73,7 +73,7 @@ def check(spec: Spec, data_spec: data_lib.Spec, data: data_lib.OpenSet) -> None:
         for severity in corruptions.SEVERITIES:
             sources = data_lib.corrupted(data_spec, data, spec.corruptions, name, severity)
             for source, clean in zip(sources, (data.test_known, data.test_unknown)):
-                stored = clean.records.labels  # with images that are skipped because they cannot be read
+                stored = clean.records.labels  # including images that are skipped because they cannot be read
                 wanted = stored[np.isin(stored, clean.class_ids)]
                 if not np.array_equal(np.sort(source.class_ids), np.sort(wanted)):
                     raise ValueError(
@@ -84,7 +84,7 @@ def check(spec: Spec, data_spec: data_lib.Spec, data: data_lib.OpenSet) -> None:
 
 
 def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray | None, str]:
-    """(errors [C, S] of `evaluate.corruption_reference` to divide by, what to call them).
+    """(errors [C, S] of `evaluate.corruption_reference` to divide by, their name).
 
     Raises:
       ValueError: the reference has no such errors, or is of other data.
@@ -99,7 +99,7 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             f"evaluate.corruption_reference must be a run evaluated with corruptions {source!r}, got {workdir!r}, "
             f"which was evaluated with {had!r}."
         )
-    # Before there were two sets, all sizes had CIFAR-10-C's.
+    # Before there were two sets, all image sizes used CIFAR-10-C's.
     had_constants = before.get("constants", corruptions.CIFAR10_C if source == "regenerated" else None)
     wanted = _constants(source, data_spec)
     if had_constants != wanted:
@@ -117,7 +117,7 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             )
     try:
         errors = 1 - _table(before["results"], "accuracy")
-    except (KeyError, TypeError):  # corruptions that are missing, or without an accuracy
+    except (KeyError, TypeError):  # a corruption is missing or has no accuracy
         raise ValueError(f"evaluate.corruption_reference {workdir!r} lacks corruptions; evaluate it again.") from None
     if not errors.sum(axis=1).all():
         raise ValueError(

@@ -45,8 +45,8 @@ def evaluate(
     Args:
       setup: sections of the run's config.
       workdir: the run's directory.
-      data: the run's data if it is open already.
-      save: is called with the results so far after the headline and after each part; "pending" names what is missing.
+      data: the run's data, if already open.
+      save: called with the results so far after the headline and after each part; "pending" names the missing parts.
 
     Returns:
       The results; None on all processes but the main one, which extract features for it.
@@ -104,10 +104,10 @@ def _evaluate(setup: Setup, workdir: str, data: data_lib.OpenSet, save: Callable
 
 
 def _attempt(results: Results, name: str, compute: Callable[[], None]) -> None:
-    """Compute a part; where it fails, note and print why."""
+    """Compute a part; if it fails, record and print why."""
     try:
         compute()
-    except Exception as error:  # one part's failure, of whatever kind, must not cost the others
+    except Exception as error:  # the failure of one part, of whatever kind, must not affect the others
         said = str(error).strip().splitlines()
         reason = (
             said[0] if isinstance(error, ValueError) and said else f"{type(error).__name__}: {' '.join(said)[:300]}"
@@ -149,7 +149,7 @@ def _optional_parts(
         "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
         "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
     }
-    # Before the unknown datasets, which are compared to them.
+    # Before the unknown datasets, which are compared with them.
     for name in spec.shifted:
         tasks[f"shifted dataset {name}"] = lambda name=name: shift(name)
     for kind in ("near", "far"):
@@ -165,7 +165,7 @@ def _optional_parts(
 
 
 def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) -> None:
-    """Open all that an evaluation needs besides the run's own data, so that what is missing is found before training.
+    """Open everything that an evaluation needs besides the run's own data, so that gaps are found before training.
 
     Args:
       setup: sections of the run's config.
@@ -190,12 +190,12 @@ def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) 
 
 
 def _openness_of(data: data_lib.OpenSet) -> tuple[int, int, int]:
-    """Numbers of classes: in training, in the test, to be recognized."""
+    """Numbers of classes: in training, in the test, and to be recognized."""
     return data.num_classes, data.num_classes + len(data.split.unknown), data.num_classes
 
 
 def _guarded(parts: dict[str, Features], policy: str) -> tuple[dict[str, Features], dict[str, int]]:
-    """The parts without test images that are in training or validation, or on both sides, and how many there were.
+    """The parts without test images that are in training, in validation or on both sides, and the number removed.
 
     Negative images count as training images.
     """

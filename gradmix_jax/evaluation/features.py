@@ -19,7 +19,7 @@ from gradmix_jax import data as data_lib
 from gradmix_jax.scores import odin
 
 FEATURES = ("projection", "features")
-# Of `Features`, the arrays with one row per image besides outputs.
+# The arrays of `Features` with one row per image, besides outputs.
 ROWS = ("labels", "classes", "hashes", "places")
 # Batches in flight on the device; more would fill its memory.
 AHEAD = 2
@@ -35,7 +35,7 @@ class Features:
       outputs: {"projection", "features", names of stages, "logits" where the model has them}: float32 [N, D].
       labels: int32 [N], -1 for unknown classes.
       classes: str [N], the name of each image's class.
-      hashes: uint64 [N] of the pixels, as the model gets them before normalization.
+      hashes: uint64 [N] of the pixels that the model receives, before normalization.
       places: int64 [N], positions of the images in their source.
       dataset: name of the dataset that the images are of.
     """
@@ -53,7 +53,7 @@ class Features:
         return len(self.labels)
 
     def take(self, places: np.ndarray) -> "Features":
-        """Those of the images at `places` (indices or a mask)."""
+        """The features of the images at `places` (indices or a mask)."""
         rows = {name: getattr(self, name)[places] for name in ROWS}
         return dataclasses.replace(self, outputs={name: x[places] for name, x in self.outputs.items()}, **rows)
 
@@ -115,10 +115,10 @@ def make_feature_function(
     """Jitted (variables, images_BxHxWxC uint8) -> {name: x_BxD float32}, in evaluation mode.
 
     Args:
-      model: of `models.create`.
-      mean, std: of the normalization.
+      model: from `models.create`.
+      mean, std: those of the normalization.
       stages: stages whose activations are averaged over positions, besides the names of FEATURES and "logits".
-      perturbation: options of `odin.perturbed_logits`, for "perturbed_logits" of models with logits; None: without.
+      perturbation: options of `odin.perturbed_logits`, to add "perturbed_logits" for models with logits; None: do not.
     """
 
     @jax.jit
@@ -163,12 +163,12 @@ def extract(
     padded and the padding cut off, so every image counts once at any batch size.
 
     Args:
-      function: as `make_feature_function` returns it.
-      variables: of the model, as `on_devices` returns them.
+      function: from `make_feature_function`.
+      variables: those of the model, from `on_devices`.
       images: N images, 0 or more.
       batch_size: rounded up to a multiple of the number of local devices.
       hashed: whether to hash the images.
-      progress: label of a progress bar, shown where it takes longer than a second; None: no bar.
+      progress: label of a progress bar, shown after one second; None: no bar.
 
     Returns:
       ({name: x_NxD}, uint64 [N], None unless `hashed`).

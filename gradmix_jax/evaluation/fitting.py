@@ -22,7 +22,7 @@ from gradmix_jax.scores.fitted import FAILURES, LOGITS, Fitted
 from gradmix_jax.training import mapping
 
 PARTS = ("train", "validation", "test_known", "test_unknown", guards.NEGATIVE)
-# Share of the training images that chooses the settings of the probes where no image is held out from training.
+# Share of the training images that chooses the probes' settings if no image is held out from training.
 CHOOSING_SHARE = 0.1
 
 
@@ -33,10 +33,10 @@ class Model:
     Attributes:
       setup: the sections of the run's config.
       data: the open set data of the run.
-      step: of the checkpoint.
+      step: step of the checkpoint.
       checkpoint: its fingerprint.
-      function: of `features.make_feature_function`.
-      variables: of the model, on the local devices.
+      function: from `features.make_feature_function`.
+      variables: those of the model, on the local devices.
       opener: opens the images of the evaluation.
       team: the processes that share the extraction.
     """
@@ -59,15 +59,15 @@ class Model:
         return self.setup.dataset
 
     def outputs(self, images: features.Images) -> dict[str, np.ndarray]:
-        """{name of an output: x_NxD} of a source or array uint8 [N, H, W, C], computed by this process alone."""
+        """{name of an output: x_NxD} for a source or array uint8 [N, H, W, C], computed by this process alone."""
         options = dict(batch_size=self.spec.batch_size, hashed=False)
         return features.extract(self.function, self.variables, images, **options)[0]
 
     def extract(self, name: tuple, *, hashed: bool = False, progress: str | None = None) -> tuple[dict, Any]:
         """({name of an output: x_NxD}, hashes_N or None) of the images that `images.Opener` calls `name`.
 
-        The processes of a pod each extract a share of the images. The main process calls this and the others take part
-        in `serve`, where the arrays are None.
+        Each process of a pod extracts a share of the images. The main process calls this method; the others take part
+        through `serve`, where the arrays are None.
 
         Raises:
           ValueError: images cannot be read on one of the processes.
@@ -86,30 +86,30 @@ class Model:
         return outputs, None if hashes is None else team.gather(hashes, size)
 
     def features(self, name: tuple, part: str) -> Features:
-        """The outputs of the images that `images.Opener` calls `name`, with what else is known about them."""
+        """The outputs of the images that `images.Opener` calls `name`, with their labels, classes and hashes."""
         outputs, hashes = self.extract(name, hashed=True, progress=f"features, {part}")
         source = self.opener.share(name)[0]
         rows = dict(labels=source.labels, classes=source.classes, hashes=hashes, places=np.arange(len(source)))
         return Features(part, self.checkpoint, outputs, **rows, dataset=source.dataset)
 
     def choose_places(self, places: tuple[np.ndarray, np.ndarray]) -> None:
-        """Positions of the known and the unknown test images that are corrupted, on all processes."""
+        """Set the positions of the known and unknown test images to corrupt, on all processes."""
         self.team.send("places", places=[each.tolist() for each in places])
         self.opener.places = places
 
 
 def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None) -> Model:
-    """Restore the newest checkpoint of a run; where there is none, the weights of `model.init_from` as they are.
+    """Restore the newest checkpoint of a run or, without one, the weights of `model.init_from`.
 
     The other processes of a pod get the weights from this one, see `serve`.
 
     Args:
       setup: sections of the run's config.
       workdir: the run's directory.
-      data: the run's data if it is open already.
+      data: the run's data, if already open.
 
     Raises:
-      ValueError: there is none, or the config does not fit the data or the checkpoint.
+      ValueError: there is neither, or the config does not fit the data or the checkpoint.
     """
     check_fits(setup.evaluate, setup.dataset, setup.model)
     data = data_lib.open_set(setup.dataset) if data is None else data
@@ -141,7 +141,7 @@ def serve(setup: Setup, data: data_lib.OpenSet) -> None:
         elif kind == "places":
             model.opener.places = tuple(np.array(each, int) for each in content["places"])
         else:
-            with contextlib.suppress(ValueError):  # the main process knows, and says what becomes of it
+            with contextlib.suppress(ValueError):  # the main process knows and reports it
                 model.extract(content["name"], hashed=content["hashed"])
 
 
@@ -157,7 +157,7 @@ def _make_model(setup, data, model, step, variables, team) -> Model:
 
 
 def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) -> dict[str, Features]:
-    """Features of the named PARTS: from the run's features.npz, or computed, and written there if they are all.
+    """Features of the named PARTS: from the run's features.npz, or computed, and cached if all parts are named.
 
     A part without images is left out, as are validation images that training has too.
     """
@@ -168,7 +168,7 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
         parts = {name: model.features((images_lib.RUN, name), name) for name in names if len(sources.get(name, ()))}
         if names == PARTS:
             cache.save(workdir, parts, key)
-    # Older files have "dataset/class" for a class.
+    # Older files name classes "dataset/class".
     names_of = lambda part: dict(classes=sources[part].classes, dataset=sources[part].dataset)
     parts = {part: dataclasses.replace(found, **names_of(part)) for part, found in parts.items()}
     if "validation" in parts:
@@ -183,7 +183,7 @@ class Evaluator:
     Attributes:
       model: the checkpoint.
       fitted: the scores.
-      linear: the linear probe on the encoder's features; None where it was not asked for, or could not be fitted.
+      linear: the linear probe on the encoder's features; None if it was not requested or could not be fitted.
       problem: why it could not be fitted.
     """
 
@@ -193,7 +193,7 @@ class Evaluator:
     problem: str | None = None
 
     def complete(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs and, where the model has no classifier head, the logits of the linear probe."""
+        """The outputs and, if the model has no classifier head, the logits of the linear probe."""
         return _complete(outputs, self.linear)
 
     def score(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -211,8 +211,8 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
 
     Args:
       model: the checkpoint.
-      parts: "train" and, where there are such images, "validation".
-      headline_only: fit the score and the feature that the spec names and nothing else.
+      parts: "train" and, if there are validation images, "validation".
+      headline_only: fit only the score and the feature named in the spec.
 
     Raises:
       ValueError: the parts are of different checkpoints.
@@ -244,7 +244,7 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
 
 
 def choosing(train: Features, validation: Features | None) -> tuple[Features, Features]:
-    """(to fit on, to choose with): training and validation images, or a cut through the training images."""
+    """(to fit on, to choose with): training and validation images, or two parts of the training images."""
     if validation is None:
         held_out = data_lib.stratified(train.labels, CHOOSING_SHARE, seed=0)
         train, held_out = train.take(~held_out), train.take(held_out)

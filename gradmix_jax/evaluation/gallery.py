@@ -15,14 +15,14 @@ from gradmix_jax.scores.fitted import LOGITS
 
 NEIGHBORS = 3
 _SIDES = ("known", "unknown")
-# Training features compared at a time: a copy of all of them in float32 may not fit.
+# Training features compared at a time, because a float32 copy of all of them may not fit in memory.
 _BLOCK = 65536
 
 
 def gallery(
     evaluator: Evaluator, parts: Mapping[str, Features], scored: headline.Scored, *, neighbors: int = NEIGHBORS
 ) -> dict[str, np.ndarray]:
-    """Test images by kind of `open_set.gallery_places`, as gallery.npz holds them.
+    """Test images by kind of `open_set.gallery_places`, in the format of gallery.npz.
 
     Returns:
       {"KIND/images": uint8 [Q, H, W, C], "KIND/scores" float [Q], "KIND/truth" and "KIND/predicted": names of classes
@@ -47,7 +47,7 @@ def gallery(
             nearest[kind], found[f"{kind}/similarity"] = nearest_rows(
                 train.outputs[feature], part.outputs[feature][places], count=neighbors
             )
-    # An image that is near to several is stored once.
+    # An image that is near several others is stored once.
     shown = np.unique(np.concatenate([each.ravel() for each in nearest.values()])) if nearest else np.zeros(0, int)
     found |= {f"{kind}/nearest": np.searchsorted(shown, each) for kind, each in nearest.items()}
     return found | {
@@ -62,14 +62,14 @@ def _images(source: Source, places: np.ndarray) -> np.ndarray:
 
 
 def nearest_rows(bank_NxF: np.ndarray, asked_QxF: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `bank_NxF` with the largest cosine to each asked one.
+    """The rows of `bank_NxF` with the largest cosine to each queried one.
 
     Args:
       bank_NxF, asked_QxF: features; a row of length 0 has cosine 0 to everything.
       count: J, at most N.
 
     Returns:
-      (rows_QxJ, cosine_QxJ float32), nearest first; of equal ones the first row of the bank first.
+      (rows_QxJ, cosine_QxJ float32), nearest first; ties are in the order of the bank.
     """
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     asked_QxF, count = unit(np.asarray(asked_QxF, np.float32)), min(count, len(bank_NxF))

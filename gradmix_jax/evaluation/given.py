@@ -1,4 +1,4 @@
-"""Stored features and logits of any model: which arrays there may be, and what is checked of them.
+"""Stored features and logits of any model: the possible arrays and their checks.
 
 Arrays are called "<part>_<what>". The parts are "train", "validation", "known", "unknown" and any number of
 "unknown.NAME"; what is "features" [N, F], "logits" [N, K], "perturbed_logits" [N, K] (for ODIN), "labels" [N] or
@@ -14,17 +14,17 @@ import numpy as np
 
 FEATURES, LOGITS, PERTURBED = "features", "logits", "perturbed_logits"
 OUTPUTS, ROWS = (FEATURES, LOGITS), ("labels", "ids")
-# With a row of numbers per image; the name of one must not end that of an earlier one.
+# Arrays with a row of numbers per image; no name may be a suffix of an earlier one.
 MATRICES = (PERTURBED, *OUTPUTS)
 PARTS, EXTRA = ("train", "validation", "known", "unknown"), "unknown."
 WHOLE = ("head_kernel", "head_bias", "class_names")
-# Rows that are looked at together, so that checks need little memory.
+# Rows checked at a time, so that checks need little memory.
 BLOCK = 65536
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Checked arrays: {part: {what: array}}, and what there is once."""
+    """Checked arrays: {part: {what: array}}, and those that exist once."""
 
     parts: dict[str, dict[str, np.ndarray]]
     head: tuple[np.ndarray, np.ndarray] | None
@@ -37,12 +37,12 @@ class Given:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Which outputs the test images have."""
+        """The outputs that the test images have."""
         return tuple(name for name in OUTPUTS if name in self.parts["known"])
 
 
 def check(arrays: Mapping[str, np.ndarray]) -> Given:
-    """Sort arrays by part. Raises ValueError, one line with the array's name, where one is missing or does not fit."""
+    """Sort arrays by part. Raises ValueError, in one line with the array's name, if one is missing or does not fit."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         what = next((what for what in (*MATRICES, *ROWS) if name.endswith(f"_{what}")), "")
@@ -136,7 +136,7 @@ def _head(arrays, parts) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _class_names(arrays, parts) -> tuple[str, ...]:
-    """Names of the known classes: as given, or their numbers."""
+    """Names of the known classes: the given ones, or their numbers."""
     logits = parts["known"].get(LOGITS)
     labels = [parts[part]["labels"] for part in ("train", "known") if "labels" in parts.get(part, ())]
     highest = max((int(x.max()) for x in labels if np.issubdtype(x.dtype, np.integer)), default=-1) + 1

@@ -1,4 +1,4 @@
-"""Leak guards: each refuses one way in which a number can come out better than it is."""
+"""Leak guards: each rejects one way in which a result can come out too good."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ NEGATIVE = "negative"
 
 
 def of_selection(parts: Mapping[str, Features]) -> tuple[Features, ...]:
-    """The parts that something is learned or chosen with: training and validation images."""
+    """The parts used to learn or choose anything: training and validation images."""
     return tuple(parts[name] for name in SELECTION if name in parts)
 
 
@@ -37,7 +37,7 @@ def same_checkpoint(*parts: Features) -> None:
 def disjoint_classes(known: Features, unknown: Features) -> None:
     """No class may be known and unknown at once.
 
-    Classes of the same name in two datasets count as one class, unless the name is a number, which says nothing.
+    Classes with the same name in two datasets count as one class, unless the name is a number, which proves nothing.
 
     Raises:
       ValueError: the classes overlap; names them.
@@ -65,8 +65,8 @@ def without_duplicates(others: Sequence[Features], test: Features, policy: str) 
     """The test images that are in none of `others`, and how many were dropped.
 
     Args:
-      others: features of the training and validation images, which thresholds and settings are chosen with; for
-        unknown images those of the known test images as well, since none can be known and unknown.
+      others: features of the training and validation images, which choose thresholds and settings; for
+        unknown images also those of the known test images, since no image can be both known and unknown.
       test: features of the test images.
       policy: "error", or "drop".
 
@@ -83,7 +83,7 @@ def without_duplicates(others: Sequence[Features], test: Features, policy: str) 
 
 
 def not_learned(train: Features, validation: Features) -> Features | None:
-    """The validation images that are not training images, with a warning where some are; None: all of them are.
+    """The validation images that are not training images, with a warning if some are; None if all of them are.
 
     Training images score higher than new ones: a threshold chosen with them would be too high.
     """

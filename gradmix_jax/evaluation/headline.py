@@ -1,4 +1,4 @@
-"""Scores of images and what is reported of the headline score; pure functions of arrays.
+"""Scores of images and the results for the headline score; pure functions of arrays.
 
 Letters: N known test images, M unknown test images, V validation images, K known classes.
 """
@@ -17,7 +17,7 @@ KNOWN, UNKNOWN, VALIDATION = "test_known", "test_unknown", "validation"
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What fitted scores say about parts of the data.
+    """Scores and predictions for parts of the data.
 
     Attributes:
       scores: {part: {feature or "logits": {score: score_N float32}}}; higher means known.
@@ -35,7 +35,7 @@ class Scored:
 def score_parts(fitted: Fitted, outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Scored:
     """Every score and prediction for parts of the data, given as {part: {name of an output: x_NxD}}.
 
-    All images go through each score together, so one program is compiled per score whatever the sizes of the parts.
+    All images go through each score together, so each score compiles one program, whatever the sizes of the parts.
     """
     names = list(outputs)
     together = {name: np.concatenate([outputs[part][name] for part in names]) for name in outputs[names[0]]}
@@ -52,13 +52,13 @@ def score_parts(fitted: Fitted, outputs: Mapping[str, Mapping[str, np.ndarray]])
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is known about the test images.
+    """Ground truth about the test images.
 
     Attributes:
-      labels_N: classes of the known ones, 0..K-1; None: nobody knows, so there is no accuracy.
+      labels_N: classes of the known ones, 0..K-1; None if they are unknown, so there is no accuracy.
       classes_N, classes_M: names of the classes of the known and the unknown ones.
-      class_names: of the K known classes, in label order.
-      groups: {group: names of its unknown classes}, to be reported one by one.
+      class_names: names of the K known classes, in label order.
+      groups: {group: names of its unknown classes}, which are reported separately.
     """
 
     labels_N: np.ndarray | None
@@ -72,15 +72,15 @@ def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[s
     """Metrics of every score, and everything about the headline score.
 
     Args:
-      scored: of the parts KNOWN, UNKNOWN and, to set the threshold with, VALIDATION.
-      truth: about their images.
-      feature, score: of the headline.
+      scored: the parts KNOWN, UNKNOWN and, to set the threshold, VALIDATION.
+      truth: ground truth about their images.
+      feature, score: those of the headline.
 
     Returns:
       The metrics of the headline, "by_score" {feature: {score: metrics}}, "by_feature" (the headline's score),
-      "intervals", "per_class", "per_unknown_class", "confusion", "feature", "score_name", and "per_unknown_group" where
-      the unknown classes are in groups: "classes", "n", the metrics of the headline, "by_score". Without labels there
-      are no accuracy, OSCR, macro-F1, intervals, confusion and per-class numbers.
+      "intervals", "per_class", "per_unknown_class", "confusion", "feature", "score_name", and, if the unknown classes
+      are in groups, "per_unknown_group": "classes", "n", the metrics of the headline, "by_score". Without labels, there
+      is no accuracy, OSCR, macro-F1, interval, confusion matrix or per-class number.
     """
     by_score = {
         each: {name: _metrics(scored, truth, each, name) for name in names}
@@ -102,7 +102,7 @@ def results(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[s
 
 
 def _group(scored: Scored, truth: Truth, chosen_M: np.ndarray, feature: str, score: str) -> dict[str, Any]:
-    """Every score of all known images against the unknown ones of one group."""
+    """Every score, for all known images against the unknown ones of one group."""
     classes = len(set(truth.classes_M[chosen_M].tolist()))
     if not classes:  # all of its images were dropped
         return {"classes": 0, "n": 0, "by_score": {}}
@@ -152,9 +152,9 @@ def _labeled(scored: Scored, truth: Truth, feature: str, score: str) -> dict[str
 
 
 def arrays(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[str, np.ndarray]:
-    """What scores.npz holds: the headline's arrays, and "<feature>/<score>/<known or unknown>" of every score.
+    """The content of scores.npz: the headline's arrays, and "<feature>/<score>/<known or unknown>" for every score.
 
-    "unknown_classes" are places in the sorted names of the unknown classes: the keys of "per_unknown_class".
+    "unknown_classes" index the sorted names of the unknown classes, which are the keys of "per_unknown_class".
     """
     known_N, unknown_M, predicted_N, predicted_M = judged(scored, feature, score)
     found = {"known_scores": known_N, "unknown_scores": unknown_M, "predicted": predicted_N}

@@ -12,7 +12,7 @@ from gradmix_jax.evaluation.features import Images, Joined, read
 from gradmix_jax.evaluation.spec import Setup
 
 SIDES = ("test_known", "test_unknown")
-# Of a name: the kind, and how many words follow it.
+# The kinds of names, and the number of words that follow.
 RUN, OTHER, PROBE, CORRUPTED, SHIFTED = "run", "out of distribution", "probe", "corrupted", "shifted"
 
 
@@ -30,7 +30,7 @@ class Opener:
 
     def __init__(self, setup: Setup, data: data_lib.OpenSet):
         self._setup, self._data = setup, data
-        # Which test images are corrupted, by side; None: all.
+        # Positions of the test images to corrupt, by side; None: all.
         self.places: tuple[np.ndarray, np.ndarray] | None = None
         self._clean: dict[tuple[int, int], np.ndarray] = {}
         self.probe = functools.cache(lambda name: data_lib.labeled(setup.dataset, name))
@@ -74,14 +74,14 @@ class Opener:
 
 
 def share_of(size: int, index: int, count: int) -> tuple[int, int]:
-    """(start, stop) of one of `count` contiguous shares; all but the last ones have ceil(size / count) images."""
+    """(start, stop) of one of `count` contiguous shares; all except the last ones have ceil(size / count) images."""
     each = -(-size // count)
     return min(index * each, size), min((index + 1) * each, size)
 
 
 def corrupt(images_NxHxWxC: np.ndarray, corruption: str, severity: int, *, first: int = 0) -> np.ndarray:
-    """Corrupted images uint8 [N, H, W, C]; `first` is the number of the first one, which its randomness depends on."""
-    # All severities share the key: the same noise, stronger.
+    """Corrupted images uint8 [N, H, W, C]; the randomness of an image depends on its number, starting at `first`."""
+    # All severities share the key, so the noise is the same but stronger.
     key = jax.random.fold_in(jax.random.key(0), corruptions.NAMES.index(corruption))
     parts = [
         np.asarray(corruptions.corrupt(key, block, name=corruption, severity=severity, first=first + start))
@@ -91,7 +91,7 @@ def corrupt(images_NxHxWxC: np.ndarray, corruption: str, severity: int, *, first
 
 
 def _blocks(images: np.ndarray, size: int = 500) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of one size, so that one program is compiled; the last is padded with copies of the first images."""
+    """Blocks of one size, so that only one program is compiled; the last is padded with copies of the first images."""
     for start in range(0, len(images), size):
         block = images[start : start + size]
         yield start, np.concatenate([block, np.resize(images, (size - len(block), *images.shape[1:]))])

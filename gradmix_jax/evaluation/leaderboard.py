@@ -1,7 +1,7 @@
-"""Results in the form of OpenOOD 1.5's leaderboard (Zhang et al. 2023, arXiv 2306.09301): percent, a row per dataset.
+"""Results in the format of OpenOOD 1.5's leaderboard (Zhang et al. 2023, arXiv 2306.09301): percent, a row per dataset.
 
 FPR@95, AUPR_OUT: unknown images are the positives; AUPR_IN: known ones. The areas under precision-recall curves are
-trapezoidal, as there; elsewhere in the results they are average precision.
+trapezoidal, as in OpenOOD; elsewhere in the results they are average precision.
 
 Letters: N known images, M unknown images.
 """
@@ -21,7 +21,7 @@ MEANS = {"near": "nearood", "far": "farood"}
 
 
 def row(known_N: np.ndarray, unknown_M: np.ndarray) -> list[float]:
-    """The numbers of COLUMNS but the last, in percent; higher scores mean "known"."""
+    """The numbers of COLUMNS except the last, in percent; higher scores mean "known"."""
     points = metrics.points(known_N, unknown_M)
     area = lambda positive: points.average_precision(positive=positive, interpolation="trapezoid")
     fractions = points.fpr_at(positive="unknown"), points.auroc(), area("known"), area("unknown")
@@ -56,6 +56,6 @@ def _rows(found, spectrum: str, accuracy: float) -> dict[str, list[float]]:
 
 
 def short_name(name: str) -> str:
-    """What OpenOOD calls a dataset that is read from its image lists; other names are whole."""
+    """OpenOOD's name of a dataset read from its image lists; other names are unchanged."""
     kind, _, path = name.partition(":")
     return path.rpartition("/")[2] if kind == "imglist" else name

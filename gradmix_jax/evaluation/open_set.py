@@ -1,4 +1,4 @@
-"""What an open set evaluation reports, from scores and predictions; pure functions of arrays.
+"""The numbers of an open set evaluation, from scores and predictions; pure functions of arrays.
 
 Letters: N known test images, M unknown test images, V validation images, K known classes.
 """
@@ -58,7 +58,7 @@ def threshold_metrics(
 ) -> dict[str, Any]:
     """Macro-F1 over the known classes and "unknown", at the threshold that keeps 95 % of the validation images.
 
-    None for both where there are no validation images: no other images may choose a threshold.
+    None for both if there are no validation images, because no other images may choose a threshold.
     """
     if validation_V is None or not len(validation_V):
         rule = "none: there are no validation images (dataset.validation_fraction) to choose a threshold with"
@@ -100,7 +100,7 @@ def confusion(
     unknown_names = sorted(set(classes_M.tolist()))
     row_of_known = {name: row for row, name in enumerate(known_names)}
     row_of_unknown = {name: row for row, name in enumerate(unknown_names, len(known_names))}
-    # Of two datasets, both sides may have a class "0".
+    # With two datasets, both sides may have a class "0".
     both = row_of_known.keys() & row_of_unknown.keys()
     named = lambda side, names: [f"{side} {name}" if name in both else name for name in names]
     rows = [*named("known", known_names), *named("unknown", unknown_names)]
@@ -161,11 +161,11 @@ def classifier_metrics(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str
 def gallery_places(
     known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray, *, size: int = 16
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Which test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
+    """The test images to show: {kind: ("known" or "unknown", places)}, the clearest cases first.
 
-    accepted_unknown: unknown images of the highest scores; rejected_known: known ones of the lowest; misclassified:
-    known ones of the highest scores in the wrong class; accepted_known: in the right one, for comparison;
-    unknown_spread, known_spread: of every rank, evenly, highest scores first.
+    accepted_unknown: unknown images with the highest scores; rejected_known: known ones with the lowest; misclassified:
+    known ones with the highest scores in a wrong class; accepted_known: the same in the right class, for comparison;
+    unknown_spread, known_spread: images of evenly spaced ranks, highest scores first.
     """
     right, wrong = np.flatnonzero(correct_N), np.flatnonzero(~correct_N)
     descending = lambda scores: np.argsort(-scores, kind="stable")[:size]
@@ -181,5 +181,5 @@ def gallery_places(
 
 
 def _spread(count: int, size: int) -> np.ndarray:
-    """At most `size` different places in 0 .. count - 1, at even distances, with the first and the last."""
+    """At most `size` distinct, evenly spaced positions in 0 .. count - 1, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, size)).round().astype(int))

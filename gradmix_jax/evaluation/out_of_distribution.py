@@ -21,13 +21,13 @@ def detect(
     Args:
       evaluator: the fitted scores.
       name: of the dataset.
-      selection: features of the training images and, where there are such, of the validation and negative images.
+      selection: features of the training images and, if any, of the validation and negative images.
       known: features of the known test images.
-      spectrum: the scores of these and of all shifted datasets.
+      spectrum: the scores of these images and of all shifted datasets.
 
     Returns:
       {"n", "duplicates", "by_score": {feature: {score: metrics}}, "leaderboard"}, and "full_spectrum" as "by_score"
-      where there are shifted datasets.
+      if there are shifted datasets.
 
     Raises:
       ValueError: the dataset is missing, shares a class with the known ones, or images with training, validation or

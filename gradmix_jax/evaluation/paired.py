@@ -13,7 +13,7 @@ from gradmix_jax import metrics
 
 
 class Comparison(NamedTuple):
-    """difference: first minus second, p_value: two-sided, test: its name. p is 1 where nothing differs."""
+    """difference: first minus second; p_value: two-sided, 1 if nothing differs; test: its name."""
 
     difference: float
     p_value: float
@@ -24,10 +24,10 @@ def auroc(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.nda
     """DeLong's test of two AUROCs on the same images (DeLong et al. 1988; DeLong 1988 eq. 5 by ranks).
 
     Args:
-      first, second: (known_N, unknown_M) scores, higher means known, the images in one order.
+      first, second: (known_N, unknown_M) scores; higher means known; the images are in the same order.
 
     Raises:
-      ValueError: other numbers of images, or fewer than two on a side.
+      ValueError: different numbers of images, or fewer than two on a side.
     """
     if any(len(a) != len(b) or len(a) < 2 for a, b in zip(first, second)):
         raise ValueError("DeLong's test needs the same known and unknown images twice, two or more of each.")

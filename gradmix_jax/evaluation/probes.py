@@ -1,4 +1,4 @@
-"""Probes: how well a linear classifier and nearest neighbors tell classes apart by a frozen encoder's features.
+"""Probes: how well a linear classifier and nearest neighbors separate classes by a frozen encoder's features.
 
 Letters: N training images, V validation images, M test images, F feature, K classes.
 """
@@ -15,7 +15,7 @@ import optax
 from gradmix_jax.scores.base import checked_labels
 from gradmix_jax.scores.neighbors import BLOCK_SIZE, PRECISION, unit
 
-# Penalties that the validation images choose from, strongest first.
+# Penalties to choose from with the validation images, strongest first.
 L2 = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 NEIGHBORS = (1, 5, 10, 20, 50, 200)
 MAX_STEPS = 5000
@@ -77,7 +77,7 @@ def _descend(weights, features_NxF, labels_N, l2, tolerance):
 def _minimize(weights, features_NxF, labels_N, l2):
     """Weights at the minimum of the loss, by L-BFGS from the given ones.
 
-    In float64, as the tolerance of small penalties is below the rounding of float32 gradients, about 1e-7.
+    In float64, because the tolerance of small penalties is below the rounding of float32 gradients, about 1e-7.
     """
     tolerance = max(LEAST_TOLERANCE, min(TOLERANCE, TOLERANCE_OF_L2 * l2))
     with jax.enable_x64(True):
@@ -88,14 +88,14 @@ def fit_linear(features_NxF: np.ndarray, labels_N: np.ndarray, *, num_classes: i
     """Multinomial logistic regression: mean cross-entropy + l2 / 2 * |kernel|^2, the bias free, by L-BFGS.
 
     Features are standardized first (mean 0, standard deviation 1 over the training images; constant ones become 0),
-    and the result is expressed for the features as they are. Equals scikit-learn's StandardScaler and
+    and the result applies to the original features. Equals scikit-learn's StandardScaler and
     LogisticRegression with C = 1 / (l2 * N).
 
     Args:
       features_NxF: features of the training images, any scale.
       labels_N: 0 .. num_classes - 1, each class at least once.
       num_classes: K.
-      l2: strength of the penalty, 0 or more. At 0, classes that a plane separates have no minimum: MAX_STEPS end.
+      l2: strength of the penalty, 0 or more. At 0, linearly separable classes have no minimum, and MAX_STEPS applies.
 
     Raises:
       ValueError: features that are not finite, labels out of range, or a class without images.
@@ -112,11 +112,11 @@ def linear(
     num_classes: int,
     l2_values: Sequence[float] = L2,
 ) -> Linear:
-    """`fit_linear` with the penalty that is most accurate on the validation images; of equal ones, the strongest.
+    """`fit_linear` with the penalty that is most accurate on the validation images; on ties, the strongest.
 
     Args:
       train: features_NxF and labels_N to fit.
-      validation: features_VxF and labels_V to choose the penalty with. Never test images.
+      validation: features_VxF and labels_V to choose the penalty. Never test images.
       num_classes: K.
       l2_values: penalties to try.
 
@@ -129,7 +129,7 @@ def linear(
     weights = _zeros(standardized_NxF.shape[1], num_classes)
     best, best_accuracy = None, -1.0
     for l2 in sorted(l2_values, reverse=True):
-        # The minimum at the next stronger penalty is near.
+        # The minimum at the next stronger penalty is close.
         weights = _minimize(weights, standardized_NxF, labels_N, l2)
         candidate = _unstandardize(weights, mean_F, std_F, l2)
         accuracy = float(np.mean(candidate.logits(validation[0]).argmax(axis=1) == validation[1]))
@@ -161,7 +161,7 @@ def _unstandardize(weights, mean_F, std_F, l2):
 
 @functools.partial(jax.jit, static_argnames=("ks", "num_classes"))
 def _votes(bank_NxF, labels_N, features_MxF, ks, num_classes):
-    """Majority class of the k nearest by cosine, for every k, [M, len(ks)]; of equal counts, the lower class."""
+    """Majority class of the k nearest by cosine, for every k, [M, len(ks)]; on ties, the lower class."""
 
     def one_image(feature_F):
         cosine_N = jnp.einsum("nf,f->n", bank_NxF, feature_F, precision=PRECISION)
@@ -181,11 +181,11 @@ def neighbors(
 ) -> Neighbors:
     """k-nearest-neighbor classifier by cosine similarity, with the k that is most accurate on the validation images.
 
-    As in Wu et al. 2018 (arXiv 1805.01978), but with equal votes. Of equally accurate k, the smallest.
+    As in Wu et al. 2018 (arXiv 1805.01978), but with equal votes. On ties, the smallest k.
 
     Args:
       train, validation, num_classes: as for `linear`.
-      ks: numbers of neighbors to try; those above the number of training images are left out.
+      ks: numbers of neighbors to try; those above the number of training images are skipped.
 
     Raises:
       ValueError: as `linear`, or no k left.

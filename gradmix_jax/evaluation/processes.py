@@ -15,10 +15,10 @@ from jax.experimental import multihost_utils
 
 from gradmix_jax import pod
 
-# Rows that are gathered at once, on every process.
+# Rows gathered at a time from every process.
 ROWS = 8192
 
-# Numbers the messages of this interpreter; the same on all processes, because all send and receive all of them.
+# Numbers the messages of this interpreter; equal on all processes, because all send and receive all of them.
 _numbers = itertools.count()
 
 
@@ -33,7 +33,7 @@ class Team:
         return self.index == 0
 
     def send(self, kind: str, **content: Any) -> None:
-        """A request of the main process to all others."""
+        """Send a request of the main process to all others."""
         if self.count > 1:
             pod.store().key_value_set(_key(), json.dumps([kind, content]))
 
@@ -42,7 +42,7 @@ class Team:
         return tuple(json.loads(pod.get(_key())))
 
     def agree(self, problem: str) -> None:
-        """Raises ValueError on all processes where one of them has a problem. "": none."""
+        """Raises ValueError on all processes if one of them has a problem; "" means none."""
         if self.count == 1:
             problems = [problem]
         else:
@@ -58,13 +58,13 @@ class Team:
         """The rows of all shares in their order, [size, D], on the main process; None on the others.
 
         Args:
-          x_NxD: of this process's share; the shares are those of `images.share_of`.
+          x_NxD: rows of this process's share, see `images.share_of`.
           size: number of all rows.
         """
         if self.count == 1:
             return x_NxD
         each = -(-size // self.count)
-        # Without 64-bit mode JAX would cut 64-bit integers in half.
+        # Without 64-bit mode, JAX would truncate 64-bit integers.
         rows = np.ascontiguousarray(x_NxD).view(np.uint32) if x_NxD.dtype == np.uint64 else x_NxD
         shape = rows.shape[1:] if x_NxD.dtype != np.uint64 else (2,)
         padded = np.zeros((each, *shape), rows.dtype)
@@ -80,7 +80,7 @@ class Team:
 
 
 def together(team: Team, compute: Callable[[], Any]) -> Any:
-    """`compute()`, unless it fails on one of the processes: then all of them raise the same ValueError."""
+    """`compute()`; if it fails on one of the processes, all of them raise the same ValueError."""
     result, problem, cause = None, "", None
     try:
         result = compute()

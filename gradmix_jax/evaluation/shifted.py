@@ -15,12 +15,12 @@ Scores = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass
 class Spectrum:
-    """The known test images, and those of every shifted dataset that was scored so far.
+    """The known test images, and those of every shifted dataset scored so far.
 
     Attributes:
       wanted: names of the shifted datasets.
-      scores: {feature: {score: score_N}} of each, the known test images first.
-      correct: whether each image is classified correctly by the headline's feature, likewise.
+      scores: {feature: {score: score_N}} of each dataset, the known test images first.
+      correct: whether each image is classified correctly by the headline's feature, in the same order.
     """
 
     wanted: tuple[str, ...]
@@ -33,7 +33,7 @@ class Spectrum:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are shifted datasets and all of them were scored."""
+        """Whether there are shifted datasets and all of them have been scored."""
         return bool(self.wanted) and len(self.scores) == 1 + len(self.wanted)
 
     @property
@@ -61,8 +61,8 @@ def measure(
     Args:
       evaluator: the fitted scores.
       name: of the dataset.
-      spectrum: is added to.
-      selection: features of the images that were trained on or chosen with.
+      spectrum: the spectrum to extend.
+      selection: features of the images used for training or selection.
       known: features of the known test images.
 
     Returns:

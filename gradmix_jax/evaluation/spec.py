@@ -18,13 +18,13 @@ CORRUPTIONS = ("none", "regenerated", "cifar10_corrupted")
 class Spec(Section, section="evaluate"):
     """What to evaluate and how: the `evaluate` section."""
 
-    batch_size: int = key(500, "images at a time", least=1)
-    feature: str = key("features", 'of the headline: "features" of the encoder, their "projection", "logits", a stage')
-    score: str = key("topk_cosine", "of the headline: a key of gradmix_jax.scores.SCORES")
+    batch_size: int = key(500, "images per batch of the evaluation", least=1)
+    feature: str = key("features", 'feature of the headline: "features" (encoder), "projection", "logits", or a stage')
+    score: str = key("topk_cosine", "score of the headline, a key of gradmix_jax.scores.SCORES")
     k: int = key(3, "topk_cosine: a class's score is the sum of the k largest cosine similarities", least=1)
     scores: tuple[str, ...] = key(
         ("all",),
-        'scores to compare, on every feature; "all" (of one forward pass: not odin), and names',
+        'scores to compare on every feature: names, or "all" (those of one forward pass, so not odin)',
         choices=lambda: ("all", *scores.SCORES),
     )
     options: dict[str, Any] = options(lambda: scores.SCORES, "options of the scores")
@@ -36,7 +36,7 @@ class Spec(Section, section="evaluate"):
     shifted: tuple[str, ...] = key(
         (), "datasets with covariate-shifted images of the known classes, which full-spectrum results count as known"
     )
-    corruptions: str = key("none", 'of test images: "regenerated", "cifar10_corrupted", or folder:PATH of a release')
+    corruptions: str = key("none", 'corrupted images: "regenerated", "cifar10_corrupted", or folder:PATH of a release')
     corruption_reference: str = key("", "workdir of the run whose errors divide ours in the mean corruption error")
     probes: tuple[str, ...] = key((), "other labeled datasets to probe the frozen encoder on")
     duplicates: str = key(
@@ -57,7 +57,7 @@ class Spec(Section, section="evaluate"):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features that images are scored by."""
+        """Names of the features to score images by."""
         return (*FEATURES, *self.stages)
 
     @property
@@ -74,7 +74,7 @@ class Spec(Section, section="evaluate"):
 
     @property
     def perturbation(self) -> dict[str, float] | None:
-        """Options of ODIN's step where that score is asked for."""
+        """Options of ODIN's step, if that score is requested."""
         return scores.options_of("odin", self.options.get("odin", {})) if "odin" in self.all_scores else None
 
 

@@ -1,4 +1,4 @@
-"""The weights that an evaluation is of."""
+"""The weights to evaluate."""
 
 import sys
 from typing import Any
@@ -15,7 +15,7 @@ def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tup
     """(step, variables) of the newest checkpoint, or of `model.init_from`."""
     init_from = setup.model.init_from
     if init_from and not Checkpoints.exist(workdir):
-        # Heads that are not loaded are those of seed 0.
+        # Heads that are not loaded are initialized with seed 0.
         shape = (1, setup.dataset.image_size, setup.dataset.image_size, setup.dataset.channels)
         start = jax.jit(lambda key: model.init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
         start = jax.device_get({"batch_stats": {}} | dict(start))
