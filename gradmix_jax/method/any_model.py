@@ -1,11 +1,11 @@
-"""GradMix in anybody's training loop: maps, mixed images and the shared clean forward pass of any model.
+"""GradMix in any training loop: maps, mixed images and the shared clean forward pass of any model.
 
     def step(params, opt_state, key, images, labels):            # jitted by the caller
         mixing = explain_and_mix(key, forward, params, images, loss=lambda logits: loss_of(logits, labels))
         loss, gradient = mixing.value_and_grad_shared(lambda logits: loss_of_mixed(logits, mixing.weight, ...))
 
 `forward(params, images) -> outputs` is a Linen `apply`, a merged NNX module or a plain function. The clean forward pass
-runs once, under one `jax.vjp` with respect to the parameters and what the map looks at, as in `training.step`.
+runs once, under one `jax.vjp` with respect to the parameters and the inputs of the map, as in `training.step`.
 
 Letters: B batch (views included), H W image, C image channels, h w feature map, F feature channels.
 """
@@ -26,26 +26,26 @@ IMAGES = "images"  # among the taps: the images themselves
 
 
 def no_tap(name: str, activations_BxhxwxF: jax.Array) -> jax.Array:
-    """The activations as they are: the default of a model's `tap` argument."""
+    """Returns the activations unchanged: the default of a model's `tap` argument."""
     del name
     return activations_BxhxwxF
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """What `explain_and_mix` returns; to be used inside the same jitted function.
+    """The result of `explain_and_mix`, for use inside the same jitted function.
 
     Attributes:
-      outputs: of the clean forward pass.
+      outputs: outputs of the clean forward pass.
       aux: the second result of `forward` in the clean pass, with `has_aux`; else None.
-      loss: value of the loss whose gradient the map is made of, a scalar.
-      gradient: its gradient with respect to `params`. Costs nothing under `jax.jit` where it is not used.
-      maps: map_BxHxW in [0, 1]; None for a method that looks at none.
+      loss: value of the loss that the map explains, a scalar.
+      gradient: its gradient with respect to `params`. Costs nothing under `jax.jit` if it is not used.
+      maps: map_BxHxW in [0, 1]; None for a method without maps.
       images: mixed images, shape and dtype of the images.
-      weight: weight_B, the share of each image that is still its own.
-      partner: partner_B, int32: the row that the rest comes from; its own where the fill has no partner.
+      weight: weight_B, the kept share of each image.
+      partner: partner_B, int32: the row that the rest comes from; the row itself if the fill has no partner.
       pullback: cotangent of `outputs` -> (gradient like `params`, gradients at the taps).
-      params: as given.
+      params: the given parameters.
       forward: (params, images) -> outputs.
     """
 
@@ -62,7 +62,7 @@ class Mixing:
     forward: Callable[[Any, jax.Array], Any]
 
     def value_and_grad(self, loss: Callable[[Any, Any], Any], *, has_aux: bool = False) -> tuple[Any, Any]:
-        """Value and gradient of a loss of clean and mixed outputs: one more forward and two backward passes.
+        """Value and gradient of a loss of clean and mixed outputs, with one more forward and two backward passes.
 
         Args:
           loss: (clean outputs, mixed outputs) -> scalar, or (scalar, aux) with `has_aux`.
@@ -79,18 +79,18 @@ class Mixing:
         return value, jax.tree.map(jnp.add, of_mixed, self.pullback(cotangent)[0])
 
     def value_and_grad_shared(self, loss: Callable[[Any], Any], *, has_aux: bool = False) -> tuple[Any, Any]:
-        """Value and gradient of the map's own loss plus one of the mixed outputs: one backward pass fewer.
+        """Value and gradient of the map's own loss plus a loss of the mixed outputs, with one backward pass fewer.
 
-        The backward pass of the map is that of the training, so the map is free.
+        One backward pass serves map and training, so the map is free.
 
         Args:
           loss: mixed outputs -> scalar, or (scalar, aux) with `has_aux`.
           has_aux: see `loss`.
 
         Returns:
-          As `value_and_grad`, of `self.loss` plus the scalar.
+          As `value_and_grad`, for `self.loss` plus the scalar.
         """
-        # As in the train step: otherwise a GPU's scheduler starts the mixed pass before the clean gradient is done, and
+        # As in the train step: otherwise a GPU's scheduler starts the mixed pass before the clean gradient is done and
         # holds the activations of both.
         images, gradient = lax.optimization_barrier((self.images, self.gradient))
         of_mixed = lambda params: loss(self.forward(params, images))
@@ -124,29 +124,29 @@ def explain_and_mix(
     has_aux: bool = False,
     axis_name: str | None = None,
 ) -> Mixing:
-    """Run the clean forward pass, make the attribution map of a loss of its outputs, and mix the images by it.
+    """Run the clean forward pass, make the attribution map of a loss of its outputs, and mix the images by the map.
 
     Source: Xu, Kao, Keuper 2025, "Informed Mixing", arXiv 2505.12803, section 3.
 
     Args:
-      key: randomness of map and mix, another one for every step.
+      key: randomness of map and mix; use a new one at every step.
       forward: (params, images) -> outputs, any tree of float arrays; (outputs, aux) with `has_aux`. For a map of
         activations it takes a third argument, `tap`: it calls `x = tap("stage1", x)` with the activations [B, h, w, F]
-        of each stage and goes on with what that returns. Called again for the mixed images, with `no_tap`. It
+        of each stage and continues with the result. It is called again for the mixed images, with `no_tap`. It
         normalizes the images itself.
-      params: what to differentiate by: any tree of float arrays.
+      params: any tree of float arrays, to differentiate by.
       images_BxHxWxC: float in [0, 1], not normalized; B = views * images, view-major.
-      loss: outputs -> scalar; its gradient is what the map shows.
+      loss: outputs -> scalar, the loss that the map explains.
       map: "input", "gradient_x_input" (no taps), "layer", "grad_cam", "token", "eigen_cam" (with taps),
         "integrated_gradients", "smoothgrad" (more passes), or "random" (the control).
-      stages: names of the taps that a map of activations looks at; all of them where none is named.
+      stages: names of the taps for a map of activations; all of them by default.
       sign: 1 for evidence that raises the loss, -1 for evidence that lowers it; maps of activations only.
       norm: "image" or "batch", see `maps.min_max`.
       smoothing: odd averaging window in pixels of maps of the input.
-      map_options: of `integrated_gradients`, `smoothgrad` and `eigen_cam`, see `attribution.MAPS`.
-      method: a name of `mix.METHODS`, but for those that mix or weigh by activations.
+      map_options: options of `integrated_gradients`, `smoothgrad` and `eigen_cam`, see `attribution.MAPS`.
+      method: a name of `mix.METHODS`, except those that mix or weigh by activations.
       mask, fill, keep_range, border, patch_size: as in `mix.gradmix`, for the methods that take them.
-      method_options: of the method, see `mix.METHODS`.
+      method_options: options of the method, see `mix.METHODS`.
       views: number of views V in B.
       group_size: partners are drawn within groups of this many images; 0: among all of them.
       has_aux: whether `forward` returns (outputs, aux), such as new batch statistics.
@@ -157,7 +157,7 @@ def explain_and_mix(
 
     Raises:
       ValueError: images that are not float in [0, 1] (of traced ones, type and shape are checked), an unknown choice,
-        a map of activations and no tap, or a batch that does not fit views and groups.
+        a map of activations without a tap, or a batch that does not fit views and groups.
     """
     check_images(images_BxHxWxC)
     images_of_view = _images_of_view(len(images_BxHxWxC), views)
@@ -193,7 +193,7 @@ def explain_and_mix(
 
 
 class _Model(NamedTuple):
-    """A caller's forward pass; `shapes` are those of the taps that the map looks at, None for a map without taps."""
+    """A caller's forward pass; `shapes` are those of the taps that the map uses, None for a map without taps."""
 
     forward: Callable[..., Any]
     has_aux: bool
@@ -205,7 +205,7 @@ class _Model(NamedTuple):
         return result[0] if self.has_aux else result
 
     def zeros(self) -> dict[str, jax.Array]:
-        """What is added at the taps."""
+        """The zeros added at the taps."""
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in (self.shapes or {}).items()}
 
     def clean(self, params, images, taps):
@@ -227,7 +227,7 @@ class _Model(NamedTuple):
         return self.forward(params, images) if self.shapes is None else self.forward(params, images, tap)
 
 
-# What there is for any model: nothing that looks at a transformer's attention or mixes activations.
+# The entries for any model: nothing that needs a transformer's attention or mixes activations.
 _MAPS = tuple(name for name, entry in attribution.MAPS.items() if "attention" not in entry.needs)
 _METHODS = tuple(
     name for name, each in mix.METHODS.items() if each.function and not (each.attends or each.mixes_stages)
@@ -249,7 +249,7 @@ def _map_spec(name: str, stages: tuple[str, ...], *, options: Mapping[str, Any] 
 
 
 def _tap_shapes(forward, params, images_BxHxWxC, stages) -> dict[str, jax.ShapeDtypeStruct]:
-    """{name: shape} of the taps that the map looks at, in the order in which the model calls them."""
+    """{name: shape} of the taps that the map uses, in the order in which the model calls them."""
     found: dict[str, jax.ShapeDtypeStruct] = {}
 
     def tap(name, x):

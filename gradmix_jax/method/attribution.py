@@ -1,7 +1,7 @@
 """Attribution maps as a table of entries, and the `attribution` section of a config.
 
-The functions behind the entries are in `maps.py` (of gradients and activations), `token_maps.py` (of activations alone,
-of tokens and of attention) and `path_maps.py` (of gradients at several images).
+The functions behind the entries are in `maps.py` (gradients and activations), `token_maps.py` (activations alone,
+tokens and attention) and `path_maps.py` (gradients at several images).
 
 Letters: B batch, H W image, h w feature map, C image channels, F feature channels, N heads, T tokens.
 """
@@ -44,15 +44,17 @@ class Spec(Section, section="attribution"):
 
     method: str = key("input", "kind of map; layer is LayerCAM", choices=lambda: MAPS)
     stages: tuple[str, ...] = key(("stage3", "stage4"), "tapped stages, for maps of activations")
-    sign: int = key(1, "1: evidence that raises the loss; -1: that lowers it")
-    norm: str = key("image", 'min-max per "image", or over the whole "batch"', choices=NORMS)
+    sign: int = key(1, "1: evidence that raises the loss; -1: evidence that lowers it")
+    norm: str = key("image", 'min-max scaling per "image", or over the whole "batch"', choices=NORMS)
     smoothing: int = key(3, "odd averaging window of input maps, pixels; 1: none", least=1)
     loss: str = key(
         "simclr",
-        'whose gradient: the name of an objective, or "training" (the phase\'s weighted sum)',
+        'the loss to explain: the name of an objective, or "training" (the phase\'s weighted sum)',
     )
     every: int = key(
-        1, "a fresh map every so many steps; random maps, which cost no backward pass, between them", least=1
+        1,
+        "a fresh map at every N-th step, N being this number; random maps, which need no backward pass, in between",
+        least=1,
     )
     options: dict[str, dict[str, Any]] = fields.options(lambda: MAPS, "maps")
 
@@ -66,7 +68,7 @@ class Spec(Section, section="attribution"):
 
     @property
     def uses_stages(self) -> bool:
-        """Whether it looks at the activations of `stages`."""
+        """Whether it uses the activations of `stages`."""
         return MAPS[self.method].taps == "stages" or self.needs("activations")
 
     @property
@@ -90,12 +92,12 @@ class Spec(Section, section="attribution"):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What maps are made from.
+    """The inputs of maps.
 
     Attributes:
       images_BxHxWxC: the views in [0, 1].
-      activations: {stage: [B, h, w, F]} of the stages that the map looks at.
-      gradients: of the attribution loss at the taps: {"images": [B, H, W, C]} or {stage: [B, h, w, F]}.
+      activations: {stage: [B, h, w, F]} of the stages that the map uses.
+      gradients: those of the attribution loss at the taps: {"images": [B, H, W, C]} or {stage: [B, h, w, F]}.
       keys_B: one key for each map.
       axis_name: the mapped axis over which the batch is spread, if any.
       attentions: [B, N, T, T] of each block, for a map that needs it.
@@ -118,12 +120,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """An entry of MAPS: `function(source, spec)` gives map_BxHxW in [0, 1].
+    """An entry of MAPS: `function(source, spec)` returns map_BxHxW in [0, 1].
 
     Attributes:
       function: (Source, Spec) -> map_BxHxW.
       taps: where it needs the gradient of the clean pass: "input" (the images), "stages" (`attribution.stages`), None.
-      needs: what else of `Source` it needs: "activations" of the stages without their gradients, "attention" of a
+      needs: what else it needs from `Source`: "activations" of the stages without their gradients, "attention" of a
         transformer, "gradient" at other images.
       options: {option: Key}, config keys `attribution.options.NAME.OPTION`.
     """
@@ -180,10 +182,10 @@ def _of_noise(source: Source, spec: Spec) -> jax.Array:
     return smoothgrad(source.keys_B, source.gradient, source.images_BxHxWxC, **spec.options["smoothgrad"], **common)
 
 
-_ITERATIONS = Key(8, "of the power iteration that finds the principal component", least=1)
-_STEPS = Key(4, "images between baseline and image; a forward and a backward pass each", least=1)
+_ITERATIONS = Key(8, "iterations of the power method that finds the principal component", least=1)
+_STEPS = Key(4, "images between baseline and image; each costs a forward and a backward pass", least=1)
 _BASELINE = Key("zeros", 'where the path starts: black images, or each image\'s "mean" color', choices=BASELINES)
-_SAMPLES = Key(4, "noisy images; a forward and a backward pass each", least=1)
+_SAMPLES = Key(4, "noisy images; each costs a forward and a backward pass", least=1)
 _NOISE = Key(0.15, "standard deviation of the noise, images in [0, 1]", above=0)
 
 MAPS = {
@@ -191,7 +193,7 @@ MAPS = {
     "gradient_x_input": Map(partial(_of_input, True), taps="input"),
     "layer": Map(partial(_of_stages, layer_cam), taps="stages"),
     "grad_cam": Map(partial(_of_stages, grad_cam), taps="stages"),
-    # For transformers: one value for each token.
+    # For transformers: one value per token.
     "token": Map(partial(_of_stages, token_map), taps="stages"),
     "rollout": Map(_of_attention, taps=None, needs=("attention",)),
     "eigen_cam": Map(_of_activations, taps=None, needs=("activations",), options={"iterations": _ITERATIONS}),
@@ -204,5 +206,5 @@ MAPS = {
 
 
 def make(source: Source, spec: Spec) -> jax.Array:
-    """map_BxHxW as the config says."""
+    """map_BxHxW as configured."""
     return MAPS[spec.method].function(source, spec)

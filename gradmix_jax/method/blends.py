@@ -28,8 +28,8 @@ def mixup(
     Args:
       key: randomness of partners and weights.
       images_BxHxWxC: images in [0, 1]; B = views * images, view-major.
-      maps_BxHxW: not looked at.
-      alpha: of the Beta distribution, above 0; 1 is uniform.
+      maps_BxHxW: ignored.
+      alpha: parameter of the Beta distribution, above 0; 1 is uniform.
       views: number of views V in B.
 
     Returns:
@@ -58,7 +58,7 @@ def manifold_mixup(
     """`mixup` of the activations of one stage, drawn at random from `stages`, where "input" stands for the images.
 
     Source: Manifold mixup, Verma et al. 2019, arXiv 1806.05236, section 2. One stage is drawn for each group of
-    partners, and one weight for each row, where they draw one of both for the batch.
+    partners and one weight for each row; the paper draws one of each for the batch.
 
     Args:
       key: randomness of partners, weights and stage.
@@ -66,8 +66,8 @@ def manifold_mixup(
       stages: the stages to draw from.
 
     Returns:
-      images (mixed where "input" was drawn, else as they were), weight_B, partner_B, and {stage: share_B}: weight_B at
-      the stage that was drawn, 1 at the others.
+      images (mixed if "input" was drawn, else unchanged), weight_B, partner_B, and {stage: share_B}: weight_B at the
+      stage that was drawn, 1 at the others.
     """
     mix_key, stage_key = jax.random.split(key)
     mixed, weight_B, partner_B = mixup(mix_key, images_BxHxWxC, maps_BxHxW, alpha=alpha, views=views)

@@ -1,7 +1,7 @@
 """Mixing by boxes and patches that need no map: CutMix, ResizeMix, SaliencyMix, FMix.
 
-Arguments that all of them have: `key` (all randomness), `images_BxHxWxC` in [0, 1] (B = views * images, view-major),
-`maps_BxHxW` (not looked at), `keep_range` and `keep_B` (see `draws.draw`), `fill` (a name of `fills.FILLS`), `views`,
+Common arguments: `key` (all randomness), `images_BxHxWxC` in [0, 1] (B = views * images, view-major), `maps_BxHxW`
+(ignored), `keep_range` and `keep_B` (see `draws.draw`), `fill` (a name of `fills.FILLS`), `views`,
 and `border` (pixels over which the mask fades on each side, see `masks.soften`). All return mixed images (shape and
 dtype of the input), weight_B and partner_B, and raise ValueError for an unknown fill.
 
@@ -79,7 +79,7 @@ def resizemix(
 
     def inside(key, size):
         side_B = jnp.maximum(jnp.round(scale_B * size), 1.0)
-        # Uniform over the size - side + 1 places that lie inside.
+        # Uniform over the size - side + 1 positions inside.
         start_B = jnp.floor(jax.random.uniform(key, (batch,)) * (size - side_B + 1))
         positions_1xS = jnp.arange(size, dtype=jnp.float32)[None]
         return (positions_1xS >= start_B[:, None]) & (positions_1xS < (start_B + side_B)[:, None])

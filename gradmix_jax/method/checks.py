@@ -1,4 +1,4 @@
-"""The check of images that the library's functions share."""
+"""The check of images shared by the library's functions."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def check_images(images_BxHxWxC: Any) -> None:
-    """Check that images are float [B, H, W, C] in [0, 1]; inside of a traced function, type and shape only.
+    """Check that images are float [B, H, W, C] in [0, 1]; inside a traced function, only type and shape.
 
     Raises:
-      ValueError: integers, another number of axes, or values outside of [0, 1].
+      ValueError: integers, a wrong number of axes, or values outside [0, 1].
     """
     if not jnp.issubdtype(images_BxHxWxC.dtype, jnp.floating):
         hint = " divide by 255." if images_BxHxWxC.dtype == jnp.uint8 else ""
@@ -22,7 +22,7 @@ def check_images(images_BxHxWxC: Any) -> None:
         return
     values = np.asarray(
         images_BxHxWxC
-    )  # not by JAX: that would be traced where the caller is, the images being constants
+    )  # with NumPy, because JAX would trace this inside a traced caller even for constant images
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must be in [0, 1], got values from {low:g} to {high:g}; normalize inside the model.")

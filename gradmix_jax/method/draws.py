@@ -1,4 +1,4 @@
-"""What the mixing methods share: partners, kept shares, and filling a mask.
+"""Shared by the mixing methods: partners, kept shares, and filling a mask.
 
 Letters: B batch (views included), H W image, C image channels, g images of a group.
 """
@@ -25,7 +25,7 @@ def partners(key: jax.Array, batch: int, *, views: int = 1) -> jax.Array:
     """Partner of every row: a uniformly random cycle through the images, crossed over views; partner_B int32."""
     images = batch // views
     cycle = jax.random.permutation(key, images)
-    # i -> the image after i in a random cycle: a permutation in which nobody is its own partner.
+    # i -> the image after i in a random cycle: a permutation without fixed points.
     partner_g = jnp.zeros(images, jnp.int32).at[cycle].set(jnp.roll(cycle, -1).astype(jnp.int32))
     crossed_V = jnp.arange(views - 1, -1, -1, dtype=jnp.int32) * images
     return (crossed_V[:, None] + partner_g[None, :]).reshape(batch)
@@ -46,10 +46,10 @@ def draw(
     keep_B: jax.Array | None = None,
     more: int = 0,
 ) -> Drawn:
-    """Partners and keep shares of a batch, and `more` keys besides that of the fill.
+    """Partners and keep shares of a batch, and `more` keys in addition to that of the fill.
 
     Args:
-      key: randomness of everything that is drawn.
+      key: randomness of all draws.
       batch: number of rows B.
       views: number of views V in B.
       keep_range: lowest and highest share of pixels to keep.

@@ -1,4 +1,4 @@
-"""What takes the place of the masked part of an image, and how much of the image is left.
+"""Fills: what replaces the masked part of an image, and how much of the image is kept.
 
 A mask is boolean, or float in [0, 1] for a soft border: `mixed = mask * content + (1 - mask) * image`, of which a
 boolean mask is the special case.
@@ -23,7 +23,7 @@ class Fill:
     Attributes:
       content: (key, images_BxHxWxC, partners_BxHxWxC or None, mask_BxHxW) -> what fills the masked part, [B, H, W, C]
         or of a shape that broadcasts to it.
-      needs_partner: whether it is made of another image.
+      needs_partner: whether it uses another image.
     """
 
     content: Callable[..., jax.Array]
@@ -60,11 +60,11 @@ def fill_masked(
       images_BxHxWxC: images, float in [0, 1].
       mask_BxHxW: bool, or float in [0, 1].
       fill: a name of FILLS.
-      partner_B: int32, the partner of each row; needed by fills that are made of one, and ignored by the others.
+      partner_B: int32, the partner of each row; needed by fills that use one, and ignored by the others.
 
     Returns:
       mixed images (shape and dtype of the input), weight_B (the mean kept share), and partner_B: each row's own index
-      where the fill has no partner, so that area-weighted labels come out right.
+      if the fill has no partner, so that area-weighted labels are right.
 
     Raises:
       ValueError: an unknown fill, or images that are not float in [0, 1] (of traced ones the type is checked).
@@ -83,7 +83,7 @@ def _resize_into_box(image_HxWxC, mask_HxW):
     """The whole image, shrunk (bilinear, antialiased) onto the bounding box of the mask; zeros elsewhere."""
 
     def extent(occupied):
-        # Not the number of occupied rows: a thresholded mask has gaps.
+        # Not the number of occupied rows, because a thresholded mask has gaps.
         first, after_last = jnp.argmax(occupied), occupied.shape[0] - jnp.argmax(occupied[::-1])
         return first.astype(jnp.float32), (after_last - first).astype(jnp.float32)
 
@@ -99,7 +99,7 @@ def _resize_into_box(image_HxWxC, mask_HxW):
         translation=jnp.stack([top, left]),
         method="linear",
     )
-    return jnp.clip(resized, 0, 1)  # the weights of the resizing add up to 1 but for rounding
+    return jnp.clip(resized, 0, 1)  # the weights of the resizing sum to 1 only up to rounding
 
 
 def _noise(key, images_BxHxWxC, partners_BxHxWxC, mask_BxHxW):

@@ -1,6 +1,6 @@
-"""Mixing that looks at attribution maps: GradMix, BackMix, Attentive CutMix, saliency-guarded Cutout.
+"""Mixing guided by attribution maps: GradMix, BackMix, Attentive CutMix, saliency-guarded Cutout.
 
-All of them look at the maps of the network that is being trained, at every step. Common arguments, result and errors:
+All of them use the maps of the network in training, at every step. Common arguments, result and errors:
 see `boxes`; here `maps_BxHxW` are maps in [0, 1], larger where the network relies on a pixel more.
 
 Letters: B batch (views included), H W image, C image channels, h w cells of a grid.
@@ -29,7 +29,7 @@ def gradmix(
     border: int = 0,
     patch_size: int = 0,
 ) -> Mixed:
-    """Mask out where the map is largest and fill the hole.
+    """Mask each image where its map is largest, and fill the hole.
 
     Source: Xu, Kao, Keuper 2025, "Informed Mixing", arXiv 2505.12803 (`box` with `partner_resized` is the paper's;
     `threshold` with `partner` goes with input-gradient maps; `patches` with `partner` and maps on tokens is for
@@ -77,14 +77,14 @@ def backmix(
 
     The image keeps its label: `partner_B` is each row's own index, and `weight_B` its kept share.
 
-    Source: BackMix, Wang et al. 2025, arXiv 2503.17717, which replaces random patches outside of a foreground found
+    Source: BackMix, Wang et al. 2025, arXiv 2503.17717, which replaces random patches outside a foreground found
     once by class activation maps; here all of the background that both images share is replaced, and the maps are
     those of the step. Arguments, result and errors: as for `gradmix`.
     """
     check_choice("mask", mask, masks.MASKS)
     drawn = draw(key, images_BxHxWxC.shape[0], views=views, keep_range=keep_range, keep_B=keep_B)
     background_BxHxW = masks.MASKS[mask](-maps_BxHxW, drawn.keep_B, patch_size=patch_size)
-    # A partner's foreground is no background: there, the image stays as it is.
+    # The partner's foreground is not background, so the image is unchanged there.
     both_BxHxW = background_BxHxW & background_BxHxW[drawn.partner_B]
     mixed, weight_B, _ = fill_hole(drawn, images_BxHxWxC, both_BxHxW, fill=fill, border=border)
     return mixed, weight_B, jnp.arange(len(weight_B), dtype=jnp.int32)
@@ -128,15 +128,15 @@ def keep_cutout(
     keep_B: jax.Array | None = None,
     border: int = 0,
 ) -> Mixed:
-    """A box at a random place among those that cover little of the map: Cutout that spares the evidence.
+    """A box at a random position among those that cover little of the map: Cutout that spares the evidence.
 
-    The place is uniform over the places whose box covers at most the given quantile of what the boxes of all places
-    cover. That is the distribution of drawing places until one is unimportant enough, without the loop.
+    The position is uniform over those whose box covers at most the given quantile of what the boxes at all positions
+    cover. This equals drawing positions until one is unimportant enough, without the loop.
 
     Source: KeepAugment, Gong et al. 2021, arXiv 2011.11778, section 3 (selective cut), with the maps of the step.
 
     Args:
-      quantile: above 0, at most 1: the share of the places that are unimportant enough; 1 is plain Cutout.
+      quantile: above 0, at most 1: the share of positions that are unimportant enough; 1 is plain Cutout.
     """
     batch, height, width, _ = images_BxHxWxC.shape
     drawn = draw(key, batch, views=views, keep_range=keep_range, keep_B=keep_B, more=1)

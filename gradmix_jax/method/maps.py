@@ -1,6 +1,6 @@
 """Attribution maps: activations and gradients in, one map per image out.
 
-Every function takes arrays that already exist (the train step gets them from one `jax.vjp`), works on a whole
+Every function takes existing arrays (the train step gets them from one `jax.vjp`), works on a whole
 batch, computes in float32 and returns `map_BxHxW` in [0, 1]. Larger means "the network relies on this pixel more".
 No gradient flows through a map: callers pass values, and `min_max`, the last step of every map, stops gradients.
 
@@ -31,7 +31,7 @@ def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None
       ValueError: an unknown norm.
     """
     check_choice("norm", norm, NORMS)
-    # Stopped here and not on the result: pmin and pmax cannot be differentiated at all.
+    # Stopped here rather than on the result, because pmin and pmax cannot be differentiated at all.
     maps_BxHxW = lax.stop_gradient(maps_BxHxW.astype(jnp.float32))
     axes = (1, 2) if norm == "image" else (0, 1, 2)
     low = jnp.min(maps_BxHxW, axis=axes, keepdims=True)
@@ -44,7 +44,7 @@ def min_max(maps_BxHxW: jax.Array, *, norm: str = "image", axis_name: str | None
 
 
 def upsampled(raw_Bxhxw, image_size, norm, axis_name, method="bilinear"):
-    """The map of a raw one: scaled to [0, 1] by `min_max`, then resized to the image."""
+    """A raw map, scaled to [0, 1] by `min_max` and then resized to the image."""
     raw_Bxhxw = min_max(raw_Bxhxw, norm=norm, axis_name=axis_name)
     size_HxW = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     shape_BxHxW = (raw_Bxhxw.shape[0], *size_HxW)
@@ -113,7 +113,7 @@ def smooth(maps_BxHxW: jax.Array, *, window: int) -> jax.Array:
     maps_BxHxW = maps_BxHxW.astype(jnp.float32)
     if window == 1:
         return maps_BxHxW
-    # Without its minimum a constant map is all zeros; else rounding in the sums would make it noise for `min_max`.
+    # Without its minimum, a constant map is all zeros; otherwise `min_max` would turn rounding in the sums into noise.
     low_Bx1x1 = jnp.min(maps_BxHxW, axis=(1, 2), keepdims=True)
     pool = lambda x: lax.reduce_window(x, 0.0, lax.add, (1, window, window), (1, 1, 1), "SAME")
     counts_1xHxW = pool(jnp.ones((1, *maps_BxHxW.shape[1:]), maps_BxHxW.dtype))
@@ -157,7 +157,7 @@ def random_map(keys_B: jax.Array, *, image_size: tuple[int, int], grid: int = 4)
 
 
 def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
-    """Saliency without a network: what the smooth part of an image's log spectrum does not explain.
+    """Saliency without a network: what the smoothed log spectrum of an image does not explain.
 
     Source: Hou and Zhang 2007, "Saliency detection: a spectral residual approach", equations 6 to 10, on the gray image
     at its own size, smoothed over 3 x 3 pixels in place of their Gaussian.
@@ -178,5 +178,5 @@ def spectral_residual(images_BxHxWxC: jax.Array) -> jax.Array:
 
 
 def average(maps: list[jax.Array]) -> jax.Array:
-    """Mean of one map per stage; each map_BxHxW in [0, 1], so every stage has the same say."""
+    """Mean of one map per stage; each map_BxHxW is in [0, 1], so all stages weigh the same."""
     return sum(maps) / len(maps)

@@ -1,6 +1,6 @@
 """Masks: map_BxHxW and the share of each image to keep in, mask_BxHxW out (True = masked out).
 
-What fills them also takes soft masks, float in [0, 1]; see `fills`. `soften` makes one of a boolean mask.
+Fills also take soft masks, float in [0, 1]; see `fills`. `soften` makes a soft mask from a boolean one.
 
 Letters: B batch, H W image, P pixels of an image (H * W), h w cells of a grid, F frequencies along W that a real image
 needs.
@@ -42,7 +42,7 @@ def box(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
 
     The peak is the centroid of all pixels that share the maximum: an upsampled map has a plateau at the border, and
     its first pixel would pull every such box into the corner. A side of s pixels around row r covers rows
-    r - s // 2 ... r - s // 2 + s - 1, as far as they lie inside the image, so that the true masked area may be
+    r - s // 2 ... r - s // 2 + s - 1, as far as they lie inside the image. The true masked area may therefore be
     smaller than 1 - keep: take the weight from the mask (`fills.kept_share`), not from `keep`.
 
     Args:
@@ -57,7 +57,7 @@ def box(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
     peak_Bx1x1 = jnp.max(map_BxHxW, axis=(1, 2), keepdims=True)
     range_Bx1x1 = peak_Bx1x1 - jnp.min(map_BxHxW, axis=(1, 2), keepdims=True)
     ties_BxHxW = (map_BxHxW >= peak_Bx1x1 - TIE * range_Bx1x1).astype(jnp.float32)
-    # Three sums of the same shape, and not first over rows and then over columns: a GPU takes them in one pass.
+    # Three sums of the same shape, instead of first over rows and then over columns: a GPU takes them in one pass.
     total = lambda position: jnp.sum(ties_BxHxW * position.astype(jnp.float32), axis=(1, 2))
     row_B, column_B = (total(lax.broadcasted_iota(jnp.int32, (1, height, width), axis)) for axis in (1, 2))
     count_B = jnp.sum(ties_BxHxW, axis=(1, 2))
@@ -104,7 +104,7 @@ def threshold(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
 
 
 def cells(map_BxHxW: jax.Array, keep_B: jax.Array, *, grid_hxw: tuple[int, int]) -> jax.Array:
-    """The round((1 - keep) * h * w) cells of a grid with the largest mean of the map, whole.
+    """The round((1 - keep) * h * w) whole cells of a grid with the largest mean of the map.
 
     Pixel r of H lies in row r * h // H of the grid, so that the grid need not divide the image.
 
@@ -126,7 +126,7 @@ def cells(map_BxHxW: jax.Array, keep_B: jax.Array, *, grid_hxw: tuple[int, int])
 
 
 def patches(map_BxHxW: jax.Array, keep_B: jax.Array, *, patch_size: int) -> jax.Array:
-    """`cells` of `patch_size` x `patch_size` pixels: every token of a transformer is masked whole or not at all.
+    """`cells` of `patch_size` x `patch_size` pixels: every token of a transformer is masked entirely or not at all.
 
     Raises:
       ValueError: the patches do not divide the image.
@@ -182,7 +182,7 @@ def soften(mask_BxHxW: jax.Array, border: int) -> jax.Array:
 
 
 def covered_by_boxes(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
-    """What the box of `box_at` around each pixel would cover of a map: [B, H, W], sums, float32."""
+    """Sum of the map inside the box of `box_at` around each pixel: [B, H, W], float32."""
     _, height, width = map_BxHxW.shape
     inside = lambda size: jax.vmap(lambda keep: _spans(jnp.arange(size), jnp.full(size, keep), size))(keep_B)
     options = dict(precision="highest", preferred_element_type=jnp.float32)
@@ -196,7 +196,7 @@ def covered_by_boxes(map_BxHxW: jax.Array, keep_B: jax.Array) -> jax.Array:
 
 
 def smallest(values_BxP: jax.Array, *, count: int) -> jax.Array:
-    """Where a row's value is at most its `count`-th smallest: at least `count` of them, more where they tie; bool."""
+    """Where a row's value is at most its `count`-th smallest: at least `count` of them, more on ties; bool."""
     order_BxP = _ordered_bits(-values_BxP)
     kth_B = _kth_largest(order_BxP, jnp.full(values_BxP.shape[0], count, jnp.int32))
     return order_BxP >= kth_B[:, None]
@@ -244,7 +244,7 @@ def _kth_largest(order_BxP: jax.Array, count_B: jax.Array) -> jax.Array:
     for shift in range(28, -1, -4):
         candidates_BxD = kth_B[:, None] | (digits_1xD << shift)
         at_least_BxD = jnp.sum(order_BxP[:, None] >= candidates_BxD[:, :, None], axis=2, dtype=jnp.int32)
-        # The larger the candidate, the fewer values reach it: the digit is the number of candidates that enough reach.
+        # The larger the candidate, the fewer values reach it: the digit counts the candidates that enough values reach.
         digit_B = jnp.sum(at_least_BxD >= count_B[:, None], axis=1, dtype=jnp.uint32)
         kth_B |= digit_B << shift
     return kth_B

@@ -1,8 +1,8 @@
-"""Mixing: each image loses a region and gets another's pixels in its place (or a blend, for mixup).
+"""Mixing: each image loses a region and gets another image's pixels in its place (or a blend, for mixup).
 
-One signature for all methods: `(mixed, weight_B, partner_B)`, where `weight_B` is the share of the image that is still
-its own and `partner_B` the index of the image that the rest came from (its own index where the fill has no partner,
-or the image keeps its label, so that area-weighted labels come out right without a special case). Images are float in
+All methods return `(mixed, weight_B, partner_B)`, where `weight_B` is the kept share of the image and `partner_B` the
+index of the image that the rest came from (its own index if the fill has no partner or the image keeps its label, so
+that area-weighted labels are right without a special case). Images are float in
 [0, 1], not normalized.
 
 With V views the B rows are view-major (all of view 0, then all of view 1), and the partner of view v of image i is
@@ -45,12 +45,10 @@ class Spec(Section, section="mix"):
     """How images are mixed: the `mix` section."""
 
     method: str = key("gradmix", "mixing method", choices=lambda: METHODS)
-    mask: str = key("threshold", "shape of what is masked", choices=lambda: masks.MASKS)
+    mask: str = key("threshold", "shape of the mask", choices=lambda: masks.MASKS)
     fill: str = key("partner", "what fills the masked part", choices=lambda: FILLS)
     border: int = key(0, "pixels over which a mask fades on each side of its border; 0: sharp", least=0)
-    patch_size: int = key(
-        0, "side in pixels of the patches that masks are aligned to, where they are; 0: the model's", least=0
-    )
+    patch_size: int = key(0, "side in pixels of the patches of aligned masks; 0: that of the model's patches", least=0)
     keep_range: tuple[float, float] = key(
         (0.5, 0.9), "share of pixels kept, drawn uniformly", least=0, most=1, length=2
     )
@@ -112,8 +110,8 @@ class Method:
     Attributes:
       function: (key, images_BxHxWxC, maps_BxHxW or None, *, views, and what it takes) -> (mixed, weight_B, partner_B),
         and for methods that attend or mix stages {name: array of B rows}; None: nothing is mixed.
-      needs_map: whether it looks at the attribution maps.
-      takes: which of `keep_range`, `keep_B`, `mask`, `fill`, `border` and `patch_size` it has arguments for.
+      needs_map: whether it uses the attribution maps.
+      takes: which of `keep_range`, `keep_B`, `mask`, `fill`, `border` and `patch_size` it takes as arguments.
       attends: whether the weight of the labels is the share of the attention that unmasked patches of the mixed image
         get (see `tokens.attended_share`), in place of weight_B. It returns {"mask": mask_BxHxW} too.
       mixes_stages: whether it mixes activations: it returns {stage: share_B} too, how much of a row's activations stays
@@ -139,20 +137,20 @@ class Method:
         return tuple(name for name, each in self.options.items() if each.length == 2)
 
 
-_ALPHA = Key(1.0, "of Beta(alpha, alpha), from which the kept share is drawn", above=0)
-_DECAY = Key(3.0, "of the noise's amplitude with frequency; the larger, the larger the patches", least=0, most=10)
+_ALPHA = Key(1.0, "parameter of Beta(alpha, alpha), from which the kept share is drawn", above=0)
+_DECAY = Key(3.0, "decay of the noise's amplitude with frequency; the larger, the larger the patches", least=0, most=10)
 _SCALE = Key((0.1, 0.8), "sides of the box as a share of the image's, drawn uniformly", above=0, most=1, length=2)
 _STAGES = Key((INPUT, "stage1", "stage2"), '"input" and stages of the encoder: one of them is drawn and mixed')
 _GRID = Key(7, "cells along a side of the image", least=1)
-_CELLS = Key(6, "number of cells that are pasted", least=1)
-_QUANTILE = Key(0.6, "of the map that boxes cover: places above it are spared; 1: none", above=0, most=1)
+_CELLS = Key(6, "number of pasted cells", least=1)
+_QUANTILE = Key(0.6, "quantile of the map's sum inside a box; positions above it are spared; 1: none", above=0, most=1)
 _PUZZLE = {
     "grid": Key(4, "cells along a side of the image; divides it", least=1),
     "smoothness": Key(0.5, "pull of a cell's neighbors on the mask, in mean saliencies", least=0),
     "distance": Key(1.0, "cost of moving a cell across the image, in mean saliencies", least=0),
     "sweeps": Key(4, "rounds of the searches for mask and moves", least=1),
 }
-_BLOCKS = Key(8, "rectangles of tokens that are drawn", least=1)
+_BLOCKS = Key(8, "number of rectangles of tokens", least=1)
 _GUIDED = ("keep_range", "keep_B", "mask", "fill", "border", "patch_size")
 
 METHODS = {
@@ -183,10 +181,10 @@ METHODS = {
 def apply(
     key: jax.Array, images_BxHxWxC: jax.Array, maps_BxHxW: jax.Array | None, spec: Spec, *, views: int, first_group: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mix this device's images as the config says, group by group.
+    """Mix this device's images as configured, group by group.
 
-    Partners are drawn inside groups of `spec.group_size` images, and every group has a key made from its number in
-    the global batch: the result is the same however the batch is spread over devices, and no image has to travel.
+    Partners are drawn within groups of `spec.group_size` images, and every group has a key made from its number in
+    the global batch. The result is the same however the batch is spread over devices, and no image has to travel.
     (Batches are shuffled, so a random partner of the group is a random partner of the batch.)
 
     Args:
@@ -210,7 +208,7 @@ def apply(
 def apply_in_full(
     key: jax.Array, images_BxHxWxC: jax.Array, maps_BxHxW: jax.Array | None, spec: Spec, *, views: int, first_group: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """`apply`, and {name: array of B rows} of what methods return besides: see `Method`."""
+    """`apply`, plus {name: array of B rows} with the additional results of methods, see `Method`."""
     batch = images_BxHxWxC.shape[0]
     size = spec.group_size
     method = METHODS[spec.method]

@@ -1,7 +1,7 @@
-"""Attribution maps of gradients at several images: integrated gradients and SmoothGrad, in a few steps.
+"""Attribution maps from gradients at several images: integrated gradients and SmoothGrad, in a few steps.
 
-Both cost a forward and a backward pass for every image of the path or of the noise. They are written out one after
-the other and not as a loop: memory is that of one, and XLA counts the FLOPs of all.
+Both cost a forward and a backward pass for every image on the path or with noise. The passes are unrolled instead of
+looped: they need the memory of one, and XLA counts the FLOPs of all.
 
 As in `maps`: float32, `map_BxHxW` in [0, 1], no gradient.
 

@@ -1,4 +1,4 @@
-"""PuzzleMix for whole batches on the device: where to mask, and where to move cells, by a fixed number of sweeps.
+"""PuzzleMix for whole batches on the device, which finds masks and moves of cells in a fixed number of sweeps.
 
 Letters: B batch (views included), H W image, C image channels, h w cells of a grid, N cells, P values of a cell.
 """
@@ -29,9 +29,9 @@ def puzzlemix(
     keep_B: jax.Array | None = None,
     border: int = 0,
 ) -> Mixed:
-    """Mask the cells that matter least to the image and most to its partner, and move what matters to where it is seen.
+    """Mask the cells that matter least to the image and most to its partner, and move important cells into view.
 
-    Source: PuzzleMix, Kim et al. 2020, arXiv 2009.06962, equation 4. What differs, so that a batch is mixed at once:
+    Source: PuzzleMix, Kim et al. 2020, arXiv 2009.06962, equation 4. Differences, so that a batch is mixed at once:
     the mask is binary, has exactly the drawn share of cells in place of a prior on it, and is found by `sweeps` rounds
     of iterated conditional modes in place of graph cuts; the smoothness term that depends on pixel values is left out;
     cells move by `sweeps` rounds of proposals (see `moves`). The saliency is the map of the step.
@@ -41,7 +41,7 @@ def puzzlemix(
       images_BxHxWxC: images in [0, 1]; B = views * images, view-major.
       maps_BxHxW: attribution maps, at least 0.
       keep_range, keep_B, views, border: see `boxes`.
-      fill: with a partner, its cells after they were moved; else what the fill says.
+      fill: with a partner, its moved cells; else as for the other methods.
       grid: cells along a side; divides both.
       smoothness: how much a cell is drawn to the choice of its four neighbors, in mean saliencies.
       distance: cost of moving a cell across the whole image, in mean saliencies.
@@ -113,7 +113,7 @@ def moves(seen_BxN: jax.Array, saliency_BxN: jax.Array, *, grid: int, distance: 
 
 
 def move_cells(images_BxHxWxC: jax.Array, source_BxN: jax.Array, *, grid: int) -> jax.Array:
-    """Images whose cell n is the cell source[n] of what they were."""
+    """The images with cell n replaced by their cell source[n]."""
     batch, height, width, channels = images_BxHxWxC.shape
     sides = (batch, grid, height // grid, grid, width // grid, channels)
     cells_BxNxP = images_BxHxWxC.reshape(sides).transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid**2, -1)

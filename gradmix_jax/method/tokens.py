@@ -32,18 +32,18 @@ def tokenmix(
     keep_B: jax.Array | None = None,
     border: int = 0,
 ) -> Mixed:
-    """Blocks of tokens from the partner, and a label by the share of both maps that is still seen.
+    """Blocks of tokens from the partner, and a label weight by the visible share of both maps.
 
     Random rectangles of tokens are masked one after the other until exactly the drawn share is. The weight is the
     kept part of the image's map against the shown part of the partner's: a / (a + b), with a the sum of the image's
     map outside the mask as a share of its sum, b the partner's inside the mask as a share of its own.
 
     Source: TokenMix, Liu et al. 2022, arXiv 2207.08409, section 3. Its maps are those of a pretrained teacher; these
-    are of the network itself. Its two scores are used as they are; here they are divided by their sum. Without a
-    partner (see `fills`), or where both maps are empty, the weight is the kept share.
+    are of the network itself. The paper uses the two scores directly; here they are divided by their sum. Without a
+    partner (see `fills`), or if both maps are empty, the weight is the kept share.
 
     Args:
-      blocks: number of rectangles K that are drawn; tokens at random places fill up what they do not reach.
+      blocks: number of rectangles K; tokens at random positions make up for any shortfall.
       patch_size: side of a token in pixels.
     """
     batch, height, width, _ = images_BxHxWxC.shape
@@ -68,7 +68,7 @@ def transmix(
     keep_B: jax.Array | None = None,
     border: int = 0,
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """`boxes.cutmix`, and {"mask": mask_BxHxW}, from which the step weighs the labels by `attended_share`.
+    """`boxes.cutmix`, plus {"mask": mask_BxHxW}, from which the step weighs the labels by `attended_share`.
 
     Source: TransMix, Chen et al. 2022, arXiv 2111.09833, section 3.
     """
@@ -81,10 +81,10 @@ def transmix(
 def block_order(
     block_key: jax.Array, token_key: jax.Array, batch: int, *, grid_hxw: tuple[int, int], blocks: int
 ) -> jax.Array:
-    """Scores of tokens, the larger the earlier one is masked; [B, h, w], float32.
+    """Scores of tokens, which are masked in descending order; [B, h, w], float32.
 
     Tokens of the first block score above K - 1, those that only the second covers above K - 2, and so on, with
-    uniform noise inside a block; tokens outside of all blocks have noise alone. A block covers 1 / 16 to 1 / 3 of the
+    uniform noise inside a block; tokens outside all blocks have only noise. A block covers 1 / 16 to 1 / 3 of the
     tokens before it is clipped, with a log-uniform aspect.
     """
     heights, widths = (jnp.arange(size, dtype=jnp.float32) for size in grid_hxw)
@@ -107,7 +107,7 @@ def block_order(
 
 
 def map_share(maps_BxHxW: jax.Array, mask_BxHxW: jax.Array, partner_B: jax.Array, otherwise_B: jax.Array) -> jax.Array:
-    """The label's weight of `tokenmix`, weight_B in [0, 1]; `otherwise_B` where neither map has anything to show."""
+    """The label weight of `tokenmix`, weight_B in [0, 1]; `otherwise_B` if both maps are empty."""
     total = lambda x: jnp.sum(x, axis=(1, 2))
     share = lambda part_B, whole_B: jnp.where(whole_B > 0, part_B / jnp.where(whole_B > 0, whole_B, 1.0), 0.0)
     maps_BxHxW, mask_BxHxW = maps_BxHxW.astype(jnp.float32), mask_BxHxW.astype(jnp.float32)
