@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def version() -> str:
-    """The versions of this package and of what it computes with, and the devices that it finds."""
+    """The versions of this package and of its main dependencies, and the devices found."""
     import jax
 
     from gradmix_jax import __version__
@@ -42,7 +42,7 @@ def version() -> str:
 
 
 def usage() -> str:
-    """The commands, each with the first sentence of its module; nothing is imported for it."""
+    """The commands, each with the first sentence of its module, without importing any."""
     lines = ["usage: gradmix COMMAND [arguments]", ""]
     for name, (module, implied) in COMMANDS.items():
         lines.append(f"  {name:10}{_about(module)}" if not implied else f"  {name:10}The same as train {implied[0]}.")

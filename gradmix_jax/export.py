@@ -26,9 +26,9 @@ def export(
     """Write the newest checkpoint of a run and its headline score into the directory `out`.
 
     Args:
-      workdir: of a run.
+      workdir: workdir of a run.
       out: a directory that is empty or does not exist.
-      layout: names of the weights, of `files.LAYOUTS`.
+      layout: naming of the weights, one of `files.LAYOUTS`.
       reduction: which training features to keep; None: all.
       onnx: whether to write the model as ONNX too (packages jax2onnx, onnx, onnxruntime).
 
@@ -36,7 +36,7 @@ def export(
       The classifier that was written.
 
     Raises:
-      ValueError: no checkpoint, neither cached features nor data, `out` is not empty, or the export differs.
+      ValueError: no checkpoint, neither cached features nor data, `out` is not empty, or the export disagrees.
     """
     files.check_out(out)
     if onnx:
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "New directory to write.")
     flags.DEFINE_enum("layout", "ours", files.LAYOUTS, "Names of the weights; torch: torchvision's, timm's.")
     flags.DEFINE_boolean("onnx", False, "Write the model as ONNX too; needs jax2onnx, onnx and onnxruntime.")
-    flags.DEFINE_integer("gallery", 0, "Training features to keep of each class; 0: all.", lower_bound=0)
-    flags.DEFINE_enum("gallery_rule", "k_center", list(gallery.RULES), "How they are chosen.")
-    flags.DEFINE_enum("gallery_dtype", "float32", ("float32", "float16"), "How they are stored.")
+    flags.DEFINE_integer("gallery", 0, "Training features to keep per class; 0: all.", lower_bound=0)
+    flags.DEFINE_enum("gallery_rule", "k_center", list(gallery.RULES), "How to choose these training features.")
+    flags.DEFINE_enum("gallery_dtype", "float32", ("float32", "float16"), "How to store the training features.")
     cli.run(main, required=("out",))

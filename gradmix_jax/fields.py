@@ -1,12 +1,12 @@
-"""Config keys: how a section declares them, and how their values are checked.
+"""Config keys: how a section declares them and how their values are checked.
 
     @dataclasses.dataclass(frozen=True)
     class Spec(Section, section="mix"):
         fill: str = key("partner", "what fills the hole", choices=FILLS)
         keep_range: tuple[float, float] = key((0.5, 0.9), "share of pixels kept", least=0, most=1, length=2)
 
-A key is stated here and nowhere else: `config.default_config` and the configuration reference are made from the
-declarations. Table entries (mixing methods, scores) declare their options with `Key` directly.
+A key is stated only in its declaration, from which `config.default_config` and the configuration reference are
+made. Table entries (mixing methods, scores) declare their options with `Key` directly.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A config key: its default, what it means, and which values it takes.
+    """A config key: its default, its meaning, and the values it takes.
 
     Attributes:
       default: the default; its type is the type of the key. A tuple's elements all have one type, that of the first
         (strings for an empty tuple).
-      comment: what the key means, one line.
+      comment: the meaning of the key, in one line.
       choices: the values that a string may have: an iterable, a table, or a function that returns one.
       least, above: inclusive or exclusive lower bound of a number (or of each element of a tuple).
       most, below: inclusive or exclusive upper bound.
       length: number of elements of a tuple; None: any.
-      may_change: whether a resumed run may have another value, because the key does not change what is computed.
+      may_change: whether a resumed run may use another value, because the key does not affect results.
     """
 
     default: Any
@@ -44,7 +44,7 @@ class Key:
 
     @property
     def described(self) -> str:
-        """The comment, with the choices unless it names them itself."""
+        """The comment, followed by the choices unless it already names them."""
         names = () if self.choices is None else tuple(self.choices() if callable(self.choices) else self.choices)
         return (
             self.comment
@@ -53,7 +53,7 @@ class Key:
         )
 
     def check(self, name: str, value: Any) -> Any:
-        """The value, a list turned into a tuple. Raises ValueError, naming the key, for one it does not take."""
+        """The value, with a list turned into a tuple. Raises ValueError, naming the key, for an invalid value."""
         if not isinstance(self.default, tuple):
             self._check_one(name, value, self.default)
             return value
@@ -87,9 +87,9 @@ def options(table: Callable[[], Mapping[str, Any]], comment: str) -> Any:
     """A field that holds the options of every entry of a table: {entry: {option: value}}.
 
     Args:
-      table: returns {name: entry}; `entry.options` is {option: `Key`}. Asked at each use, so that entries added later
-        count.
-      comment: what the entries are.
+      table: returns {name: entry}; `entry.options` is {option: `Key`}. Called at each use, so that entries added
+        later count.
+      comment: describes the entries.
     """
     return dataclasses.field(default_factory=dict, hash=False, metadata={"table": table, "comment": comment})
 
@@ -104,7 +104,7 @@ def default_options(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check_options(name: str, table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`default_options` with the given values in their place. Raises ValueError for an unknown name or a bad value."""
+    """`default_options`, overridden by the given values. Raises ValueError for an unknown name or a bad value."""
     complete = default_options(table)
     for entry, values in given.items():
         check_choice(f"the key {name}.{entry}", entry, complete)
@@ -115,13 +115,13 @@ def check_options(name: str, table: Mapping[str, Any], given: Mapping[str, Any])
 
 
 class Section:
-    """Base of the frozen dataclasses of a config's sections: checks every key when it is made.
+    """Base of the frozen dataclasses of a config's sections; checks every key on creation.
 
-    Subclasses say which section they are, `class Spec(Section, section="mix")`, and may define `check` for what
-    concerns several keys.
+    Subclasses name their section, `class Spec(Section, section="mix")`, and may define `check` for checks of several
+    keys.
 
     Raises:
-      ValueError: a value that its key does not take; one line with the key, what it takes, and the value.
+      ValueError: an invalid value; one line with the key, the values it takes, and the value.
     """
 
     section = ""
@@ -155,12 +155,12 @@ class Section:
 
 
 def nearest(value: Any, allowed: Iterable[str]) -> str:
-    """The one of `allowed` that a misspelled value is most like; "" where none is like it."""
+    """The one of `allowed` that is most similar to a misspelled value; "" if none is."""
     return next(iter(difflib.get_close_matches(str(value), tuple(allowed), 1)), "")
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str], *, guess: str = "") -> None:
-    """Raises ValueError unless `value` is one of `allowed`: one line with the name, the choices, the value, a guess."""
+    """Raises ValueError unless `value` is one of `allowed`: one line with name, choices, value and a suggestion."""
     allowed = tuple(allowed)
     if value not in allowed:
         near = guess or nearest(value, allowed)
@@ -181,8 +181,8 @@ def check_number(
     """Raises ValueError unless `value` is a finite number within the bounds: one line with the name and the value.
 
     Args:
-      name: what to call the value.
-      value: True and False are not numbers.
+      name: name of the value in the message.
+      value: True and False do not count as numbers.
       least, above: inclusive or exclusive lower bound; at most one of them.
       most, below: inclusive or exclusive upper bound; at most one of them.
       whole: whether it must be an integer.

@@ -18,17 +18,17 @@ from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing
 
 FORMATS = ("png", "pdf", "svg")
-# As high as a row is.
+# The same height as a row.
 LONGEST_NAME = 20
 
 
 def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = None) -> None:
-    """Draw images of the batch that the newest checkpoint would be trained on next.
+    """Draw images of the next batch after the newest checkpoint.
 
     Args:
       workdir: directory of a run.
       out: file to write, in one of FORMATS.
-      rows: how many of the first images to draw.
+      rows: number of images to draw, from the start of the batch.
       images: positions in the batch to draw instead, from 0.
 
     Raises:
@@ -98,6 +98,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", "grid.png", "File to write.")
-    flags.DEFINE_integer("rows", 8, "How many of the first images of the batch to draw.", lower_bound=1)
+    flags.DEFINE_integer("rows", 8, "Number of images to draw, from the start of the batch.", lower_bound=1)
     flags.DEFINE_list("images", [], "Positions in the batch of the images to draw instead.")
     cli.run(main)

@@ -24,9 +24,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     cli.define_experiment_flags()
-    flags.DEFINE_enum("mode", "train_and_eval", run.MODES, "What to do.")
+    flags.DEFINE_enum("mode", "train_and_eval", run.MODES, "Train, evaluate, or both.")
     flags.DEFINE_bool("multihost", False, "Join the other processes of a pod or cluster, found by its environment.")
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where the environment does not tell.")
-    flags.DEFINE_integer("num_processes", None, "Of all hosts, with --coordinator.")
-    flags.DEFINE_integer("process_id", None, "Of this process, from 0, with --coordinator.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if the environment does not provide it.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes on all hosts, with --coordinator.")
+    flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
     cli.run(main, required=("config", "workdir"))

@@ -1,4 +1,4 @@
-"""Name the class of an image, or say that it is of none.
+"""Classify images into the known classes, or as unknown.
 
 python -m gradmix_jax.predict runs/cifar10_0 photo.jpg folder/of/images
 find . -name '*.jpg' | python -m gradmix_jax.predict models/cifar10 - --csv > answers.csv
@@ -6,7 +6,7 @@ find . -name '*.jpg' | python -m gradmix_jax.predict models/cifar10 - --csv > an
     classifier = OpenSetClassifier.load("runs/cifar10_0")
     prediction = classifier.predict(images_NxHxWxC)
 
-The model is the workdir of a run or what `gradmix export` wrote.
+The model is the workdir of a run or an export of `gradmix export`.
 """
 
 import csv
@@ -37,12 +37,12 @@ class Prediction(NamedTuple):
 
 
 class OpenSetClassifier:
-    """A trained run that accepts an image only where its score reaches a threshold.
+    """A trained run that accepts an image only if its score reaches a threshold.
 
     Attributes:
-      class_names: of the K known classes.
-      threshold: lowest score that counts as known; -inf: none is rejected.
-      warnings: what its user should know, one sentence each.
+      class_names: names of the K known classes.
+      threshold: lowest score that counts as known; -inf: no image is rejected.
+      warnings: warnings for the user, one sentence each.
     """
 
     def __init__(self, classifier: Classifier, threshold: float, warnings: Sequence[str] = ()):
@@ -53,20 +53,20 @@ class OpenSetClassifier:
 
     @classmethod
     def load(cls, directory: str, *, threshold: float | None = None, keep: float = 0.95) -> "OpenSetClassifier":
-        """From the workdir of a run, or from an export.
+        """Load the workdir of a run, or an export.
 
-        The images of a run are needed only where its features.npz is missing or of another checkpoint.
+        The images of a run are needed only if its features.npz is missing or belongs to another checkpoint.
 
         Args:
-          directory: of a run or an export.
+          directory: directory of a run or an export.
           threshold: lowest score that counts as known; if not given, the one that rejects at most the share 1 - keep
             of known images, in expectation over sets of validation images (`conformal.threshold`). No unknown image is
-            needed, and no test image is looked at.
+            needed, and no test image is used.
           keep: see `threshold`, above 0 and at most 1.
 
         Raises:
           ValueError: no run, no checkpoint or no export there; no threshold given and no validation images kept by the
-            run; a threshold that is no finite number.
+            run; a threshold that is not a finite number.
         """
         if threshold is not None:
             check_number("threshold", threshold)
@@ -98,7 +98,7 @@ class OpenSetClassifier:
           The prediction.
 
         Raises:
-          ValueError: no image, a file that cannot be read as one, or an array of another type or shape.
+          ValueError: no image, a file that cannot be read as one, or an array of a wrong type or shape.
         """
         if not len(images):
             raise ValueError("predict needs one image or more, got none.")
@@ -108,7 +108,7 @@ class OpenSetClassifier:
         return Prediction(label_N, [names[label] for label in label_N], found["score"])
 
     def array(self, image: Any) -> np.ndarray:
-        """One image as the model takes it, uint8 [H, W, C]; raises as `predict`."""
+        """One image in the model's input format, uint8 [H, W, C]; raises as `predict`."""
         described = self._classifier.metadata["image"]
         background = described["background"]
         return images_lib.as_array(image, described["size"], described["channels"], background=background)
@@ -119,19 +119,19 @@ class OpenSetClassifier:
         return None if calibration_V is None else conformal.p_values(calibration_V, score_N)
 
     def records(self, images_NxHxWxC: np.ndarray, *, top: int = 3, neighbors: int = 0) -> list[dict[str, Any]]:
-        """One dict for each image, of values that JSON can hold.
+        """One JSON-compatible dict per image.
 
         Args:
-          images_NxHxWxC: of `array`.
-          top: how many classes to list.
-          neighbors: how many training images to list.
+          images_NxHxWxC: images from `array`.
+          top: number of classes to list.
+          neighbors: number of training images to list.
 
         Returns:
           [{"label", "accepted", "score", "p_value" or None, "top": [{"class", "score"}], "neighbors": [...] if asked}],
           see `Classifier.neighbors`.
 
         Raises:
-          ValueError: neighbors were asked for and the run's score has none.
+          ValueError: neighbors are requested but the run's score has none.
         """
         outputs = self._classifier.outputs(images_NxHxWxC)
         found = self._classifier.scores(outputs)
@@ -153,7 +153,7 @@ class OpenSetClassifier:
         return records
 
     def maps(self, images_NxHxWxC: np.ndarray) -> np.ndarray:
-        """map_NxHxW in [0, 1]: where a change of the image changes the score most (gradient of the score)."""
+        """map_NxHxW in [0, 1]: where changing the image changes the score most (gradient of the score)."""
         return self._classifier.maps(images_NxHxWxC)
 
 
@@ -175,7 +175,7 @@ def _read(classifier: OpenSetClassifier, paths: Iterable[str], broken: list[str]
 
 
 class _Plain:
-    """One line for each image; classes and neighbors below it where they were asked for."""
+    """One line per image, with classes and neighbors below it if requested."""
 
     def __init__(self, classifier: OpenSetClassifier):
         self.threshold = classifier.threshold
@@ -189,7 +189,7 @@ class _Plain:
 
 
 class _Json:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def __init__(self, classifier: OpenSetClassifier):
         pass
@@ -199,7 +199,7 @@ class _Json:
 
 
 class _Csv:
-    """One row for each image, below the names of the columns."""
+    """One row per image, below the column names."""
 
     COLUMNS = ("label", "accepted", "score", "p_value")
 
@@ -255,13 +255,13 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float("threshold", None, "Lowest score that counts as known; else from the validation images.")
+    flags.DEFINE_float("threshold", None, "Lowest score that counts as known; default: from the validation images.")
     flags.DEFINE_float(
-        "keep", 0.95, "Share of known images to accept: at most the rest is rejected, in expectation.", 0, 1
+        "keep", 0.95, "Share of known images to accept, in expectation; at most the rest is rejected.", 0, 1
     )
-    flags.DEFINE_bool("json", False, "Print one JSON object a line: path, label, accepted, score, p_value, top.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per line: path, label, accepted, score, p_value, top.")
     flags.DEFINE_bool("csv", False, "Print a table with the same columns.")
-    flags.DEFINE_integer("top", 3, "Classes to list with their scores.", lower_bound=1)
-    flags.DEFINE_integer("neighbors", 0, "Training images to list, the most similar first.", lower_bound=0)
-    flags.DEFINE_string("explain", None, "Directory for a PNG of each image, with the gradient of its score.")
+    flags.DEFINE_integer("top", 3, "Number of classes to list with their scores.", lower_bound=1)
+    flags.DEFINE_integer("neighbors", 0, "Number of training images to list, the most similar first.", lower_bound=0)
+    flags.DEFINE_string("explain", None, "Directory for a PNG of each image with the gradient of its score.")
     cli.run(_main)

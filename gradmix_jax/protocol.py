@@ -3,7 +3,7 @@
 python -m gradmix_jax.protocol --config=configs/digits_osr.py --workdir=runs/digits --trials=0,1,2,3,4 --seeds=0,1,2
 python -m gradmix_jax.protocol ... --print_commands        print one command per run, for a scheduler; run nothing
 
-A run that has results is skipped and an interrupted one is resumed, so rerunning the command finishes what it began.
+A run with results is skipped and an interrupted one is resumed, so rerunning the command completes it.
 A directory that holds a run of another config is refused.
 """
 
@@ -18,7 +18,7 @@ from gradmix_jax import cli, report, run_many
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
-    """Run what has no results yet, one after the other in this process.
+    """Run everything without results, one run after the other in this process.
 
     Args:
       config: the experiment; its own trial and seed are ignored.
@@ -27,12 +27,12 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
       seeds: seeds to run each of them with.
 
     Returns:
-      The Markdown table over all of them, which is also written to `<workdir>/summary.md`, with a line for each run
-      that failed; the others are run all the same.
+      The Markdown table over all runs, which is also written to `<workdir>/summary.md`, with a line for each failed
+      run; a failure does not stop the others.
 
     Raises:
-      ValueError: a config that cannot work, or a directory that holds another run, finished or not; found before
-        anything is run. Also where every run failed.
+      ValueError: an invalid config, or a directory that holds another run, finished or not; found before anything is
+        run. Also if every run failed.
     """
     planned = run_many.check_runs(config, workdir, trials, seeds, num_devices=jax.device_count())
     failed = run_many.run_all(planned)

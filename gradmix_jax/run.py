@@ -29,7 +29,7 @@ from gradmix_jax.workdir import lock
 MODES = ("train", "eval", "train_and_eval")
 # Keys that may differ between the hosts of a pod.
 _OF_A_HOST = ("dataset.data_dir", "dataset.root", "dataset.download", "train.workers", "train.cache_gigabytes")
-# Entries of the results that have a file of their own.
+# Entries of the results with a separate file.
 ARRAYS = {"arrays": workdir_lib.SCORES, "gallery": workdir_lib.GALLERY}
 
 
@@ -38,11 +38,11 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
 
     Args:
       config: the experiment.
-      workdir: directory of the run; made if need be.
+      workdir: directory of the run; created if missing.
       mode: one of MODES.
 
     Returns:
-      The results, which are written to the workdir too; None without an evaluation, and on all processes but the main.
+      The results, also written to the workdir; None without an evaluation, and on all processes except the main one.
       results["failed"] names optional parts of the evaluation that failed, with the reason.
 
     Raises:
@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
 
 
 def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str) -> dict[str, Any] | None:
-    """`run` in a workdir that is this process's own."""
+    """`run` in a workdir that this process has locked."""
     check_same_run(plain, workdir)
     data = data_lib.open_set(experiment.dataset)
     if jax.process_count() > 1:
@@ -77,9 +77,9 @@ def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str)
 
 
 def _facts(plain: dict[str, Any], mode: str) -> dict[str, Any]:
-    """What the processes of a pod must have in common before any data is opened: command, code, packages, devices.
+    """Facts that the processes of a pod must share before any data is opened: command, code, packages, devices.
 
-    Paths and whatever concerns one host alone may differ.
+    Paths and other host-specific settings may differ.
     """
     keys = config_lib.flatten({name: value for name, value in plain.items() if name != "phases"})
     for index, entry in enumerate(plain["phases"]):
@@ -101,18 +101,18 @@ def _facts(plain: dict[str, Any], mode: str) -> dict[str, Any]:
 def finished(
     config: ConfigDict | dict[str, Any], workdir: str, *, num_devices: int, from_data: bool = True
 ) -> dict[str, Any]:
-    """The plain config with a value for every key that is left to the data: that of the run in `workdir`, if any.
+    """The plain config with a value for every key left to the data, taken from the run in `workdir`, if any.
 
     Otherwise the values are derived and printed, see `derive.from_data`.
 
     Args:
       config: the experiment; checked here.
       workdir: directory of the run.
-      num_devices: of all processes.
-      from_data: whether to derive values; False: keys stay open where there is no run yet.
+      num_devices: number of devices of all processes.
+      from_data: whether to derive values; False: keys stay open if there is no run yet.
 
     Raises:
-      ValueError: a config that cannot work, or data that is missing or leaves a key without a value.
+      ValueError: an invalid config, or data that is missing or leaves a key without a value.
     """
     plain = config_lib.to_plain(config) if isinstance(config, ConfigDict) else config
     from_config(plain, num_devices=num_devices)
@@ -133,12 +133,12 @@ def finished(
 def _evaluate(
     experiment: Experiment, config: dict[str, Any], workdir: str, data: data_lib.OpenSet
 ) -> dict[str, Any] | None:
-    """Evaluate and write the results, the headline as soon as it is there."""
+    """Evaluate and write the results, the headline as soon as it is available."""
     if not mapping.is_main_process():
         return evaluation.evaluate(experiment.setup, workdir, data=data)
-    if experiment.model.init_from:  # may be evaluated without a training
+    if experiment.model.init_from:  # may be evaluated without training
         os.makedirs(workdir, exist_ok=True)
-    # Arrays do not change once they are there; writing them again for every part would take longer than the part.
+    # Arrays do not change once they exist; rewriting them for every part would take longer than the part.
     saved: set[str] = set()
     written: dict[str, Any] = {}
 
@@ -160,9 +160,9 @@ def make_program(
 
     Args:
       experiment: the specs.
-      num_classes: K, known classes.
+      num_classes: number K of known classes.
       num_images: size of the training set.
-      mapped: how the step runs on several devices; None: on one, by `jax.jit` alone.
+      mapped: how the step runs on several devices; None: on one, with plain `jax.jit`.
     """
     module = models.create(experiment.model, num_classes=num_classes, axis_name=mapped and mapped.axis_name)
     batch_size = experiment.train.batch_size
@@ -211,7 +211,7 @@ def initial_state(experiment: Experiment, program: Program) -> state_lib.TrainSt
 
 
 def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> cost.Cost:
-    """What one train step costs on one device, by XLA's count.
+    """Cost of one train step on one device, by XLA's count.
 
     Args:
       experiment: the specs.
@@ -229,15 +229,15 @@ def train(
 
     Args:
       experiment: the specs.
-      config: what they were made from, recorded in the workdir.
-      workdir: directory of the run; made if need be.
-      data: the run's data if it is open already.
+      config: the config they were made from, recorded in the workdir.
+      workdir: directory of the run; created if missing.
+      data: the run's data, if already open.
 
     Returns:
       The number of steps done and planned.
 
     Raises:
-      KeyboardInterrupt, ValueError: see `training.train.train`; ValueError too where the workdir holds another run.
+      KeyboardInterrupt, ValueError: see `training.train.train`; ValueError also if the workdir holds another run.
     """
     check_same_run(config, workdir)
     data = data_lib.open_set(experiment.dataset) if data is None else data
@@ -254,7 +254,7 @@ def train(
 
 
 def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.TrainState:
-    """The initial state with the weights of `model.init_from`; says what was loaded."""
+    """The initial state with the weights of `model.init_from`; prints what was loaded."""
     template = {"params": initial.params, "batch_stats": initial.batch_stats}
     variables, report = initial_lib.load(experiment.model.init_from, experiment.dataset.trial, template)
     print(report, file=sys.stderr)
@@ -262,9 +262,9 @@ def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.
 
 
 def check_same_run(config: dict[str, Any], workdir: str) -> None:
-    """Raises ValueError where the workdir holds a run of another config, but for keys that do not change the model.
+    """Raises ValueError if the workdir holds a run of another config, ignoring keys that do not change the model.
 
-    A directory with neither a checkpoint nor results counts as empty. Raises it also for checkpoints without a config.
+    A directory with neither a checkpoint nor results counts as empty. Also raised for checkpoints without a config.
     """
     if not _holds_run(workdir):
         return
@@ -296,15 +296,15 @@ def _record(config: dict[str, Any], workdir: str, params: Any) -> None:
 
 
 def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Evaluate the newest checkpoint of a run; writes nothing but the cache of features into its workdir.
+    """Evaluate the newest checkpoint of a run; writes only the cache of features to its workdir.
 
     Args:
       config: the run's config: a ConfigDict, or the dict of its config.json.
       workdir: the run's directory.
 
     Returns:
-      The metrics of the headline feature and score, everything that the report shows, and two entries that are not
-      for JSON: "arrays" (scores, predictions and labels) and "gallery" (images).
+      The metrics of the headline feature and score, everything that the report shows, and two entries that JSON cannot
+      hold: "arrays" (scores, predictions and labels) and "gallery" (images).
 
     Raises:
       ValueError: no checkpoint, a config that does not fit the data or the checkpoint, or a leak guard's reason.
@@ -314,15 +314,15 @@ def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any
 
 
 def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Write results.json, scores.npz and gallery.npz, and config.json as evaluated; return what results.json holds.
+    """Write results.json, scores.npz, gallery.npz and the evaluated config.json; return the content of results.json.
 
-    Files whose entry, "arrays" or "gallery", is not there are left alone.
+    Files whose entry, "arrays" or "gallery", is missing are left alone.
     """
     for entry, name in ARRAYS.items():
         if entry in results:
             with workdir_lib.replacing(workdir_lib.path(workdir, name), "wb") as file:
                 np.savez_compressed(file, **results[entry])
-    # The keys that a run may be evaluated with other values of belong to its results.
+    # Keys that may change between evaluations of a run belong to its results.
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
     results = {key: value for key, value in results.items() if key not in ARRAYS}
     results |= {"version": stored.VERSION, "environment": workdir_lib.environment()}

@@ -1,4 +1,4 @@
-"""Several experiments, one after the other: which there are, whether they can run, and what became of each."""
+"""Several experiments, one after the other: planning, checking, running, and their failures."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ from gradmix_jax.workdir import lock
 
 
 def is_finished(config: ConfigDict, workdir: str) -> bool:
-    """Whether there are results of the last step, evaluated as the config says, with no part missing or failed."""
+    """Whether there are results of the last step, evaluated as configured, with no part missing or failed."""
     if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
         return False
     results, wanted = stored.results(workdir), config_lib.to_plain(config)
@@ -48,9 +48,9 @@ def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) 
 def check_runs(
     config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], *, num_devices: int, from_data: bool = True
 ) -> list[tuple[ConfigDict, str]]:
-    """What `runs` gives, checked and finished: raises ValueError unless all of it can run on so many devices.
+    """The result of `runs`, checked and completed; raises ValueError unless every run works on this many devices.
 
-    The data is opened only where keys are left to it, and not at all where `from_data` is False.
+    The data is opened only if keys are left to it, and not at all if `from_data` is False.
     """
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
@@ -72,7 +72,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
     A run that fails leaves the others alone; its workdir keeps the reason, see `workdir.FAILED`, until it succeeds.
 
     Returns:
-      {workdir: why it failed}, of runs without results and of those of which a part of the evaluation failed.
+      {workdir: why it failed} for runs without results and runs whose evaluation failed in part.
     """
     failed: dict[str, str] = {}
     for one, directory in planned:
@@ -84,25 +84,25 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
                 failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
             with contextlib.suppress(FileNotFoundError):
                 os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
-        except Exception as error:  # of whatever kind: the other runs have nothing to do with it
+        except Exception as error:  # of whatever kind, because it does not concern the other runs
             failed[directory] = _note_failure(error, directory)
     return failed
 
 
 def _forget_programs() -> None:
-    """Free the compiled programs of a run, which no other run can use: some 60 MB for each of the smallest ones.
+    """Free the compiled programs of a run, which no other run can use: some 60 MB for each of the smallest runs.
 
-    Measured over 8 runs of 2 steps with their evaluations (JAX 0.10.2, one CPU device, in a process of 340 MB after the
-    first): 385 MB after the fifth and 388 MB after the eighth; without this 60 MB more after every run, up to 966 MB.
+    Measured over 8 runs of 2 steps with their evaluations (JAX 0.10.2, one CPU device, 340 MB after the first run):
+    385 MB after the fifth and 388 MB after the eighth; without this, 60 MB more after every run, up to 966 MB.
     """
     jax.clear_caches()
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed; others may not have it
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed memory; other libraries may lack this call
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_some(failed: dict[str, str], directories: list[str]) -> None:
-    """Raises ValueError, with the reason of the first, where none of the runs has results."""
+    """Raises ValueError, with the reason of the first run, if none of the runs has results."""
     if not any(map(has_results, directories)):
         raise ValueError(f"none of the {len(directories)} runs has results; {directories[0]}: {failed[directories[0]]}")
 
@@ -113,20 +113,20 @@ def complete(workdir: str) -> bool:
 
 
 def has_results(workdir: str) -> bool:
-    """Whether a run has been evaluated, and has not failed since."""
+    """Whether a run has been evaluated and has not failed since."""
     exists = lambda name: os.path.exists(workdir_lib.path(workdir, name))
     return exists(workdir_lib.RESULTS) and not exists(workdir_lib.FAILED)
 
 
 def _note_failure(error: Exception, workdir: str) -> str:
-    """The reason in one line, printed, and kept in the workdir unless another process works there."""
+    """The reason in one line, printed and recorded in the workdir unless another process works there."""
     said = " ".join(str(error).split())[:500]
     reason = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}"
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
     print(f"{workdir} failed: {reason}", file=sys.stderr)
     if not isinstance(error, lock.LockedError):
-        with contextlib.suppress(OSError):  # no room: what is printed has to do
+        with contextlib.suppress(OSError):  # no room: printing must suffice
             os.makedirs(workdir, exist_ok=True)
             content = {"error": reason, "environment": workdir_lib.environment()}
             workdir_lib.write_json(workdir, workdir_lib.FAILED, content)

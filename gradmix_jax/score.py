@@ -38,12 +38,12 @@ SHOWN = {
     "oscr": "OSCR",
 }
 LEADERBOARD, COMPARISON, IMAGES = "leaderboard.csv", "comparison.csv", "images.csv"
-# Data set in the config of a report's run: the outputs do not say which it is.
+# Name of the dataset in a report's config, because the outputs do not name it.
 DATASET = "stored outputs"
 
 
 def score(arrays: Mapping[str, np.ndarray], **options: Any) -> dict[str, Any]:
-    """Every score and metric that the arrays allow; arguments, results and errors as of `evaluation.arrays.measure`."""
+    """Every score and metric that the arrays allow; arguments, results and errors as in `evaluation.arrays.measure`."""
     return {name: value for name, value in arrays_lib.measure(arrays, **options).items() if name != "scored"}
 
 
@@ -63,7 +63,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         if not path.endswith(".npz"):
             raise ValueError("give a .npz or .safetensors file, or a folder of .npy files")
         return stored.read_npz(path)
-    except Exception as error:  # NumPy raises whatever a broken header leads it to
+    except Exception as error:  # NumPy raises anything for a broken header
         if str(error).startswith(path):
             raise
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
@@ -74,7 +74,7 @@ def _read_folder(path: str) -> dict[str, np.ndarray]:
     for name in sorted(each for each in os.listdir(path) if each.endswith(".npy")):
         try:
             found[name.removesuffix(".npy")] = np.lib.format.open_memmap(os.path.join(path, name), mode="r")
-        except Exception as error:  # whatever a broken header leads NumPy to
+        except Exception as error:  # NumPy raises anything for a broken header
             raise ValueError(f"{name}: {error}") from error
     if not found:
         raise ValueError("it is a folder without .npy files")
@@ -82,7 +82,7 @@ def _read_folder(path: str) -> dict[str, np.ndarray]:
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for every score, the best AUROC first: feature, score, numbers of images, metrics."""
+    """One row per score, the best AUROC first: feature, score, numbers of images, metrics."""
     counts = {"known": results["num_known"], "unknown": results["num_unknown"]}
     found = [
         {"feature": feature, "score": name, **counts, **metrics}
@@ -93,7 +93,7 @@ def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(name: str, results: dict[str, Any]) -> str:
-    """Plain text: the scores of one file, the further unknown sets, and what was left out, with the reason."""
+    """Plain text: the scores of one file, further unknown sets, and what was left out, with the reason."""
     shown = [metric for metric in SHOWN if metric in results]
     head = f"{'score':<36}" + "".join(f"{SHOWN[metric]:>14}" for metric in shown)
     lines = [f"{name}: {results['num_known']} known images, {results['num_unknown']} unknown", head]
@@ -127,10 +127,10 @@ def compare(named: Mapping[str, dict[str, Any]], ids: Mapping[str, tuple]) -> li
 
     Args:
       named: {name of a file: results}.
-      ids: {name of a file: (known_ids, unknown_ids)}, None where there are none.
+      ids: {name of a file: (known_ids, unknown_ids)}, None if there are none.
 
     Returns:
-      A row for each pair and metric: first, second, metric, difference, p_value, test; empty for files of other images.
+      One row per pair and metric: first, second, metric, difference, p_value, test; empty if images differ.
     """
     found = []
     for one, two in itertools.combinations(named, 2):
@@ -149,7 +149,7 @@ def compare(named: Mapping[str, dict[str, Any]], ids: Mapping[str, tuple]) -> li
 
 
 def write(named: Mapping[str, tuple[Mapping[str, np.ndarray], dict[str, Any]]], out_dir: str) -> list[str]:
-    """Write everything about {name of a file: (its arrays, what `measure` returned)}.
+    """Write everything about {name of a file: (its arrays, the result of `measure`)}.
 
     Into `out_dir`: NAME/results.json, NAME/scores.npz, NAME/images.csv (scores of every image), leaderboard.csv (a row
     per score), comparison.csv (paired tests) and, of files with labels of known images, report.html with its tables.
@@ -218,7 +218,7 @@ def _write_images(path: str, arrays: Mapping[str, np.ndarray], scored: headline.
 
 
 def names_of(paths: list[str]) -> list[str]:
-    """Short distinct names of files: their names without the ending, numbered where two are the same."""
+    """Short distinct names of files: their names without the extension, numbered if two are equal."""
     stems = [os.path.splitext(os.path.basename(os.path.abspath(path)))[0] for path in paths]
     names: list[str] = []
     for index, stem in enumerate(stems, 1):
@@ -256,8 +256,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write results, scores per image, leaderboard and report to.")
-    flags.DEFINE_string("feature", None, "Of the headline: features or logits.")
-    flags.DEFINE_string("score", None, "Of the headline; by default topk_cosine of features, or max_logit.")
+    flags.DEFINE_string("feature", None, "Feature of the headline: features or logits.")
+    flags.DEFINE_string("score", None, "Score of the headline; default: topk_cosine of features, or max_logit.")
     flags.DEFINE_list("scores", "all", "Scores to compute.")
     flags.DEFINE_integer("k", 3, "Neighbors per class of topk_cosine and of predictions by features.")
     cli.run(main)

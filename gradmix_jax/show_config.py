@@ -1,4 +1,4 @@
-"""Print every key of a config with its value, its default and what it means.
+"""Print every key of a config with its value, default and meaning.
 
 python -m gradmix_jax.show_config --config=configs/cifar_osr.py:layer
 gradmix config --config=cifar_osr --changed

@@ -6,7 +6,7 @@ python -m gradmix_jax.sweep ablation ... --print_commands       print one comman
 overview: every objective, mixing method, view policy and optimizer. ablation: each choice of GradMix, one at a time.
 map: whether the map matters (results/plan.md).
 
-A run that has results is skipped and an interrupted one is resumed, so rerunning the command finishes what it began.
+A run with results is skipped and an interrupted one is resumed, so rerunning the command completes it.
 A directory that holds a run of another config is refused.
 """
 
@@ -40,7 +40,7 @@ class Variant(NamedTuple):
 
 
 GRADMIX = "arXiv 2505.12803"
-# In every phase: a phase with other weights would train another method.
+# Set in every phase, because a phase with other weights would train another method.
 SUPCON_ONLY = {"phases[*].supcon": 1.0, "phases[*].ssl": 0.0}
 SSL_ONLY = {"phases[*].supcon": 0.0}
 CROSS_ENTROPY = {
@@ -257,7 +257,7 @@ def _flops(one: runs.Run) -> float:
 def print_commands(
     name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
 ) -> None:
-    """Print the commands that `run_sweep` would carry out for a config given by these flags."""
+    """Print the commands that `run_sweep` would run for a config given by these flags."""
     check(name, config, workdir, trials, seeds, num_devices=1, from_data=False)  # they run elsewhere
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
@@ -272,7 +272,7 @@ def _main(argv: list[str]) -> None:
         raise ValueError(f"name one sweep, {', '.join(SWEEPS)}; got {' '.join(argv[1:]) or 'none'!r}.")
     trials, seeds = cli.numbers("trials"), cli.numbers("seeds")
     for word in cli.config_words():
-        # Keys that this recipe sets and a row's recipe does not would stay in that row.
+        # Keys set by this recipe but not by a row's recipe would remain in that row.
         if word.startswith("--config=") and ":" in word:
             raise ValueError(f"every row has its own recipe; give a config without one, got {word!r}.")
     if flags.FLAGS.print_commands:

@@ -1,4 +1,4 @@
-"""What a run has written, read back: each file has one schema, which is checked here and nowhere else."""
+"""Reads back the files of a run: each has one schema, which is checked only here."""
 
 from gradmix_jax.stored.arrays import Arrays, ArraySpec, read_npz
 from gradmix_jax.stored.files import (

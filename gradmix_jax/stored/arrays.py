@@ -13,22 +13,22 @@ from typing import IO, Any
 
 import numpy as np
 
-# An archive of zeros unpacks to a thousand times its size, and is refused where that is more than a few images and
-# labels take; scores and features hardly shrink.
+# An archive of zeros unpacks to a thousand times its size and is refused if that exceeds the size of a few images and
+# labels; scores and features hardly compress.
 LARGEST_RATIO = 100
 ROOM = 2**26
-# What zipfile and NumPy raise for a broken file.
+# The errors of zipfile and NumPy for a broken file.
 _BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, NotImplementedError, RuntimeError)
 _BROKEN += (SyntaxError, TypeError, ValueError, OverflowError, MemoryError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """What an array may be.
+    """The allowed type and shape of an array.
 
     Attributes:
-      kinds: of the dtype, as NumPy's `dtype.kind`: "f" floating, "iu" integers, "U" strings.
-      dimensions: how many.
+      kinds: kinds of the dtype, as NumPy's `dtype.kind`: "f" floating, "iu" integers, "U" strings.
+      dimensions: number of dimensions.
       finite: whether NaN and infinity are refused when it is read.
       dtype: the one dtype that it must have; None: any of the kinds.
     """
@@ -39,7 +39,7 @@ class ArraySpec:
     dtype: Any = None
 
     def problem(self, shape: tuple[int, ...], dtype: np.dtype) -> str:
-        """Why an array with this header does not fit; "" where it does."""
+        """Why an array with this header does not fit; "" if it does."""
         wanted = np.dtype(self.dtype).name if self.dtype else {"f": "floating", "iu": "integer", "U": "string"}
         wanted = wanted if isinstance(wanted, str) else wanted.get(self.kinds, self.kinds)
         fits = dtype.kind in self.kinds and (self.dtype is None or dtype == self.dtype)
@@ -52,12 +52,12 @@ class Arrays:
     """An .npz file whose arrays are read one at a time: a file of 100,000 images may be larger than memory.
 
     Args:
-      path: of the file.
-      spec_of: name of an array -> what it may be; None: nothing is known about it.
+      path: path of the file.
+      spec_of: name of an array -> its spec; None: any array is allowed.
 
     Raises:
-      ValueError: the file is damaged, or an array is not what it may be; one line with file and array. So do the
-        methods.
+      ValueError: the file is damaged, or an array violates its spec; one line with file and array. The methods raise
+        it too.
     """
 
     def __init__(self, path: str, spec_of: Callable[[str], ArraySpec | None] = lambda name: None):
@@ -140,11 +140,11 @@ class Arrays:
                 if spec and spec.finite and not np.isfinite(block).all():
                     raise ValueError("it must be finite, got NaN or infinity")
                 yield block.copy()
-            file.read(1)  # at its end the checksum of the whole array is compared
+            file.read(1)  # at the end, the checksum of the whole array is checked
 
 
 class _Opened:
-    """A zip archive; whatever goes wrong while it is open is said in one line."""
+    """A zip archive; any error while it is open becomes one line."""
 
     def __init__(self, path: str, name: str):
         self._path, self._name, self._archive = path, name, None

@@ -25,9 +25,9 @@ from gradmix_jax.stored.schema import (
     whole,
 )
 
-# Of results.json; raised where a reader of an older version would misread it. Files without one are version 1.
+# Version of results.json, raised when an older reader would misread it. Files without one are version 1.
 VERSION = 2
-# What results.json of an older version may lack, or hold as null.
+# Entries that results.json of an older version may lack or hold as null.
 MISSING_PARTS: dict[str, Any] = {
     **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
     **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
@@ -166,7 +166,7 @@ def results(workdir: str) -> dict[str, Any]:
     """results.json, see `check_results`.
 
     Raises:
-      ValueError: it is missing, damaged, or of a newer version; of a run that failed, why.
+      ValueError: it is missing, damaged, or of a newer version; for a failed run, with the reason of the failure.
     """
     path = workdir_lib.path(workdir, workdir_lib.RESULTS)
     failed = workdir_lib.path(workdir, workdir_lib.FAILED)
@@ -177,12 +177,12 @@ def results(workdir: str) -> dict[str, Any]:
 
 
 def config(workdir: str, defaults: dict[str, Any], renamed) -> dict[str, Any]:
-    """config.json under today's names, every value of the type of its default; missing keys stay missing.
+    """config.json under current names, every value of the type of its default; missing keys stay missing.
 
     Args:
       workdir: of the run.
       defaults: the default config, plain.
-      renamed: plain config -> the same with today's names of keys.
+      renamed: plain config -> the same with current names of keys.
 
     Raises:
       ValueError: it is missing or damaged.
@@ -238,7 +238,7 @@ _ARRAYS = {workdir_lib.SCORES: SCORES, workdir_lib.GALLERY: GALLERY, workdir_lib
 
 
 def arrays(workdir: str, name: str) -> Arrays | None:
-    """The file `name` of a run, one of its three .npz files; None where there is none.
+    """The file `name` of a run, one of its three .npz files; None if there is none.
 
     Arrays of one side, part or kind have equally many rows.
 
@@ -261,7 +261,7 @@ def arrays(workdir: str, name: str) -> Arrays | None:
 
 
 def _group(file: str, name: str) -> str:
-    """Arrays with one answer have equally many rows."""
+    """The group of an array; all arrays of a group have equally many rows."""
     if file != workdir_lib.SCORES:
         return name.rpartition("/")[0]
     return (
@@ -272,9 +272,9 @@ def _group(file: str, name: str) -> str:
 
 
 def metrics(workdir: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] where there is no such file.
+    """The lines of metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] if there is no such file.
 
-    A last line that a crash cut short is left out; of other lines that are not such objects, a warning says how many.
+    A last line that a crash cut short is left out; a warning counts any other invalid lines.
     """
     path = workdir_lib.path(workdir, workdir_lib.METRICS)
     if not os.path.exists(path):

@@ -13,17 +13,17 @@ _SHOWN = 40
 
 
 class Wrong(ValueError):
-    """A value that its schema does not take; one clause with the place and the value."""
+    """A value that violates its schema; one clause with the place and the value."""
 
 
 def shown(value: Any) -> str:
-    """A value, cut to what fits in a line."""
+    """A value, shortened to fit on a line."""
     text = " ".join(repr(value)[: 4 * _SHOWN].split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Check:
-    """A finite number within bounds, NaN, or null: not every number can be computed."""
+    """A finite number within bounds, NaN or null, because not every number can be computed."""
 
     def check(where: str, value: Any) -> None:
         if value is None:
@@ -89,7 +89,7 @@ def mapping(of: Check) -> Check:
 
 
 def record(fields: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> Check:
-    """An object with some known keys, which are checked where they are there; other keys are a newer version's."""
+    """An object with some known keys, which are checked if present; other keys belong to newer versions."""
 
     def check(where: str, value: Any) -> None:
         if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def nullable(of: Check) -> Check:
 
 
 def like(default: Any) -> Check:
-    """What a default stands for: an object of such values, a list, a string, a number, or true and false."""
+    """A value of the type of a default: an object of such values, a list, a string, a number, or true and false."""
     if isinstance(default, dict):
         return record({name: like(each) for name, each in default.items()})
     if isinstance(default, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What one train step costs by XLA's own count: for regressions and tables, where wall times are too noisy."""
+"""Cost of one train step by XLA's own count, for regression tests and tables, where wall times are too noisy."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from gradmix_jax.training.program import Program
 
 
 class Cost(NamedTuple):
-    """Of a step on one device: FLOPs, bytes read and written by its kernels, bytes of temporary memory.
+    """Cost of a step on one device: FLOPs, bytes read and written by its kernels, bytes of temporary memory.
 
     The body of a loop is counted once.
     """
@@ -22,7 +22,7 @@ class Cost(NamedTuple):
 
 
 def compile_step(program: Program, state: Any) -> jax.stages.Compiled:
-    """The train step of a program for one device, compiled and not run.
+    """The train step of a program for one device, compiled but not run.
 
     Args:
       program: made without an axis name.
@@ -33,12 +33,12 @@ def compile_step(program: Program, state: Any) -> jax.stages.Compiled:
 
 
 def resident_shapes(num_images: int, image_shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Of what a step is given with its state: the pixels of all images, their labels, the order of the epoch."""
+    """Shapes of a step's inputs besides its state: pixels of all images, their labels, the order of the epoch."""
     numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32)
     return jax.ShapeDtypeStruct((num_images, math.prod(image_shape)), jnp.uint8), numbers, numbers
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:
-    """What XLA's analyses say. On a GPU they leave out the calls of cuDNN and cuBLAS."""
+    """The cost by XLA's analyses. On a GPU they leave out calls of cuDNN and cuBLAS."""
     analysis = compiled.cost_analysis()
     return Cost(analysis["flops"], analysis["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes)

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: those of a file, of an export or of another run (`model.init_from`)."""
+"""The initial weights of a run from a file, an export or another run (`model.init_from`)."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from gradmix_jax.training.checkpoint import Checkpoints
 
 
 def source(init_from: str, trial: int) -> str:
-    """The file or directory that `model.init_from` means for a trial.
+    """The file or directory that `model.init_from` refers to for a trial.
 
     Raises:
       ValueError: it does not exist.
@@ -22,16 +22,16 @@ def source(init_from: str, trial: int) -> str:
 
 
 def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[str, Any], pretrained.Report]:
-    """The template's variables with the weights of `init_from` in their place.
+    """The template's variables, replaced by the weights of `init_from`.
 
     Args:
       init_from: the key `model.init_from`: a file of PyTorch or safetensors, an export, or the workdir of a run, of
         which the newest checkpoint counts. "{trial}" in it stands for the trial.
-      trial: of the run.
+      trial: trial of the run.
       template: initialized {"params", "batch_stats"}; see `pretrained.load_variables`.
 
     Raises:
-      ValueError: nothing is there, it cannot be read, or it does not fit the model.
+      ValueError: the source is missing, cannot be read, or does not fit the model.
     """
     path = source(init_from, trial)
     weights = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS)

@@ -1,4 +1,4 @@
-"""The Python loop over training steps. It knows neither JAX programs nor files: it takes callables."""
+"""The Python loop over training steps. It takes callables and knows neither JAX programs nor files."""
 
 import collections
 import math
@@ -34,27 +34,27 @@ def run(
     """Run steps `start_step` ... `total_steps - 1`.
 
     The metrics of a step are fetched only after later steps have been dispatched, so that the device always has work;
-    no more than `max_in_flight` steps are under way. A checkpoint is written only once its own loss and all earlier
-    ones are known to be finite, and every `gradient_norm` where there is one; it is a copy, dispatched before the next
+    at most `max_in_flight` steps are in flight. A checkpoint is written only once its own loss and all earlier
+    ones are known to be finite, and every `gradient_norm` if there is one; it is a copy, dispatched before the next
     step. The last checkpoint has no loss of its own.
 
     Args:
       state: the initial state, on the device.
       step: state -> (state, metrics); returns as soon as the work is dispatched.
       fetch: metrics -> scalars, waiting for them.
-      start_step: number of steps done already.
+      start_step: number of steps already done.
       total_steps: number of steps at the end.
       log_every: metrics are averaged over this many steps, or those since `start_step`, and handed to
-        `on_metrics(steps done, averages)`; the `learning_rate` is that of the last of them.
+        `on_metrics(steps done, averages)`; the `learning_rate` is that of the last step.
       save_every: a snapshot of the state is saved after this many steps, and at the end.
       on_metrics: see `log_every`.
       on_step: called once for every step that has finished.
       snapshot: state -> a copy that outlives the next step; returns as soon as the work is dispatched.
-      save: given a snapshot; whatever it waits for, the loop waits for as well.
-      should_stop: asked with the number of steps dispatched; True saves and returns early.
-      max_in_flight: number of dispatched steps whose metrics were not fetched yet.
-      max_skipped: so many steps may have a loss or gradient norm that is not finite: `step` leaves the state as it was,
-        they count in no average, and `on_metrics` is given their number so far as "skipped_steps". The state that such
+      save: called with a snapshot; it blocks the loop.
+      should_stop: called with the number of dispatched steps; True saves and returns early.
+      max_in_flight: number of dispatched steps whose metrics have not been fetched yet.
+      max_skipped: this many steps may have a nonfinite loss or gradient norm: `step` leaves the state unchanged,
+        they enter no average, and `on_metrics` receives their number so far as "skipped_steps". The state that such
         a step began with is not saved.
 
     Returns:
@@ -96,7 +96,7 @@ def run(
     while done < total_steps and not should_stop(done):
         with jax.profiler.StepTraceAnnotation("train", step_num=done):
             state, metrics = step(state)
-        # The snapshot of the state that this step began with: only a state whose own loss is finite is worth keeping.
+        # The snapshot of the state at the start of this step, which is kept only if its own loss is finite.
         pending.append((done, metrics, kept))
         done += 1
         kept = snapshot(state) if done % save_every == 0 and done < total_steps else None
@@ -107,8 +107,8 @@ def run(
 
 
 def _problem(scalars: dict[str, float]) -> str:
-    """What is not finite, with a place for the step's number; "" where all is well."""
-    # A loss can be finite where its gradient is not, and the parameters are not any more.
+    """The nonfinite value, with a placeholder for the step's number; "" if all is well."""
+    # A loss can be finite although its gradient is not, and then the parameters no longer are.
     for name in ("loss", "gradient_norm"):
         value = scalars.get(name, 0.0)
         if not math.isfinite(value):
@@ -123,7 +123,7 @@ def _said(problem: str, index: int, skipped: int, *, kept_any: bool) -> str:
 
 
 def _averages(window: list[dict[str, float]]) -> dict[str, float]:
-    """Of every scalar; of the learning rate the last one."""
+    """The average of every scalar, but the last value of the learning rate."""
     if not window:  # all steps were skipped
         return {}
     averages = {name: sum(entry[name] for entry in window) / len(window) for name in window[-1]}

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl`, a progress bar, and the trackers of the config; no TensorFlow needed."""
+"""Metrics of a run: `metrics.jsonl`, a progress bar, and the configured trackers; no TensorFlow needed."""
 
 import json
 import math
@@ -15,19 +15,19 @@ from gradmix_jax.training.tracking import Attempts, Tracking
 class MetricsWriter:
     """Writes scalars of a run that goes from `start_step` to `total_steps`.
 
-    Training goes on where something cannot be written, or a tracker is not installed or fails: a warning, and what is
-    lost is lost.
+    If something cannot be written, or a tracker is missing or fails, a warning is given and training continues without
+    the lost data.
 
-    After a resume the lines that an interrupted run wrote past its last checkpoint are dropped, so that every step
-    stands in the file once.
+    After a resume, lines that the interrupted run wrote past its last checkpoint are dropped, so that every step is in
+    the file once.
 
     Args:
       workdir: directory of the run.
-      start_step: number of steps done already.
+      start_step: number of steps already done.
       total_steps: number of steps at the end.
       images_per_step: to turn steps/s into images/s.
-      trackers: names of `trackers.TRACKERS`, where the scalars go as well.
-      enabled: false in all processes but one; every method then does nothing.
+      trackers: names of `trackers.TRACKERS` that also receive the scalars.
+      enabled: false in all processes except one; every method then does nothing.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MetricsWriter:
         self._file = open(metrics, "a", buffering=1)  # noqa: SIM115  (open as long as the run)
         self._attempt = Attempts()
         self._trackers = Tracking(trackers, workdir, start_step=start_step, attempt=self._attempt)
-        # In a log file a line every half a minute is enough; on a terminal the bar moves.
+        # A line every half minute is enough in a log file; on a terminal, the bar moves.
         interval = 0.2 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=total_steps,
@@ -65,7 +65,7 @@ class MetricsWriter:
         if not self._enabled:
             return
         clean = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        # What was not written is still in the file's buffer, and written when there is room again.
+        # Unwritten data stays in the file's buffer and is written when there is room again.
         self._attempt(workdir_lib.METRICS, lambda: self._file.write(json.dumps({"step": step, **clean}) + "\n"))
         self._trackers.write(step, metrics)
         shown = {"loss": f"{metrics['loss']:.3f}"} if "loss" in metrics else {}

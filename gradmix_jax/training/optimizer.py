@@ -17,16 +17,16 @@ class OptimizerSpec(Section, section="optimizer"):
     """The optimizer and its learning rate: the `optimizer` section."""
 
     name: str = key("adam", "adam (AdamW with weight_decay), sgd (Nesterov), lars", choices=lambda: OPTIMIZERS)
-    learning_rate: float = key(1e-3, "at the peak", above=0)
-    warmup_epochs: float = key(0.0, "linear, in the first phase that has epochs, at most as long as that", least=0)
+    learning_rate: float = key(1e-3, "learning rate at the peak", above=0)
+    warmup_epochs: float = key(0.0, "epochs of linear warm-up, within the first phase that has epochs", least=0)
     final_fraction: float = key(
-        0.512, "a cosine leads to this share of learning_rate at the end of each phase", least=0, most=1
+        0.512, "share of learning_rate that a cosine reaches at the end of each phase", least=0, most=1
     )
-    per_epoch: bool = key(True, "after the warm-up, change the rate at the start of an epoch only")
-    weight_decay: float = key(0.0, "norms and biases are spared", least=0)
-    momentum: float = key(0.9, "of sgd and lars", least=0)
+    per_epoch: bool = key(True, "after the warm-up, change the rate only at the start of an epoch")
+    weight_decay: float = key(0.0, "weight decay, which spares norms and biases", least=0)
+    momentum: float = key(0.9, "momentum of sgd and lars", least=0)
     ema: float = key(
-        0.0, "decay of a moving average of the weights that is evaluated in their place; 0: none", least=0, below=1
+        0.0, "decay of a moving average of the weights, which is evaluated in their place; 0: none", least=0, below=1
     )
 
 
@@ -34,8 +34,8 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
     """Every phase: linear warm-up (only the first that has epochs), a cosine from the peak to `final_fraction` of it.
 
     A warm-up as long as its phase, or longer, ends one step before it.
-    With `per_epoch` the rate changes at the start of an epoch only, as in the published runs. The warm-up starts at 0
-    and changes it in every step all the same: otherwise the whole first epoch would be at rate 0.
+    With `per_epoch`, the rate changes only at the start of an epoch, as in the published runs. The warm-up starts at 0
+    and still changes it at every step; otherwise the whole first epoch would be at rate 0.
     """
     first = next((index for index, phase in enumerate(phases) if phase.epochs), 0)
     first_phase = max(phases[first].epochs * steps_per_epoch, 1)
@@ -59,18 +59,18 @@ def learning_rate_schedule(spec: OptimizerSpec, phases: tuple[Phase, ...], steps
     joined = optax.join_schedules(schedules, boundaries[:-1])
     if not spec.per_epoch:
         return joined
-    # The rest of an epoch in which the warm-up ends is at the peak.
+    # The rest of the epoch in which the warm-up ends stays at the peak.
     sampled = lambda count: jnp.maximum(count // steps_per_epoch * steps_per_epoch, warmup_steps)
     return lambda count: joined(jnp.where(count < warmup_steps, count, sampled(count)))
 
 
 def _matrices_only(params):
-    # By name too: biases of attention have an axis for the heads.
+    # By name too, because biases of attention have an axis for the heads.
     return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key != "bias", params)
 
 
 def _adam(spec, schedule):
-    # Weight decay spares norms and biases, and is decoupled (AdamW) where asked for.
+    # Weight decay, if any, spares norms and biases and is decoupled (AdamW).
     if spec.weight_decay:
         return optax.adamw(schedule, weight_decay=spec.weight_decay, mask=_matrices_only)
     return optax.adam(schedule)
@@ -103,7 +103,7 @@ def optimizer(
       spec: the `optimizer` section.
       schedule: the learning rate at a step.
       frozen: parts of the network (see `models.parts`) that are not updated and take no optimizer state.
-      encoder_factor: of the encoder's learning rate.
+      encoder_factor: factor of the encoder's learning rate.
     """
     transform = OPTIMIZERS[spec.name](spec, schedule)
     if encoder_factor != 1:

@@ -1,4 +1,4 @@
-"""Phases of training, one after the other: for how long, and the weights of the objectives meanwhile."""
+"""Phases of training, one after the other, each with a length and weights of the objectives."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gradmix_jax import objectives
 from gradmix_jax.fields import check_choice, check_number
 
-KEYS = ("name", "epochs")  # of an entry of `phases`; the others are weights
+KEYS = ("name", "epochs")  # keys of an entry of `phases`; all others are weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Phase:
 
 
 def from_entry(entry: Mapping[str, Any], ssl: str) -> Phase:
-    """The phase of an entry of the config, where the weight "ssl" is that of the objective `ssl`."""
+    """The phase of a config entry, where the weight "ssl" belongs to the objective `ssl`."""
     weights = {name: weight for name, weight in entry.items() if name not in KEYS}
     alias = weights.pop(objectives.ALIAS, 0.0)
     check_number(f"phases: {objectives.ALIAS} of {entry['name']!r}", alias, least=0)
@@ -47,7 +47,7 @@ def from_entry(entry: Mapping[str, Any], ssl: str) -> Phase:
 
 
 def total_steps(phases: tuple[Phase, ...], steps_per_epoch: int) -> int:
-    """Number of steps of a whole run: of all phases together."""
+    """Number of steps of a whole run, all phases together."""
     return sum(phase.epochs for phase in phases) * steps_per_epoch
 
 

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state that training carries from step to step."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from gradmix_jax.keys import key_of
 class TrainState(flax.struct.PyTreeNode):
     """Attributes: step and seed (int32 scalars), params, batch_stats (running BatchNorm statistics), opt_state.
 
-    The seed is data, not a constant of the program, so that runs with other seeds need no compilation of their own.
+    The seed is data, not a constant of the program, so that runs with other seeds need no new compilation.
     `extra` holds what only some runs have: "average" {"params", "batch_stats"}, the moving average to evaluate, and
-    what objectives carry, each under names of its own.
+    what objectives carry, each under its own names.
     """
 
     step: jax.Array
@@ -33,8 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
-    """A state before the first step that starts from other weights, {"params", "batch_stats"}, with every copy of the
-    model: its average, and those that objectives carry."""
+    """The state before the first step with other weights, {"params", "batch_stats"}, in every copy of the model: its
+    average, and those that objectives carry."""
     both = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     states = [entry.state for entry in objectives.OBJECTIVES.values() if entry.state]
     copies = {"average", *(name for state in states for name in state.copies)}
@@ -55,12 +55,12 @@ def create(
     """Initial state, a function of the seed, for images of shape (H, W, C); on the default device.
 
     Args:
-      model, transform: what the state is of.
-      seed: of initialization and of all that follows.
+      model, transform: the model and optimizer of the state.
+      seed: seed of initialization and of everything that follows.
       image_shape: (H, W, C).
       averaged: whether the run keeps a moving average of the model.
       carrying: the objectives whose state the run carries.
-      objective: the `objective` section, for those.
+      objective: the `objective` section, for these objectives.
     """
 
     @jax.jit

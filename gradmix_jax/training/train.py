@@ -1,4 +1,4 @@
-"""Training a program, or resuming it, with checkpoints and metrics in a workdir."""
+"""Trains a program, or resumes it, with checkpoints and metrics in a workdir."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ class Spec(Section, section="train"):
         may_change=True,
     )
     batch_size: int = key(
-        128, "images per step, over all devices; each gives num_views views; 0: by their number", least=0
+        128, "images per step, over all devices, with num_views views each; 0: by the number of images", least=0
     )
     num_views: int = key(2, "augmented views of each image", least=1)
     log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
@@ -47,10 +47,10 @@ class Spec(Section, section="train"):
         choices=lambda: TRACKERS,
         may_change=True,
     )
-    keep_checkpoints: int = key(2, "how many of the newest checkpoints to keep", least=1, may_change=True)
+    keep_checkpoints: int = key(2, "number of the newest checkpoints to keep", least=1, may_change=True)
     skip_nonfinite: int = key(
         0,
-        "steps without a finite loss or gradient that may be skipped until a run ends; 0: the first one ends it",
+        "number of steps with a nonfinite loss or gradient to skip before the run ends; 0: the first one ends it",
         least=0,
         may_change=True,
     )
@@ -87,8 +87,8 @@ def train(
       mapped: how the step runs on all devices; the program was made for it.
       storage: "resident" or "stream", see `dataset.storage`.
       workdir: directory of the run, which exists.
-      first: a state to start from in place of that of `init`; the main process's counts.
-      of: what identifies the run, see `Checkpoints`.
+      first: a state to start from in place of that of `init`; the main process's is used.
+      of: identifies the run, see `Checkpoints`.
 
     Returns:
       The number of steps done and planned.
@@ -110,7 +110,7 @@ def train(
         trackers=spec.trackers,
         enabled=checkpoints is not None,
     )
-    # Around all of it: a second SIGTERM must not end the process while the checkpoint is written.
+    # Around everything, because a second SIGTERM must not end the process while the checkpoint is written.
     signals = pod.Stopping() if jax.process_count() > 1 else _Signals()
     with signals, contextlib.ExitStack() as closing:
         closing.callback(writer.close)
@@ -131,12 +131,12 @@ def train(
             should_stop=signals.should_stop,
             max_skipped=spec.skip_nonfinite,
         )
-        closing.close()  # a signal may come while the last checkpoint is written
+        closing.close()  # a signal may arrive while the last checkpoint is written
         number = signals.agreed()
     stopped = f"stopped at step {done} of {total_steps} and saved; rerun the command to resume"
     if number == signal.SIGINT:
         raise KeyboardInterrupt(stopped)
-    if number == signal.SIGTERM:  # also during the last step: nothing may follow
+    if number == signal.SIGTERM:  # even during the last step, nothing may follow
         print(stopped, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     return done, total_steps
@@ -150,7 +150,7 @@ def _first_state(
 ) -> state_lib.TrainState:
     """The newest checkpoint, or `first`, or what `init` returns, placed for the step.
 
-    Only the main process has checkpoints and a `first`: the others get what it has.
+    Only the main process has checkpoints and a `first`; the others receive its state.
     """
     template = jax.eval_shape(init)
     if checkpoints and checkpoints.latest_step() is not None:
@@ -172,7 +172,7 @@ def make_step(
     seed: int,
     start_step: int,
 ) -> Callable:
-    """state -> (state, metrics), with the data bound: on the device for good, or streamed batch by batch."""
+    """state -> (state, metrics), with the data bound: resident on the device, or streamed batch by batch."""
     step = step_lib.make_train_step(program, axis_name=mapped.axis_name)
     compiled = mapped.compile_step(step, streamed=storage == "stream")
     batches = {"resident": resident_data, "stream": _streamed}[storage](program, spec, source, mapped, seed, start_step)
@@ -182,9 +182,9 @@ def make_step(
 def resident_data(
     program: Program, spec: Spec, source: data_lib.Source, mapped: mapping.Mapping, seed: int, start_step: int
 ) -> Iterator:
-    """(images, labels, order of the epoch) for every step: the same images all along, and an order for each epoch."""
+    """(images, labels, order of the epoch) for every step: always the same images, and a new order every epoch."""
     images, labels = data_lib.resident(source, progress=mapping.is_main_process())
-    if jax.process_count() > 1:  # before the first step: a copy that differs in one pixel would give other parameters
+    if jax.process_count() > 1:  # before the first step, because one different pixel would give different parameters
         pod.agree({"the content of the training images": data_lib.hash_of(images, labels)})
     images, labels = mapped.replicate((images.reshape(len(images), -1), labels))
     epoch_order = mapped.compile_replicated(functools.partial(order.epoch_order, size=program.num_images))
@@ -212,7 +212,7 @@ def _streamed(
         workers=spec.workers,
         cache_bytes=1e9 * spec.cache_gigabytes,
     )
-    # One batch ahead: its copy to the device runs while the step before it computes.
+    # One batch ahead, so that its copy to the device overlaps with the step before it.
     ahead = mapped.spread(next(batches))
     for batch in batches:
         yield ahead
@@ -220,7 +220,7 @@ def _streamed(
 
 
 class _Signals:
-    """SIGTERM, with which schedulers announce the end, and Ctrl-C, of one process; like `pod.Stopping` for several."""
+    """SIGTERM, sent by schedulers before they end a job, and Ctrl-C, for one process; `pod.Stopping` is for several."""
 
     def __init__(self):
         self.received: list[int] = []
@@ -235,11 +235,11 @@ class _Signals:
             signal.signal(number, handler)
 
     def should_stop(self, done: int) -> bool:
-        """The step under way is finished."""
+        """Whether to stop after the current step."""
         return bool(self.received)
 
     def agreed(self) -> int:
-        """The least signal received; 0: none."""
+        """The smallest signal number received; 0: none."""
         return min(self.received, default=0)
 
     def _note(self, number: int, frame: Any) -> None:
