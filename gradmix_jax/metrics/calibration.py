@@ -12,11 +12,11 @@ import numpy as np
 
 
 class Reliability(NamedTuple):
-    """Images by confidence, in bins of equal width: what a reliability diagram shows.
+    """Images by confidence, in bins of equal width, for a reliability diagram.
 
     Attributes:
       count_M: int64 numbers of images; bin m holds confidences in (m/M, (m+1)/M].
-      confidence_M, accuracy_M: means of the bin, in [0, 1]; NaN where it is empty.
+      confidence_M, accuracy_M: means of the bin, in [0, 1]; NaN if it is empty.
     """
 
     count_M: np.ndarray

@@ -11,7 +11,7 @@ def precision_recall(points: Points, *, positive: str = "unknown") -> tuple[np.n
     Their step-wise area is `Points.average_precision`.
 
     Args:
-      points: of `ranking.points`.
+      points: from `ranking.points`.
       positive: "unknown" (an image is found if its score is at most a threshold) or "known" (at least).
 
     Raises:
@@ -33,7 +33,7 @@ def risk_coverage(points: Points, *, unknown: bool) -> tuple[np.ndarray, np.ndar
     every accepted one of them is wrong.
 
     Args:
-      points: of `ranking.points` with the flags of correct known images.
+      points: from `ranking.points`, with the flags of correct known images.
       unknown: whether unknown images are among those to accept or reject.
     """
     wrong_T, accepted_T = points.known_T - points.correct_T, points.known_T

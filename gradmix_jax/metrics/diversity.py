@@ -114,7 +114,7 @@ def _sums_of_logs(features_NxD, size, *, k):
         _, nearest_Bxc = jax.lax.top_k(jnp.where(other_BxN, -rough_BxN, -jnp.inf), num_candidates)
         exact_Bxc = jnp.sum((block_BxD[:, None, :] - features_NxD[nearest_Bxc]) ** 2, axis=-1)
         exact_Bxc = jnp.where(jnp.take_along_axis(other_BxN, nearest_Bxc, axis=1), exact_Bxc, jnp.inf)
-        # Distinct features may still be closer than what float32 can square.
+        # Distinct features may still be too close for float32 to square their distance.
         logs_Bxk = jnp.log(jnp.maximum(jnp.sort(exact_Bxc, axis=1)[:, :k], jnp.finfo(jnp.float32).tiny))
         return jnp.sum(logs_Bxk[:, -1:] - logs_Bxk[:, :-1], axis=1) / 2  # halves: of squares
 

@@ -12,7 +12,7 @@ The gradient with respect to the activations of a stage, dL/dA, is that with res
     zeros = {"stage3": jnp.zeros((B,) + stage_shapes(spec, image_size)["stage3"])}
     module.apply({**variables, "perturbations": zeros}, images_BxHxWxC, ...)
 
-A transformer's attention is what `attentions(updates["intermediates"])` returns, with "intermediates" among the mutable
+`attentions(updates["intermediates"])` returns a transformer's attention, if "intermediates" is among the mutable
 collections.
 """
 
@@ -113,7 +113,7 @@ class Spec(Section, section="model"):
     )
     dtype: str = key(
         "float32",
-        'of the encoder\'s compute, or "bfloat16"; parameters and losses stay float32',
+        'type of the encoder\'s compute, or "bfloat16"; parameters and losses stay float32',
         choices=lambda: DTYPES,
     )
     init_from: str = key(
@@ -122,7 +122,7 @@ class Spec(Section, section="model"):
     )
     freeze: tuple[str, ...] = key((), 'parts that keep their weights: "encoder", "stem", stages, heads')
     loaded_learning_rate_factor: float = key(
-        1.0, "of the encoder's learning rate, against that of the heads, where its weights were loaded", least=0
+        1.0, "factor of the encoder's learning rate relative to the heads, if its weights were loaded", least=0
     )
 
     def check(self):
@@ -137,12 +137,12 @@ class Spec(Section, section="model"):
 
     @property
     def has_logits(self) -> bool:
-        """Whether the head gives logits; an evaluation takes those of a linear probe where it does not."""
+        """Whether the head gives logits; if not, an evaluation uses those of a linear probe."""
         return self.classifier not in ("none", "spherical")
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The parts that keep their weights, the encoder's one by one."""
+        """The parts that keep their weights, with the encoder expanded into its parts."""
         return expanded(self.freeze, available_stages(self))
 
 
@@ -151,7 +151,7 @@ def create(spec: Spec, *, num_classes: int, axis_name: str | None = None) -> Net
 
     Args:
       spec: the model section of a config.
-      num_classes: K, the logits' number of classes; unused with `spec.classifier == "none"`.
+      num_classes: number K of classes of the logits; unused with `spec.classifier == "none"`.
       axis_name: the mapped axis (pmap, vmap, shard_map) over which batch-norm statistics are averaged in
         training. `init`, and `apply` with train=False, need no such axis.
     """

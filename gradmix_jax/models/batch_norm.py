@@ -1,9 +1,9 @@
-"""Batch norm with the ReLU behind it, and ReLU, whose backward passes read as little memory as they can.
+"""Batch norm with an optional ReLU, and ReLU alone, whose backward passes read as little memory as possible.
 
 Between two convolutions a training step is bound by memory, not by arithmetic. Differentiating Flax's batch norm leaves
 it to the compiler what to keep and in which kernel to sum; compiled for an H100, XLA masks the gradient by the ReLU in
-a pass of its own and reads it four times. Here the two sums share a pass, and the mask is computed again from the
-input, which is read anyway. What that saves is in benchmarks/README.md. Values and gradients are those of Flax.
+a separate pass and reads it four times. Here the two sums share a pass, and the mask is recomputed from the input,
+which is read anyway. benchmarks/README.md has the savings. Values and gradients are those of Flax.
 
 The two sums are two ordinary reductions. A single one of pairs (`lax.reduce` of two operands) means fewer kernels
 on a GPU, but the TPU's compiler cannot fuse it with the convolution, and the step takes a quarter longer there.
@@ -22,7 +22,7 @@ from gradmix_jax.models.parts import part_of
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0). The gradient is masked by the output, which the next layer keeps anyway, and not by the input."""
+    """max(x, 0). The gradient is masked by the output, which the next layer keeps anyway, instead of the input."""
     return jnp.maximum(x, 0)
 
 
@@ -57,7 +57,7 @@ def _over_devices(first_F, second_F, axis_name):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize(x, scale_F, bias_F, epsilon: float, with_relu: bool, axis_name: str | None):
-    """Batch norm by the statistics of the batch, followed by ReLU where `with_relu` says so.
+    """Batch norm by the statistics of the batch, optionally followed by ReLU.
 
     Args:
       x: [..., F], of any float dtype; computed in float32.
@@ -99,7 +99,7 @@ def _normalize_backward(epsilon, with_relu, axis_name, kept, cotangents):
     along = offset + centered * tilt
     # Written with a second `where` instead of `masked`, which XLA would otherwise keep in memory for this line.
     dx = jnp.where(passed, slope * gradient - along, -along) if with_relu else slope * gradient - along
-    # Of scale and bias each device has its own share, as of every other parameter: the step averages them.
+    # Each device has its share of the gradients of scale and bias, as of every other parameter; the step averages.
     return dx.astype(x.dtype), sums[1] * inverse_F, sums[0]
 
 
@@ -110,10 +110,10 @@ class BatchNorm(nn.Module):
     """`flax.linen.BatchNorm` with the same variables, for the last axis, and ReLU on request: [..., F] -> [..., F].
 
     Attributes:
-      use_running_average: normalize by the running averages (evaluation) and not by the batch (training).
-      momentum: share of the running averages that stays.
+      use_running_average: normalize by the running averages (evaluation) instead of the batch (training).
+      momentum: share of the running averages that is kept.
       epsilon: added to the variance.
-      dtype: of the result; statistics and parameters are float32.
+      dtype: type of the result; statistics and parameters are float32.
       axis_name: the mapped axis over which the statistics of the batch are averaged, or None.
       frozen: parts of a network; a layer in one of them uses and keeps its running averages.
     """

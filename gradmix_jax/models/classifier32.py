@@ -1,7 +1,7 @@
 """The VGG-like network of the open set literature (Neal et al. 2018, "Open Set Learning with Counterfactual
 Images"; used by ARPL, arXiv 2103.00953, and Vaze et al., arXiv 2110.06207).
 
-Without its dropout, so that all randomness of a training step is in its images.
+It has no dropout here, so that all randomness of a training step is in its images.
 """
 
 import flax.linen as nn

@@ -10,7 +10,8 @@ from gradmix_jax.models.layers import dense_init
 def l2_normalize(x_BxD: jax.Array) -> jax.Array:
     """x / max(|x|, 1e-6) along the last axis.
 
-    The maximum is taken of the squares, under the root: at x = 0 its gradient is finite, that of |x| is NaN.
+    The maximum is taken over the squares, under the root, so that the gradient is finite at x = 0, where that of |x| is
+    NaN.
     """
     squares = jnp.sum(jnp.square(x_BxD), axis=-1, keepdims=True)
     return x_BxD * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))

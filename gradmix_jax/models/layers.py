@@ -1,4 +1,4 @@
-"""What every encoder shares: its fields, its convolution and batch norm, and the initializers.
+"""Shared by the encoders: fields, convolution, batch norm and initializers.
 
 Initialization follows torchvision: convolutions He normal with fan-out, batch-norm scale 1 and bias 0, dense
 kernels uniform in +-1/sqrt(fan_in) as PyTorch's `Linear`, but dense biases 0.
@@ -43,13 +43,13 @@ class Encoder(nn.Module, kw_only=True):
     """Base of the encoders: `encoder(images_BxHxWxC, train=, tap=) -> features_BxF`, float32.
 
     An encoder calls `x_BxhxwxF = tap("stage1", x_BxhxwxF)` after the last activation function of each stage
-    and goes on with what the tap returns. What belongs to no place of the grid, a class token say, goes along:
+    and continues with the result. Anything outside the grid, such as a class token, is passed along:
     `x_BxhxwxF, others_BxNxF = tap("stage1", x_BxhxwxF, others_BxNxF)`.
 
     Attributes:
       width: feature channels of the first stage.
       stem: "cifar" or "imagenet".
-      dtype: of activations and of the compute; parameters and batch-norm statistics are always float32.
+      dtype: type of activations and compute; parameters and batch-norm statistics are always float32.
       axis_name: the mapped axis over which batch-norm statistics are averaged in training, or None.
       frozen: parts (see `parts.part_of`) whose batch norm uses and keeps its running averages in training.
     """

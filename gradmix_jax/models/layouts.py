@@ -1,4 +1,4 @@
-"""How the encoders are named and laid out in PyTorch's state dicts: one table, read in both directions.
+"""Names and layouts of the encoders in PyTorch's state dicts: one table, used in both directions.
 
 A layout turns the paths of our variables ("params/encoder/stem_conv/kernel") into entries. An `Entry` is one tensor of
 a state dict, the arrays of ours that it holds, and the two functions between them. Loading reads the entries, exporting
@@ -40,7 +40,7 @@ class Layout:
     """One family of state dicts.
 
     Attributes:
-      title: what to call it in messages.
+      title: its name in messages.
       sign: a pattern that a key of every such state dict matches in full.
       modules: (pattern of our module's path, without "params/", in full; the name there, or a function of the match
         and the number of blocks of a stage).

@@ -1,4 +1,4 @@
-"""The parts of a network by name, as `model.freeze` takes them: stem, stages, projection, classifier."""
+"""The parts of a network by their names in `model.freeze`: stem, stages, projection, classifier."""
 
 HEADS = ("projection", "classifier")
 
@@ -12,12 +12,12 @@ def part_of(path: tuple[str, ...]) -> str:
     first = path[1] if path[0] == "encoder" else path[0]
     if first in HEADS:
         return first
-    if first == "norm":  # behind the last block of a transformer
+    if first == "norm":  # after the last block of a transformer
         return "stage4"
     return first.partition("_")[0] if first.startswith("stage") else "stem"
 
 
 def expanded(names: tuple[str, ...], stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Parts of a network, "encoder" standing for its stem and its stages."""
+    """Parts of a network, with "encoder" expanded into its stem and stages."""
     encoder = ("stem", *stages)
     return tuple(dict.fromkeys(part for name in names for part in (encoder if name == "encoder" else (name,))))

@@ -2,7 +2,7 @@
 1603.05027) and Wide ResNets (Zagoruyko and Komodakis 2016, arXiv 1605.07146), for small images.
 
 The sum at the end of a stage has passed no ReLU, so a stage is tapped after the batch norm and ReLU that
-follow it: those at the head of the next stage, or the last ones of the network. Nothing else goes on.
+follow it: those at the start of the next stage, or the last ones of the network. Nothing bypasses the tap.
 """
 
 from collections.abc import Callable

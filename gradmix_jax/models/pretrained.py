@@ -1,11 +1,11 @@
-"""Weights from elsewhere: from the files of PyTorch's users into our variables, and back.
+"""Weights from elsewhere: from PyTorch checkpoints into our variables, and back.
 
     variables, report = load_variables("checkpoint.pth", module.init(key, images, train=False))
     print(report)
     safetensors_file.write("ours.safetensors", to_state_dict(variables))
 
-Read are torchvision's and timm's ResNets (either stem), timm's vision transformers, DINOv2 and classifier32, and
-checkpoints of SimCLR, MoCo and SupCon that wrap one of them. Which it is follows from the names of the tensors.
+Supported are torchvision's and timm's ResNets (either stem), timm's vision transformers, DINOv2 and classifier32, and
+checkpoints of SimCLR, MoCo and SupCon that wrap one of them. The names of the tensors identify the architecture.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from gradmix_jax.models import safetensors_file, torch_file
 from gradmix_jax.models.layouts import Entry, layout_of_state, layout_of_variables, resized_positions
 from gradmix_jax.models.parts import HEADS
 
-# Under which keys training code files the state dict; the first one that holds tensors counts.
+# Keys under which training code stores the state dict; the first one that holds tensors is used.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "teacher", "student")
-# What wrappers put before the names: DataParallel, and the models of SimCLR, MoCo and SupCon around their encoder.
+# Prefixes that wrappers add to names: DataParallel, and the models of SimCLR, MoCo and SupCon around their encoder.
 PREFIXES = ("module.", "encoder_q.", "base_encoder.", "encoder.", "backbone.", "model.")
 # The two dense layers of a projection head: SupCon's, and that of SimCLR and MoCo v2 in the classifier's place.
 PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
 HEAD_NAMES = r"(encoder_q\.)?(fc|heads?|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
 # The queue and the key encoders of MoCo's versions.
 UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?"
-# What the names of our own variables start with in a file.
+# Prefixes of our own variables in a file.
 OURS = ("params/", "batch_stats/")
 LISTED = 8  # names in a message
 # {first layer: {its kernel size: model.stem}}
@@ -39,11 +39,11 @@ STEMS = {"conv1.weight": {3: "cifar", 7: "imagenet"}, "patch_embed.proj.weight":
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of a file's tensors and of our arrays.
+    """What was loaded, kept and ignored.
 
     Attributes:
       source: path of the file.
-      loaded: paths of our arrays that the file gave.
+      loaded: paths of our arrays loaded from the file.
       kept: paths of our arrays that keep their initialization; all of heads.
       ignored: names of the file's tensors that were not used; all of heads, or without a meaning here.
     """
@@ -60,7 +60,7 @@ class Report:
 
 
 def load_variables(path: str, template: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
-    """Our variables with the weights of a file in their place.
+    """Our variables, replaced by the weights of a file.
 
     Args:
       path: .pth or .pt of `torch.save`, or .safetensors, also with our own names as `gradmix export` writes them.
@@ -82,7 +82,7 @@ def load_variables(path: str, template: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def read_state_dict(path: str) -> dict[str, np.ndarray]:
-    """{name: array} of a file, wrapper prefixes included; of a nested checkpoint, its state dict."""
+    """{name: array} of a file, or of the state dict in a nested checkpoint, wrapper prefixes included."""
     if not os.path.exists(path):
         raise ValueError(f"{path} does not exist.")
     if path.endswith(".safetensors"):
@@ -114,7 +114,7 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
     if theirs is not layout:
         what = theirs.title if theirs else f"of an unknown architecture ({_listed(given)})"
         raise ValueError(f"{source} is {what}, but model.name is {layout.title}.")
-    # Batch norm's counters of steps say nothing here.
+    # Batch norm's step counters are irrelevant here.
     counted = {name: tensor for name, (_, tensor) in given.items() if not name.endswith("num_batches_tracked")}
     tensors = layout.canonical(counted, shapes)
     heads, body = _split(layout.entries(shapes))
@@ -132,7 +132,7 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
 
 
 def merge_variables(variables: Mapping[str, Any], template: Mapping[str, Any], *, source: str) -> tuple[dict, Report]:
-    """As `merge`, of variables of our own, {"params", "batch_stats"}: those of another run."""
+    """As `merge`, for our own variables, {"params", "batch_stats"}, of another run."""
     ours, theirs = (flatten_dict(dict(tree), sep="/") for tree in (template, variables))
     grid, positions = "params/encoder/positions", theirs.get("params/encoder/positions")
     if positions is not None and grid in ours:
@@ -167,14 +167,14 @@ def without_prefixes(state: Mapping[str, np.ndarray], source: str) -> dict[str, 
     """{name without wrapper prefixes: (name, tensor)}.
 
     Raises:
-      ValueError: two tensors have the same name then.
+      ValueError: two tensors then have the same name.
     """
     short: dict[str, tuple[str, np.ndarray]] = {}
     for full, tensor in state.items():
         name, query = full, False
         while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
             name, query = name.removeprefix(prefix), query or prefix == "encoder_q."
-        # What stands in the classifier's place in MoCo v1 is its projection.
+        # MoCo v1 has its projection in place of the classifier.
         if query and name in ("fc.weight", "fc.bias"):
             name = f"encoder_q.{name}"
         if name in short:
@@ -288,7 +288,7 @@ def _read_head(group: list[Entry], tensors: Mapping, shapes: Mapping, loaded: di
     for entry in group:
         _read(entry, tensors, shapes, loaded, problems)
         problems.used.add(entry.name)
-    # The same layer with a bias that we have no place for would give other logits.
+    # The same layer with a bias that we cannot hold would give different logits.
     for entry in weights:
         bias = entry.name.replace(".weight", ".bias")
         if bias in tensors and bias not in problems.used:

@@ -1,4 +1,4 @@
-"""Heads whose classes are points in the feature space. They say more than logits: what their losses are made of.
+"""Heads whose classes are points in the feature space. Besides logits, they return the inputs of their losses.
 
 Letters: B images, F feature, D projection, K classes.
 """
@@ -23,7 +23,7 @@ def mean_squared_distance(features_BxF: jax.Array, points_KxF: jax.Array) -> jax
 
 
 class Prototypes(nn.Module):
-    """features_BxF -> {"logits": minus distance_BxK, "distance": distance_BxK} to one prototype a class.
+    """features_BxF -> {"logits": minus distance_BxK, "distance": distance_BxK} to one prototype per class.
 
     Yang et al. 2018, "Robust Classification with Convolutional Prototype Learning", arXiv 1805.03438.
     """
@@ -58,8 +58,8 @@ class ReciprocalPoints(nn.Module):
 class SphericalPrototypes(nn.Module):
     """z_BxD of unit length -> {"cosine": [B, K], "between": [K, K]}: cosines to and between label embeddings.
 
-    Bahavan et al. 2025, "SpHOR", arXiv 2503.08049. It gives no logits: there the classifier is linear, of the frozen
-    encoder's features, and fitted afterwards, as the linear probe of an evaluation is.
+    Bahavan et al. 2025, "SpHOR", arXiv 2503.08049. It gives no logits: the paper's classifier is a linear one on the
+    frozen encoder's features, fitted afterwards like the linear probe of an evaluation.
     """
 
     num_classes: int

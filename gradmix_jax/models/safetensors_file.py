@@ -34,7 +34,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     """{name: array}, read-only.
 
     Raises:
-      ValueError: it is no safetensors file, or its header does not fit the bytes behind it. One line with the file.
+      ValueError: it is not a safetensors file, or its header does not fit the bytes after it. One line with the file.
     """
     with open(path, "rb") as file:
         prefix = file.read(8)
@@ -70,7 +70,7 @@ def write(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write {name: array} as a safetensors file, which PyTorch's users open with `safetensors.torch.load_file`.
 
     Raises:
-      ValueError: an array has a dtype that the format does not know here.
+      ValueError: an array has a dtype that is not supported here.
     """
     header, offset = {}, 0
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}

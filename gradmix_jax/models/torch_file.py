@@ -48,7 +48,7 @@ BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD B
 
 
 def read(path: str) -> Any:
-    """What `torch.save` wrote to a file, with NumPy arrays (read-only views of the file's bytes) for its tensors.
+    """The object in a `torch.save` file, with NumPy arrays (read-only views of the file's bytes) for its tensors.
 
     Args:
       path: a file of `torch.save`, of either format.
@@ -57,7 +57,7 @@ def read(path: str) -> Any:
       The saved object: usually a dict of arrays, or a dict of such dicts, numbers and strings.
 
     Raises:
-      ValueError: it is no such file, it is damaged, or it needs anything but arrays, numbers, strings and containers.
+      ValueError: it is not such a file, it is damaged, or it needs more than arrays, numbers, strings and containers.
         One line, naming the file. Nothing of the file has been run.
     """
     try:
@@ -67,7 +67,7 @@ def read(path: str) -> Any:
             return _read_legacy(file.read())
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged pickle or archive fails in whatever way its bytes lead to
+    except Exception as error:  # a damaged pickle or archive can fail in any way
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path} cannot be read as a PyTorch checkpoint: {said.rstrip('.')}.") from error
 
@@ -112,7 +112,7 @@ def _read_legacy(data: bytes) -> Any:
     if not _Unpickler(stream, _no_storage).load().get("little_endian", True):
         raise ValueError("its numbers are big-endian; only little-endian files are supported")
     start = stream.tell()
-    # The object comes before its numbers. A first pass, on arrays without memory, says how large each storage is.
+    # The object comes before its numbers. A first pass, on arrays without memory, finds the size of each storage.
     sizes: dict[str, tuple[np.dtype, int]] = {}
 
     def declared(key: str, dtype: np.dtype, count: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def _ordered(pairs: Any = ()) -> OrderedDict:
 
 
 def _name(key: Any) -> str | int:
-    # Nothing else: the hash or text of a nested tuple can take as long as a file likes.
+    # Nothing else, because the hash or text of a nested tuple can take arbitrarily long.
     if type(key) not in (str, int):
         raise ValueError(f"a {type(key).__name__} as a name")
     return key
@@ -204,7 +204,7 @@ NAMES: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, with OPCODES alone. The one in C allocates what a file asks for."""
+    """The standard library's Python unpickler, restricted to OPCODES. The C version allocates what a file asks for."""
 
     def __init__(self, file: io.BytesIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
         super().__init__(file, encoding="latin1")

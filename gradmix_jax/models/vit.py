@@ -25,8 +25,8 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       heads: number of attention heads.
-      dtype: of the compute.
-      exact_gelu: GELU by the error function, and not by its approximation with a hyperbolic tangent.
+      dtype: type of the compute.
+      exact_gelu: GELU by the error function instead of its approximation with a hyperbolic tangent.
       layer_scale: initial value of a learned factor for each channel of both residual branches (Touvron et al. 2021,
         arXiv 2103.17239); None: no such factors.
     """
@@ -82,13 +82,13 @@ class ClassTokenViT(Encoder):
     """Four stages of `blocks_per_stage` blocks, one attention head for each 64 channels; features: the class token.
 
     A stage's activations are the patch tokens of the residual stream as a grid, h x w of `width` channels, of either
-    sign. Those of the last stage are what enters its last block: behind it only the class token is read, so that a
-    patch token would have no gradient.
+    sign. Those of the last stage are the input of its last block: after it, only the class token is read, so a patch
+    token would have no gradient.
 
     Attributes:
       blocks_per_stage: number of blocks of each stage.
       patches: patch size in pixels by stem.
-      registers: number of tokens beside the class token that nothing is read from (arXiv 2309.16588).
+      registers: number of additional tokens whose output is ignored (arXiv 2309.16588).
       layer_scale: as in `TransformerBlock`.
 
     Raises:

@@ -20,7 +20,7 @@ from gradmix_jax.objectives.base import Given, Mixed, Objective, Spec, State, Up
 from gradmix_jax.objectives.contrastive import Batch, contrastive, gather, make_batch
 from gradmix_jax.objectives.temperatures import SCHEDULES, temperature_factor
 
-# In this order a loss is summed up.
+# Losses are summed in this order.
 OBJECTIVES = {
     "simclr": _simclr.OBJECTIVE,
     "moco": _moco.OBJECTIVE,
@@ -35,7 +35,7 @@ OBJECTIVES = {
     "open_auc": _open_auc.OBJECTIVE,
     "outlier_exposure": _outlier_exposure.OBJECTIVE,
 }
-ALIAS = "ssl"  # in a phase's weights: the one that `objective.ssl` names
+ALIAS = "ssl"  # in a phase's weights, the objective named by `objective.ssl`
 
 simclr, mixed_simclr = _simclr.simclr, _simclr.mixed_simclr
 supcon, mixed_supcon = _supcon.supcon, _supcon.mixed_supcon

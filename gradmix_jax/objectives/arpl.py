@@ -18,7 +18,7 @@ def radius_loss(distance_BxK: jax.Array, radius: jax.Array, targets_BxK: jax.Arr
 
     Chen et al. 2021, "Adversarial Reciprocal Points Learning", arXiv 2103.00953: the adversarial margin
     constraint, with the margin of the released code; 0 is the paper's. `distance_BxK` is that of
-    `models.prototypes.ReciprocalPoints`; for soft targets the mean that they say.
+    `models.prototypes.ReciprocalPoints`; soft targets give a weighted mean.
     """
     return (targets_BxK * jax.nn.relu(distance_BxK - radius + margin)).sum(axis=1)
 
@@ -38,8 +38,8 @@ OBJECTIVE = Objective(
     uses_labels=True,
     check=check_head("reciprocal_points"),
     options={
-        "temperature": Key(1.0, "divides the logits", above=0),
-        "radius_weight": Key(0.1, "of the margin constraint", least=0),
-        "margin": Key(1.0, "of that constraint; 0: the paper's, 1: that of its released code", least=0),
+        "temperature": Key(1.0, "temperature that divides the logits", above=0),
+        "radius_weight": Key(0.1, "weight of the margin constraint", least=0),
+        "margin": Key(1.0, "margin of that constraint; 0: the paper's, 1: that of its released code", least=0),
     },
 )

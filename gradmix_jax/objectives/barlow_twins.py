@@ -22,7 +22,7 @@ def barlow_twins(batch: Batch, spec: Spec) -> jax.Array:
 
 
 def mixed_barlow_twins(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
-    """Barlow Twins of the mixed version of a view and the *other* clean view, rows weighted by what was kept.
+    """Barlow Twins of the mixed version of a view and the *other* clean view, with rows weighted by the kept share.
 
     Args:
       batch: the clean features.
@@ -46,7 +46,7 @@ def _redundancy(first_NxD, second_NxD, weight_N, spec):
     def standardized(x_NxD):
         x_NxD = x_NxD.astype(jnp.float32)
         centered_NxD = x_NxD - (share_Nx1 * x_NxD).sum(axis=0, keepdims=True)
-        # The epsilon of a BatchNorm without scale, which the authors use: equal features give 0 and not NaN.
+        # The epsilon of a BatchNorm without scale, as in the authors' code, so equal features give 0, not NaN.
         variance_1xD = (share_Nx1 * jnp.square(centered_NxD)).sum(axis=0, keepdims=True)
         return centered_NxD * lax.rsqrt(variance_1xD + 1e-5)
 
@@ -70,5 +70,7 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: mixed_barlow_twins(given.batch, mixed.z, mixed.weight, given.spec),
     touches_clean=lambda spec: not spec.detach_anchors,
     check=_check,
-    options={"off_diagonal_weight": Key(0.005, "of the squared correlations between different dimensions", above=0)},
+    options={
+        "off_diagonal_weight": Key(0.005, "weight of the squared correlations between different dimensions", above=0)
+    },
 )

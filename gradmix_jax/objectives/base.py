@@ -1,4 +1,4 @@
-"""What an objective is: its losses of clean and mixed views, the state it carries, and its config section.
+"""The definition of an objective: its losses of clean and mixed views, the state it carries, and its config section.
 
 Letters: B rows of this device (views included), b images of this device, P rows of its mixed images, D embedding,
 K known classes.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _table() -> Mapping[str, "Objective"]:
-    from gradmix_jax import objectives  # the table is made of entries, whose files import this one
+    from gradmix_jax import objectives  # imported late, because the entries' files import this one
 
     return objectives.OBJECTIVES
 
@@ -29,21 +29,21 @@ def _table() -> Mapping[str, "Objective"]:
 class Spec(Section, section="objective"):
     """What is minimized: the `objective` section."""
 
-    temperature: float = key(0.05, "of contrastive losses", above=0)
+    temperature: float = key(0.05, "temperature of contrastive losses", above=0)
     base_temperature: float = key(0.07, "contrastive losses are multiplied by temperature / base_temperature", above=0)
     mixed_supcon: bool = key(False, "add the supervised loss with mixed positives")
-    detach_anchors: bool = key(False, "no gradient of the mixed loss through the clean features")
+    detach_anchors: bool = key(False, "stop the gradient of the mixed loss through the clean features")
     label_smoothing: float = key(0.0, "of cross-entropy", least=0, below=1)
     block_size: int = key(
-        4096, "anchors at a time of a contrastive loss on a device: bounds the memory of large batches", least=1
+        4096, "anchors of a contrastive loss per block on a device; bounds the memory of large batches", least=1
     )
     ssl: str = key(
         "simclr",
-        "what a phase's weight `ssl` is of",
+        "the objective that a phase's weight `ssl` applies to",
         choices=lambda: [name for name, entry in _table().items() if not entry.uses_labels],
     )
     temperature_schedule: str = key(
-        "constant", "what the temperatures of all losses are multiplied with", choices=lambda: temperatures.SCHEDULES
+        "constant", "schedule that multiplies the temperatures of all losses", choices=lambda: temperatures.SCHEDULES
     )
     schedules: dict[str, dict[str, Any]] = fields.options(lambda: temperatures.SCHEDULES, "temperature schedules")
     options: dict[str, dict[str, Any]] = fields.options(_table, "objectives")
@@ -51,7 +51,7 @@ class Spec(Section, section="objective"):
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a loss sees of the clean views.
+    """The input of a loss of the clean views.
 
     Attributes:
       batch: their unit features, and which image and class each row is of.
@@ -61,7 +61,7 @@ class Given:
       spec: the `objective` section.
       carried: what the objective's `State.update` returned for the losses of this step; None without a state.
       head: what the head says besides logits, {name: array}; None for nothing.
-      key: for what a loss draws, the same on all devices.
+      key: randomness of the loss, the same on all devices.
       has_negatives: whether there are images of negative classes (static).
     """
 
@@ -77,7 +77,7 @@ class Given:
 
 
 class Mixed(NamedTuple):
-    """What a loss sees of the mixed images, view-major: z [P, D], logits [P, K] or None, weight [P], partner [P].
+    """The input of a loss of the mixed images, view-major: z [P, D], logits [P, K] or None, weight [P], partner [P].
 
     P is B, or B / V of view 0 only. `weight` is the kept share, `partner` a row among B, `head` as in `Given`.
     """
@@ -90,7 +90,7 @@ class Mixed(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an objective's state is updated with.
+    """The input of the update of an objective's state.
 
     `model` is {"params", "batch_stats"}; `forward(variables)` gives z [B, D] of the clean views under such variables,
     in train mode.
@@ -105,13 +105,12 @@ class Update(NamedTuple):
 
 
 class State(NamedTuple):
-    """What an objective carries from step to step, in `TrainState.extra`, under names of its own.
+    """What an objective carries from step to step, in `TrainState.extra`, under its own names.
 
     Attributes:
       init: (key, model variables, D, spec) -> {name: value}.
       update: ({name: value}, Update) -> (what the losses of this step see as `Given.carried`, new {name: value}).
-      copies: the names whose value is a copy of the model's variables, which starts from loaded weights as the model
-        does.
+      copies: the names of copies of the model's variables, which start from loaded weights like the model.
     """
 
     init: Callable[[jax.Array, Any, int, Spec], dict[str, Any]]
@@ -135,8 +134,8 @@ class Objective:
       uses_labels: whether it needs the classes of the images. Those that do not may be `objective.ssl`. The mixed loss
         of one that does needs all views mixed.
       state: what it carries from step to step, None for nothing.
-      check: (experiment, key) -> None; raises ValueError, naming the key that asks for the objective, where the
-        sections `dataset`, `model`, `train` and `objective` of an experiment do not allow it.
+      check: (experiment, key) -> None; raises ValueError, naming the key that requests the objective, if the sections
+        `dataset`, `model`, `train` and `objective` of an experiment do not allow it.
       options: {option: Key}, the config keys `objective.options.NAME.OPTION`.
     """
 
@@ -155,7 +154,7 @@ class Objective:
 
 
 def check_two_views(experiment: Any, where: str) -> None:
-    """Raises ValueError where the views of an image have no other view of it."""
+    """Raises ValueError if images have fewer than two views."""
     if experiment.train.num_views < 2:
         raise ValueError(f"{where} needs train.num_views of at least 2, got {experiment.train.num_views}.")
 
@@ -172,7 +171,7 @@ def check_head(*names: str) -> Callable[[Any, str], None]:
 
 
 def check_logits(experiment: Any, where: str) -> None:
-    """Raises ValueError where the model gives no logits."""
+    """Raises ValueError if the model gives no logits."""
     if not experiment.model.has_logits:
         raise ValueError(f"{where} needs a model.classifier that gives logits, such as 'linear' or 'cosine'.")
 

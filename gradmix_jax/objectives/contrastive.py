@@ -1,9 +1,8 @@
-"""What the losses share: the contrastive loss, which row is of which image and class, means over devices.
+"""Shared by the losses: the contrastive loss, the image and class of each row, and means over devices.
 
 Letters: B rows of this device (views included), N anchors, M contrast features, P positive features, D embedding.
-Contrast is global: with `axis_name`, features of all devices are gathered, and since the transpose of a gather adds up
-what every device's loss says about a feature, the mean over devices of the parameter gradients is the gradient of the
-global loss.
+Contrast is global: with `axis_name`, features of all devices are gathered. Since the transpose of a gather sums the
+cotangents of all devices, the mean over devices of the parameter gradients is the gradient of the global loss.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ def contrastive(
       first_anchor: row of anchor 0 in the contrast features (may be traced).
 
     Returns:
-      loss_N, float32. An anchor without a positive has loss 0, and is to be left out of a mean.
+      loss_N, float32. An anchor without a positive has loss 0 and must be left out of a mean.
     """
     dot = lambda a, b: jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32).T, precision=lax.Precision.HIGHEST)
     logits_NxM = dot(anchors_NxD, contrast_NxD) / temperature
@@ -68,8 +67,8 @@ def contrastive(
 def mean_where(loss_N, has_positive_N, axis_name):
     """Mean of the losses of the anchors that have a positive (or by weights in its place); 0 where none has.
 
-    With `axis_name` this device's part of it, scaled so that the mean over devices is the mean over all anchors
-    however unevenly those with a positive are spread (SupCon of a single view).
+    With `axis_name`, it is this device's part, scaled so that the mean over devices is the mean over all anchors,
+    however unevenly those with a positive are spread (SupCon with a single view).
     """
     has_positive_N = has_positive_N.astype(jnp.float32)
     count, devices = jnp.sum(has_positive_N), 1
@@ -90,7 +89,7 @@ class Batch:
       first_anchor: row of anchor 0 in the contrast features.
       views: number of views.
       axis_name: the mapped axis over which the batch is spread, if any.
-      temperature_factor: of the temperatures of this step (`objectives.temperatures`).
+      temperature_factor: factor of the temperatures of this step (`objectives.temperatures`).
     """
 
     anchors_NxD: jax.Array
@@ -119,7 +118,7 @@ def make_batch(
     axis_name: str | None = None,
     temperature_factor: jax.Array | float = 1.0,
 ) -> Batch:
-    """Say which image and class every row belongs to.
+    """Assign an image and a class to every row.
 
     Args:
       z_BxD: this device's features, B = views * b rows, view-major.
@@ -127,14 +126,14 @@ def make_batch(
       labels_b: the classes of this device's images.
       views: number of views.
       axis_name: the mapped axis, if any.
-      temperature_factor: of this step's temperatures.
+      temperature_factor: factor of this step's temperatures.
 
     Returns:
       The batch that the losses below take.
     """
     images, rows = labels_b.shape[0], z_BxD.shape[0]
     device = 0 if axis_name is None else lax.axis_index(axis_name)
-    # Which image a row came from follows from its number: only classes have to be gathered, and those once per image.
+    # A row's number determines its image, so only classes have to be gathered, once per image.
     row_M = jnp.arange(contrast_MxD.shape[0])
     image_M = row_M // rows * images + row_M % images
     return Batch(
@@ -169,12 +168,12 @@ def not_self(batch: Batch, row_n: jax.Array) -> jax.Array:
 def mean_loss(batch, positives_of, spec, positive_features=None, positive_weights=None):
     """Mean over the anchors that have a positive, `spec.block_size` anchors at a time.
 
-    Blocks are computed again in the backward pass, so that memory grows with the number of contrast features and not
-    with its square.
+    Blocks are recomputed in the backward pass, so that memory grows with the number of contrast features instead of
+    its square.
     """
     anchors, contrast = batch.anchors_NxD, batch.contrast_MxD
     if positive_features is not None and spec.detach_anchors:
-        # The mixed loss then leaves the clean features alone, and one backward pass serves map and training.
+        # The mixed loss then does not touch the clean features, and one backward pass serves map and training.
         anchors, contrast = lax.stop_gradient(anchors), lax.stop_gradient(contrast)
     size = _largest_divisor(anchors.shape[0], spec.block_size)
 
@@ -207,7 +206,7 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def by_view(x_M, views, axis_name):
-    """Rows of all devices, each device's view-major, as one array a view: [x_N, ...]."""
+    """Rows of all devices, view-major on each device, as one array per view: [x_N, ...]."""
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     x = x_M.reshape(devices, views, -1, *x_M.shape[1:])
     return [x[:, view].reshape(-1, *x_M.shape[1:]) for view in range(views)]

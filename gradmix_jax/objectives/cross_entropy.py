@@ -34,5 +34,5 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: _loss(given, mixed.logits, targets_of_mixed(given, mixed)),
     uses_labels=True,
     check=check_logits,
-    options={"temperature": Key(1.0, "divides the logits", above=0)},
+    options={"temperature": Key(1.0, "temperature that divides the logits", above=0)},
 )

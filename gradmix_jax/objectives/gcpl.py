@@ -1,4 +1,4 @@
-"""GCPL: distance-based cross-entropy with one learned prototype a class, and features near their own."""
+"""GCPL: distance-based cross-entropy with one learned prototype per class, which attracts the features of its class."""
 
 import jax
 
@@ -14,7 +14,7 @@ from gradmix_jax.objectives.targets import (
 
 
 def prototype_loss(distance_BxK: jax.Array, targets_BxK: jax.Array) -> jax.Array:
-    """loss_B: the distance to the prototype of its class, for soft targets the mean that they say.
+    """loss_B: the distance to the prototype of its class; soft targets give a weighted mean.
 
     Yang et al. 2018, "Robust Classification with Convolutional Prototype Learning", arXiv 1805.03438: the
     prototype loss.
@@ -37,7 +37,7 @@ OBJECTIVE = Objective(
     uses_labels=True,
     check=check_head("prototypes"),
     options={
-        "gamma": Key(1.0, "multiplies the distances, which are divided by the number of features", above=0),
-        "prototype_weight": Key(0.05, "of the prototype loss; half of 0.1 in ARPL's comparison", least=0),
+        "gamma": Key(1.0, "factor of the distances, which are divided by the number of features", above=0),
+        "prototype_weight": Key(0.05, "weight of the prototype loss; half of 0.1 in ARPL's comparison", least=0),
     },
 )

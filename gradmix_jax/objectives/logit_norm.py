@@ -1,4 +1,4 @@
-"""LogitNorm: cross-entropy of logits of one length, so that confidence cannot grow with their norm."""
+"""LogitNorm: cross-entropy of logits of equal length, so that confidence cannot grow with their norm."""
 
 import jax
 
@@ -33,5 +33,7 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: _loss(given, mixed.logits, targets_of_mixed(given, mixed)),
     uses_labels=True,
     check=check_logits,
-    options={"temperature": Key(0.04, "of the normalized logits; 0.04 is the paper's for CIFAR-10", above=0)},
+    options={
+        "temperature": Key(0.04, "temperature of the normalized logits; 0.04 is the paper's for CIFAR-10", above=0)
+    },
 )

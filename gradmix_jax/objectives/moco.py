@@ -15,7 +15,7 @@ from gradmix_jax.objectives.contrastive import Batch, by_view, gather
 
 
 class Keys(NamedTuple):
-    """What the key encoder says: keys_BxD of this device's clean views, and queue_QxD of earlier ones."""
+    """Output of the key encoder: keys_BxD of this device's clean views, and queue_QxD of earlier ones."""
 
     keys: jax.Array
     queue: jax.Array
@@ -28,7 +28,7 @@ def initial_queue(key: jax.Array, size: int, projection: int) -> jax.Array:
 
 
 def enqueue(queue_QxD: jax.Array, keys_BxD: jax.Array, step: jax.Array, *, views: int, axis_name: str | None):
-    """The queue with the oldest rows replaced by the keys of all devices, in an order that no device count changes."""
+    """The queue with the oldest rows replaced by the keys of all devices, in an order independent of devices."""
     keys_MxD = jnp.concatenate(by_view(gather(keys_BxD, axis_name), views, axis_name))
     rows = keys_MxD.shape[0]
     first = (step % (queue_QxD.shape[0] // rows)) * rows
@@ -39,11 +39,11 @@ def moco(batch: Batch, queries_PxD: jax.Array, carried: Keys, spec: Spec, weight
     """InfoNCE of queries against the key of the other view of the same image, negatives from the queue alone.
 
     MoCo v2 (Chen et al. 2020, arXiv 2003.04297; He et al. 2020, equation 1), symmetric: every view is a query once.
-    With mixed images as queries and their kept shares as weights it is the loss that GradMix adds: what is left of
-    an image must be enough to find its other view.
+    With mixed images as queries and their kept shares as weights, it is the loss that GradMix adds: the kept part of
+    an image must suffice to find its other view.
 
     Args:
-      batch: the clean features; says how rows belong together.
+      batch: the clean features, which define how rows belong together.
       queries_PxD: unit features of this device's clean or mixed views, of all or of view 0 only, view-major.
       carried: keys of this device's clean views, and the queue.
       spec: the objective section.
@@ -70,9 +70,9 @@ def _init(key: jax.Array, model: Any, embedding: int, spec: Spec) -> dict[str, A
 
 
 def _update(state: dict[str, Any], update: Update) -> tuple[Keys, dict[str, Any]]:
-    """Move the key encoder towards the model, then ask it for the keys of the clean views."""
+    """Move the key encoder toward the model, then compute the keys of the clean views."""
     encoder = follow(state["momentum"], update.model, update.spec.options["moco"]["momentum"])
-    # Train mode, as the model: the statistics of the batch, over all devices.
+    # Train mode, like the model: statistics of the batch, over all devices.
     keys_BxD = update.forward(encoder)
     queue_QxD = state["queue"]
     filled_QxD = enqueue(queue_QxD, keys_BxD, update.step, views=update.views, axis_name=update.axis_name)
@@ -93,12 +93,12 @@ def _check(experiment, where: str) -> None:
 OBJECTIVE = Objective(
     clean=lambda given: moco(given.batch, given.batch.anchors_NxD, given.carried, given.spec),
     mixed=lambda given, mixed: moco(given.batch, mixed.z, given.carried, given.spec, mixed.weight),
-    # Mixed queries meet keys and queue only.
+    # Mixed queries are compared only with keys and queue.
     touches_clean=lambda spec: False,
     state=State(_init, _update, copies=("momentum",)),
     check=_check,
     options={
-        "queue_size": Key(8192, "a multiple of batch_size * num_views", least=1),
-        "momentum": Key(0.999, "of the key encoder", least=0, below=1),
+        "queue_size": Key(8192, "length of the queue, a multiple of batch_size * num_views", least=1),
+        "momentum": Key(0.999, "momentum of the key encoder", least=0, below=1),
     },
 )

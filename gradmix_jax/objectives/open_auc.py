@@ -22,10 +22,10 @@ def open_auc(logits_MxK: jax.Array, labels_M: jax.Array, partner_N: jax.Array, s
     features are the mixed logits.
 
     Args:
-      logits_MxK: of all rows.
+      logits_MxK: logits of all rows.
       labels_M: their classes; pairs with an image of -1 do not count.
       partner_N: a permutation of the second half.
-      share: of the image itself in a mix, drawn from Beta(alpha, alpha).
+      share: share of the image itself in a mix, drawn from Beta(alpha, alpha).
 
     Returns:
       Scalar.
@@ -42,7 +42,7 @@ def open_auc(logits_MxK: jax.Array, labels_M: jax.Array, partner_N: jax.Array, s
 
 def _clean(given: Given) -> jax.Array:
     batch = given.batch
-    # In an order that no device count changes; every device has the loss of all of them.
+    # In an order independent of the device count; every device has the loss over all of them.
     logits_MxK = jnp.concatenate(by_view(gather(given.logits, batch.axis_name), batch.views, batch.axis_name))
     labels_M = jnp.tile(gather(given.labels_b, batch.axis_name), batch.views)
     of_partner, of_share = jax.random.split(jax.random.fold_in(given.key, 0))

@@ -27,7 +27,7 @@ def _clean(given: Given) -> jax.Array:
 
 
 def _mixed(given: Given, mixed: Mixed) -> jax.Array:
-    """Each mixed image by the share of it that is negative."""
+    """The loss of mixed images, weighted by the share that is negative."""
     is_negative_B = (labels_of(given) < 0).astype(jnp.float32)
     share_B = mixed.weight * is_negative_B + (1 - mixed.weight) * is_negative_B[mixed.partner]
     return _loss(given, mixed.logits, share_B)

@@ -15,14 +15,14 @@ from gradmix_jax.objectives.targets import clean_targets, smoothed, targets_of_m
 
 
 def soft_supcon(batch: Batch, labels_BxK: jax.Array, labels_MxK: jax.Array, spec) -> jax.Array:
-    """SupCon in which a row is as much of a positive as its soft label resembles the anchor's (their cosine).
+    """SupCon in which a row counts as a positive by the cosine of its soft label and the anchor's.
 
     Xu, Shen & Zhao 2023, "Contrastive Open Set Recognition" (ConOSR), AAAI, and its released code; with one-hot labels
     it is SupCon.
 
     Args:
-      batch: anchors, and the rows that they are compared with.
-      labels_BxK, labels_MxK: soft labels of both, 0 or more. A row of zeros has no positive and is none.
+      batch: anchors, and the rows they are compared with.
+      labels_BxK, labels_MxK: soft labels of both, 0 or more. A row of zeros has no positives and is not a positive.
       spec: the objective section.
 
     Returns:
@@ -49,7 +49,7 @@ def _clean(given: Given) -> jax.Array:
 
 
 def _mixed(given: Given, mixed: Mixed) -> jax.Array:
-    """What the loss of clean and mixed rows together has more than that of the clean rows alone.
+    """The loss of clean and mixed rows together, minus that of the clean rows alone.
 
     The published loss is one mean over all of them, each an anchor and all in its denominator. It cannot be split into
     two, so what is added to the loss of the clean rows is the difference.

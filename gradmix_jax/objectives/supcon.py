@@ -12,7 +12,7 @@ def supcon(batch: Batch, spec: Spec) -> jax.Array:
 
 
 def mixed_supcon(batch: Batch, mixed_BxD: jax.Array, weight_B: jax.Array, spec: Spec) -> jax.Array:
-    """SupCon with the mixed versions of all rows of the same class (but the anchor's own) as positives. Scalar."""
+    """SupCon with the mixed versions of all rows of the same class, except the anchor's own, as positives. Scalar."""
     mixed, weight = gather(mixed_BxD, batch.axis_name), gather(weight_B, batch.axis_name)
     return mean_loss(batch, lambda row_n: of_same_class(batch, row_n), spec, mixed, weight)
 

@@ -1,4 +1,4 @@
-"""What the losses of classes share: targets of clean and mixed images, smoothed, and means over those that count.
+"""Shared by classification losses: targets of clean and mixed images, label smoothing, and means over known images.
 
 Images of negative classes have the label -1 and an all-zero target: they belong to no class, and a mean leaves them
 out. Letters: B rows of this device (views included), K known classes.
@@ -30,7 +30,7 @@ def mixed_targets(labels_B: jax.Array, weight_B: jax.Array, partner_B: jax.Array
 
 
 def targets_of_mixed(given: Given, mixed: Mixed) -> jax.Array:
-    """targets_BxK of the mixed images: the part of a negative image is missing from the sum of 1."""
+    """targets_BxK of the mixed images; they sum to less than 1 by the share of a negative image."""
     return mixed_targets(labels_of(given), mixed.weight, mixed.partner, num_classes=given.num_classes)
 
 
@@ -51,9 +51,9 @@ def soft_cross_entropy(logits_BxK: jax.Array, targets_BxK: jax.Array, smoothing:
 
 
 def mean_of_known(given: Given, loss_B: jax.Array, targets_BxK: jax.Array) -> jax.Array:
-    """This device's part of the mean over the rows, each counting as much as its target sums up to.
+    """This device's part of the mean over the rows, each weighted by the sum of its target.
 
-    The losses are linear in their targets, so they have that weight already.
+    The losses are linear in their targets, so they already include that weight.
     """
     if not given.has_negatives:
         return jnp.mean(loss_B)

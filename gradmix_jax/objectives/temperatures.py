@@ -1,4 +1,4 @@
-"""Schedules of the temperature: a factor by epoch that multiplies the temperature of every loss."""
+"""Temperature schedules: a factor that changes by epoch and multiplies the temperature of every loss."""
 
 import dataclasses
 import math
@@ -50,8 +50,10 @@ SCHEDULES = {
         negative_cosine,
         {
             "ratio": Key(4.0, "highest temperature / lowest one, which is the configured one", least=1),
-            "period": Key(1 / 3, "of the cosine, as a share of the run", above=0),
-            "shift": Key(1.0, "in half periods: 1 starts at the lowest temperature, 0 at the highest", least=0, most=1),
+            "period": Key(1 / 3, "period of the cosine, as a share of the run", above=0),
+            "shift": Key(
+                1.0, "shift in half periods: 1 starts at the lowest temperature, 0 at the highest", least=0, most=1
+            ),
         },
     ),
 }

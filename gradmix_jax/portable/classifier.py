@@ -19,7 +19,7 @@ BATCH = 256
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """What predictions need.
+    """Everything needed for predictions.
 
     Attributes:
       metadata: the content of an export's metadata.json, see `from_run`.
@@ -44,7 +44,7 @@ class Classifier:
 
     @property
     def calibration_V(self) -> np.ndarray | None:
-        """Ascending scores of the validation images of the known classes; None where the run kept none."""
+        """Ascending scores of the validation images of the known classes; None if the run kept none."""
         scores = self.metadata["calibration_scores"]
         return None if scores is None else np.array(scores, np.float32)
 
@@ -63,7 +63,7 @@ class Classifier:
         return _in_batches(run, images_NxHxWxC, double=self._double)["map"]
 
     def neighbors(self, outputs: Mapping[str, np.ndarray], *, count: int) -> list[list[dict[str, Any]]]:
-        """Of each image its most similar training images: {"image": path or place, "class", "cosine"}.
+        """The most similar training images of each image: {"image": path or place, "class", "cosine"}.
 
         Raises:
           ValueError: the headline score is of the logits, and no training features are kept for it.

@@ -16,14 +16,14 @@ def p_values(calibration_V: np.ndarray, score_N: np.ndarray) -> np.ndarray:
 
     Args:
       calibration_V: scores of known images that nothing was fitted to, higher means known.
-      score_N: scores of the images asked about.
+      score_N: scores of the images to test.
     """
     below_N = np.searchsorted(np.sort(calibration_V), score_N, side="right")
     return (1 + below_N) / (len(calibration_V) + 1)
 
 
 def threshold(calibration_V: np.ndarray, *, keep: float) -> float:
-    """The lowest score with p > 1 - keep; -inf where the calibration images are too few to reject anything.
+    """The lowest score with p > 1 - keep; -inf if the calibration images are too few to reject anything.
 
     At most the share 1 - keep of known images scores below it, in expectation over calibration sets.
 
@@ -42,5 +42,5 @@ def threshold(calibration_V: np.ndarray, *, keep: float) -> float:
 
 
 def fewest(keep: float) -> int:
-    """How many calibration images it takes for an image to be rejected at all."""
+    """The least number of calibration images with which an image can be rejected at all."""
     return 0 if keep >= 1 else math.ceil(1 / round(1 - keep, 12) - 1e-6) - 1

@@ -46,18 +46,18 @@ def write(
     results: Mapping[str, Any] | None = None,
     onnx: bool = False,
 ) -> None:
-    """Write a classifier into the new directory `out`, in one move at the end, after a comparison with what is read.
+    """Write a classifier into the new directory `out`, atomically, after reading it back and comparing.
 
     Args:
-      classifier: of `from_run.load`.
+      classifier: from `from_run.load`.
       out: a directory that is empty or does not exist.
       layout: names and shapes of the weights: "ours", or "torch" for those of torchvision, timm or classifier32.
       results: the run's results.json for the card; None: the run has none.
       onnx: whether to write the model as ONNX too, see `onnx_file.write`.
 
     Raises:
-      ValueError: `out` is not empty, the encoder has no layout in PyTorch, flatbuffers is not installed, or what was
-        read back gives other scores.
+      ValueError: `out` is not empty, the encoder has no layout in PyTorch, flatbuffers is not installed, or the files
+        read back give different scores.
     """
     check_out(out)
     weights, names = _laid_out(classifier.weights, layout)
@@ -127,7 +127,7 @@ def _deserialize(path: str) -> Any:
     _need_flatbuffers()
     try:
         return jax_export.deserialize(bytearray(content))
-    except Exception as error:  # flatbuffers raises whatever a broken file leads it to
+    except Exception as error:  # flatbuffers raises anything for a broken file
         raise ValueError(f"{os.path.basename(path)} is damaged ({type(error).__name__})") from error
 
 
@@ -139,7 +139,7 @@ def _need_flatbuffers() -> None:
 
 
 def _write_all(classifier: Classifier, directory: str, weights, names, layout: str) -> dict[str, Any]:
-    """Every file but the card; returns the metadata."""
+    """Write every file except the card; returns the metadata."""
     _need_flatbuffers()
     image = classifier.metadata["image"]
     ours = _reader({name: x.shape for name, x in classifier.weights.items()}, layout)
@@ -245,7 +245,7 @@ def _reader(shapes: Mapping[str, tuple[int, ...]], layout: str) -> Callable:
 
 
 def _compare(classifier: Classifier, written: Classifier) -> None:
-    """Raises ValueError unless what was read back gives the scores of what was written, on a few random images."""
+    """Raises ValueError unless the export read back gives the original scores on a few random images."""
     image = classifier.metadata["image"]
     shape = (CHECKED_IMAGES, image["size"], image["size"], image["channels"])
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

@@ -1,4 +1,4 @@
-"""From the workdir of a run to its classifier, without its images where their features are cached."""
+"""Makes a classifier from the workdir of a run, without its images if their features are cached."""
 
 import dataclasses
 import os
@@ -35,11 +35,11 @@ NEEDED = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """What is kept of the gallery of training features.
+    """The part of the gallery of training features to keep.
 
     Attributes:
-      per_class: features of each class; None: all.
-      rule: of `gallery.RULES`.
+      per_class: features per class; None: all.
+      rule: one of `gallery.RULES`.
       dtype: "float32" or "float16", as stored.
     """
 
@@ -51,8 +51,8 @@ class Reduction:
 def load(workdir: str, reduction: Reduction | None = None) -> Classifier:
     """The classifier of a run's newest checkpoint and headline score.
 
-    Features of the training and validation images come from the run's features.npz if it is of this checkpoint; only
-    where it is not are the images themselves needed.
+    Features of the training and validation images come from the run's features.npz if it belongs to this checkpoint;
+    otherwise the images themselves are needed.
 
     Raises:
       ValueError: no run or no checkpoint there, or neither cached features nor the dataset.
@@ -65,7 +65,7 @@ def load(workdir: str, reduction: Reduction | None = None) -> Classifier:
 def classifier_of(
     experiment: Experiment, evaluator: Evaluator, parts: Mapping[str, Features], workdir: str, reduction: Reduction
 ) -> Classifier:
-    """The classifier of a fitted evaluator; its threshold and calibration are those of the validation images."""
+    """The classifier of a fitted evaluator, with threshold and calibration from the validation images."""
     evaluator, rows_M, reduced = _reduce(evaluator, parts, reduction)
     made = functions.make(evaluator)
     classifier = Classifier(
@@ -85,7 +85,7 @@ def classifier_of(
 
 
 def unfinished(metadata: Mapping[str, Any]) -> str | None:
-    """A sentence if the training of a classifier is not over; None if it is."""
+    """A warning if the training of a classifier is not finished, else None."""
     step, steps = metadata["step"], metadata["steps"]
     if step >= steps:
         return None
@@ -110,12 +110,12 @@ def _restore(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str,
 
 
 def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, Features]] | None:
-    """From features.npz; None where it is missing, of another checkpoint, or without the headline's feature."""
+    """Restore from features.npz; None if it is missing, of another checkpoint, or without the headline's feature."""
     parts = cache.load(workdir)
     if not parts or "train" not in parts:
         return None
     names = _class_names(parts["train"], experiment.dataset.name)
-    # All that a restored model wants to know of its data is what the classes are called.
+    # A restored model needs only the names of the classes from its data.
     nothing = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
     known, dataset = tuple(range(len(names))), experiment.dataset.name
     data = data_lib.OpenSet(
@@ -141,7 +141,7 @@ def _class_names(train: Features, dataset: str) -> tuple[str, ...]:
 def _reduce(
     evaluator: Evaluator, parts: Mapping[str, Features], reduction: Reduction
 ) -> tuple[Evaluator, np.ndarray, dict[str, Any] | None]:
-    """(the evaluator with fewer training features, their rows of the training part, what that changes)."""
+    """(the evaluator with fewer training features, their rows in the training part, the effect of the reduction)."""
     spec, train = evaluator.model.spec, parts["train"]
     rows_M = np.arange(len(train))
     if spec.feature == LOGITS:
@@ -184,7 +184,7 @@ def _gallery_rows(experiment: Experiment, evaluator: Evaluator, train: Features,
         return {"places_M": places_M}
     try:
         source = data_lib.open_set(spec).train
-    except (ValueError, OSError):  # the images are elsewhere: they go by their places
+    except (ValueError, OSError):  # the images are elsewhere, so they are named by position
         return {"places_M": places_M}
     root = os.path.expanduser(spec.name.removeprefix("folder:"))
     paths = [source.records.describe(int(source.indices[place])) for place in places_M]
@@ -194,7 +194,7 @@ def _gallery_rows(experiment: Experiment, evaluator: Evaluator, train: Features,
 def _describe(
     experiment: Experiment, evaluator: Evaluator, made: functions.Functions, parts: Mapping[str, Features], workdir: str
 ) -> dict[str, Any]:
-    """The metadata of a classifier, but for its gallery and its calibration."""
+    """The metadata of a classifier, except its gallery and calibration."""
     model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
     is_trained = any(phase.epochs for phase in experiment.phases)
     num_images = len(parts["train"]) + (0 if model.data.negative is None else len(model.data.negative))

@@ -31,7 +31,7 @@ SMOOTHING = 3
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """What a run computes.
+    """The functions of a run.
 
     Attributes:
       weights: {name: array} of the network.
@@ -141,7 +141,7 @@ def _make_score(evaluator: Evaluator) -> tuple[dict[str, np.ndarray], Callable]:
         return {"score": score_1[0].astype(jnp.float32), "class_scores": classes_1xK[0].astype(jnp.float32)}
 
     def score(arrays, outputs):
-        # One image at a time under vmap: the scores' blocks of images have a fixed size, a batch has not.
+        # One image at a time under vmap, because the scores use blocks of a fixed size, unlike a batch.
         rows = jax.tree.map(lambda x_BxD: x_BxD[:, None], dict(outputs))
         found = jax.vmap(lambda row: of_one(arrays, row))(rows)
         return found | {"class": found["class_scores"].argmax(axis=1).astype(jnp.int32)}
@@ -152,7 +152,7 @@ def _make_score(evaluator: Evaluator) -> tuple[dict[str, np.ndarray], Callable]:
 def split(tree: Any) -> tuple[dict[str, np.ndarray], Callable[[Mapping[str, Any]], Any]]:
     """({name: array}, function that puts such arrays back into the tree).
 
-    Arrays that occur twice in the tree are stored once; leaves that are no arrays belong to the function.
+    Arrays that occur twice in the tree are stored once; other leaves belong to the function.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     arrays, names, seen = {}, [], {}

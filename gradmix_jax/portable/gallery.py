@@ -1,4 +1,4 @@
-"""The training features that predictions compare with: who they are, and fewer of them.
+"""The training features that predictions compare with: their rows, and how to reduce them.
 
 Letters: M training images, P parts of length L, K classes, D feature, V validation images.
 """
@@ -36,14 +36,14 @@ def nearest(features_MxD: np.ndarray, features_NxD: np.ndarray, *, count: int) -
 
 
 def farthest_first(features_MxD: np.ndarray, *, count: int) -> np.ndarray:
-    """Rows of a k-center subset: the one nearest to the mean, then always the one farthest from all chosen.
+    """Rows of a k-center subset: the one nearest to the mean, then repeatedly the one farthest from all chosen ones.
 
     Gonzalez 1985, "Clustering to minimize the maximum intercluster distance": the largest distance of a feature to the
     subset is at most twice the least possible one. Deterministic.
 
     Args:
       features_MxD: unit features.
-      count: how many to choose; all of them where there are no more.
+      count: number to choose; all of them if there are no more.
 
     Returns:
       int [min(count, M)], ascending.
@@ -60,7 +60,7 @@ def farthest_first(features_MxD: np.ndarray, *, count: int) -> np.ndarray:
 
 
 def evenly(features_MxD: np.ndarray, *, count: int, seed: int = 0) -> np.ndarray:
-    """Rows of a uniform random subset without replacement, ascending: it keeps the density of a class."""
+    """Rows of a uniform random subset without replacement, ascending, which keeps the density of a class."""
     size = len(features_MxD)
     return np.sort(np.random.default_rng(seed).choice(size, min(count, size), replace=False))
 
@@ -74,7 +74,7 @@ RULES = {
 def reduced(
     features_MxD: np.ndarray, labels_M: np.ndarray, *, num_classes: int, k: int, count: int, rule: str
 ) -> tuple[Bank, np.ndarray]:
-    """(`Bank` of at most `count` training features a class, their rows_m)."""
+    """(`Bank` of at most `count` training features per class, their rows_m)."""
     unit_MxD, rows = np.asarray(unit(jnp.asarray(features_MxD))), []
     for known_class in range(num_classes):
         own = np.flatnonzero(labels_M == known_class)
@@ -84,9 +84,9 @@ def reduced(
 
 
 def difference(before: Bank, after: Bank, features_VxD: np.ndarray, labels_V: np.ndarray) -> dict[str, Any] | None:
-    """What a reduction changes, measured on validation images of known classes alone; None where there are none.
+    """The effect of a reduction, measured only on validation images of known classes; None if there are none.
 
-    AUROC needs unknown images: each class in turn is taken for unknown, its training features left out, and the mean
+    AUROC needs unknown images, so each class in turn is treated as unknown, without its training features, and the mean
     over the classes is reported.
 
     Returns:
@@ -105,7 +105,7 @@ def difference(before: Bank, after: Bank, features_VxD: np.ndarray, labels_V: np
 
 
 def left_out_auroc(sums_VxK: np.ndarray, labels_V: np.ndarray) -> float | None:
-    """Mean AUROC over the classes, each taken for unknown in turn; None with fewer than two classes."""
+    """Mean AUROC over the classes, each treated as unknown in turn; None with fewer than two classes."""
     found = []
     for left_out in np.unique(labels_V):
         score_V = np.delete(sums_VxK, left_out, axis=1).max(axis=1, initial=-np.inf)

@@ -15,7 +15,7 @@ DRAWN = 224
 
 
 def find(paths: Iterable[str], listed: Iterable[str] = ()) -> Iterator[str]:
-    """The files that a command line names.
+    """The image files named on a command line.
 
     Args:
       paths: files, taken as they are; folders, searched at any depth for files with an image's ending, in sorted
@@ -61,7 +61,7 @@ def as_array(image, size: int, channels: int, *, background: str = "white") -> n
         try:
             with Image.open(image) as opened:
                 return to_array(opened, size, channels, background=background)
-        except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        except Exception as error:  # Pillow's decoders raise anything for a broken file
             raise ValueError(f"{image} cannot be read as an image: {reason_of(error, str(image))}") from error
     array = np.asarray(image)
     is_number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
@@ -75,7 +75,7 @@ def as_array(image, size: int, channels: int, *, background: str = "white") -> n
 
 
 def overlay(image_HxWxC: np.ndarray, map_HxW: np.ndarray) -> Image.Image:
-    """The image as the model sees it, and beside it the same in gray under the map, the more opaque the larger it is.
+    """The model's input image, and beside it the same in gray under the map, whose opacity grows with its value.
 
     Args:
       image_HxWxC: uint8, C = 1 or 3.
@@ -93,7 +93,7 @@ def overlay(image_HxWxC: np.ndarray, map_HxW: np.ndarray) -> Image.Image:
 
 
 def drawing_name(path: str, taken: set[str]) -> str:
-    """A name for the drawing of a file, ending in .png, that no other has; added to `taken`."""
+    """A unique name for the drawing of a file, ending in .png; added to `taken`."""
     stem = os.path.splitext(os.path.normpath(path).lstrip("./\\"))[0].replace(os.sep, "_")
     name, number = f"{stem}.png", 1
     while name in taken:

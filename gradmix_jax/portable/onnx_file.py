@@ -32,7 +32,7 @@ def _packages() -> tuple[Any, Any, Any]:
 def write(classifier: Classifier, path: str) -> None:
     """Write the model with its weights, uint8 images [N, H, W, C] to float32 outputs [N, D] by name.
 
-    The score is not in it: nearest neighbors of a symbolic number of images do not convert.
+    The score is not included, because nearest neighbors of a symbolic number of images do not convert.
 
     Raises:
       ValueError: a package is missing, or onnxruntime gives other outputs than JAX on random images.
