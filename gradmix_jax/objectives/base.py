@@ -33,7 +33,7 @@ class Spec(Section, section="objective"):
     base_temperature: float = key(0.07, "contrastive losses are multiplied by temperature / base_temperature", above=0)
     mixed_supcon: bool = key(False, "add the supervised loss with mixed positives")
     detach_anchors: bool = key(False, "stop the gradient of the mixed loss through the clean features")
-    label_smoothing: float = key(0.0, "of cross-entropy", least=0, below=1)
+    label_smoothing: float = key(0.0, "label smoothing of cross-entropy", least=0, below=1)
     block_size: int = key(
         4096, "anchors of a contrastive loss per block on a device; bounds the memory of large batches", least=1
     )

@@ -1,6 +1,7 @@
 """Reads back the files of a run: each has one schema, which is checked only here."""
 
 from gradmix_jax.stored.arrays import Arrays, ArraySpec, read_npz
+from gradmix_jax.stored.export import export_metadata
 from gradmix_jax.stored.files import (
     FEATURES,
     GALLERY,
@@ -11,7 +12,6 @@ from gradmix_jax.stored.files import (
     arrays,
     check_results,
     config,
-    export_metadata,
     metrics,
     results,
 )

@@ -14,7 +14,6 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.stored.arrays import Arrays, ArraySpec
 from gradmix_jax.stored.schema import (
     Wrong,
-    anything,
     like,
     listing,
     mapping,
@@ -295,47 +294,4 @@ def _metrics_line(line: str) -> dict[str, Any] | None:
         mapping(number())("line", found)
     except (ValueError, RecursionError):
         return None
-    return found
-
-
-_METADATA = record(
-    {
-        "class_names": listing(text),
-        "image": record(
-            {"size": whole(1, required=True), "channels": whole(1, required=True), "background": text},
-            required=("size", "channels", "background"),
-        ),
-        "score": record({"arrays": listing(text), "inputs": listing(text)}, required=("arrays", "inputs", "float64")),
-        "model": record({"weights": listing(text)}, required=("weights",)),
-        "calibration_scores": nullable(listing(number())),
-        "threshold": number(),
-        "step": whole(required=True),
-        "steps": whole(required=True),
-        "config": anything,
-    },
-    required=("class_names", "image", "score", "model", "calibration_scores", "step", "steps"),
-)
-
-
-def export_metadata(path: str, *, wanted: str, newest: int) -> dict[str, Any]:
-    """metadata.json of an export.
-
-    Args:
-      path: of the file.
-      wanted: the name of the format.
-      newest: the newest version of it that this code reads.
-
-    Raises:
-      ValueError: it is missing, damaged, of another format or of a newer version.
-    """
-    found = workdir_lib.read_json(*os.path.split(path))
-    version = found.get("version")
-    if found.get("format") != wanted or isinstance(version, bool) or not isinstance(version, int):
-        raise ValueError(f"{path} is damaged: it is of format {found.get('format')!r:.60}, version {version!r:.20}.")
-    if version > newest:
-        raise ValueError(f"{path} was written by a newer gradmix_jax (version {version}); update gradmix_jax.")
-    try:
-        _METADATA("metadata", found)
-    except Wrong as error:
-        raise ValueError(f"{path} is damaged: {str(error).removeprefix('metadata.')}.") from None
     return found
