@@ -77,13 +77,17 @@ class Spec(Section, section="augment"):
     crop_scale: tuple[float, float] = key(
         (0.2, 1.0), "share of the image's area that a crop keeps; (1, 1): no crop", above=0, most=1, length=2
     )
-    crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), "width / height, drawn log-uniformly", above=0, length=2)
+    crop_ratio: tuple[float, float] = key(
+        (3 / 4, 4 / 3), "width / height of a crop, drawn log-uniformly", above=0, length=2
+    )
     flip_prob: float = key(0.5, "probability of a horizontal flip; 0 for digits and letters", least=0, most=1)
     gray_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
     rotation_degrees: float = key(0.0, "rotation angle, uniform in +- this many degrees", least=0, most=180)
     blur_prob: float = key(0.0, "probability of a Gaussian blur, for large images", least=0, most=1)
     policy: str = key(
-        "standard", 'or, in place of jitter, gray and blur: "randaugment", "augmix"', choices=lambda: POLICIES
+        "standard",
+        '"standard": jitter, gray and blur; or "randaugment" or "augmix" in their place',
+        choices=lambda: POLICIES,
     )
     num_ops: int = key(2, "operations of randaugment, one after the other", least=1)
     magnitude: int = key(

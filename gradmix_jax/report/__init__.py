@@ -14,7 +14,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
     return files.write(workdirs, out_dir, apart=apart)
 
 
-# What `write` writes.
+# The files that `write` writes.
 FILES = ("report.html", "results.md", "results.tex")
 
 __all__ = ["FILES", "ROWS", "summary", "table", "write", "write_summary"]

@@ -11,7 +11,7 @@ from gradmix_jax import cli, report
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise ValueError("report got no directories; give the workdirs of evaluated runs.")
-    # Before printing, so that an error is all that is printed.
+    # Before printing, so that an error is the only output.
     written = report.write(argv[1:], flags.FLAGS.out) if flags.FLAGS.out else []
     print(report.summary(argv[1:]))
     if written:

@@ -1,4 +1,4 @@
-"""What the numbers of a report belong to: data, hardware, versions, commits, and what is missing."""
+"""Conditions of the numbers of a report: data, hardware, versions, commits, and what is missing."""
 
 from typing import Any
 

@@ -77,7 +77,7 @@ def by_feature(methods: list[Method], columns: list[Metric], *, marks: bool = Tr
         for method in methods
         for feature in _union(run.results["by_feature"] for run in method.runs)
     ]
-    # What is compared stands together.
+    # Compared rows are adjacent.
     rows = sorted(rows, key=lambda row: list(dict.fromkeys(r.block for r in rows)).index(row.block)) if marks else rows
     names = dict.fromkeys(run.results["score_name"] for method in methods for run in method.runs) if marks else ()
     notes = (f"By the score {', '.join(names)} of each feature; compared within a feature.",) if names else ()
@@ -181,7 +181,7 @@ def _detection(results: dict[str, Any], distance: str, names: tuple[str, ...]) -
 
 
 def bare(metric: Metric) -> str:
-    """The label where it goes without saying which classes an accuracy is of."""
+    """The label, shortened where the classes of an accuracy are clear from the context."""
     return metric.label.removesuffix(", known classes")
 
 
@@ -298,5 +298,5 @@ def diversity(methods: list[Method]) -> Table | None:
 
 
 def _union(dictionaries) -> list[str]:
-    """Keys of all, in the order in which they first come."""
+    """All keys, in order of first appearance."""
     return list(dict.fromkeys(key for each in dictionaries for key in each))

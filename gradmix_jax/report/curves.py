@@ -12,7 +12,7 @@ from gradmix_jax.report.runs import Method, Run
 
 RATES_F = np.linspace(0, 1, 201)
 MOST_SCORES = 8
-# Lines of one plot that can still be told apart.
+# The most lines of one plot that can be distinguished.
 MOST_METHODS = 24
 # Thin lines of single runs.
 MOST_RUNS = 30
@@ -40,7 +40,7 @@ def _at_fpr(points: metrics.Points | None, counted: str) -> np.ndarray | None:
 
 
 def _precision(run: Run, positive: str) -> np.ndarray | None:
-    """Precision at each recall of RATES_F: that of the strictest threshold which has the recall."""
+    """Precision at each recall of RATES_F, at the strictest threshold that reaches the recall."""
     if run.points is None:
         return None
     recall_T, precision_T = curves.precision_recall(run.points, positive=positive)
@@ -128,7 +128,7 @@ def methods_curve(methods: list[Method], kind: str) -> str:
 
 
 def scores_curve(run: Run) -> str:
-    """ROC curves of the other scores of the headline feature and of the logits; "" where scores.npz has none."""
+    """ROC curves of the other scores of the headline feature and of the logits; "" if scores.npz has none."""
     scores, by_score = run.scores, run.results["by_score"]
     if scores is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a run decides at every threshold of a grid: the numbers behind the page's slider, of bounded size.
+"""A run's decisions at every threshold of a grid: the numbers behind the page's slider, of bounded size.
 
 Letters: N known and M unknown test images, T thresholds of the grid, K known classes, R rows (classes of either side).
 """
@@ -14,7 +14,7 @@ MOST_THRESHOLDS = 128
 FEWEST_THRESHOLDS = 24
 # Numbers of one matrix on the page: pairs of class and prediction, times thresholds.
 MOST_ENTRIES = 60_000
-# Share of the known test images that is accepted where a run has no threshold of its own.
+# Share of the known test images to accept if a run has no threshold.
 START = 0.95
 NEEDED = ("predicted", "labels", "predicted_unknown", "unknown_classes")
 
@@ -82,12 +82,12 @@ class Decisions:
 
 
 def _accepted(histogram: np.ndarray) -> np.ndarray:
-    """Counts of images with `above` = 0..T along the last axis, to how many each of T thresholds accepts."""
+    """Turns counts of images by `above` = 0..T, on the last axis, into counts accepted by each of T thresholds."""
     return histogram[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
 
 
 def of(run: Run, *, most: int = MOST_THRESHOLDS) -> Decisions | None:
-    """The decisions of a run's headline score; None where scores.npz does not hold every prediction and class."""
+    """The decisions of a run's headline score; None if scores.npz lacks predictions or classes."""
     arrays = run.headline
     if arrays is None or not set(NEEDED) <= arrays.keys():
         return None
@@ -137,7 +137,7 @@ def cells(row_I: np.ndarray, column_I: np.ndarray, above_I: np.ndarray) -> list[
 
 
 def thresholds_for(pairs: int) -> int:
-    """How many thresholds a page has room for with that many pairs of class and prediction."""
+    """Number of thresholds that a page has room for with this many pairs of class and prediction."""
     return int(np.clip(MOST_ENTRIES // max(pairs, 1), FEWEST_THRESHOLDS, MOST_THRESHOLDS))
 
 

@@ -42,7 +42,7 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "legend.labelcolor": INK,
-    # Ids in an SVG are random otherwise, and no two reports the same.
+    # Otherwise ids in an SVG are random, and no two reports are equal.
     "svg.hashsalt": "gradmix_jax",
 }
 SIZE = (4.4, 3.4)
@@ -56,7 +56,7 @@ def style():
 
 
 def color_and_line(index: int) -> dict[str, str]:
-    """Arguments of `Axes.plot` for line `index`: another dash pattern where the colors repeat."""
+    """Arguments of `Axes.plot` for line `index`, with another dash pattern when the colors repeat."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
 
 

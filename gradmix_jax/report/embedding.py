@@ -72,13 +72,13 @@ def _tsne(reduced_NxP):
 
     perplexity = min(30.0, (len(reduced_NxP) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
-    # Threads that wait for each other on a busy machine take minutes; one takes seconds.
+    # On a busy machine, threads that wait for each other take minutes; a single one takes seconds.
     with threadpool_limits(limits=1):
         return tsne.fit_transform(reduced_NxP.astype(np.float32))
 
 
 def _panel(title, points_Nx2, labels_N, names, axis_labels, says) -> str:
-    # A line of the legend has room for some 60 letters.
+    # A line of the legend has room for about 60 letters.
     columns = max(1, min(5, 60 // (5 + max(map(len, [*names, "unknown"])))))
     drawn, axis = subplots((4.4, 3.6 + 0.17 * math.ceil((len(names) + 1) / columns)))
     _scatter(axis, points_Nx2, labels_N, names)

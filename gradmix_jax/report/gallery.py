@@ -34,7 +34,7 @@ def gallery(run: Run) -> str:
 
 
 def _training_images(arrays: Arrays) -> list[tuple[str, str]]:
-    """(thumbnail, class) of the training images that are near to a shown one; [] for runs of older versions."""
+    """(thumbnail, class) of the training images nearest to a shown one; [] for runs of older versions."""
     if "train/images" not in arrays:
         return []
     return [

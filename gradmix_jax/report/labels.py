@@ -7,7 +7,7 @@ def plain(text: str) -> str:
 
 
 def cut(name: str, most: int = 24) -> str:
-    """At most so many letters: a longer name loses its middle, or it would push a plot or table off its page."""
+    """At most this many letters: a longer name, which would push a plot or table off its page, loses its middle."""
     if len(name) > most:
         tail = most // 3
         name = f"{name[: most - tail - 1]}…{name[-tail:]}"

@@ -48,7 +48,7 @@ class Line:
 
 
 def numbered(index: int) -> dict[str, int]:
-    """Color and dash of line `index`: another dash pattern where the colors repeat."""
+    """Color and dash of line `index`, with another dash pattern when the colors repeat."""
     return {"color": index % COLORS, "dash": index // COLORS % len(DASHES)}
 
 
@@ -179,5 +179,5 @@ def _legend(lines: Sequence[Line], vertical: tuple[float, str] | None, fewest: i
     if vertical:
         swatch = '<svg class="swatch" aria-hidden="true" viewBox="0 0 24 8"><path class="own" d="M0 4H24"/></svg>'
         items.append(f"<li>{swatch}<span>{escape_html(vertical[1])}</span></li>")
-    # Where there is a single line, the axes say what it is.
+    # A single line is explained by the axes.
     return f'<ul class="legend">{"".join(items)}</ul>' if len(items) >= fewest else ""

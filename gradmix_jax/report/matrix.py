@@ -1,4 +1,4 @@
-"""The confusion matrix of one run, and which known classes unknown ones are taken for, as HTML tables.
+"""The confusion matrix of one run, and which known classes unknown ones are mistaken for, as HTML tables.
 
 Letters: R rows, C columns; the last column is "unknown".
 """
@@ -14,7 +14,7 @@ from gradmix_jax.report.formats import escape_html
 from gradmix_jax.report.labels import cut
 from gradmix_jax.report.runs import Run
 
-# Known classes of a confusion matrix; of more, those with the most wrong decisions are shown.
+# Known classes in a confusion matrix; if there are more, those with the most wrong decisions are shown.
 MOST_KNOWN = 30
 MOST_ROWS = 40
 # Unknown classes of which the page says what they are taken for, predictions of each that it holds, and names it shows.
@@ -127,7 +127,7 @@ def _cell(value: int, share: float, right: bool) -> str:
 
 
 def taken_for(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any] | None]:
-    """(table of unknown classes and the known classes they are taken for, the same for every threshold)."""
+    """(table of unknown classes and the known classes they are mistaken for, the same for every threshold)."""
     stored = run.results["confusion"]
     if not stored and decisions is None:
         return "", None

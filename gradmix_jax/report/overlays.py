@@ -20,13 +20,13 @@ from gradmix_jax.training.checkpoint import Checkpoints
 ROWS = 6
 MOST_STEPS = 6
 MOST_EDGES = 300
-# As high as a row is.
+# The same height as a row.
 LONGEST_NAME = 16
 
 
 def overlays(run: Run) -> str:
     """Images x steps: map over the image, outline of the mask; or one sentence about what is missing."""
-    # A report reads what is there: it does not start to download a dataset.
+    # A report reads only what exists; it does not start to download a dataset.
     config = copy.deepcopy(run.config)
     config["dataset"]["download"] = False
     # The evaluate section does not concern the steps, and its keys may be older than this code.
@@ -60,10 +60,10 @@ def _explanations(prepared, checkpoints) -> dict[int, explain_lib.Explanation]:
     images, labels = prepared.batch(prepared.experiment.seed, 0)
     explain = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))
     found, saved = {}, checkpoints.steps()
-    # A run that starts from other weights has its first state in a checkpoint or nowhere.
+    # A run that starts from other weights has its first state only in a checkpoint, if at all.
     first = [] if prepared.experiment.model.init_from and 0 not in saved else [0]
     for step in [*first, *_evenly([step for step in saved if step > 0], MOST_STEPS - 1)]:
-        # On the device, or else jit takes the restored arrays for arguments of another kind and compiles again.
+        # On the device; otherwise jit treats the restored arrays as arguments of another kind and recompiles.
         state = jax.device_put(checkpoints.restore(start, step)) if step in saved else start
         explanation = explain(state.replace(step=start.step), images, labels)
         found[step] = jax.device_get(jax.tree.map(lambda leaf: leaf[:ROWS], explanation))
@@ -125,6 +125,6 @@ def _outline(axis, mask_HxW):
     padded = np.pad(mask_HxW, 1)
     across = [[(x - 0.5, y - 0.5), (x + 0.5, y - 0.5)] for y, x in np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])]
     down = [[(x - 0.5, y - 0.5), (x - 0.5, y + 0.5)] for y, x in np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:])]
-    # The outline of a large mask has thousands of edges: as vectors they would make the page megabytes larger.
+    # The outline of a large mask has thousands of edges, which would add megabytes to the page as vectors.
     options = dict(colors="#56e0ff", linewidths=1.1, rasterized=len(across) + len(down) > MOST_EDGES)
     axis.add_collection(LineCollection(across + down, **options))

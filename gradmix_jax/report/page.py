@@ -16,7 +16,7 @@ from gradmix_jax.report.tables import Table
 TITLE = "Open set recognition: results"
 # Keys of the config that a table of differences shows.
 MOST_KEYS = 60
-# Of the methods' sections, before later ones go without their large parts.
+# Size of the methods' sections beyond which later ones go without their large parts.
 MOST_LETTERS = 5_000_000
 _HERE = pathlib.Path(__file__).parent
 
@@ -62,7 +62,7 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
 
 @dataclasses.dataclass
 class Room:
-    """How many methods the page shows in full: up to sections.MOST_IN_FULL, as long as they are not too large."""
+    """Number of methods that the page shows in full: up to sections.MOST_IN_FULL, unless they are too large."""
 
     methods: int = 0
     letters: int = 0
@@ -76,7 +76,7 @@ class Room:
 
 
 def prefix(index: int) -> str:
-    """What the identifiers of a group start with."""
+    """The prefix of a group's identifiers."""
     return f"data-{index}-" if index else ""
 
 
@@ -132,7 +132,7 @@ def _compares(methods) -> bool:
 
 
 def _comparison(methods: list[Method], pre: str) -> str:
-    """Curves of all methods together; "" where there is nothing to compare."""
+    """Curves of all methods together; "" if there is nothing to compare."""
     inner = "".join([*(curves.methods_curve(methods, kind) for kind in curves.KINDS), plots.severities(methods)])
     return (
         f'<section id="{pre}comparison"><h2>Curves of all methods</h2><div class="plots">{inner}</div></section>'

@@ -17,7 +17,7 @@ CLASSIFIERS = {"linear_probe": "linear probe", "head": "classifier head"}
 
 
 def histogram(run: Run) -> str:
-    """Headline scores of known and unknown test images, and the threshold where there is one."""
+    """Headline scores of known and unknown test images, and the threshold, if any."""
     scores = run.headline
     if scores is None:
         return missing(run, workdir_lib.SCORES, "the scores")
@@ -93,7 +93,7 @@ def losses(method: Method) -> str:
 
 def _losses(run: Run) -> np.ndarray:
     """(step, loss) of each logged line, at most MOST_POINTS of them."""
-    # A loss that was not finite stands there as null: a gap in the curve.
+    # A nonfinite loss is stored as null and leaves a gap in the curve.
     lines = [line for line in run.log if "loss" in line]
     points = np.array([(line["step"], math.nan if line["loss"] is None else line["loss"]) for line in lines])
     if len(points) <= MOST_POINTS:
@@ -102,7 +102,7 @@ def _losses(run: Run) -> np.ndarray:
 
 
 def severities(methods: list[Method]) -> str:
-    """Mean accuracy and AUROC over corruptions by severity, for every method; "" where there are none."""
+    """Mean accuracy and AUROC over corruptions by severity, for every method; "" if there are none."""
     found = {
         m.label: [r.results["corruptions"]["results"] for r in m.runs if r.results["corruptions"].get("results")]
         for m in methods

@@ -14,7 +14,7 @@ from gradmix_jax.training.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What explaining the steps of a run takes: its specs, its data and its program for one device."""
+    """The inputs for explaining the steps of a run: its specs, its data and its program for one device."""
 
     experiment: Experiment
     data: data_lib.OpenSet

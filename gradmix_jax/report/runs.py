@@ -13,12 +13,12 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import RECIPES, flatten
 from gradmix_jax.stored import Arrays
 
-# What may differ between runs that are averaged.
+# Keys that may differ between averaged runs.
 AVERAGED_OVER = ("dataset.trial", "seed")
-# What may not differ between methods that are compared.
+# Keys that must not differ between compared methods.
 SHARED = tuple(f"dataset.{key}" for key in ("name", "unknown_name", "benchmark", "known", "unknown"))
 MOST_CLASSES = 40
-# Of a label that says which keys differ.
+# Longest label that lists the differing keys.
 MOST_LETTERS = 60
 
 
@@ -54,7 +54,7 @@ class Run:
 
     @functools.cached_property
     def headline(self) -> dict[str, np.ndarray] | None:
-        """known_scores and unknown_scores of the headline score, and what there is of predictions and classes; or None.
+        """known_scores and unknown_scores of the headline score, with predictions and classes if available; or None.
 
         Predictions of unknown images and their classes are missing in runs of older versions.
         """
@@ -91,7 +91,7 @@ class Run:
 
 
 def read(workdir: str) -> Run:
-    """The run in a workdir; what an older version did not write has a default.
+    """The run in a workdir, with defaults for what an older version did not write.
 
     Raises:
       ValueError: config.json or results.json is missing or damaged.
@@ -157,7 +157,7 @@ def load_groups(workdirs: list[str], *, apart: bool = False) -> list[Group]:
     names = [flat["dataset.name"] for flat in firsts]
     labels = []
     for name, flat in zip(names, firsts):
-        # Only what tells data of the same name apart.
+        # Only what distinguishes datasets of the same name.
         more = [f"{key.removeprefix('dataset.')} {_said(flat.get(key))}" for key in differing if names.count(name) > 1]
         labels.append(", ".join([name, *more]))
     return [Group(label, tuple(_methods(runs, apart))) for label, runs in zip(labels, by_data.values())]
@@ -191,7 +191,7 @@ def _methods(everything: list[Run], apart: bool = False) -> list[Method]:
 
 
 def _apart(label: str, runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs of one recipe by the keys that they differ in, and by directory where there is the same run twice."""
+    """Runs of one recipe, grouped by the keys that differ, and by directory if a run occurs twice."""
     flats = [flatten(run.config) for run in runs]
     keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in AVERAGED_OVER]
     differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
@@ -211,7 +211,7 @@ def _apart(label: str, runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def _method(run: Run) -> str:
-    """The name that a config has, or the recipe that it follows; "untrained" at step 0."""
+    """The name of a config, or the recipe that it follows; "untrained" at step 0."""
     if run.config["name"]:
         return run.config["name"]
     if run.results["step"] == 0:
@@ -219,7 +219,7 @@ def _method(run: Run) -> str:
     flat = flatten(run.config)
     wanted = {name: flatten(recipe) for name, recipe in RECIPES.items()}
     matching = [name for name, keys in wanted.items() if all(flat.get(key) == value for key, value in keys.items())]
-    # The recipe that says most about the config: `released` has all keys of `layer` and more.
+    # The most specific recipe: `released` has all keys of `layer` and more.
     return max(matching, key=lambda name: len(wanted[name]), default=f"{flat['mix.method']}, other keys")
 
 

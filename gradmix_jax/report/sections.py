@@ -25,7 +25,7 @@ PARTS = {
     "diversity": "Diversity of the features",
     "config": "Config and environment",
 }
-# Parts that the slider of "threshold" moves: they stand together.
+# Parts that the slider of "threshold" controls, kept together.
 MOVED = ("threshold", "classes", "gallery")
 # Parts that are slow to make and large; later methods of a report go without them.
 HEAVY = ("threshold", "embedding", "gallery", "maps")
@@ -62,7 +62,7 @@ def section(method: Method, name: str, *, in_full: bool = True, first: int = MOS
 
 
 def _contents(method: Method, name: str, in_full: bool) -> dict[str, Callable[[], str]]:
-    """{part: what makes its content}."""
+    """{part: function that makes its content}."""
     run = method.example
     slider, moved = threshold.parts(run, name) if in_full else ("", threshold.tables(run))
     return {
@@ -122,7 +122,7 @@ def _two_digits(number: float | None) -> str:
 
 
 def _config(run: Run) -> str:
-    """What differs from the default, and all keys."""
+    """The keys that differ from the default, and all keys."""
     default = flatten(to_plain(default_config()))
     flat = flatten(run.config)
     differs = {key for key, value in flat.items() if key not in default or default[key] != value}

@@ -23,7 +23,7 @@ class Metric:
 
     @property
     def higher_is_better(self) -> bool | None:
-        """None for what is neither good nor bad."""
+        """None if neither direction is better."""
         return {"higher is better": True, "lower is better": False}.get(self.meaning.split(";")[0])
 
 
@@ -182,7 +182,7 @@ def _orientation(columns: list[Metric]) -> list[str]:
             meanings.setdefault(column.meaning, []).append(column.label)
     if not meanings:
         return []
-    # Many columns of one meaning, such as the scores, need no list of their names.
+    # Many columns with one meaning, such as the scores, need no list of names.
     if len(meanings) == 1 and len(columns) > 1:
         return [f"All numbers: {next(iter(meanings))}."]
     return [f"{'; '.join(labels)}: {meaning}." for meaning, labels in meanings.items()]

@@ -1,4 +1,4 @@
-"""What commands print: plain text of one run, and a short Markdown table of many."""
+"""Output of the commands: plain text for one run, and a short Markdown table for many."""
 
 from collections.abc import Sequence
 from typing import Any

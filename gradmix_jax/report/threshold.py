@@ -1,4 +1,4 @@
-"""What a threshold moves on the page: numbers, the confusion matrix, what unknown classes are taken for."""
+"""The parts of the page that a threshold changes: numbers, the confusion matrix, the table of unknown classes."""
 
 import json
 from typing import Any

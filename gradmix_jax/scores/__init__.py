@@ -21,7 +21,7 @@ __all__ += ["Missing", "class_bank", "class_similarities", "describe", "options_
 
 
 def usable(reference: Reference) -> tuple[str, ...]:
-    """Names of the scores for which the reference has all that they need."""
+    """Names of the scores for which the reference has everything they need."""
     return tuple(name for name, entry in SCORES.items() if not missing_parts(entry, reference))
 
 
@@ -31,7 +31,7 @@ def fit(name: str, reference: Reference, **options: Any) -> Any:
     Args:
       name: of `SCORES`.
       reference: what it is learned from.
-      **options: those of the score's entry; the defaults where not given.
+      **options: those of the score's entry; defaults if not given.
 
     Raises:
       ValueError: an unknown name or option, a value that an option does not take, or a part that is missing.
@@ -58,12 +58,12 @@ def score(name: str, state: Any, outputs: Outputs) -> Any:
 
 
 def describe(name: str, options: Mapping[str, Any], *, k: int) -> str:
-    """What a score is, in words.
+    """A description of a score.
 
     Args:
       name: of `SCORES`.
       options: {option: value}; the defaults where not given.
-      k: nearest neighbors per class of the predictions, which an option k of 0 stands for.
+      k: nearest neighbors per class of the predictions, used for an option k of 0.
     """
     entry = _look_up(name)
     values = _checked(name, entry, options)
@@ -90,7 +90,7 @@ def _checked(name: str, entry: Score, options: Mapping[str, Any]) -> dict[str, A
 
 
 def _simple():
-    """Names of the scores that are not made of others."""
+    """Names of the scores that do not combine other scores."""
     return [name for name, entry in SCORES.items() if "members" not in entry.options]
 
 
@@ -114,7 +114,7 @@ SCORES = {
         neighbors.fit_knn,
         neighbors.score_knn,
         _FEATURES,
-        {"k": Key(50, "the distance is that to the k-th nearest training image", least=1)},
+        {"k": Key(50, "the distance to the k-th nearest training image counts", least=1)},
     ),
     "class_mean_cosine": Score(means.fit_class_mean_cosine, means.score_class_mean_cosine, _FEATURES),
     "class_mean_l1": Score(means.fit_class_mean_l1, means.score_class_mean_l1, _FEATURES),
@@ -133,7 +133,10 @@ SCORES = {
     "msp": Score(logits.fit_nothing, logits.score_msp, _LOGITS),
     "max_logit": Score(logits.fit_nothing, logits.score_max_logit, _LOGITS),
     "energy": Score(
-        logits.fit_energy, logits.score_energy, _LOGITS, {"temperature": Key(1.0, "divides the logits", above=0)}
+        logits.fit_energy,
+        logits.score_energy,
+        _LOGITS,
+        {"temperature": Key(1.0, "temperature that divides the logits", above=0)},
     ),
     "entropy": Score(logits.fit_nothing, logits.score_entropy, _LOGITS),
     "gen": Score(
@@ -142,7 +145,7 @@ SCORES = {
         _LOGITS,
         {
             "gamma": Key(0.1, "exponent of p (1 - p)", above=0),
-            "largest": Key(100, "how many of the largest probabilities are summed", least=1),
+            "largest": Key(100, "number of the largest probabilities to sum", least=1),
         },
     ),
     "kl_matching": Score(logits.fit_kl_matching, logits.score_kl_matching, _LOGITS),
@@ -154,8 +157,8 @@ SCORES = {
         neighbors.score_nnguide,
         _BOTH,
         {
-            "k": Key(10, "nearest training images that guide", least=1),
-            "share": Key(1.0, "share of the training images that are kept", above=0, most=1),
+            "k": Key(10, "number of nearest training images that guide the score", least=1),
+            "share": Key(1.0, "share of the training images to keep", above=0, most=1),
         },
     ),
     "react": Score(
@@ -179,7 +182,7 @@ SCORES = {
         _HEAD,
         {
             "percentile": Key(
-                90.0, "percentile of mean contributions to logits that keep their weight", least=0, below=100
+                90.0, "percentile of mean contributions to logits above which weights are kept", least=0, below=100
             )
         },
     ),
@@ -194,14 +197,16 @@ SCORES = {
         odin.score_odin,
         ("logits", "perturbed_logits"),
         {
-            "temperature": Key(1000.0, "divides the logits", above=0),
-            "noise": Key(0.0014, "step along the sign of the gradient, in the scale of the model's images", least=0),
+            "temperature": Key(1000.0, "temperature that divides the logits", above=0),
+            "noise": Key(
+                0.0014, "size of the step along the sign of the gradient, in the scale of the model's images", least=0
+            ),
         },
     ),
     "ensemble": Score(
         functools.partial(ensemble.fit, state_of=state_of, score=score),
         functools.partial(ensemble.score, score=score),
         ("features", "validation"),
-        {"members": Key(("topk_cosine", "relative_mahalanobis"), "scores that are averaged", choices=_simple)},
+        {"members": Key(("topk_cosine", "relative_mahalanobis"), "scores to average", choices=_simple)},
     ),
 }

@@ -1,4 +1,4 @@
-"""What scores are given and what an entry of the table of scores says. Letters: N images, F feature, K classes."""
+"""Inputs of scores, and entries of the table of scores. Letters: N images, F feature, K classes."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Meaningless(Unfit):
 
 
 class Missing(Unfit):
-    """Something that the score needs is not there; nothing is wrong with the images."""
+    """An input of the score is missing; nothing is wrong with the images."""
 
 
 class _Shared:
@@ -66,11 +66,11 @@ class Reference(_Shared):
       num_classes: K.
       head: (kernel_FxK, bias_K) of the linear layer from `train.features` to the logits, or None.
       validation: outputs of held-out images of the known classes, or None.
-      k: nearest neighbors per class that predictions use; scores whose k is 0 use as many.
+      k: nearest neighbors per class for predictions and for scores whose k is 0.
       options: {score: {option: value}}, for scores that are made of other scores.
 
     Raises:
-      ValueError: labels out of range, not integers, of another number than the features, or a class without any.
+      ValueError: labels that are out of range, not integers or not one per feature, or a class without any.
     """
 
     train: Outputs
@@ -110,7 +110,7 @@ class Score(NamedTuple):
 
     @property
     def on_logits(self) -> bool:
-        """Whether the score is of the classifier, not of any one feature."""
+        """Whether the score applies to the classifier, not to any one feature."""
         return bool({"logits", "head", "perturbed_logits"} & set(self.needs))
 
     @property
@@ -119,7 +119,7 @@ class Score(NamedTuple):
         return "perturbed_logits" in self.needs
 
 
-# What a score may need: how to find it in a `Reference`.
+# The inputs that a score may need, with how to get them from a `Reference`.
 PARTS = {
     "features": lambda reference: reference.train.features,
     "logits": lambda reference: reference.train.logits,
@@ -127,7 +127,7 @@ PARTS = {
     "validation": lambda reference: reference.validation,
     "perturbed_logits": lambda reference: reference.train,  # of the images that are scored alone
 }
-# The parts in the words of an error; one that is not here is called by its name.
+# The parts as named in errors; others are named by their key.
 WORDS = {"head": "the weights of a linear classifier", "validation": "validation images"}
 
 

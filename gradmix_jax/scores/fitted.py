@@ -17,13 +17,13 @@ from gradmix_jax.scores.base import Meaningless, Missing
 from gradmix_jax.scores.neighbors import class_sums
 
 LOGITS, PERTURBED = "logits", "perturbed_logits"
-# What one score may fail with where others can be computed. NumPy's LinAlgError is a ValueError.
+# Errors with which a single score may fail. NumPy's LinAlgError is a ValueError.
 FAILURES = (ValueError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
-    """What `fit_all` returns.
+    """The result of `fit_all`.
 
     Attributes:
       banks: {feature: training features by class}, for predictions.
@@ -46,7 +46,7 @@ class Fitted:
 
         Args:
           outputs: of the model for N images.
-          constant: whether the same value for all images is accepted, as of a set of very similar images.
+          constant: whether equal values for all images are accepted, as for a set of very similar images.
 
         Raises:
           Unfit: the required score would be left out.
@@ -129,7 +129,7 @@ def fit_all(
       options: {score: {option: value}} as in the config; defaults where not given.
       head: (kernel_FxK, bias_K) from the encoder's features to the logits.
       validation: outputs of validation images.
-      required: (feature or "logits", score) that is not left out.
+      required: (feature or "logits", score) that must not be left out.
 
     Raises:
       Unfit: the required score would be left out.
@@ -165,12 +165,12 @@ def fit_all(
 
 
 def works_on_logits(name: str) -> bool:
-    """Whether a score is of the classifier, and not of any one feature."""
+    """Whether a score applies to the classifier, not to any one feature."""
     return SCORES[name].on_logits
 
 
 def _arrays(feature: str, outputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Features, logits and perturbed logits, as `Outputs` takes them."""
+    """Features, logits and perturbed logits, the arguments of `Outputs`."""
     if feature == LOGITS:
         return outputs["features"], outputs[LOGITS], outputs.get(PERTURBED)
     return outputs[feature], None, None

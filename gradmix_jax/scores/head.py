@@ -97,7 +97,7 @@ def score_dice(sparse_head, outputs):
 def fit_she(reference):
     """Mean feature of the correctly classified training images of each class, pattern_KxF.
 
-    Of all training images of a class, where none is classified correctly.
+    If none is classified correctly, of all training images of the class.
     """
     features_NxF, labels_N = reference.features(), reference.labels_N
     is_correct_N = np.asarray(reference.train.logits).argmax(axis=1) == labels_N
@@ -138,8 +138,8 @@ def score_postmax(state, outputs):
     """Maximum logit divided by the L2 norm of the feature (Cruz et al. 2024, "PostMax"); 0 for a zero feature.
 
     "Operational Open-Set Recognition and PostMax Refinement", ECCV 2024. The paper then maps this to a probability by
-    the distribution function of a generalized Pareto distribution. That keeps the order but for ties at 0 and 1, so
-    it is left out.
+    the distribution function of a generalized Pareto distribution. That keeps the order except for ties at 0 and 1,
+    so it is left out.
     """
     norm_N = jnp.linalg.norm(jnp.asarray(outputs.features, jnp.float32), axis=1)
     top_N = jnp.asarray(outputs.logits, jnp.float32).max(axis=1)

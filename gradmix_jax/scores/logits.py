@@ -1,7 +1,7 @@
 """Scores from logits alone. Higher means known. Letters: N images, K classes, T templates.
 
-Probabilities of confident images round to 1 in float32, and images tie. These scores are therefore on scales on which
-they do not: log odds instead of a probability, the log of an entropy instead of the entropy. The order is the same.
+Probabilities of confident images round to 1 in float32, so images tie. These scores use scales on which they do not:
+log odds instead of a probability, the log of an entropy instead of the entropy. The order is the same.
 """
 
 import jax

@@ -13,7 +13,7 @@ from gradmix_jax.scores.neighbors import PRECISION, unit
 BLOCK_SIZE = 64
 
 
-# The fits are jitted as well: run operation by operation, they would compile dozens of programs.
+# The fits are jitted too, because run operation by operation, they would compile dozens of programs.
 @functools.partial(jax.jit, static_argnames="num_classes")
 def class_means(features_NxF, labels_N, num_classes):
     """Mean feature of each class, mean_KxF."""

@@ -93,7 +93,7 @@ def class_similarities(bank, features_NxD, *, tile=TILE):
     missing = num_groups * parts_at_once - num_parts
     features_PxLxD = jnp.pad(bank.features_PxLxD, ((0, missing), (0, 0), (0, 0)))
     valid_PxL = jnp.pad(bank.valid_PxL, ((0, missing), (0, 0)))
-    # One product for the parts of a group: a batch of products, even of one, takes about twice as long on a CPU.
+    # One product for the parts of a group; a batch of products, even of one, takes about twice as long on a CPU.
     groups = features_PxLxD.reshape(num_groups, -1, channels), valid_PxL.reshape(num_groups, parts_at_once, length)
 
     def largest(block_nxD, features_MxD, valid_GxL):
@@ -115,7 +115,7 @@ def class_similarities(bank, features_NxD, *, tile=TILE):
 
 
 def _normalized(scores_NxK):
-    with np.errstate(invalid="ignore"):  # 0 / 0 of a zero feature: not a number, as it should be
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a zero feature is rightly NaN
         return scores_NxK / scores_NxK.sum(axis=1, keepdims=True)
 
 
