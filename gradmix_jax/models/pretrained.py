@@ -23,13 +23,15 @@ from gradmix_jax.models.parts import HEADS
 
 # Keys under which training code stores the state dict; the first one that holds tensors is used.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "teacher", "student")
-# Prefixes that wrappers add to names: DataParallel, and the models of SimCLR, MoCo and SupCon around their encoder.
-PREFIXES = ("module.", "encoder_q.", "base_encoder.", "encoder.", "backbone.", "model.")
+CONTAINERS += ("state_dict_ema", "model_ema", "ema")
+# Prefixes that wrappers add to names: DataParallel, torch.compile, and the models of SimCLR, MoCo and SupCon around
+# their encoder.
+PREFIXES = ("module.", "_orig_mod.", "encoder_q.", "base_encoder.", "encoder.", "backbone.", "model.")
 # The two dense layers of a projection head: SupCon's, and that of SimCLR and MoCo v2 in the classifier's place.
 PROJECTIONS = (("head.0", "head.2"), ("fc.0", "fc.2"))
 HEAD_NAMES = r"(encoder_q\.)?(fc|heads?|classifier|linear|projection_head|projector|predictor|mlp_head)(\..*)?"
-# The queue and the key encoders of MoCo's versions.
-UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?"
+# The queue and the key encoders of MoCo's versions, the counter of averaged weights.
+UNUSED = r"(encoder_k|momentum_encoder)\..*|queue(_ptr)?|n_averaged"
 # Prefixes of our own variables in a file.
 OURS = ("params/", "batch_stats/")
 LISTED = 8  # names in a message

@@ -42,7 +42,7 @@ OPCODES = re.findall(
 PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
 BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES BINSTRING SHORT_BINSTRING
 EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS
-BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID
+BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
     """,
 )
 
@@ -54,7 +54,7 @@ def read(path: str) -> Any:
       path: a file of `torch.save`, of either format.
 
     Returns:
-      The saved object: usually a dict of arrays, or a dict of such dicts, numbers and strings.
+      The saved object: usually a dict of arrays, or a dict of such dicts, numbers and strings; None for SETTINGS.
 
     Raises:
       ValueError: it is not such a file, it is damaged, or it needs more than arrays, numbers, strings and containers.
@@ -194,12 +194,31 @@ def _name(key: Any) -> str | int:
     return key
 
 
+def _setting(*ignored: Any) -> None:
+    """None in the place of a setting."""
+
+
+# What training code saves beside the weights: its options (SupCon, DINO, MAE), a best accuracy, the milestones of a
+# schedule. Nothing of it is built.
+SETTINGS = (
+    ("argparse", "Namespace"),
+    ("collections", "Counter"),
+    ("pathlib", "PosixPath"),
+    ("torch", "device"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),  # the bytes of a NumPy scalar
+    ("__builtin__", "set"),
+    ("builtins", "set"),
+)
 # Functions, because a class could be given attributes or be instantiated in other ways.
 NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered,
     ("torch", "Size"): lambda sizes: tuple(sizes),
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    **dict.fromkeys(SETTINGS, _setting),
 }
 
 
@@ -246,9 +265,9 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1].update((_name(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
 
     def load_build(self) -> None:
-        # The attributes of an OrderedDict (a state dict's _metadata) are of no use here.
+        # The attributes of an OrderedDict (a state dict's _metadata) and of a setting are of no use here.
         self.stack.pop()
-        if not isinstance(self.stack[-1], OrderedDict):
+        if self.stack[-1] is not None and not isinstance(self.stack[-1], OrderedDict):
             raise ValueError(f"attributes of a {type(self.stack[-1]).__name__}")
 
     def _refuse(self) -> None:
@@ -258,6 +277,7 @@ class _Unpickler(pickle._Unpickler):
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES
     }
     dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_reduce  # a class and its arguments: the same two things on the stack
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems

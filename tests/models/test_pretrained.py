@@ -132,7 +132,16 @@ def prefixed(prefix, state):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "encoder.", "backbone.", "model.", "module.encoder_q.", "encoder.module.", "module.base_encoder."],
+    [
+        "module.",
+        "encoder.",
+        "backbone.",
+        "model.",
+        "module.encoder_q.",
+        "encoder.module.",
+        "module.base_encoder.",
+        "_orig_mod.module.",
+    ],
 )
 def test_wrapper_prefixes_are_dropped(prefix):
     state, template = resnet_state()
@@ -294,6 +303,7 @@ def test_where_a_checkpoint_keeps_its_state_dict():
     assert find({"epoch": 3, "model": {"a": x}, "best": y}).keys() == {"a"}
     assert find({"model": {"b": y}, "state_dict": {"a": x}}).keys() == {"a"}
     assert find({"state_dict": {"model": {"a": x}}}).keys() == {"a"}
+    assert find({"epoch": 3, "model_ema": {"a": x}, "best": y}).keys() == {"a"}
     assert find({"epoch": 3}) is None and find([x]) is None
     itself = {}
     itself["model"] = itself
