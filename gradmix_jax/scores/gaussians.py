@@ -64,7 +64,7 @@ def class_means(features_NxF, labels_N, num_classes):
 
 
 def whitening(covariance_FxF, least_F):
-    """W [F, R] with W^T C W = identity, of the R directions along which C is not zero up to rounding.
+    """W [F, R] with W^T C W = identity and W W^T the pseudo-inverse of C, R being its rank.
 
     Args:
       covariance_FxF: C, float64.
@@ -77,7 +77,12 @@ def whitening(covariance_FxF, least_F):
     scale_F = np.where(std_F > least_F, 1 / np.where(std_F > 0, std_F, 1), 0)
     values_F, vectors_FxF = np.linalg.eigh(covariance_FxF * scale_F[:, None] * scale_F)
     kept_F = values_F > max(values_F[-1], 0) * values_F.size * np.finfo(np.float64).eps
-    return scale_F[:, None] * vectors_FxF[:, kept_F] / np.sqrt(values_F[kept_F])
+    if np.count_nonzero(kept_F) == np.count_nonzero(scale_F):
+        return scale_F[:, None] * vectors_FxF[:, kept_F] / np.sqrt(values_F[kept_F])
+    # Fewer images than dimensions: C = G G^T with G = Q R has the pseudo-inverse W W^T with W = Q R^-T.
+    root_FxR = (std_F * (scale_F > 0))[:, None] * vectors_FxF[:, kept_F] * np.sqrt(values_F[kept_F])
+    basis_FxR, triangle_RxR = np.linalg.qr(root_FxR)
+    return scipy.linalg.solve_triangular(triangle_RxR, basis_FxR.T).T
 
 
 def _within(features_NxF, labels_N, num_classes):

@@ -62,6 +62,24 @@ def test_mahalanobis_of_fewer_images_than_dimensions_is_that_in_their_subspace(n
     )
 
 
+@pytest.mark.parametrize("name", ["mahalanobis", "mahalanobis_per_class"])
+def test_mahalanobis_of_a_singular_covariance_takes_its_pseudo_inverse(name):
+    """As published code does; a feature outside the subspace of the training images shows other inverses."""
+    rng = np.random.default_rng(0)
+    train, labels = rng.normal(size=(12, 16)).astype(np.float32), np.arange(12) % 3
+    test = rng.normal(size=(20, 16)).astype(np.float32)
+    means = np.stack([train[labels == c].mean(axis=0, dtype=np.float64) for c in range(3)])
+    centered = train - means[labels]
+    shared = centered.T @ centered / len(train)
+    own = [0.9 * np.cov(train[labels == c].T.astype(np.float64), bias=True) + 0.1 * shared for c in range(3)]
+    inverses = [
+        np.linalg.pinv(each, rcond=1e-10) for each in (own if name == "mahalanobis_per_class" else [shared] * 3)
+    ]
+    expected = [np.einsum("nf,fg,ng->n", test - mean, each, test - mean) for mean, each in zip(means, inverses)]
+    got = scores.score(name, scores.fit(name, scores.Reference(scores.Outputs(train), labels, 3)), scores.Outputs(test))
+    np.testing.assert_allclose(got, -np.min(expected, axis=0), rtol=1e-6)
+
+
 def test_mahalanobis_does_not_depend_on_the_scales_of_features():
     train, labels, test = ill_conditioned(1e4)
     scales = np.geomspace(1e-8, 1e8, train.shape[1], dtype=np.float32)
