@@ -111,11 +111,10 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in ours.items()}
     layout, given = layout_of_variables(shapes), without_prefixes(state, source)
     theirs = layout_of_state(given)
-    if layout is None:
-        raise ValueError(f"{source} cannot be loaded: this model.name has no counterpart in PyTorch's libraries.")
-    if theirs is not layout:
+    if layout is None or theirs is not layout:
         what = theirs.title if theirs else f"of an unknown architecture ({_listed(given)})"
-        raise ValueError(f"{source} is {what}, but model.name is {layout.title}.")
+        own = layout.title if layout else "an encoder that has no counterpart in PyTorch's libraries"
+        raise ValueError(f"{source} is {what}, but model.name is {own}; docs/any_model.md says which name loads which.")
     # Batch norm's step counters are irrelevant here.
     counted = {name: tensor for name, (_, tensor) in given.items() if not name.endswith("num_batches_tracked")}
     tensors = layout.canonical(counted, shapes)

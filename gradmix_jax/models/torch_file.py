@@ -102,6 +102,8 @@ def _read_zip(path: str) -> Any:
 
 def _read_legacy(data: bytes) -> Any:
     """Five pickles (magic number, protocol, system, object, storage keys), then per storage its size and bytes."""
+    if data.startswith(b"PK"):
+        raise ValueError("it is a zip archive without its end, as an interrupted download leaves it")
     if not data.startswith(b"\x80"):
         raise ValueError("it is neither a zip archive nor a pickle")
     stream = io.BytesIO(data)

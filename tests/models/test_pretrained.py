@@ -266,7 +266,8 @@ def test_another_depth_does_not_fit():
     [
         ("classifier32", "x is a ResNet with torchvision's names, but model.name is the classifier32"),
         ("vit_small", "x is a ResNet with torchvision's names, but model.name is a vision transformer"),
-        ("small_cnn", "this model.name has no counterpart"),
+        ("small_cnn", "model.name is an encoder that has no counterpart"),
+        ("vit_tiny", "x is a ResNet .* has no counterpart .*; docs/any_model.md"),
     ],
 )
 def test_another_architecture_does_not_fit(name, message):
