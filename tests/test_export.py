@@ -259,7 +259,7 @@ def random_classifier(tmp_path, monkeypatch, name):
     start = jax.jit(lambda key: network.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False))
     variables = start(jax.random.key(0))
     monkeypatch.setattr(
-        weights, "restored", lambda *_, **__: (1, jax.device_get({"batch_stats": {}} | dict(variables)))
+        weights, "restored", lambda *_, **__: (1, jax.device_get({"batch_stats": {}} | dict(variables)), ())
     )
     none = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
     data = data_lib.OpenSet(**none, split=splits.Split((0, 1), (), "", ""), class_names=("a", "b"), stored_names=())

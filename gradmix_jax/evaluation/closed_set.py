@@ -63,7 +63,7 @@ def spread(evaluator: Evaluator, train: Features) -> dict[str, Any]:
                 name: dimension(train.outputs[feature][train.labels == label]) for label, name in enumerate(names)
             },
         }
-        for feature in evaluator.model.spec.features
+        for feature in evaluator.model.scored_features
     }
 
 

@@ -39,6 +39,7 @@ class Model:
       variables: those of the model, on the local devices.
       opener: opens the images of the evaluation.
       team: the processes that share the extraction.
+      random: names of outputs that are not scored, see `weights.restored`.
     """
 
     setup: Setup
@@ -49,10 +50,16 @@ class Model:
     variables: Any
     opener: images_lib.Opener
     team: processes.Team
+    random: tuple[str, ...] = ()
 
     @property
     def spec(self) -> Spec:
         return self.setup.evaluate
+
+    @property
+    def scored_features(self) -> tuple[str, ...]:
+        """Names of the features that images are scored by."""
+        return tuple(name for name in self.spec.features if name not in self.random)
 
     @property
     def data_spec(self) -> data_lib.Spec:
@@ -114,10 +121,15 @@ def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None)
     check_fits(setup.evaluate, setup.dataset, setup.model)
     data = data_lib.open_set(setup.dataset) if data is None else data
     model = models.create(setup.model, num_classes=data.num_classes)
-    step, variables = weights.restored(setup, model, workdir, num_classes=data.num_classes)
+    step, variables, random = weights.restored(setup, model, workdir, num_classes=data.num_classes)
+    if setup.evaluate.feature in random:
+        raise ValueError(
+            f"evaluate.feature={setup.evaluate.feature!r} is the output of a head that {setup.model.init_from} lacks; "
+            "train it, or score features or logits."
+        )
     team = processes.Team()
     team.send("model", step=step)
-    return _make_model(setup, data, model, step, variables, team)
+    return dataclasses.replace(_make_model(setup, data, model, step, variables, team), random=random)
 
 
 def serve(setup: Setup, data: data_lib.OpenSet) -> None:
@@ -227,7 +239,7 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
             if spec.feature == LOGITS:
                 raise
             problem = f"the linear probe cannot be fitted: {error}"
-    scored = spec.features if not headline_only else tuple({spec.feature} - {LOGITS})
+    scored = model.scored_features if not headline_only else tuple({spec.feature} - {LOGITS})
     fitted = fitted_lib.fit_all(
         _complete(train.outputs, linear),
         train.labels,

@@ -11,8 +11,12 @@ from gradmix_jax.training import initial
 from gradmix_jax.training.checkpoint import Checkpoints
 
 
-def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any]:
-    """(step, variables) of the newest checkpoint, or of `model.init_from`."""
+def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any, tuple[str, ...]]:
+    """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
+
+    `random` names outputs that say nothing: those of heads that `model.init_from` does not have and that no training
+    has changed.
+    """
     init_from = setup.model.init_from
     if init_from and not Checkpoints.exist(workdir):
         # Heads that are not loaded are initialized with seed 0.
@@ -21,13 +25,14 @@ def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tup
         start = jax.device_get({"batch_stats": {}} | dict(start))
         variables, report = initial.load(init_from, setup.dataset.trial, start)
         print(report, file=sys.stderr)
-        return 0, variables
+        random = any(path.startswith("params/projection/") for path in report.kept)
+        return 0, variables, ("projection",) if random else ()
     of = {"dataset": setup.dataset.name, "trial": setup.dataset.trial, "classes": num_classes}
     of |= {} if setup.seed is None else {"seed": setup.seed}
     checkpoints = Checkpoints(workdir, read_only=True, of=of)
     variables = checkpoints.restore_model(template(model, setup.dataset))
     checkpoints.close()
-    return checkpoints.restored_step, variables
+    return checkpoints.restored_step, variables, ()
 
 
 def template(model, data_spec):

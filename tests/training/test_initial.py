@@ -1,5 +1,6 @@
 """Runs that start from existing weights: what is loaded, what is frozen, and that nothing else changes."""
 
+import copy
 import shutil
 
 import jax
@@ -182,6 +183,15 @@ def test_evaluation_without_a_checkpoint_uses_the_loaded_weights(untrained, tmp_
     assert results["step"] == 0 and results["auroc"] == of_checkpoint["auroc"]
     assert config_lib.read(str(tmp_path / "eval"))["model"]["init_from"] == config.model.init_from
     assert not (tmp_path / "eval" / "checkpoints").exists()
+    assert "projection" in of_checkpoint["by_score"] and "features" in results["by_score"]
+    assert "projection" not in results["by_score"] and "projection" not in results["diversity"]
+
+
+def test_a_head_that_is_not_loaded_cannot_be_the_headline(untrained, tmp_path):
+    config = copy.deepcopy(untrained[0])
+    config.evaluate.feature = "projection"
+    with pytest.raises(ValueError, match="evaluate.feature='projection' is the output of a head that .* lacks"):
+        run_lib.evaluate(config, str(tmp_path))
 
 
 @pytest.mark.parametrize(
