@@ -81,9 +81,11 @@ class OpenSetClassifier:
                 )
             threshold = conformal.threshold(calibration_V, keep=keep)
             if threshold == -np.inf and keep < 1:
+                most = conformal.most(len(calibration_V))
                 warnings.append(
-                    f"no image is rejected: that at most {1 - keep:.2%} of known images are takes "
-                    f"{conformal.fewest(keep)} calibration images, there are {len(calibration_V)}."
+                    f"no image is rejected: rejecting at most {100 * (1 - keep):.4g} % of known images takes "
+                    f"{conformal.fewest(keep)} validation images, there are {len(calibration_V)}; keep={most:.2f} "
+                    "rejects some, or train with a larger dataset.validation_fraction."
                 )
         return cls(classifier, threshold, warnings)
 

@@ -1,5 +1,6 @@
 """The command `gradmix`: its subcommands, their help pages, and the wheel that installs it."""
 
+import logging
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import zipfile
 import commands
 import pytest
 
+from gradmix_jax import cli
 from gradmix_jax.__main__ import COMMANDS
 from gradmix_jax.cli import help_text
 
@@ -60,6 +62,15 @@ def test_the_help_of_the_installed_command_has_its_name(monkeypatch):
     assert "python -m gradmix_jax.main --config=configs/cifar_osr.py:layer" in help_text.text()
     asked = [["x", "-h"], ["x", "a", "--help"], ["x", "--", "--help"], ["x", "--helpfull"], ["--help"]]
     assert list(map(help_text.is_asked, asked)) == [True, True, False, False, False]
+
+
+def test_a_warning_is_a_line_as_the_commands_print_it():
+    record = logging.LogRecord("absl", logging.WARNING, "source.py", 304, "Left out: %d of %d\n images.", (1, 97), None)
+    assert cli._Line().format(record) == "warning: Left out: 1 of 97\\n images."
+    code = "from absl import logging; from gradmix_jax import cli; cli.run(lambda argv: logging.warning('seen'))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=commands.ROOT, capture_output=True, text=True).stderr == (
+        "warning: seen\n"
+    )
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():

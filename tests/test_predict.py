@@ -122,8 +122,8 @@ def test_few_calibration_images(workdir, pictures):
     result = run(workdir, pictures / "0.png", "--keep=0.9999")
     assert result.returncode == 0 and "threshold -inf" in result.stdout
     assert re.fullmatch(
-        r"warning: no image is rejected: that at most 0\.01% of known images are takes 9999 calibration images, there "
-        r"are \d+\.\n",
+        r"warning: no image is rejected: rejecting at most 0\.01 % of known images takes 9999 validation images, there "
+        r"are \d+; keep=0\.\d\d rejects some, or train with a larger dataset\.validation_fraction\.\n",
         result.stderr,
     )
 

@@ -1,6 +1,7 @@
 """Shared by the commands: flags, and configuration errors and Ctrl-C reported in one line with an exit status."""
 
 import contextlib
+import logging as stdlib_logging
 import os
 import re
 import shlex
@@ -55,6 +56,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
       required: flags that must be given.
     """
     logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().setFormatter(_Line())
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show an arrow or a name shows a question mark instead of stopping the work.
         if hasattr(stream, "reconfigure"):
@@ -85,6 +87,14 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             traceback.print_exc()
             pod.leave(one_line(f"{type(error).__name__}: {error}")[:300], 1)
         raise
+
+
+class _Line(stdlib_logging.Formatter):
+    """Warnings as the commands print them, without the time, thread and place in the code."""
+
+    def format(self, record: stdlib_logging.LogRecord) -> str:
+        said = f"{record.levelname.lower()}: {one_line(record.getMessage())}"
+        return f"{said}\n{self.formatException(record.exc_info)}" if record.exc_info else said
 
 
 def _end_soon(status: int) -> None:

@@ -44,3 +44,8 @@ def threshold(calibration_V: np.ndarray, *, keep: float) -> float:
 def fewest(keep: float) -> int:
     """The least number of calibration images with which an image can be rejected at all."""
     return 0 if keep >= 1 else math.ceil(1 / round(1 - keep, 12) - 1e-6) - 1
+
+
+def most(num_calibration: int) -> float:
+    """The largest share of known images to accept, in whole percent, with which an image can be rejected at all."""
+    return math.floor(100 * num_calibration / (num_calibration + 1)) / 100

@@ -47,6 +47,13 @@ def test_the_fewest_calibration_images(keep):
     assert conformal.threshold(np.arange(fewest - 1), keep=keep) == -math.inf
 
 
+@pytest.mark.parametrize("size", [1, 2, 9, 10, 18, 19, 20, 99, 100, 1000])
+def test_the_largest_share_with_which_something_is_rejected(size):
+    most = conformal.most(size)
+    assert conformal.threshold(np.arange(size), keep=most) > -math.inf
+    assert conformal.threshold(np.arange(size), keep=min(1.0, most + 0.01)) == -math.inf
+
+
 @pytest.mark.parametrize("keep", [0, -0.1, 1.1])
 def test_keep_out_of_range(keep):
     with pytest.raises(ValueError, match=r"keep must be above 0 and at most 1, got"):
