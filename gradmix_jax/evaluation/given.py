@@ -17,6 +17,7 @@ OUTPUTS, ROWS = (FEATURES, LOGITS), ("labels", "ids")
 # Arrays with a row of numbers per image; no name may be a suffix of an earlier one.
 MATRICES = (PERTURBED, *OUTPUTS)
 PARTS, EXTRA = ("train", "validation", "known", "unknown"), "unknown."
+HEAD_ROWS = 1000  # images whose logits are compared with those of the head
 WHOLE = ("head_kernel", "head_bias", "class_names")
 # Rows checked at a time, so that checks need little memory.
 BLOCK = 65536
@@ -132,7 +133,21 @@ def _head(arrays, parts) -> tuple[np.ndarray, np.ndarray] | None:
     bias_K = np.asarray(arrays.get("head_bias", np.zeros(shape[1])), np.float32)
     if bias_K.shape != (shape[1],):
         raise ValueError(f"head_bias must have shape [{shape[1]}], got {list(bias_K.shape)}.")
+    _check_head(kernel_FxK, bias_K, parts["known"])
     return kernel_FxK, bias_K
+
+
+def _check_head(kernel_FxK, bias_K, known) -> None:
+    """Raises ValueError unless the head gives the logits, up to half precision: another layer, or log probabilities."""
+    if not all(name in known for name in OUTPUTS):
+        return
+    features_NxF, logits_NxK = (known[name][:HEAD_ROWS].astype(np.float64) for name in OUTPUTS)
+    apart, size = np.abs(features_NxF @ kernel_FxK + bias_K - logits_NxK).max(), np.abs(logits_NxK).max()
+    if apart > 0.05 * size:
+        raise ValueError(
+            f"known_features @ head_kernel + head_bias must be known_logits, got values {apart:.3g} apart of logits up "
+            f"to {size:.3g}; give the last layer and logits before the softmax, or leave the head out."
+        )
 
 
 def _class_names(arrays, parts) -> tuple[str, ...]:
