@@ -80,7 +80,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
             if not is_finished(one, directory):
                 print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
                 results = run_lib.run(one, directory)
-                _forget_programs()
+                forget_programs()
                 failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
             with contextlib.suppress(FileNotFoundError):
                 os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
@@ -89,7 +89,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
     return failed
 
 
-def _forget_programs() -> None:
+def forget_programs() -> None:
     """Free the compiled programs of a run, which no other run can use: some 60 MB for each of the smallest runs.
 
     Measured over 8 runs of 2 steps with their evaluations (JAX 0.10.2, one CPU device, 340 MB after the first run):

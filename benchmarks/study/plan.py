@@ -51,11 +51,12 @@ DATA = {
     ),
     "digits": Data("digits_osr", splits=40, seeds=(0, 1), width=8, epochs=60, keys={}),
 }
-# What both share. The headline alone is evaluated: neither other scores nor the features of a stage.
+# What both share. The headline and the diversity alone are evaluated: neither other scores and features nor probes.
 SHARED = {
     "dataset.benchmark": "random",
     "evaluate.scores": (),
     "evaluate.stages": (),
+    "evaluate.parts": ("diversity",),
     "train.trackers": (),
     "train.keep_checkpoints": 1,
 }

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax import stored
+from gradmix_jax import run_many, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import order
 from gradmix_jax.training import phases
@@ -24,6 +24,9 @@ from . import mechanism
 from .plan import ROOT, Job
 from .raw import Row, append, read
 
+# Bytes beyond which compiled programs are forgotten: a train step is of use to its run alone and takes some 60 MB; the
+# programs of an evaluation are shared by all runs of a shape.
+MOST_MEMORY = 3e9
 # What stops the study, because every run after it would end in the same way: no room, no memory, another process.
 OF_THE_MACHINE = (OSError, MemoryError, lock.LockedError, jax.errors.JaxRuntimeError)
 
@@ -42,12 +45,14 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
     """
     rows = read(raw)
     done = {row.key for row in rows if row.ok or not retry}
-    flops = {(row.key.dataset, row.key.variant): row.flops for row in rows if row.flops}
+    flops = {(row.key.dataset, row.key.variant): row.flops for row in rows if row.flops and row.key.part == "main"}
     planned, failed = [job for job in jobs if job.key not in done], 0
     for number, job in enumerate(planned, 1):
         started = time.monotonic()
         row = run(job, workdir, flops)
         append(raw, row)
+        if memory() > MOST_MEMORY:
+            run_many.forget_programs()
         failed += not row.ok
         said = f"AUROC {row.auroc:.4f}" if row.ok else row.status
         name = f"{job.key.dataset}, {job.key.variant}, split {job.key.trial}, seed {job.key.seed}"
@@ -62,7 +67,7 @@ def run(job: Job, workdir: str, flops: dict[tuple[str, str], float]) -> Row:
     Args:
       job: which.
       workdir: parent directory of all runs.
-      flops: of the train step of each (dataset, variant), added to where it is missing.
+      flops: of the train step of each (dataset, row of the sweep), added to where it is missing.
     """
     directory, config = job.directory(workdir), job.config()
     empty = Row(job.key, config.phases[0].epochs, config.model.width, **conditions(workdir_lib.environment()))
@@ -101,7 +106,7 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
         shares = mechanism.halving_shares(directory, data_lib.open_set(experiment.dataset))
     except ValueError as error:
         missing["deletion"] = str(error)
-    of = (job.key.dataset, job.key.variant)
+    of = (job.key.dataset, job.of)  # further keys change nothing that counts
     if of not in flops:
         sizes = dict(num_classes=len(results["known_classes"]), num_images=results["num_train"])
         flops[of] = run_lib.step_cost(experiment, **sizes).flops
@@ -121,6 +126,15 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
         status="; ".join(f"{part}: {reason}" for part, reason in missing.items()) or empty.status,
         **conditions(results["environment"]),
     )
+
+
+def memory() -> int:
+    """Bytes of this process in memory; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def training_seconds(directory: str) -> float:

@@ -144,11 +144,12 @@ def _optional_parts(
 
     nearest_N = scored.predicted[headline.KNOWN].get("features")
     put = lambda key, compute: lambda: results.__setitem__(key, compute())
-    tasks = {
-        "gallery": put("gallery", lambda: gallery.gallery(evaluator, parts, scored)),
-        "closed-set accuracies": put("closed_set", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
-        "diversity": put("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
+    on_request = {
+        "gallery": ("gallery", lambda: gallery.gallery(evaluator, parts, scored)),
+        "closed_set": ("closed-set accuracies", lambda: closed_set.accuracies(evaluator, parts, nearest_N)),
+        "diversity": ("diversity", lambda: closed_set.spread(evaluator, parts["train"])),
     }
+    tasks = {name: put(key, compute) for key, (name, compute) in on_request.items() if key in spec.parts}
     # Before the unknown datasets, which are compared with them.
     for name in spec.shifted:
         tasks[f"shifted dataset {name}"] = lambda name=name: shift(name)

@@ -232,7 +232,8 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
     spec, train, validation = model.spec, parts["train"], parts.get("validation")
     guards.same_checkpoint(*parts.values())
     linear, problem = None, None
-    if not headline_only or spec.feature == LOGITS:
+    needs_logits = LOGITS not in train.outputs and any(map(fitted_lib.works_on_logits, spec.all_scores))
+    if (spec.feature == LOGITS) if headline_only else (needs_logits or "closed_set" in spec.parts):
         try:
             linear = fit_probe(train, validation, model.data.num_classes)
         except FAILURES as error:

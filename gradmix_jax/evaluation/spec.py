@@ -11,6 +11,7 @@ from gradmix_jax.scores import fitted as fitted_lib
 from gradmix_jax.scores.fitted import LOGITS
 
 DUPLICATES = ("error", "drop")
+PARTS = ("gallery", "closed_set", "diversity")
 CORRUPTIONS = ("none", "regenerated", "cifar10_corrupted")
 
 
@@ -29,6 +30,12 @@ class Spec(Section, section="evaluate"):
     )
     options: dict[str, Any] = options(lambda: scores.SCORES, "options of the scores")
     stages: tuple[str, ...] = key(("stage3",), "stages whose activations, averaged over positions, are scored as well")
+    parts: tuple[str, ...] = key(
+        PARTS,
+        "parts besides the scores: pictures, probes of the known classes, diversity of features; without closed_set "
+        "the linear probe is fitted only where a score needs its logits",
+        choices=PARTS,
+    )
     near: tuple[str, ...] = key(
         (), "near out-of-distribution datasets: TFDS names, folder:PATH, idx:PATH, noise:uniform or noise:gaussian"
     )

@@ -70,6 +70,21 @@ def test_every_score_on_every_feature_is_reported(run):
     assert set(results["by_feature"]) == {"projection", "features", "stage2"}
 
 
+def test_parts_that_are_not_asked_for_are_left_out_and_the_probe_with_them(run, monkeypatch):
+    config, workdir, results = run
+    monkeypatch.setattr(probes, "linear", lambda *_, **__: pytest.fail("the probe was fitted"))
+    # The features of the stage stay in the cache.
+    few = config | {"evaluate": config["evaluate"] | {"parts": ["diversity"], "scores": ["topk_cosine"]}}
+    found = run_lib.evaluate(few, workdir)
+    assert found["auroc"] == results["auroc"] and found["diversity"] == results["diversity"]
+    assert (found["closed_set"], found["failed"]) == ({}, {}) and "gallery" not in found
+    assert found["by_score"]["features"].keys() == {"topk_cosine"} and "logits" not in found["by_score"]
+    # A score of logits needs it all the same.
+    needs = few | {"evaluate": few["evaluate"] | {"scores": ["msp"]}}
+    with pytest.raises(pytest.fail.Exception, match="the probe was fitted"):
+        run_lib.evaluate(needs, workdir)
+
+
 def test_class_means_by_hand(run):
     """One score computed from features.npz alone, whose parts, features and labels are those of the data."""
     parts, arrays = parts_of(run), run[2]["arrays"]
