@@ -44,7 +44,7 @@ docs: setup ## build the documentation site, docs/_build/html; warnings and brok
 	@echo "docs/_build/html/index.html"
 
 benchmarks: setup ## run every benchmark of benchmarks/README.md into runs/benchmarks; half an hour on two cores
-	$(RUN) benchmarks/everything.py runs/benchmarks $(ARGS)
+	PYTHONPATH=. $(RUN) benchmarks/everything.py runs/benchmarks $(ARGS)
 
 PROTOCOL := $(RUN) -m gradmix_jax.protocol --seeds=0,1,2 --config=configs/digits_osr.py
 digits: setup ## reproduce the digits table of the README: 5 splits x 3 seeds x 5 methods, an hour on two cores
