@@ -65,9 +65,14 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         jax.config.update(name, value)
     try:
         program_cache.keep_programs()
-        app.run(main, flags_parser=lambda argv: _parse(argv, required))
+        try:
+            app.run(main, flags_parser=lambda argv: _parse(argv, required))
+        except SystemExit:  # app.run always ends so; short output is still in the buffer
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            raise
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
+        _discard_output()
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as interrupt:
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
@@ -78,6 +83,8 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         said = _said(error)
         if said:
             print(f"error: {said}", file=sys.stderr)
+            if isinstance(error, OSError):  # perhaps of writing the output
+                _discard_output()
             pod.leave(said, 2)
             _end_soon(2)
             sys.exit(2)
@@ -95,6 +102,12 @@ class _Line(stdlib_logging.Formatter):
     def format(self, record: stdlib_logging.LogRecord) -> str:
         said = f"{record.levelname.lower()}: {one_line(record.getMessage())}"
         return f"{said}\n{self.formatException(record.exc_info)}" if record.exc_info else said
+
+
+def _discard_output() -> None:
+    """Discard what is left in the buffer of the output, which Python would flush at exit and complain about."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end_soon(status: int) -> None:
