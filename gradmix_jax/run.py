@@ -244,6 +244,7 @@ def train(
     mapped = mapping.MAPPINGS[experiment.train.mapping]()
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training), mapped=mapped)
     init = lambda: initial_state(experiment, program)
+    train_lib.check_memory(jax.eval_shape(init), data.for_training, experiment.dataset.storage)
     of = {"dataset": experiment.dataset.name, "trial": experiment.dataset.trial, "seed": experiment.seed}
     options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of | {"classes": data.num_classes})
     if mapping.is_main_process():

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -140,6 +141,24 @@ def train(
         print(stopped, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     return done, total_steps
+
+
+def check_memory(state: Any, source: data_lib.Source, storage: str) -> None:
+    """Raises ValueError for a run that cannot fit: XLA waits forever for memory that no machine has.
+
+    Args:
+      state: shapes of the initial state.
+      source: training images.
+      storage: see `dataset.storage`.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
+    needed = {"the state of the model": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))}
+    if storage == "resident":
+        needed["the training images"] = len(source) * source.image_size**2 * source.channels
+    for what, size in needed.items():
+        if size > memory:
+            lower = {"the state of the model": "model.width"}.get(what, "dataset.image_size")
+            raise ValueError(f"{what}, {size / 1e9:,.0f} GB, cannot fit into {memory / 1e9:,.0f} GB; lower {lower}.")
 
 
 def _first_state(
