@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from gradmix_jax import cli, report, run_many
+from gradmix_jax import workdir as workdir_lib
 
 
 def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
         run_many.check_runs(flags.FLAGS.config, workdir, trials, seeds, num_devices=1, from_data=False)
         cli.print_commands(cli.config_words(), workdir, trials, seeds)
     else:
+        workdir = workdir_lib.resolve(workdir)
         print(run_protocol(flags.FLAGS.config, workdir, trials, seeds))
         directories = [directory for _, directory in run_many.runs(flags.FLAGS.config, workdir, trials, seeds)]
         if not all(map(run_many.complete, directories)):

@@ -121,7 +121,10 @@ def has_results(workdir: str) -> bool:
 def _note_failure(error: Exception, workdir: str) -> str:
     """The reason in one line, printed and recorded in the workdir unless another process works there."""
     said = " ".join(str(error).split())[:500]
-    reason = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}"
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    else:
+        reason = said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}"
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
     print(f"{workdir} failed: {reason}", file=sys.stderr)

@@ -25,7 +25,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax.report import contents, formats, runs
 from gradmix_jax.report.conditions import conditions
 from gradmix_jax.report.tables import Row, build
-from gradmix_jax.workdir import replacing
+from gradmix_jax.workdir import replacing, resolve
 
 
 class Variant(NamedTuple):
@@ -278,7 +278,7 @@ def _main(argv: list[str]) -> None:
     if flags.FLAGS.print_commands:
         print_commands(argv[1], flags.FLAGS.config, cli.config_words(), flags.FLAGS.workdir, trials, seeds)
     else:
-        of = (argv[1], flags.FLAGS.config, flags.FLAGS.workdir, trials, seeds)
+        of = (argv[1], flags.FLAGS.config, resolve(flags.FLAGS.workdir), trials, seeds)
         print(run_sweep(*of))
         if not all(map(run_many.complete, directories_of(*of))):
             sys.exit(cli.PARTS_FAILED)

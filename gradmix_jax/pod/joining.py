@@ -71,7 +71,8 @@ class ServiceError(ValueError):
 
 
 def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
-    if coordinator and not re.fullmatch(r"\S+:[0-9]{1,5}", coordinator):
+    found = re.fullmatch(r"\S+:([0-9]{1,5})", coordinator)
+    if coordinator and not (found and 0 < int(found[1]) < 2**16):
         raise ValueError(f"--coordinator must be HOST:PORT of process 0, got {coordinator!r}.")
     if num_processes is not None and num_processes < 1:
         raise ValueError(f"--num_processes must be a positive integer, got {num_processes}.")
