@@ -24,9 +24,11 @@ from . import mechanism
 from .plan import ROOT, Job
 from .raw import Row, append, read
 
-# Bytes beyond which compiled programs are forgotten: a train step is of use to its run alone and takes some 60 MB; the
-# programs of an evaluation are shared by all runs of a shape.
+# Bytes, and memory mappings, beyond which compiled programs are forgotten: a train step is of use to its run alone and
+# takes some 60 MB and a thousand mappings, of which Linux allows a process 65,530; the programs of an evaluation are
+# shared by all runs of a shape.
 MOST_MEMORY = 3e9
+MOST_MAPPINGS = 30_000
 # What stops the study, because every run after it would end in the same way: no room, no memory, another process.
 OF_THE_MACHINE = (OSError, MemoryError, lock.LockedError, jax.errors.JaxRuntimeError)
 
@@ -51,7 +53,7 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
         started = time.monotonic()
         row = run(job, workdir, flops)
         append(raw, row)
-        if memory() > MOST_MEMORY:
+        if memory() > MOST_MEMORY or mappings() > MOST_MAPPINGS:
             run_many.forget_programs()
         failed += not row.ok
         said = f"AUROC {row.auroc:.4f}" if row.ok else row.status
@@ -133,6 +135,15 @@ def memory() -> int:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def mappings() -> int:
+    """Memory mappings of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            return sum(1 for _ in file)
     except OSError:
         return 0
 
