@@ -109,6 +109,7 @@ def _write_outputs(root):
         "negative": {"known_logits": known, "unknown_logits": unknown, "known_labels": np.full(8, -1)},
         "floats": {"known_logits": known, "unknown_logits": unknown, "known_labels": np.zeros(8)},
         "objects": {"known_logits": np.array([{}]), "unknown_logits": unknown},
+        "no_columns": {"known_logits": known[:, :0], "unknown_logits": unknown[:, :0]},
         "empty_part": {"known_logits": known[:0], "unknown_logits": unknown},
     }.items():
         np.savez(root / f"{name}.npz", **arrays)
@@ -319,6 +320,7 @@ CASES += [  # stored outputs
     ("score", ["{bad}/nan.npz"], "known_logits must be finite in float32"),
     ("score", ["{bad}/other_name.npz"], "unexpected array 'validation'"),
     ("score", ["{bad}/widths.npz"], "logits of all parts must have one width"),
+    ("score", ["{bad}/no_columns.npz"], "known_logits must have at least 1 column, got shape [8, 0]."),
     ("score", ["{bad}/rows.npz"], "{bad}/rows.npz: "),
     ("score", ["{bad}/labels.npz"], "known_labels must be from 0 to 2, got 9."),
     ("score", ["{bad}/negative.npz"], "known_labels must be of known classes only"),

@@ -83,6 +83,8 @@ def _check_rows(part: str, of_part: dict[str, np.ndarray]) -> None:
         name, wanted = f"{part}_{what}", 2 if what in MATRICES else 1
         if array.ndim != wanted:
             raise ValueError(f"{name} must have {wanted} dimension{'s' * (wanted > 1)}, got shape {list(array.shape)}.")
+        if wanted > 1 and not array.shape[1]:
+            raise ValueError(f"{name} must have at least 1 column, got shape {list(array.shape)}.")
         if counts[what] != size:
             raise ValueError(f"{name} must have a row per image, got {counts[what]} (and {size} of {part}_{first}).")
         if what not in MATRICES:

@@ -118,7 +118,7 @@ class Checkpoints:
         if step == self.latest_step():
             return
         items = {"model": state.evaluated, "training": _training(state)}
-        about = {"of": self._of, "sha256": {name: _digest(tree) for name, tree in items.items()}}
+        about = {"of": self._of, "step": step, "sha256": {name: _digest(tree) for name, tree in items.items()}}
         wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._told():  # also of the one before, which Orbax still had to write
             self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
@@ -197,6 +197,8 @@ class Checkpoints:
             about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
             if not all(isinstance(about[name], dict) for name in ("of", "sha256")):
                 raise ValueError("its 'about' does not say what was saved")
+            if about.get("step", step) != step:  # older ones do not say it
+                raise ValueError(f"it is of step {about['step']}")
             for name, tree in shapes.items():
                 if tree is not None:
                     jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])

@@ -172,7 +172,15 @@ def test_a_step_that_is_damaged_again_and_again(tmp_path, capsys):
     checkpoints.close()
     about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
     digests = json.loads(about.read_text())["sha256"]
-    for content in ({}, [1], {"of": [1], "sha256": digests}, {"of": None, "sha256": digests}, {"of": {}, "sha256": 5}):
+    for content in (
+        {},
+        [1],
+        {"of": [1], "sha256": digests},
+        {"of": None, "sha256": digests},
+        {"of": {}, "sha256": 5},
+        {"of": {}, "step": 9},
+    ):
+        content = {"sha256": digests} | content if "step" in content else content
         about.write_text(json.dumps(content))
         checkpoints = Checkpoints(str(tmp_path))
         same(checkpoints.restore(state), at(1))
