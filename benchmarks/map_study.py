@@ -40,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--only={arguments.only} needs the main runs of splits 0 to 19 first.")
     for job in {job.key.dataset: job for job in jobs}.values():  # data that is missing is no result
         data_lib.open_set(from_config(job.config(), num_devices=jax.device_count()).dataset)
+    if arguments.remeasure:
+        runs.remeasure(jobs, arguments.raw, arguments.workdir)
+        return 0
     return cli.PARTS_FAILED if runs.run_all(jobs, arguments.raw, arguments.workdir, retry=arguments.retry) else 0
 
 
@@ -63,6 +66,7 @@ def main(words: list[str] | None = None) -> int:
     numbers = lambda given: [int(word) for word in given.split(",")]
     running.add_argument("--splits", type=numbers, default=range(40), help="class splits, separated by commas")
     running.add_argument("--retry", action="store_true", help="repeat runs that failed")
+    running.add_argument("--remeasure", action="store_true", help="train nothing; measure again what is there")
     paging = commands.add_parser("page", parents=[shared], help="make the page and its figure of the raw file")
     paging.add_argument("--out", type=pathlib.Path, default=RESULTS / "map.md", help="the figure is put beside it")
     table = commands.add_parser("pilot", help="a table of validation accuracies")

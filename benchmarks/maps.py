@@ -157,27 +157,23 @@ def make_maps(one: Trained, kind: Kind, images_BxHxWxC, keys_B) -> jax.Array:
     return attribution.make(source, spec)
 
 
-def curves(logits_of: Callable, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Array]:
-    """Probability of the predicted class along deletion and insertion, both [B, STEPS + 1].
+def curves(evidence_of: Callable, maps_BxHxW, images_BxHxWxC) -> tuple[jax.Array, jax.Array]:
+    """Evidence for a class along deletion and insertion, both [B, STEPS + 1].
 
     Args:
-      logits_of: images in [0, 1] -> logits_BxK.
+      evidence_of: images in [0, 1] -> evidence_B.
       maps_BxHxW: pixels are replaced in descending order of these.
       images_BxHxWxC: in [0, 1].
     """
-    predicted_B = jnp.argmax(logits_of(images_BxHxWxC), axis=1)
     mean = jnp.mean(images_BxHxWxC, axis=(1, 2), keepdims=True)
 
-    def probabilities(share):
+    def at(share):
         keep_B = jnp.full(len(images_BxHxWxC), 1.0 - share)
         first_BxHxWx1 = masks.threshold(maps_BxHxW, keep_B)[..., None]
-        result = []
-        for inside, outside in ((mean, images_BxHxWxC), (images_BxHxWxC, mean)):
-            logits_BxK = logits_of(jnp.where(first_BxHxWx1, inside, outside))
-            result.append(jnp.take_along_axis(jax.nn.softmax(logits_BxK), predicted_B[:, None], axis=1)[:, 0])
-        return tuple(result)
+        changed = ((mean, images_BxHxWxC), (images_BxHxWxC, mean))
+        return tuple(evidence_of(jnp.where(first_BxHxWx1, inside, outside)) for inside, outside in changed)
 
-    deleted, inserted = jax.lax.map(probabilities, jnp.linspace(0.0, 1.0, STEPS + 1))
+    deleted, inserted = jax.lax.map(at, jnp.linspace(0.0, 1.0, STEPS + 1))
     return deleted.T, inserted.T
 
 
@@ -188,7 +184,13 @@ def areas(runs: list[Trained], kind: Kind, seeds: list[int]) -> tuple[np.ndarray
     def run(variables, images, key):
         one = runs[0]._replace(variables=variables)
         maps = make_maps(one, kind, images, jax.random.split(key, len(images)))
-        return curves(lambda changed: forward(one, changed)[0], maps, images)
+        predicted_B = jnp.argmax(forward(one, images)[0], axis=1)
+
+        def probability(changed):
+            chances_BxK = jax.nn.softmax(forward(one, changed)[0])
+            return jnp.take_along_axis(chances_BxK, predicted_B[:, None], axis=1)[:, 0]
+
+        return curves(probability, maps, images)
 
     found = [
         run(one.variables, one.images_NxHxWxC, jax.random.key(seed)) for one, seed in zip(runs, seeds, strict=True)

@@ -1,8 +1,9 @@
 """How much of an image the class evidence of a trained network needs: deletion until it halves.
 
-The evidence is the probability of the predicted class. Logits are those of the classifier where there is one, else the
-cosine similarities of the encoder's features to the class means of the training images. Either way a temperature that
-is fitted to the validation images makes them probabilities, so that networks of different sharpness compare.
+The evidence is the margin: how far the predicted class's logit lies above the largest other one. Logits are those of
+the classifier where there is one, else the cosine similarities of the encoder's features to the class means of the
+training images. Where the margin halves does not depend on the scale of the logits. That of a probability does, and a
+probability near 1 has no gradient to make a map of.
 
 Letters: N images, K classes, D features, S steps of a curve.
 """
@@ -14,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import maps as maps_benchmark
 import numpy as np
-import optax
 
 from gradmix_jax import augment, models
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax.evaluation import cache, fitting, guards
+from gradmix_jax.evaluation import cache, fitting
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.method import attribution
 from gradmix_jax.scores.fitted import LOGITS
@@ -27,14 +27,13 @@ from gradmix_jax.scores.neighbors import unit
 
 IMAGES = 256
 SMOOTHING = 3  # pixels, the default of `attribution.smoothing`
-TEMPERATURES = np.geomspace(0.005, 5.0, 61)
 
 
 def halving_shares(workdir: str, data: data_lib.OpenSet) -> tuple[float, float]:
     """(by the run's map, in random order): mean share of a test image of the known classes to delete until it halves.
 
-    The map is the gradient of the cross-entropy of the predicted class with respect to the image, in the run's trained
-    network: the same kind for all methods, also those without a map, so that networks are compared and not maps.
+    The map is the gradient of the margin with respect to the image, in the run's trained network: the same kind for all
+    methods, also those without a map, so that networks are compared and not maps.
 
     Args:
       workdir: of a finished run with its features.npz.
@@ -44,15 +43,12 @@ def halving_shares(workdir: str, data: data_lib.OpenSet) -> tuple[float, float]:
     model = fitting.restore(experiment.setup, workdir, data=data)
     parts = cache.load(workdir)
     means_KxD = class_means(parts["train"], data.num_classes)
-    validation = guards.not_learned(parts["train"], parts["validation"])
-    fit_logits = validation.outputs.get(LOGITS, _cosines(validation.outputs["features"], means_KxD))
-    temperature = fitted_temperature(np.asarray(fit_logits), validation.labels)
     test = data.test_known
     chosen = np.linspace(0, len(test) - 1, min(IMAGES, len(test))).round().astype(int)
     images = np.stack([test[int(index)] for index in chosen]).astype(np.float32) / 255
     normalization = (tuple(experiment.normalization.mean), tuple(experiment.normalization.std))
     module = models.create(experiment.model, num_classes=data.num_classes)
-    deleted = _deletion_curves(module, normalization, jax.device_get(model.variables), means_KxD, temperature, images)
+    deleted = _deletion_curves(module, normalization, jax.device_get(model.variables), means_KxD, images)
     return tuple(float(halving_share(np.asarray(curve, np.float64)).mean()) for curve in deleted)
 
 
@@ -67,34 +63,29 @@ def _cosines(features_NxD: Any, means_KxD: Any) -> jax.Array:
     return unit(features_NxD) @ means_KxD.T
 
 
-def fitted_temperature(logits_NxK: np.ndarray, labels_N: np.ndarray) -> float:
-    """Of TEMPERATURES, that which gives the labels the highest likelihood (Guo et al. 2017, arXiv 1706.04599)."""
-    shifted_NxK = logits_NxK.astype(np.float64) - logits_NxK.max(axis=1, keepdims=True)
-
-    def loss(temperature):
-        log_NxK = shifted_NxK / temperature
-        return float(np.mean(np.log(np.exp(log_NxK).sum(axis=1)) - log_NxK[np.arange(len(labels_N)), labels_N]))
-
-    return float(min(TEMPERATURES, key=loss))
+def margin(logits_NxK: jax.Array, predicted_N: jax.Array) -> jax.Array:
+    """How far the logit of a class lies above the largest other one, negative where it does not."""
+    is_it_NxK = jax.nn.one_hot(predicted_N, logits_NxK.shape[1], dtype=bool)
+    own_N = jnp.max(jnp.where(is_it_NxK, logits_NxK, -jnp.inf), axis=1)
+    return own_N - jnp.max(jnp.where(is_it_NxK, -jnp.inf, logits_NxK), axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _deletion_curves(module, normalization, variables, means_KxD, temperature, images_NxHxWxC):
-    """Probability of the predicted class, (by the map, in random order), each [N, S]."""
+def _deletion_curves(module, normalization, variables, means_KxD, images_NxHxWxC):
+    """Margin of the predicted class, (by the map, in random order), each [N, S]."""
     mean, std = normalization
 
     def logits_of(images):
         _, out = module.apply(variables, augment.normalize(images, mean=mean, std=std), train=False)
-        logits = out[LOGITS] if LOGITS in out else _cosines(out["features"], means_KxD)
-        return logits / temperature
+        return out[LOGITS] if LOGITS in out else _cosines(out["features"], means_KxD)
 
     predicted_N = jnp.argmax(logits_of(images_NxHxWxC), axis=1)
-    loss = lambda images: jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits_of(images), predicted_N))
-    gradients = jax.grad(loss)(images_NxHxWxC)
+    margin_of = lambda images: margin(logits_of(images), predicted_N)
+    gradients = jax.grad(lambda images: jnp.sum(margin_of(images)))(images_NxHxWxC)
     by_map = attribution.input_gradient(gradients, norm="image", smoothing=SMOOTHING)
     keys_N = jax.random.split(jax.random.key(0), len(images_NxHxWxC))
     at_random = jax.vmap(lambda key: jax.random.uniform(key, images_NxHxWxC.shape[1:3]))(keys_N)
-    return tuple(maps_benchmark.curves(logits_of, each, images_NxHxWxC)[0] for each in (by_map, at_random))
+    return tuple(maps_benchmark.curves(margin_of, each, images_NxHxWxC)[0] for each in (by_map, at_random))
 
 
 def halving_share(curves_NxS: np.ndarray) -> np.ndarray:
@@ -110,4 +101,4 @@ def halving_share(curves_NxS: np.ndarray) -> np.ndarray:
     before_N, after_N = curves_NxS[rows, np.maximum(first_N - 1, 0)], curves_NxS[rows, first_N]
     drop_N = np.where(before_N > after_N, before_N - after_N, 1)
     share_N = (first_N - 1 + (before_N - half_N) / drop_N) / (curves_NxS.shape[1] - 1)
-    return np.where(below_NxS.any(axis=1), share_N, 1.0)
+    return np.where(below_NxS.any(axis=1), np.maximum(share_N, 0.0), 1.0)

@@ -20,10 +20,10 @@ READINGS = """\
   left out. The sign-flip test counts the observed pattern as one of 100,000, so that p is never 0.
 - Hypothesis 1 is judged for each objective: by Fashion-MNIST (refuted, supported) and by the sign of the mean on digits
   (supported). Where a difference is significant and its interval lies below .005, it counts as refuted.
-- Mechanism: the same kind of map is used for every run, the gradient of the predicted class's cross-entropy with
-  respect to the image in the run's own network, because methods without a map have none of their own. The class
-  evidence is the predicted class's probability: by the classifier, or by the cosine similarities to the class means
-  where there is none, with a temperature fitted to validation images.
+- Mechanism: the class evidence is the margin, how far the predicted class's logit lies above the largest other one;
+  without a classifier, cosine similarities to the class means of the training images take the place of logits. The same
+  kind of map is used for every run, the gradient of the margin with respect to the image in the run's own network,
+  because methods without a map have none of their own. Random order is of single pixels.
 - Factorial sweep: under the contrastive objective. `attribution.sign` does not enter maps of `input`, and
   `attribution.smoothing` not those of `layer`: the factor that the better map does not have is left out, which leaves
   12 cells of 24."""

@@ -22,7 +22,7 @@ from gradmix_jax.workdir import lock
 
 from . import mechanism
 from .plan import ROOT, Job
-from .raw import Row, append, read
+from .raw import OK, Row, append, read
 
 # Bytes, and memory mappings, beyond which compiled programs are forgotten: a train step is of use to its run alone and
 # takes some 60 MB and a thousand mappings, of which Linux allows a process 65,530; the programs of an evaluation are
@@ -61,6 +61,16 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
         seconds = f"{time.monotonic() - started:.0f} s, {row.seconds or 0:.0f} of them training and evaluation"
         print(f"{number} of {len(planned)}: {name}: {said} ({seconds})", file=sys.stderr, flush=True)
     return failed
+
+
+def remeasure(jobs: Iterable[Job], raw: str, workdir: str) -> None:
+    """Append the row of every job again whose directory is still there, as it is measured now."""
+    rows = {row.key: row for row in read(raw) if row.ok}
+    for job in jobs:
+        directory, config = job.directory(workdir), job.config()
+        if job.key in rows and is_whole(config, directory):
+            row = rows[job.key]
+            append(raw, measure(job, directory, row, {(job.key.dataset, job.of): row.flops}))
 
 
 def run(job: Job, workdir: str, flops: dict[tuple[str, str], float]) -> Row:
@@ -125,7 +135,7 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
         intrinsic_dimension=statistics.fmean(dimensions) if dimensions else None,
         deleted=shares[0],
         deleted_at_random=shares[1],
-        status="; ".join(f"{part}: {reason}" for part, reason in missing.items()) or empty.status,
+        status="; ".join(f"{part}: {reason}" for part, reason in missing.items()) or OK,
         **conditions(results["environment"]),
     )
 

@@ -247,6 +247,17 @@ def test_a_directory_of_another_config_is_no_result_of_this_study(tmp_path, pret
     assert all("model.width=8, not 32" in each.status for each in raw.read(tmp_path / "map.csv"))
 
 
+def test_what_is_there_is_measured_again_and_nothing_is_run(tmp_path, pretended, monkeypatch):
+    made, failing = pretended
+    failing["layer, contrastive"] = ValueError("no")
+    run(tmp_path, "--only=fashion_mnist", "--splits=0")
+    before = raw.read(tmp_path / "map.csv")
+    monkeypatch.setattr(mechanism, "halving_shares", lambda directory, data: (0.75, 0.875))
+    assert run(tmp_path, "--only=fashion_mnist", "--splits=0,1", "--remeasure") == 0 and len(made) == 10
+    expected = [each._replace(deleted=0.75, deleted_at_random=0.875) if each.ok else each for each in before]
+    assert raw.read(tmp_path / "map.csv") == expected
+
+
 def test_parts_that_depend_on_results_wait_for_them(tmp_path, pretended, capsys):
     assert run(tmp_path, "--only=longer") == 2
     assert capsys.readouterr().err == "error: --only=longer needs the main runs of splits 0 to 19 first.\n"
@@ -388,17 +399,14 @@ def test_longer_runs_and_cells_have_their_tables():
 
 def test_the_share_at_which_evidence_halves():
     shares = np.linspace(0, 1, 5)
-    curves = np.array([1 - shares, 0.8 - 0.2 * shares, [0.9, 0.9, 0.1, 0.5, 0.2], [0.4, 0.2, 0.9, 0.9, 0.9]])
-    # Linear; never; between the steps .25 and .5; exactly at a step, whatever comes after.
-    assert mechanism.halving_share(curves) == pytest.approx([0.5, 1.0, 0.25 + 0.25 * 0.45 / 0.8, 0.25])
+    curves = np.array([1 - shares, 0.8 - 0.2 * shares, [0.9, 0.9, 0.1, 0.5, 0.2], [0.4, 0.2, 0.9, 0.9, 0.9], [0.0] * 5])
+    # Linear; never; between the steps .25 and .5; exactly at a step, whatever comes after; nothing to lose.
+    assert mechanism.halving_share(curves) == pytest.approx([0.5, 1.0, 0.25 + 0.25 * 0.45 / 0.8, 0.25, 0.0])
 
 
-def test_the_temperature_is_that_of_the_highest_likelihood():
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(4000, 5)) * 3
-    chances = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum(1, keepdims=True)
-    labels = np.array([random.choice(5, p=each) for each in chances])
-    assert mechanism.fitted_temperature(logits, labels) == pytest.approx(0.5, rel=0.15)
+def test_the_margin_is_to_the_largest_other_logit():
+    logits = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [-5.0, -7.0, -4.0]])
+    assert mechanism.margin(logits, np.array([0, 1, 2])).tolist() == [1.0, -2.0, 1.0]
 
 
 def test_means_of_classes_have_unit_length():
@@ -417,7 +425,7 @@ def test_real_runs_leave_rows_with_every_measure(tmp_path, monkeypatch):
     rows = raw.read(tmp_path / "map.csv")
     assert len(rows) == 10 and all(each.status == "ok" for each in rows)
     assert all(None not in each for each in rows)
-    assert all(0 < each.deleted < each.deleted_at_random <= 1 for each in rows)
+    assert all(0 < share <= 1 for each in rows for share in (each.deleted, each.deleted_at_random))
     directories = [job.directory(str(tmp_path / "runs")) for job in plan.main("digits", [0])]
     table = pilot.table(directories)
     assert len(table.splitlines()) == 12 and "| digits | none, contrastive | 4 | 1 | 0 | 0 | 0." in table
