@@ -15,6 +15,7 @@ from absl import flags
 
 from gradmix_jax import cli, report
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.workdir import storage
 
 # Folders below a given one: <protocol>/<recipe>/<trial and seed>.
 DEPTH = 3
@@ -28,7 +29,7 @@ def expand(paths: list[str]) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
-        inside = [path] if os.path.exists(os.path.join(path, workdir_lib.CONFIG)) else _evaluated(path, DEPTH)
+        inside = [path] if storage.exists(os.path.join(path, workdir_lib.CONFIG)) else _evaluated(path, DEPTH)
         if not inside:
             raise ValueError(f"{path} holds no evaluated run; give workdirs or folders of them.")
         found += inside
@@ -36,11 +37,11 @@ def expand(paths: list[str]) -> list[str]:
 
 
 def _evaluated(folder: str, depth: int) -> list[str]:
-    if os.path.exists(os.path.join(folder, workdir_lib.RESULTS)):
+    if storage.exists(os.path.join(folder, workdir_lib.RESULTS)):
         return [folder]
-    if depth == 0 or not os.path.isdir(folder):
+    if depth == 0 or not storage.is_directory(folder):
         return []
-    return [run for name in sorted(os.listdir(folder)) for run in _evaluated(os.path.join(folder, name), depth - 1)]
+    return [run for name in storage.names(folder) for run in _evaluated(os.path.join(folder, name), depth - 1)]
 
 
 def can_open() -> bool:
@@ -51,11 +52,12 @@ def can_open() -> bool:
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise ValueError("compare got no runs; give workdirs of evaluated runs, or folders of them.")
-    workdirs = expand(argv[1:])
-    page, *others = report.write(workdirs, flags.FLAGS.out, apart=True)
+    out = storage.expand(flags.FLAGS.out, "--out")
+    workdirs = expand(list(map(storage.expand, argv[1:])))
+    page, *others = report.write(workdirs, out, apart=True)
     print(report.summary(workdirs, apart=True))
     print("\n".join(["", page, *others]))
-    if flags.FLAGS.open and can_open():
+    if flags.FLAGS.open and can_open() and not storage.is_remote(page):
         webbrowser.open(pathlib.Path(page).absolute().as_uri())
 
 

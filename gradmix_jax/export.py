@@ -13,6 +13,7 @@ from absl import flags
 from gradmix_jax import cli, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.portable import files, from_run, gallery, onnx_file
+from gradmix_jax.workdir import storage
 
 
 def export(
@@ -42,7 +43,7 @@ def export(
     if onnx:
         onnx_file.check_installed()
     classifier = from_run.load(workdir, reduction)
-    has_results = os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
+    has_results = storage.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
     results = stored.results(workdir) if has_results else None
     files.write(classifier, out, layout=layout, results=results, onnx=onnx)
     return classifier
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     per_class = options.gallery or None
     reduction = from_run.Reduction(per_class, options.gallery_rule, options.gallery_dtype)
-    out = os.path.expanduser(options.out)
+    out = storage.expand(options.out, "--out", remote=False)
     how = dict(layout=options.layout, reduction=reduction, onnx=options.onnx)
     classifier = export(workdir_lib.resolve(argv[1], "the workdir"), out, **how)
     unfinished = from_run.unfinished(classifier.metadata)

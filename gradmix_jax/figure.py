@@ -15,7 +15,7 @@ from gradmix_jax.report.labels import short
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain as explain_lib
 from gradmix_jax.training.checkpoint import Checkpoints
-from gradmix_jax.workdir import replacing
+from gradmix_jax.workdir import replacing, storage
 
 FORMATS = ("png", "pdf", "svg")
 # The same height as a row.
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     if not all(word.isdecimal() for word in words):
         raise ValueError(f"--images must be numbers separated by commas, got {','.join(words)!r}.")
     images = [int(word) for word in words] or None
-    grid(argv[1], flags.FLAGS.out, rows=flags.FLAGS.rows, images=images)
+    grid(storage.expand(argv[1]), flags.FLAGS.out, rows=flags.FLAGS.rows, images=images)
     print(flags.FLAGS.out)
 
 

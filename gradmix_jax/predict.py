@@ -24,6 +24,7 @@ from gradmix_jax.fields import check_number
 from gradmix_jax.portable import conformal, files, from_run
 from gradmix_jax.portable import images as images_lib
 from gradmix_jax.portable.classifier import BATCH, Classifier
+from gradmix_jax.workdir import storage
 
 UNKNOWN = -1
 
@@ -221,8 +222,12 @@ class _Csv:
         self._writer.writerow(row.values())
 
 
+def _drawings() -> str:
+    return storage.expand(flags.FLAGS.explain, "--explain", remote=False)
+
+
 def _explain(classifier: OpenSetClassifier, names: list[str], images_NxHxWxC: np.ndarray, taken: set[str]) -> None:
-    directory = os.path.expanduser(flags.FLAGS.explain)
+    directory = _drawings()
     for name, image, map_HxW in zip(names, images_NxHxWxC, classifier.maps(images_NxHxWxC)):
         images_lib.overlay(image, map_HxW).save(os.path.join(directory, images_lib.drawing_name(name, taken)))
 
@@ -238,11 +243,12 @@ def _main(argv: list[str]) -> None:
     paths = list(images_lib.find(argv[2:], sys.stdin))
     if not paths:
         raise ValueError("no image to classify: standard input must list one path a line, got none.")
-    classifier = OpenSetClassifier.load(os.path.expanduser(argv[1]), threshold=options.threshold, keep=options.keep)
+    model = storage.expand(argv[1], "the model")
+    classifier = OpenSetClassifier.load(model, threshold=options.threshold, keep=options.keep)
     for warning in classifier.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if options.explain:
-        os.makedirs(os.path.expanduser(options.explain), exist_ok=True)
+        os.makedirs(_drawings(), exist_ok=True)
     writer = (_Json if options.json else _Csv if options.csv else _Plain)(classifier)
     broken, taken = [], set()
     for names, images_NxHxWxC in _read(classifier, paths, broken):

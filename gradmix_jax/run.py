@@ -1,7 +1,6 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
-import os
 import sys
 from typing import Any
 
@@ -24,7 +23,7 @@ from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.program import Program
-from gradmix_jax.workdir import lock
+from gradmix_jax.workdir import lock, storage
 
 MODES = ("train", "eval", "train_and_eval")
 # Keys that may differ between the hosts of a pod.
@@ -118,7 +117,7 @@ def finished(
     from_config(plain, num_devices=num_devices)
     if not derive.missing(plain):
         return plain
-    if _holds_run(workdir) and os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
+    if _holds_run(workdir) and storage.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
         return derive.from_recorded(plain, config_lib.read(workdir))
     if not from_data:
         return plain
@@ -137,7 +136,7 @@ def _evaluate(
     if not mapping.is_main_process():
         return evaluation.evaluate(experiment.setup, workdir, data=data)
     if experiment.model.init_from:  # may be evaluated without training
-        os.makedirs(workdir, exist_ok=True)
+        storage.make_directory(workdir)
     # Arrays do not change once they exist; rewriting them for every part would take longer than the part.
     saved: set[str] = set()
     written: dict[str, Any] = {}
@@ -269,7 +268,7 @@ def check_same_run(config: dict[str, Any], workdir: str) -> None:
     """
     if not _holds_run(workdir):
         return
-    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
+    if not storage.exists(workdir_lib.path(workdir, workdir_lib.CONFIG)):
         raise ValueError(
             f"{workdir} holds a run without its {workdir_lib.CONFIG}; restore it or use another --workdir."
         )
@@ -284,12 +283,12 @@ def check_same_run(config: dict[str, Any], workdir: str) -> None:
 
 def _holds_run(workdir: str) -> bool:
     """Whether a directory has a checkpoint or results."""
-    return Checkpoints.exist(workdir) or os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
+    return Checkpoints.exist(workdir) or storage.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
 
 
 def _record(config: dict[str, Any], workdir: str, params: Any) -> None:
     """Write config.json, env.json and the table of parameters."""
-    os.makedirs(workdir, exist_ok=True)
+    storage.make_directory(workdir)
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
     workdir_lib.write_json(workdir, workdir_lib.ENVIRONMENT, workdir_lib.environment())
     with workdir_lib.replacing(workdir_lib.path(workdir, workdir_lib.PARAMETERS)) as file:

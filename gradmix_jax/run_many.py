@@ -21,12 +21,12 @@ from gradmix_jax.data import order
 from gradmix_jax.training import initial
 from gradmix_jax.training import phases as phases_lib
 from gradmix_jax.training.checkpoint import Checkpoints
-from gradmix_jax.workdir import lock
+from gradmix_jax.workdir import lock, storage
 
 
 def is_finished(config: ConfigDict, workdir: str) -> bool:
     """Whether there are results of the last step, evaluated as configured, with no part missing or failed."""
-    if not os.path.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
+    if not storage.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
         return False
     results, wanted = stored.results(workdir), config_lib.to_plain(config)
     size = results["num_train"] + results.get("num_negative", 0)
@@ -83,7 +83,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
                 forget_programs()
                 failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
             with contextlib.suppress(FileNotFoundError):
-                os.remove(workdir_lib.path(directory, workdir_lib.FAILED))
+                storage.remove(workdir_lib.path(directory, workdir_lib.FAILED))
         except Exception as error:  # of whatever kind, because it does not concern the other runs
             failed[directory] = _note_failure(error, directory)
     return failed
@@ -114,7 +114,7 @@ def complete(workdir: str) -> bool:
 
 def has_results(workdir: str) -> bool:
     """Whether a run has been evaluated and has not failed since."""
-    exists = lambda name: os.path.exists(workdir_lib.path(workdir, name))
+    exists = lambda name: storage.exists(workdir_lib.path(workdir, name))
     return exists(workdir_lib.RESULTS) and not exists(workdir_lib.FAILED)
 
 
@@ -130,7 +130,7 @@ def _note_failure(error: Exception, workdir: str) -> str:
     print(f"{workdir} failed: {reason}", file=sys.stderr)
     if not isinstance(error, lock.LockedError):
         with contextlib.suppress(OSError):  # no room: printing must suffice
-            os.makedirs(workdir, exist_ok=True)
+            storage.make_directory(workdir)
             content = {"error": reason, "environment": workdir_lib.environment()}
             workdir_lib.write_json(workdir, workdir_lib.FAILED, content)
     return reason

@@ -158,7 +158,7 @@ def write(named: Mapping[str, tuple[Mapping[str, np.ndarray], dict[str, Any]]], 
     Returns:
       The paths that were written.
     """
-    out_dir = workdir_lib.resolve(out_dir, "--out")
+    out_dir = workdir_lib.resolve(out_dir, "--out", remote=False)
     paths = []
     for earlier in (COMPARISON, *report.FILES):
         with contextlib.suppress(FileNotFoundError):
@@ -234,7 +234,7 @@ def main(argv: list[str]) -> None:
         raise ValueError("score needs one file or more: .npz, .safetensors, or folders of .npy.")
     given = flags.FLAGS
     if given.out:
-        workdir_lib.resolve(given.out, "--out")  # before anything is computed
+        workdir_lib.resolve(given.out, "--out", remote=False)  # before anything is computed
     named = {}
     for name, path in zip(names_of(argv[1:]), argv[1:]):
         arrays = read(path)

@@ -329,10 +329,10 @@ DIGITS = "--config=configs/digits_osr.py"
             [DIGITS, "--workdir=W", "mode=eval"],
             "unexpected argument 'mode=eval'; did you mean --mode=eval?",
         ),
-        ([DIGITS, "--workdir="], "--workdir must be a directory of this machine, got ''."),
+        ([DIGITS, "--workdir="], "--workdir must be a directory, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got ''."),
         (
-            [DIGITS, "--workdir=gs://bucket/run"],
-            "--workdir must be a directory of this machine, got 'gs://bucket/run'.",
+            [DIGITS, "--workdir=ftp://host/run"],
+            "--workdir must be a directory, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got 'ftp://host/run'.",
         ),
         (
             [DIGITS, "--workdir=README.md"],

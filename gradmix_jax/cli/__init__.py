@@ -183,7 +183,7 @@ def define_experiment_flags(*, workdir: bool = True) -> None:
     what = "Experiment file, or the name of one that comes with the package; override a key with --config.KEY=VALUE."
     config_file.define_flag("config", what)
     if workdir:
-        flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+        flags.DEFINE_string("workdir", None, "Directory of the run, also gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.")
 
 
 def define_protocol_flags() -> None:

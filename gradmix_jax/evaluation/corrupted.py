@@ -12,6 +12,7 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import images, open_set
 from gradmix_jax.evaluation.fitting import Evaluator
 from gradmix_jax.evaluation.spec import Spec
+from gradmix_jax.workdir import storage
 
 METRICS = ("accuracy", "auroc", "oscr")
 PLAIN = "none: the mean error itself"
@@ -124,7 +125,7 @@ def reference_errors(spec: Spec, data_spec: data_lib.Spec) -> tuple[np.ndarray |
             f"evaluate.corruption_reference {workdir!r} makes no error under some corruption, so there is nothing to "
             "divide by; use another run."
         )
-    return errors, os.path.normpath(workdir)
+    return errors, workdir if storage.is_remote(workdir) else os.path.normpath(workdir)
 
 
 def _constants(source: str, data_spec: data_lib.Spec) -> str | None:

@@ -22,6 +22,7 @@ from gradmix_jax.models import layouts, pretrained, safetensors_file
 from gradmix_jax.portable import card, onnx_file
 from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.portable.from_run import FORMAT, VERSION
+from gradmix_jax.workdir import storage
 
 METADATA, CARD = "metadata.json", "README.md"
 MODEL, SCORE, EXPLAIN = "model.stablehlo", "score.stablehlo", "explain.stablehlo"
@@ -35,7 +36,7 @@ TOLERANCE = 1e-5
 
 def is_export(directory: str) -> bool:
     """Whether a directory holds an export, and not a run."""
-    return any(os.path.exists(os.path.join(directory, name)) for name in (METADATA, MODEL, SCORE))
+    return any(storage.exists(os.path.join(directory, name)) for name in (METADATA, MODEL, SCORE))
 
 
 def write(
@@ -92,7 +93,17 @@ def read(directory: str) -> Classifier:
     Raises:
       ValueError: a file is missing or damaged, or of a newer format.
     """
-    path = lambda name: os.path.join(directory, name)
+    if not storage.is_remote(directory):
+        return _read(directory, directory)
+    with tempfile.TemporaryDirectory(prefix="gradmix_jax_") as copy:
+        for name in storage.files_below(directory):
+            storage.download(f"{directory}/{name}", os.path.join(copy, name))
+        return _read(copy, directory)
+
+
+def _read(local: str, directory: str) -> Classifier:
+    """`read`, from a copy on this machine."""
+    path = lambda name: os.path.join(local, name)
     if not os.path.exists(path(METADATA)):
         raise ValueError(f"{directory} cannot be read as an export: it has no {METADATA}; export the run again.")
     try:

@@ -6,14 +6,17 @@ python -m gradmix_jax.report runs/digits/*/trial* --out=runs/digits/report
 from absl import flags
 
 from gradmix_jax import cli, report
+from gradmix_jax.workdir import storage
 
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise ValueError("report got no directories; give the workdirs of evaluated runs.")
     # Before printing, so that an error is the only output.
-    written = report.write(argv[1:], flags.FLAGS.out) if flags.FLAGS.out else []
-    print(report.summary(argv[1:]))
+    workdirs = list(map(storage.expand, argv[1:]))
+    out = storage.expand(flags.FLAGS.out, "--out") if flags.FLAGS.out else ""
+    written = report.write(workdirs, out) if out else []
+    print(report.summary(workdirs))
     if written:
         print("\n".join(["", *written]))
 

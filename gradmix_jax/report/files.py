@@ -9,6 +9,7 @@ from gradmix_jax.report import contents, formats, page
 from gradmix_jax.report.conditions import conditions, details
 from gradmix_jax.report.runs import Group, load_groups
 from gradmix_jax.report.tables import Table
+from gradmix_jax.workdir import storage
 
 
 def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str]:
@@ -25,7 +26,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
     Raises:
       ValueError: `out_dir` is a file, or as `runs.load_groups`.
     """
-    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+    if storage.exists(out_dir) and not storage.is_directory(out_dir):
         raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
     groups = load_groups(workdirs, apart=apart)
     for run in (run for group in groups for method in group.methods for run in method.runs):
@@ -37,7 +38,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
         "results.md": _markdown(groups, tables, across),
         "results.tex": _latex(groups, tables, across),
     }
-    os.makedirs(out_dir, exist_ok=True)
+    storage.make_directory(out_dir)
     paths = {os.path.join(out_dir, name): text for name, text in texts.items()}
     with contextlib.ExitStack() as written:
         for path, text in paths.items():

@@ -6,12 +6,15 @@ Nothing in them is unpickled, and an array that claims more than its file can ho
 import dataclasses
 import math
 import os
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
+
+from gradmix_jax.workdir import storage
 
 # An archive of zeros unpacks to a thousand times its size and is refused if that exceeds the size of a few images and
 # labels; scores and features hardly compress.
@@ -61,13 +64,17 @@ class Arrays:
     """
 
     def __init__(self, path: str, spec_of: Callable[[str], ArraySpec | None] = lambda name: None):
-        self._path, self._spec_of = path, spec_of
+        self._path, self._spec_of, self._file = path, spec_of, path
+        if storage.is_remote(path):  # read many times, and whole in the end
+            self._copy = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+            self._file = os.path.join(self._copy.name, os.path.basename(path))
+            storage.download(path, self._file)
         with self._checked("") as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             if len(infos) < len(archive.infolist()):
                 raise ValueError("it holds something else than arrays")
             self._names = [info.filename.removesuffix(".npy") for info in infos]
-            total, size = sum(info.file_size for info in infos), os.path.getsize(path)
+            total, size = sum(info.file_size for info in infos), os.path.getsize(self._file)
             if total > ROOM + LARGEST_RATIO * size:
                 raise ValueError(f"it claims {total:,} bytes of arrays in a file of {size:,}")
             self._headers = {name: self._header(archive, name) for name in self._names}
@@ -110,7 +117,7 @@ class Arrays:
         return np.concatenate(found)
 
     def _checked(self, name: str) -> "_Opened":
-        return _Opened(self._path, name)
+        return _Opened(self._file, self._path, name)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
         with archive.open(f"{name}.npy") as file:
@@ -146,12 +153,12 @@ class Arrays:
 class _Opened:
     """A zip archive; any error while it is open becomes one line."""
 
-    def __init__(self, path: str, name: str):
-        self._path, self._name, self._archive = path, name, None
+    def __init__(self, file: str, path: str, name: str):
+        self._file, self._path, self._name, self._archive = file, path, name, None
 
     def __enter__(self) -> zipfile.ZipFile:
         try:
-            self._archive = zipfile.ZipFile(self._path)
+            self._archive = zipfile.ZipFile(self._file)
         except _BROKEN as error:
             raise self._said(error) from error
         return self._archive

@@ -3,8 +3,8 @@
 Every error is one line that names the file and what is wrong with it.
 """
 
+import io
 import json
-import os
 import sys
 from typing import Any
 
@@ -23,6 +23,7 @@ from gradmix_jax.stored.schema import (
     text,
     whole,
 )
+from gradmix_jax.workdir import storage
 
 # Version of results.json, raised when an older reader would misread it. Files without one are version 1.
 VERSION = 2
@@ -169,7 +170,7 @@ def results(workdir: str) -> dict[str, Any]:
     """
     path = workdir_lib.path(workdir, workdir_lib.RESULTS)
     failed = workdir_lib.path(workdir, workdir_lib.FAILED)
-    if not os.path.exists(path) and os.path.exists(failed):
+    if not storage.exists(path) and storage.exists(failed):
         reason = workdir_lib.read_json(workdir, workdir_lib.FAILED).get("error")
         raise ValueError(f"no {workdir_lib.RESULTS} in {workdir}: the run failed ({str(reason).rstrip('.')}).")
     return check_results(workdir_lib.read_json(workdir, workdir_lib.RESULTS), path)
@@ -245,7 +246,7 @@ def arrays(workdir: str, name: str) -> Arrays | None:
       ValueError: it is damaged.
     """
     path = workdir_lib.path(workdir, name)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         return None
     found = Arrays(path, _ARRAYS[name])
     groups: dict[str, dict[str, int]] = {}
@@ -276,10 +277,10 @@ def metrics(workdir: str) -> list[dict[str, Any]]:
     A last line that a crash cut short is left out; a warning counts any other invalid lines.
     """
     path = workdir_lib.path(workdir, workdir_lib.METRICS)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         return []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.strip()]
+    text = storage.read(path).decode(errors="replace")
+    lines = [line for line in io.StringIO(text, newline=None) if line.strip()]
     parsed = [_metrics_line(line) for line in lines]
     bad = sum(each is None for each in parsed[:-1]) + (parsed[-1:] == [None] and lines[-1].endswith("\n"))
     if bad:

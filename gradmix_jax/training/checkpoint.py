@@ -7,12 +7,12 @@ Where the run is judged by a moving average, that is the `model`, and the weight
 
 import concurrent.futures
 import contextlib
-import glob
 import hashlib
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.training import bucket as bucket_lib
 from gradmix_jax.training.state import TrainState
+from gradmix_jax.workdir import lock, storage
 
 
 def _silence_orbax() -> None:
@@ -44,7 +46,8 @@ def _silence_orbax() -> None:
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
 
-    What is still being saved counts only after `close`.
+    What is still being saved counts only after `close`. Those of a workdir in a bucket are saved in a temporary
+    directory of this machine, and copied from there and to it, see `bucket`.
 
     For the main process alone: the others get their state from it (`mapping.broadcast`).
 
@@ -60,17 +63,23 @@ class Checkpoints:
 
     Raises:
       ValueError: `read_only` and there is no checkpoint.
+      OSError: the bucket cannot be used; the methods raise it too.
     """
 
     def __init__(
         self, workdir: str, *, keep: int = 2, read_only: bool = False, of: Mapping[str, int | str] | None = None
     ):
-        self._of, self._read_only = dict(of or {}), read_only
+        self._of, self._read_only, self._keep = dict(of or {}), read_only, keep
+        self._workdir = workdir if storage.is_remote(workdir) else os.path.abspath(workdir)
         self.restored_step: int | None = None
-        self.directory = workdir_lib.path(os.path.abspath(workdir), workdir_lib.CHECKPOINTS)
-        missing = ValueError(f"no checkpoint in {workdir}; give the workdir of a run that has saved one.")
-        if read_only and not os.path.isdir(self.directory):
-            raise missing
+        self.directory = workdir_lib.path(self._workdir, workdir_lib.CHECKPOINTS)
+        if read_only and not self.exist(workdir):
+            raise ValueError(f"no checkpoint in {workdir}; give the workdir of a run that has saved one.")
+        self._local, self._bucket = self.directory, None
+        if storage.is_remote(workdir):
+            self._bucket = bucket_lib.Bucket(self.directory)
+            self._staging = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+            self._local, keep = self._staging.name, 1
         # One process writes and reads: the hosts of a pod need no disk in common.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="main"
@@ -78,27 +87,24 @@ class Checkpoints:
         alone = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
         if not read_only:
-            os.makedirs(self.directory, exist_ok=True)
+            os.makedirs(self._local, exist_ok=True)
         _silence_orbax()
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(self._local, options=options)
         # Orbax writes in the background, but copies to the host and makes folders first, during which training waits.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: concurrent.futures.Future | None = None
-        if read_only and self.latest_step() is None:
-            raise missing
 
     @staticmethod
     def exist(workdir: str) -> bool:
         """Whether a workdir holds a checkpoint."""
-        directory = glob.escape(workdir_lib.path(workdir, workdir_lib.CHECKPOINTS))
-        return any(os.path.basename(path).isdigit() for path in glob.glob(os.path.join(directory, "[0-9]*")))
+        return bool(_present(workdir_lib.path(workdir, workdir_lib.CHECKPOINTS)))
 
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, the oldest first."""
-        return sorted(self._manager.all_steps())
+        return self._bucket.steps if self._bucket else sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
         """Copy the state to the host and write it, both in the background; a step that is already there is left alone.
@@ -122,6 +128,16 @@ class Checkpoints:
         wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._told():  # also of the one before, which Orbax still had to write
             self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
+        if self._bucket:
+            self._upload(step)
+
+    def _upload(self, step: int) -> None:
+        with self._told():
+            self._manager.wait_until_finished()
+        lock.check(self._workdir)
+        with self._told():
+            self._bucket.upload(step, os.path.join(self._local, str(step)))
+            self._bucket.keep(self._keep)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -132,7 +148,7 @@ class Checkpoints:
             said = " ".join(str(error).split())
             full = "No space left on device"
             reason = full.lower() if full.lower() in said.lower() else getattr(error, "strerror", None) or said[:200]
-            kept = [int(name) for name in os.listdir(self.directory) if name.isdigit()]
+            kept = self._bucket.steps if self._bucket else _present(self.directory)
             kept = f"step {max(kept)} is the newest there" if kept else "there is none yet"
             raise SaveError(
                 f"a checkpoint cannot be saved in {self.directory} ({reason}); {kept}; rerun the command to resume."
@@ -180,18 +196,34 @@ class Checkpoints:
                     raise
                 print(f"warning: {error} Using {self._path(earlier[-1])}.", file=sys.stderr)
                 if not self._read_only:  # training will come to this step again
-                    shutil.rmtree(self._path(f"damaged_{step}"), ignore_errors=True)  # it may be the second time
-                    os.replace(self._path(step), self._path(f"damaged_{step}"))
-                    self._manager.reload()
+                    self._set_aside(step)
                 step = earlier[-1]
 
     def _path(self, name: int | str) -> str:
         return os.path.join(self.directory, str(name))
 
+    def _set_aside(self, step: int) -> None:
+        if self._bucket:
+            self._bucket.set_aside(step)
+            shutil.rmtree(os.path.join(self._local, str(step)), ignore_errors=True)
+        else:
+            shutil.rmtree(self._path(f"damaged_{step}"), ignore_errors=True)  # it may be the second time
+            os.replace(self._path(step), self._path(f"damaged_{step}"))
+        self._manager.reload()
+
+    def _download(self, step: int) -> None:
+        try:
+            self._bucket.download(step, os.path.join(self._local, str(step)))
+        except bucket_lib.MissingError as error:
+            raise DamagedError(f"{self._path(step)} cannot be read ({error}).") from error
+        self._manager.reload()
+
     def _restore_step(self, step: int, shapes: Mapping[str, Any]) -> Any:
+        if self._bucket:  # a bucket that cannot be reached is no damage
+            self._download(step)
         try:
             wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
-            if os.path.isdir(os.path.join(self._path(step), "about")):  # older checkpoints have none
+            if os.path.isdir(os.path.join(self._local, str(step), "about")):  # older checkpoints have none
                 wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
@@ -239,6 +271,13 @@ class DamagedError(ValueError):
 
 class ShapeError(ValueError):
     """A checkpoint is of another model than it is restored for."""
+
+
+def _present(directory: str) -> list[int]:
+    """The steps of the checkpoints in a directory, whether or not they can be read, the oldest first."""
+    if storage.is_remote(directory):
+        return bucket_lib.committed(directory)
+    return sorted(int(name) for name in storage.names(directory) if name.isdigit())
 
 
 def _check_shape(path: tuple, wanted: Any, found: Any) -> None:

@@ -1,5 +1,6 @@
 """The initial weights of a run from a file, an export or another run (`model.init_from`)."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import pretrained
 from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.workdir import storage
 
 
 def source(init_from: str, trial: int) -> str:
@@ -16,7 +18,7 @@ def source(init_from: str, trial: int) -> str:
       ValueError: it does not exist.
     """
     path = init_from.replace("{trial}", str(trial))
-    if not os.path.exists(path):
+    if not storage.exists(path):
         raise ValueError(f"model.init_from {path!r} does not exist; give a file, a workdir or an export.")
     return path
 
@@ -35,10 +37,12 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     """
     path = source(init_from, trial)
     weights = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS)
-    if os.path.exists(weights):
+    if storage.exists(weights):
         path = weights
-    if not os.path.isdir(path):
-        return pretrained.load_variables(path, template)
+    if not storage.is_directory(path):
+        with storage.local_copy(path) as copy:
+            variables, report = pretrained.load_variables(copy, template)
+        return variables, dataclasses.replace(report, source=path)
     checkpoints = Checkpoints(path, read_only=True)
     variables = checkpoints.saved_model()
     checkpoints.close()

@@ -3,13 +3,18 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 
 from tqdm.auto import tqdm
 
 from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.training.tracking import Attempts, Tracking
+from gradmix_jax.training.tracking import CONTINUED, Attempts, Tracking
+from gradmix_jax.workdir.mirror import Mirror
+
+# Seconds after which what has been written is copied to a workdir in a bucket, checkpoint or not.
+COPIED_EVERY = 60.0
 
 
 class MetricsWriter:
@@ -20,6 +25,8 @@ class MetricsWriter:
 
     After a resume, lines that the interrupted run wrote past its last checkpoint are dropped, so that every step is in
     the file once.
+
+    Files of a workdir in a bucket are written on this machine, and copied there by `push`, by `close` and every minute.
 
     Args:
       workdir: directory of the run.
@@ -44,6 +51,8 @@ class MetricsWriter:
         if not enabled:
             return
         self._images_per_step = images_per_step
+        self._mirror, self._copied = Mirror(workdir, (workdir_lib.METRICS, *CONTINUED)), time.monotonic()
+        workdir = self._mirror.local
         _keep_lines_until(workdir, start_step)
         metrics = workdir_lib.path(workdir, workdir_lib.METRICS)
         self._file = open(metrics, "a", buffering=1)  # noqa: SIM115  (open as long as the run)
@@ -72,6 +81,14 @@ class MetricsWriter:
         if "steps_per_second" in metrics:
             shown["images/s"] = f"{metrics['steps_per_second'] * self._images_per_step:.0f}"
         self._bar.set_postfix(shown, refresh=False)
+        if time.monotonic() - self._copied > COPIED_EVERY:
+            self.push()
+
+    def push(self) -> None:
+        """Copy what has been written to a workdir in a bucket: before a checkpoint, which may lack no earlier line."""
+        if self._enabled:
+            self._attempt("the metrics to the bucket", self._mirror.push)
+            self._copied = time.monotonic()
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -83,6 +100,7 @@ class MetricsWriter:
             self._attempt("the progress bar", self._bar.close)
             self._attempt(workdir_lib.METRICS, self._file.close)
             self._trackers.close()
+            self.push()
 
 
 def _keep_lines_until(workdir: str, step: int) -> None:

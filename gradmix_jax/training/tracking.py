@@ -9,8 +9,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training.trackers import TRACKERS, Tracker
+from gradmix_jax.workdir.mirror import Mirror
 
+# What of a workdir in a bucket trackers read, see `Mirror`.
+CONTINUED = (workdir_lib.CONFIG, workdir_lib.TRACKED, "mlruns")
 EVALUATION = "evaluation/"  # before the names of the evaluation's metrics
 
 
@@ -88,9 +92,16 @@ def track_results(names: Sequence[str], workdir: str, results: Mapping[str, Any]
         for name, value in headline.items()
         if value is not None and math.isfinite(value)
     }
-    tracking = Tracking(names, workdir, start_step=0, attempt=Attempts())
-    tracking.summarize(results["step"], scalars)
+    attempt = Attempts()
+    attempt("results to the trackers", partial(_track, names, workdir, results["step"], scalars, attempt))
+
+
+def _track(names, workdir, step, scalars, attempt):
+    mirror = Mirror(workdir, CONTINUED)
+    tracking = Tracking(names, mirror.local, start_step=0, attempt=attempt)
+    tracking.summarize(step, scalars)
     tracking.close()
+    mirror.push()
 
 
 def warn(message: str) -> None:

@@ -111,6 +111,11 @@ def train(
         trackers=spec.trackers,
         enabled=checkpoints is not None,
     )
+
+    def save(snapshot):
+        writer.push()
+        checkpoints.save(snapshot)
+
     # Around everything, because a second SIGTERM must not end the process while the checkpoint is written.
     signals = pod.Stopping() if jax.process_count() > 1 else _Signals()
     with signals, contextlib.ExitStack() as closing:
@@ -128,7 +133,7 @@ def train(
             on_metrics=writer.write,
             on_step=writer.advance,
             snapshot=mapped.make_snapshot(state, wanted=checkpoints is not None),
-            save=checkpoints.save if checkpoints else lambda snapshot: None,
+            save=save if checkpoints else lambda snapshot: None,
             should_stop=signals.should_stop,
             max_skipped=spec.skip_nonfinite,
         )

@@ -8,11 +8,14 @@ import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from typing import IO, Any
 
 import jax
+
+from gradmix_jax.workdir import storage
 
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
@@ -36,20 +39,20 @@ SUMMARY = "summary.md"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-def resolve(path: str, what: str = "--workdir") -> str:
-    """The absolute path of a directory of runs that a user named, with ~ expanded.
+def resolve(path: str, what: str = "--workdir", *, remote: bool = True) -> str:
+    """The absolute path of a directory of runs that a user named, see `storage.expand`; a bucket's as it is.
 
     Args:
       path: as given.
       what: what to call it in an error.
+      remote: whether it may be in a bucket.
 
     Raises:
-      ValueError: it is empty, remote, a file, or has characters that Orbax reads as a pattern.
+      ValueError: as `storage.expand`; it is a file, or has characters that Orbax or fsspec reads as a pattern.
     """
-    if not path or "://" in path:
-        raise ValueError(f"{what} must be a directory of this machine, got {path!r}.")
-    resolved = os.path.abspath(os.path.expanduser(path))
-    if os.path.exists(resolved) and not os.path.isdir(resolved):
+    expanded = storage.expand(path, what, remote=remote)
+    resolved = expanded if storage.is_remote(expanded) else os.path.abspath(expanded)
+    if not storage.is_remote(resolved) and os.path.exists(resolved) and not os.path.isdir(resolved):
         raise ValueError(f"{what} must be a directory, got the file {path!r}.")
     special = sorted(set(resolved) & set("[]*?"))
     if special:
@@ -65,7 +68,7 @@ def path(workdir: str, name: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str, mode: str = "w") -> Iterator[IO]:
-    """Atomic file write: a file that takes the place of `path` in one move at the end.
+    """Atomic file write: a file that takes the place of `path` in one move, or one upload, at the end.
 
     On an error `path` stays as it was.
 
@@ -73,9 +76,17 @@ def replacing(path: str, mode: str = "w") -> Iterator[IO]:
       path: of the file.
       mode: "w" or "wb".
     """
+    encoding = None if "b" in mode else "utf-8"
+    if storage.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="gradmix_jax_") as folder:
+            temporary = os.path.join(folder, "file")
+            with open(temporary, mode, encoding=encoding) as file:
+                yield file
+            storage.upload(temporary, path)
+        return
     temporary = f"{path}.tmp"
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode, encoding=encoding) as file:
             yield file
         os.replace(temporary, path)
     except BaseException:
@@ -98,13 +109,14 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
       ValueError: the file is missing or damaged.
     """
     file_path = path(workdir, name)
-    if not os.path.exists(file_path):
-        raise ValueError(f"no {name} in {workdir}; give the workdir of a run that has written it.")
     try:
-        with open(file_path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(storage.read(file_path).decode())
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, found a {type(content).__name__}")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"no {name} in {workdir}; give the workdir of a run that has written it.") from None
+    except storage.NotInstalledError:
+        raise
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         raise ValueError(f"{file_path} is damaged: {str(error).rstrip('.')}.") from error
     except OSError as error:

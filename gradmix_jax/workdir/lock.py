@@ -1,4 +1,10 @@
-"""One process per workdir: a lock that names its owner and does not outlive it."""
+"""One process per workdir: a lock that names its owner and does not outlive it.
+
+In a bucket there is no lock of the system's. The file is created only if there is none, which Google Cloud Storage and
+Amazon S3 decide for one of two that try at once, and its owner writes it again and again. Whoever finds the file of
+another host waits until it changes, and refuses, or until it has not for so long that its owner is dead: no clocks are
+compared. An owner that was taken for dead finds out before it saves its next checkpoint, see `check`.
+"""
 
 import contextlib
 import dataclasses
@@ -12,10 +18,16 @@ import threading
 import time
 from collections.abc import Iterator
 
+from gradmix_jax.workdir import storage
+
 NAME = "lock.json"
 # Seconds. The owner touches its file this often; one of another host that has not been touched for so long is dead.
 TOUCHED_EVERY = 20.0
 DEAD_AFTER = 180.0
+# How often the file of another host's owner in a bucket is looked at until it changes.
+LOOKED_EVERY = 2.0
+# After a dead owner's file in a bucket was replaced: two that did so at once both find the later one's.
+SETTLED_AFTER = 2.0
 # A file system that cannot lock says one of these.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
@@ -45,10 +57,17 @@ class Owner:
     def read(cls, path: str) -> "Owner | None":
         """The owner that a lock file names; None where it is missing, empty or cut short."""
         try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
+            return cls.parse(storage.read(os.fspath(path)))
+        except OSError:
+            return None
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Owner | None":
+        """The owner in the content of a lock file; None where that is empty or cut short."""
+        try:
+            found = json.loads(content)
             return cls(**{field.name: field.type(found[field.name]) for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
 
     def is_alive(self, touched: float) -> bool:
@@ -83,7 +102,12 @@ def hold(workdir: str) -> Iterator[None]:
 
     Raises:
       LockedError: another process holds it; one line with host, process and start.
+      OSError: no file can be written there.
     """
+    if storage.is_remote(workdir):
+        with _hold_remote(workdir):
+            yield
+        return
     made = _make(workdir)
     path = os.path.join(workdir, NAME)
     descriptor = None
@@ -171,3 +195,78 @@ def _touch(path: str, done: threading.Event) -> None:
     while not done.wait(TOUCHED_EVERY):
         with contextlib.suppress(OSError):
             os.utime(path)
+
+
+# Of the workdirs in buckets that this process holds.
+_held: dict[str, Owner] = {}
+
+
+def check(workdir: str) -> None:
+    """Raises LockedError where a workdir in a bucket, held by this process, has been taken over by another."""
+    mine, path = _held.get(workdir), f"{workdir}/{NAME}"
+    owner = Owner.read(path) if mine else None
+    if owner not in (mine, None):
+        raise LockedError(_said(owner, workdir, path))
+
+
+@contextlib.contextmanager
+def _hold_remote(workdir: str) -> Iterator[None]:
+    path, mine, done = f"{workdir}/{NAME}", Owner.this(), threading.Event()
+    _acquire_remote(path, workdir, mine)
+    touching = threading.Thread(target=_touch_remote, args=(path, mine, done), name="lock", daemon=True)
+    touching.start()
+    _held[workdir] = mine
+    try:
+        yield
+    finally:
+        del _held[workdir]
+        done.set()
+        touching.join(TOUCHED_EVERY)  # lest it writes the file again
+        if Owner.read(path) == mine:
+            with contextlib.suppress(OSError):
+                storage.remove(path)
+
+
+def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
+    """Create the lock file in a bucket; that of a dead owner is deleted first."""
+    replaced, seen, since = False, None, 0.0
+    while True:
+        try:
+            content = storage.read(path)
+        except FileNotFoundError:
+            try:
+                storage.write(path, _signed(mine), create=True)
+            except FileExistsError:
+                continue
+            if replaced:
+                time.sleep(SETTLED_AFTER)
+                owner = Owner.read(path)
+                if owner not in (mine, None):
+                    raise LockedError(_said(owner, workdir, path)) from None
+            return
+        owner = Owner.parse(content)
+        if owner and owner.host != mine.host:
+            if seen is None:
+                print(f"waiting for a sign of life of process {owner.pid} on {owner.host} in {path}", file=sys.stderr)
+                seen, since = content, time.monotonic()
+            if content != seen:
+                raise LockedError(_said(owner, workdir, path))
+            if time.monotonic() - since < DEAD_AFTER:
+                time.sleep(LOOKED_EVERY)
+                continue
+        elif owner and owner.is_alive(0.0):
+            raise LockedError(_said(owner, workdir, path))
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove(path)
+        replaced = True
+
+
+def _signed(owner: Owner) -> bytes:
+    return json.dumps(dataclasses.asdict(owner) | {"touched": time.time()}).encode()
+
+
+def _touch_remote(path: str, mine: Owner, done: threading.Event) -> None:
+    while not done.wait(TOUCHED_EVERY):
+        with contextlib.suppress(OSError):
+            if Owner.read(path) == mine:  # not one that has taken over
+                storage.write(path, _signed(mine))

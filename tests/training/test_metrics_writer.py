@@ -6,10 +6,13 @@ import json
 import threading
 import time
 
+import fake_bucket
 from tensorboardX.proto import event_pb2
 
 from gradmix_jax import stored
+from gradmix_jax.training import metrics_writer
 from gradmix_jax.training.metrics_writer import MetricsWriter
+from gradmix_jax.workdir import storage
 
 
 def read_lines(tmp_path):
@@ -122,3 +125,37 @@ def test_disabled_writes_nothing(tmp_path):
 
 def test_nothing_to_read(tmp_path):
     assert stored.metrics(str(tmp_path)) == []
+
+
+def test_metrics_of_a_bucket_are_copied_before_a_checkpoint_at_times_and_at_the_end(tmp_path, monkeypatch, capsys):
+    workdir, steps = "gs://b/runs/a", lambda: [line["step"] for line in stored.metrics(workdir)]
+    with fake_bucket.installed(tmp_path / "bucket") as bucket:
+        writer = make(workdir)
+        writer.write(1, {"loss": 1.0})
+        assert steps() == []
+        writer.push()
+        writer.write(2, {"loss": 2.0})
+        assert steps() == [1]
+
+        def refuse(operation, name):
+            raise RuntimeError("no answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "fail", staticmethod(refuse))
+            patch.setattr(metrics_writer, "COPIED_EVERY", -1)
+            writer.write(3, {"loss": 3.0})
+            writer.write(4, {"loss": 4.0})
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+        assert len(said) == 1 and "cannot write the metrics to the bucket" in said[0] and "no answer" in said[0]
+        assert steps() == [1]
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics_writer, "COPIED_EVERY", -1)
+            writer.write(5, {"loss": 5.0})
+        assert steps() == [1, 2, 3, 4, 5]
+        writer.write(6, {"loss": 6.0})
+        writer.close()
+        writer = make(workdir, start=5)
+        writer.write(6, {"loss": 60.0})
+        writer.close()
+        assert steps() == [1, 2, 3, 4, 5, 6] and stored.metrics(workdir)[-1]["loss"] == 60.0
+        assert len(storage.names(f"{workdir}/tensorboard")) == 2

@@ -34,8 +34,7 @@ def test_a_path_is_expanded_and_made_absolute(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("", "--workdir must be a directory of this machine, got ''"),
-        ("gs://bucket/run", "--workdir must be a directory of this machine, got 'gs://bucket/run'"),
+        ("", "--workdir must be a directory, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got ''"),
         ("runs/lr[0.1]", r"--workdir must not have \[ \] in its absolute path"),
         ("what?/run", r"--workdir must not have \? in its absolute path"),
         (__file__, "--workdir must be a directory, got the file"),

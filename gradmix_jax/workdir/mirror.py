@@ -1,0 +1,56 @@
+"""Files of a run that grow while it trains, which an object store cannot append to."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+
+from gradmix_jax.workdir import storage
+
+
+class Mirror:
+    """A directory of this machine whose files are copied whole to a workdir in a bucket, whenever `push` is called.
+
+    Args:
+      workdir: directory of a run.
+      wanted: files and directories of it that are fetched first.
+
+    Attributes:
+      local: the directory, with the name of the workdir; the workdir itself where that is of this machine, and nothing
+        then has to be copied.
+
+    Raises:
+      OSError: the bucket cannot be read; `push` raises it too.
+    """
+
+    def __init__(self, workdir: str, wanted: Iterable[str]):
+        self.local, self._workdir = workdir, workdir
+        if not storage.is_remote(workdir):
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+        self.local = os.path.join(self._folder.name, os.path.basename(workdir))
+        os.makedirs(self.local)
+        for name in wanted:
+            try:
+                storage.download(f"{workdir}/{name}", os.path.join(self.local, name))
+            except FileNotFoundError:
+                for below in storage.files_below(f"{workdir}/{name}"):
+                    storage.download(f"{workdir}/{name}/{below}", os.path.join(self.local, name, below))
+        self._pushed = {name: self._state(name) for name in storage.files_below(self.local)}
+
+    @property
+    def is_remote(self) -> bool:
+        return self.local != self._workdir
+
+    def push(self) -> None:
+        """Copy every file that has changed since the last time."""
+        if not self.is_remote:
+            return
+        for name in storage.files_below(self.local):
+            state = self._state(name)
+            if self._pushed.get(name) != state:
+                storage.upload(os.path.join(self.local, name), f"{self._workdir}/{name}")
+                self._pushed[name] = state
+
+    def _state(self, name: str) -> tuple[int, int]:
+        found = os.stat(os.path.join(self.local, name))
+        return found.st_size, found.st_mtime_ns
