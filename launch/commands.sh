@@ -64,10 +64,25 @@ check_job() {
   [ -n "$workdir" ] || fail "--workdir is missing: name the folder for checkpoints and results, such as runs/digits"
   case "$workdir" in
     *[[:cntrl:]]*) fail "--workdir='$workdir' must not have a line break or another control character" ;;
-    *://*) fail "--workdir='$workdir' must be a folder, not a URL" ;;
     *[][*?]*) fail "--workdir='$workdir' must not have [ ] * or ?" ;;
+    gs://?*/?* | s3://?*/?*) ;;
+    *://*) fail "--workdir='$workdir' must be a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" ;;
     # As the main job reads it; a shell leaves the ~ of --workdir=~/runs as it is.
     \~ | \~/*) workdir=$HOME${workdir#\~} ;;
     -*) workdir=./$workdir ;;
   esac
+}
+
+# Whether the workdir is in a bucket.
+in_bucket() {
+  case "$workdir" in
+    gs://* | s3://*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+# Prints the folder for what the job prints: the workdir, or one of its name in runs/ where it is in a bucket.
+log_folder() {
+  local path=${workdir%/}
+  if in_bucket; then printf 'runs/%s' "${path##*/}"; else printf '%s' "$workdir"; fi
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the main job on this machine, on all of its devices, and keeps what it prints in WORKDIR/log.txt.
+# Runs the main job on this machine, on all of its devices, and keeps what it prints in WORKDIR/log.txt; where the
+# workdir is in a bucket (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER), in runs/NAME/log.txt.
 #
 #   bash launch/local.sh --config=configs/cifar_osr.py --workdir=runs/cifar [more arguments of gradmix_jax.main]
 #
@@ -19,9 +20,10 @@ for argument in "$@"; do
   esac
 done
 check_job
-bash launch/setup.sh
-mkdir -p "$workdir"
+bash launch/setup.sh "--workdir=$workdir"
+logs=$(log_folder)
+mkdir -p "$logs"
 # exec, so that signals reach the job and its exit status is the script's. tee ignores Ctrl-C to log the job's last
 # lines. Unbuffered, because the log is read while it grows.
-exec > >(tee -ia "$workdir/log.txt") 2>&1
+exec > >(tee -ia "$logs/log.txt") 2>&1
 exec .venv/bin/python -u -m gradmix_jax.main "$@"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Creates the Python environment of this checkout: the pinned versions of requirements.txt and the JAX for this machine.
 #
-#   bash launch/setup.sh [--jax=auto|cpu|cuda12|cuda13|tpu] [--python=PATH] [--venv=DIR] [--dry_run]
+#   bash launch/setup.sh [--jax=auto|cpu|cuda12|cuda13|tpu] [--python=PATH] [--venv=DIR] [--workdir=DIR] [--dry_run]
 #
 # --jax     which JAX; default: the installed one, and the first time the one that launch/detect_jax.sh finds
 # --python  the Python, 3.11 or newer, to create the environment with; default: the first suitable one on PATH
 # --venv    where to create it; default: .venv
+# --workdir of a run: where it is in a bucket, the package that reaches it is installed too
 # --dry_run print the commands and run none
 #
 # Does nothing when the environment is already up to date.
@@ -14,15 +15,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/commands.sh
 
-jax="" python="" venv=.venv dry_run=false
+jax="" python="" venv=.venv workdir="" dry_run=false
 for argument in "$@"; do
   case "$argument" in
     --jax=*) jax=${argument#*=} ;;
     --python=*) python=${argument#*=} ;;
     --venv=*) venv=${argument#*=} ;;
+    --workdir=*) workdir=${argument#*=} ;;
     --dry_run) dry_run=true ;;
     --help | -h) usage launch/setup.sh && exit ;;
-    *) fail "unknown argument '$argument': use --jax, --python, --venv or --dry_run" ;;
+    *) fail "unknown argument '$argument': use --jax, --python, --venv, --workdir or --dry_run" ;;
   esac
 done
 case "$jax" in
@@ -57,6 +59,19 @@ find_python() {
     "or name it with --python=PATH (make: PYTHON=PATH)"
 }
 
+# Installs what reaches the bucket of a workdir. Not held to requirements.txt: s3fs needs an older python-dateutil.
+reach_bucket() {
+  local package
+  case "$workdir" in
+    gs://*) package=gcsfs ;;
+    s3://*) package=s3fs ;;
+    *) return 0 ;;
+  esac
+  [ "$dry_run" = true ] || ! "$venv/bin/python" -c "import $package" >/dev/null 2>&1 || return 0
+  run "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "$package" ||
+    fail "pip could not install $package (its own message is above); run the same command again to retry"
+}
+
 old_jax="" old_version="" old_checksum=""
 stamp=$venv/.gradmix_jax
 # A stamp counts only while its environment works: the Python it was made with may be gone.
@@ -75,6 +90,7 @@ if [ -n "$python" ]; then
   wanted_version=$(version "$python")
 fi
 if [ "$jax $wanted_version $checksum" = "$old_jax $old_version $old_checksum" ]; then
+  reach_bucket
   exit 0
 fi
 
@@ -103,6 +119,7 @@ install=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-
 if [ "$dry_run" = true ]; then
   [ ${#make_environment[@]} -eq 0 ] || quoted "${make_environment[@]}"
   quoted "${install[@]}"
+  reach_bucket
   exit
 fi
 echo "Installing Python $wanted_version packages and JAX $jax_version for $jax${reason:+ ($reason)} into $venv:" \
@@ -114,3 +131,4 @@ exit_status=1
 "${install[@]}" ||
   fail "pip could not install the packages (its own message is above); run the same command again to retry"
 echo "$jax $wanted_version $checksum" >"$stamp"
+reach_bucket

@@ -4,7 +4,8 @@
 #   bash launch/slurm.sh --config=FILE --workdir=DIR [options] [-- more arguments of gradmix_jax.main]
 #
 # --config=FILE        e.g. configs/cifar_osr.py
-# --workdir=DIR        a folder that all nodes see; holds slurm-JOB.log too
+# --workdir=DIR        a folder that all nodes see, which holds slurm-JOB.log too; or gs://BUCKET/FOLDER,
+#                      s3://BUCKET/FOLDER, with the log in runs/NAME
 # --nodes=N            1
 # --gpus_per_node=N    1; 0 runs on the CPUs
 # --cpus_per_node=N    8
@@ -64,8 +65,10 @@ options=("--job-name=gradmix_jax" "--nodes=$nodes" --ntasks-per-node=1 "--cpus-p
 [ "$gpus" -eq 0 ] || options+=("--gpus-per-node=$gpus")
 [ -z "$partition" ] || options+=("--partition=$partition")
 [ -z "$account" ] || options+=("--account=$account")
+logs=$(log_folder) setup=(bash launch/setup.sh)
+! in_bucket || setup+=("--workdir=$workdir")
 # A % in the name of the log stands for something, such as the job's number; %% is the character.
-options+=("--output=${workdir//[%]/%%}/slurm-%j.log" --open-mode=append --requeue --signal=TERM@120)
+options+=("--output=${logs//[%]/%%}/slurm-%j.log" --open-mode=append --requeue --signal=TERM@120)
 
-run mkdir -p "$workdir"
-run sbatch "${options[@]}" "--wrap=bash launch/setup.sh && $(quoted "${step[@]}")"
+run mkdir -p "$logs"
+run sbatch "${options[@]}" "--wrap=$(quoted "${setup[@]}") && $(quoted "${step[@]}")"

@@ -7,7 +7,7 @@
 #   create   ask for the slice; needs --type
 #   install  copy this checkout to every host and set up Python and JAX there
 #   run      run the main job on every host; needs --config and --workdir
-#   fetch    copy the workdir from the first host, which wrote it, into runs/; needs --workdir
+#   fetch    copy the workdir from the first host, which wrote it, into runs/; needs --workdir, and one in a bucket stays
 #   delete   delete the slice
 #   all      create, install, run and fetch, one after the other; fetch also after a run that failed
 #
@@ -22,6 +22,7 @@
 # --workdir=DIR     folder on the hosts, relative to the checkout there. The first host alone writes it, so the hosts
 #                   need no disk in common; on its own disk it lives no longer than the slice. Of letters, digits and
 #                   _@%+=:,./- only: what scp makes of others, when it is fetched, depends on its version.
+#                   In a bucket, gs://BUCKET/FOLDER, it outlives a spot slice: `run` on a new one resumes it.
 # --prepare=COMMAND with install: a shell command to run on every host, e.g. to mount a bucket
 # --delete_after    with all: delete the slice at the end, also when a step failed. Never done unless asked for.
 # --dry_run         print every command and execute none
@@ -158,6 +159,10 @@ run_job() {
 }
 
 fetch() {
+  if in_bucket; then
+    echo "The workdir is in the bucket: $workdir"
+    return
+  fi
   local source=gradmix_jax/$workdir
   case "$workdir" in
     /*) source=$workdir ;;

@@ -260,6 +260,19 @@ def test_local_runs_the_job_and_keeps_its_output(checkout):
     assert (checkout.root / "runs/a b/log.txt").read_text() == "hello\nhello\n"
 
 
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
+def test_local_installs_what_reaches_a_bucket_and_logs_on_this_machine(checkout, scheme, package):
+    checkout.fake_python()
+    arguments = ["--config=configs/tiny.py", f"--workdir={scheme}://b/runs/a b"]
+    assert checkout.run("bash", "launch/local.sh", *arguments, FAKE_PYTHON_OUTPUT="hello").returncode == 0
+    *_, install, job = checkout.calls()
+    assert install == [*INSTALL[:-2], package]
+    assert job == [".venv/bin/python", "-u", "-m", "gradmix_jax.main", *arguments]
+    assert (checkout.root / "runs/a b/log.txt").read_text().splitlines()[-1] == "hello"
+    result = checkout.run("bash", "launch/local.sh", *arguments, FAKE_PIP_STATUS="1")
+    assert result.returncode == 2 and f"pip could not install {package}" in result.stderr
+
+
 def test_local_becomes_the_job_so_that_signals_reach_it(checkout):
     checkout.fake_python()
     process = checkout.start("bash", "launch/local.sh", *JOB, FAKE_PYTHON_OUTPUT="PID")
@@ -273,7 +286,8 @@ def test_local_becomes_the_job_so_that_signals_reach_it(checkout):
         (["--workdir=runs/x"], ["--config is missing"]),
         (["--config=configs/tiny.py"], ["--workdir is missing"]),
         (["--config=configs/none.py", "--workdir=runs/x"], ["--config='configs/none.py' is not a file"]),
-        (["--config=configs/tiny.py", "--workdir=gs://b/x"], ["must be a folder, not a URL"]),
+        (["--config=configs/tiny.py", "--workdir=ftp://b/x"], ["must be a folder, gs://BUCKET/FOLDER or s3://"]),
+        (["--config=configs/tiny.py", "--workdir=gs://b"], ["='gs://b' must be a folder, gs://BUCKET/FOLDER"]),
     ],
 )
 def test_local_refuses(checkout, arguments, words):
@@ -348,6 +362,11 @@ TPU_STEPS = {
             "mkdir -p runs",
             "gcloud compute tpus tpu-vm scp --recurse pod:/mnt/runs/x runs/ --zone=us-west4-a --worker=0",
         ],
+    ),
+    "fetch from a bucket": (["fetch", *SLICE, "--workdir=gs://b/x"], ["The workdir is in the bucket: gs://b/x"]),
+    "run in a bucket": (
+        ["run", *SLICE, JOB[0], "--workdir=gs://b/x"],
+        [RUN.replace("--workdir=runs/x", "--workdir=gs://b/x")],
     ),
     "delete": (["delete", *SLICE], [DELETE]),
     "delete queued": (
@@ -529,6 +548,14 @@ def test_slurm_prints_and_calls_the_same(checkout, arguments, expected):
     assert real.stdout.splitlines() == [*dry.stdout.splitlines(), "Submitted batch job 7"]
     assert checkout.calls() == [shlex.split(expected)]
     assert (checkout.root / "runs/x").is_dir()
+
+
+def test_slurm_job_in_a_bucket_installs_what_reaches_it(checkout):
+    dry = checkout.run("bash", "launch/slurm.sh", "--dry_run", JOB[0], "--workdir=s3://b/a b/")
+    made, submitted = map(shlex.split, dry.stdout.splitlines())
+    assert made == ["mkdir", "-p", "runs/a b"] and "--output=runs/a b/slurm-%j.log" in submitted
+    assert submitted[-1].startswith("--wrap=bash launch/setup.sh '--workdir=s3://b/a b/' && srun ")
+    assert submitted[-1].endswith("'--workdir=s3://b/a b/'")
 
 
 def test_slurm_job_starts_the_main_job(checkout):

@@ -27,7 +27,8 @@ REFUSED = {
     "runs/a\x1b[31m": "control character",
     "runs/a[0]": "must not have [ ] * or ?",
     "runs/*": "must not have [ ] * or ?",
-    "gs://bucket/run": "must be a folder",
+    "ftp://host/run": "must be a folder",
+    "gs://bucket": "must be a folder",
 }
 
 
