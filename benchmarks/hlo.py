@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
 from gradmix_jax.training import cost
+from gradmix_jax.training.program_text import Instruction, arrays_in, computations, executed, size_of
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 # Operations that start nothing on a device: names, views and the ends of asynchronous ones.
 NOTHING = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "optimization-barrier")
@@ -28,16 +28,6 @@ class Collective(NamedTuple):
         return sum(size_of(*result) for result in self.results)
 
 
-class Instruction(NamedTuple):
-    """One instruction: name, results (dtype and shape of each), operation, operands' names, and its whole line."""
-
-    name: str
-    results: tuple[tuple[str, tuple[int, ...]], ...]
-    operation: str
-    operands: tuple[str, ...]
-    line: str
-
-
 class Kernel(NamedTuple):
     """A kernel of one instruction: bytes of operands and results, FLOPs of a library call, and how often it runs."""
 
@@ -47,77 +37,24 @@ class Kernel(NamedTuple):
     times: int
 
 
-def size_of(dtype: str, shape: tuple[int, ...]) -> int:
-    """Size of an array in bytes."""
-    return SIZES[dtype] * math.prod(shape)
-
-
-def _arrays(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    found = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", text)
-    return tuple((dtype, tuple(int(side) for side in sides.split(",") if side)) for dtype, sides in found)
-
-
 def collectives(text: str) -> list[Collective]:
     """The collectives of a program, asynchronous ones counted once."""
     found = []
     for line in text.splitlines():
         match = re.match(rf"\s*(?:ROOT )?\S+ = (.*?) ({COLLECTIVES})(-start)?\(", line)
         if match:
-            results = _arrays(match[1])
+            results = arrays_in(match[1])
             if match[3] and match[2] == "all-gather":
                 results = results[len(results) // 2 :]  # an asynchronous gather names its operands first
             found.append(Collective(match[2], results))
     return found
 
 
-def computations(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of every computation of a program; the main one is called "ENTRY"."""
-    found: dict[str, list[Instruction]] = {}
-    current: list[Instruction] = []
-    for line in text.splitlines():
-        head = re.match(r"(ENTRY )?%?(\S+) \(.*\) -> .* \{$", line)
-        if head:
-            current = found.setdefault("ENTRY" if head[1] else head[2], [])
-            continue
-        match = re.match(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)", line)
-        if match:
-            name, results, operation, rest = match.groups()
-            operands = rest[: _closing(rest)]
-            current.append(
-                Instruction(name, _arrays(results), operation, tuple(re.findall(r"%([\w.-]+)", operands)), line)
-            )
-    return found
-
-
-def _closing(text: str) -> int:
-    """Index of the parenthesis that closes one opened before `text`."""
-    depth = 1
-    for index, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth == 0:
-            return index
-    return len(text)
-
-
-def _executed(programs: dict, name: str, times: int) -> Iterator[tuple[Instruction, int, dict]]:
-    """(instruction, how often it is executed, results by name) of a computation and of the loops in it."""
-    results = {instruction.name: instruction.results for instruction in programs[name]}
-    for instruction in programs[name]:
-        if instruction.operation == "while":
-            body = re.search(r"body=%?([\w.-]+)", instruction.line)
-            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.line)
-            yield from _executed(programs, body[1], times * int(trips[1] if trips else 1))
-        elif instruction.operation == "call":
-            yield from _executed(programs, re.search(r"to_apply=%?([\w.-]+)", instruction.line)[1], times)
-        else:
-            yield instruction, times, results
-
-
 def kernels(text: str) -> list[Kernel]:
     """The kernels of a GPU program except collectives: fusions, convolutions, products, copies."""
     found = []
     programs = computations(text)
-    for instruction, times, results in _executed(programs, "ENTRY", 1):
+    for instruction, times, results in executed(programs, "ENTRY", 1):
         operation = instruction.operation
         if operation in NOTHING or operation.endswith("-done") or re.match(COLLECTIVES, operation):
             continue
@@ -142,7 +79,7 @@ def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, f
     """
     lasting = {kernel.name: kernel.times * seconds(kernel) for kernel in kernels(text)}
     clock, started, found = 0.0, {}, []
-    for instruction, _, _ in _executed(computations(text), "ENTRY", 1):
+    for instruction, _, _ in executed(computations(text), "ENTRY", 1):
         clock += lasting.get(instruction.name, 0.0)
         if re.match(COLLECTIVES, instruction.operation) and instruction.operation.endswith("-start"):
             started[instruction.name] = clock, collectives(instruction.line)[0].bytes
@@ -196,7 +133,7 @@ def _product_flops(instruction: Instruction, results: dict) -> int:
 def estimated_cycles(text: str) -> int:
     """Sum of the TPU compiler's cycle estimates of all instructions, as if run one after the other."""
     cycles = 0
-    for instruction, times, _ in _executed(computations(text), "ENTRY", 1):
+    for instruction, times, _ in executed(computations(text), "ENTRY", 1):
         match = re.search(r'"estimated_cycles":"(\d+)"', instruction.line)
         # "Unknown" is the largest integer.
         if match and int(match[1]) < 1 << 50:
@@ -210,5 +147,5 @@ def cost_of(compiled: jax.stages.Compiled) -> cost.Cost:
     if not calls_libraries(text):
         return known
     found = kernels(text)
-    flops = known.flops + sum(kernel.flops for kernel in found)
+    flops = known.flops + sum(kernel.times * kernel.flops for kernel in found)
     return known._replace(flops=flops, bytes=sum(kernel.bytes for kernel in found))

@@ -152,8 +152,8 @@ def measure(arguments, batch: int) -> None:
     print("| variant | GFLOP | GB | temporary MB | unfused | ms a step (quartiles) | images/s | of the bound |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
-        # The body of a loop is counted once, so a scan's numbers are already those of one step.
         flops, moved, temporary = hlo.cost_of(executable)
+        flops /= VARIANTS[name].steps  # of all rounds of a scan; the bytes are those of one already
         middle, spread = 0.0, "–"
         if times[name]:
             middle = statistics.median(times[name])

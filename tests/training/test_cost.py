@@ -1,0 +1,73 @@
+"""The FLOPs of compiled programs: those of loops against counts by hand, all others against XLA's own analysis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from programs import shorten_transformers, small_program, small_state
+
+from gradmix_jax.training import cost, program_text
+
+
+def compiled(function, *shapes):
+    return jax.jit(function).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
+
+
+def test_products_in_loops_count_as_often_as_they_run():
+    """Seven rounds of a product and a tanh, three of them within each of five."""
+
+    def rounds(x, w, length):
+        return lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=length)[0]
+
+    product = 2 * 32 * 64 * 64
+    program = compiled(lambda x, w: rounds(x, w, 7), (32, 64), (64, 64))
+    found = cost.of(program).flops
+    assert program.cost_analysis()["flops"] < 1.01 * product, "XLA counts one round"
+    assert 7 * product <= found < 1.01 * 7 * product
+    nested = compiled(lambda x, w: lax.fori_loop(0, 5, lambda _, x: rounds(x, w, 3), x), (32, 64), (64, 64))
+    assert 15 * product <= cost.of(nested).flops < 1.01 * 15 * product
+
+
+def test_a_loop_without_a_known_end_counts_once():
+    program = compiled(lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x), (16, 16))
+    assert cost.of(program).flops == program.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2}, {"dilation": 2}, {"groups": 2}, {"gradient": True}])
+def test_convolutions_count_as_xla_counts_them(options):
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (options.get("strides", 1),) * 2,
+            ((1, 2), (1, 0)),
+            rhs_dilation=(options.get("dilation", 1),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=options.get("groups", 1),
+        )
+
+    shapes = (3, 9, 8, 4), (3, 3, 4 // options.get("groups", 1), 6)
+    function = (
+        jax.grad(lambda *arrays: jnp.sum(convolve(*arrays) ** 2), (0, 1)) if options.get("gradient") else convolve
+    )
+    program = compiled(function, *shapes)
+    assert program_text.flops(program.as_text()) == program.cost_analysis()["flops"] > 1e4
+
+
+@pytest.mark.parametrize(
+    "recipe, overrides",
+    [
+        ("none", {}),
+        pytest.param("layer", {"attribution.every": 2}, marks=pytest.mark.slow),
+        pytest.param("tokens", {"model.width": 128}, marks=pytest.mark.slow),
+        pytest.param("integrated_gradients", {}, marks=pytest.mark.slow),
+        pytest.param("none", {"augment.policy": "augmix"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_counts_as_xla_counts_it_where_no_loop_is_repeated(recipe, overrides, monkeypatch):
+    shorten_transformers(monkeypatch)
+    specs, program = small_program(recipe, **overrides)
+    step = cost.compile_step(program, jax.eval_shape(lambda: small_state(specs, program)))
+    once = program_text.flops(step.as_text(), rounds=False)
+    np.testing.assert_allclose(once, step.cost_analysis()["flops"], rtol=0.01)
