@@ -1,6 +1,7 @@
 """Memory of large batches: the contrastive loss in blocks of anchors and whole, and the whole step on one of 8 devices.
 
 python benchmarks/large_batch.py [--width=64] [--step_batches=1024,8192]
+python benchmarks/large_batch.py --micro_batch=128 [--width=64] [--step_batches=1024]     the step in micro batches, too
 
 Temporary memory of the compiled programs by XLA's count; nothing is run. Two views, 8 devices: each has a quarter of
 the global batch in anchors and twice the global batch in contrast features.
@@ -12,12 +13,15 @@ import sys
 import communication
 import jax
 import jax.numpy as jnp
+import resnet18
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import objectives
+from gradmix_jax import run as run_lib
 
 DEVICES, VIEWS, PROJECTION = 8, 2, 128
 BLOCKS = (256, 4096, sys.maxsize)
+RECIPES = ("none", "layer", "input")
 
 
 def loss_bytes(images: int, block_size: int) -> int:
@@ -38,11 +42,33 @@ def loss_bytes(images: int, block_size: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+def print_micro_batches(width: int, batch: int, size: int) -> None:
+    """FLOPs and temporary memory of steps of one device, whole and in micro batches."""
+    print(f"ResNet-18, width {width}, batch {batch}, float32, one device\n")
+    print("| recipe | images in a pass | TFLOP | FLOPs | temporary GB | memory |\n|---|---|---|---|---|---|")
+    for recipe in RECIPES:
+        whole = None
+        for images in (batch, size):
+            keys = {"train.micro_batch_size": images}
+            specs = resnet18.settings(recipe, resnet18.JOINT, width=width, batch=batch, overrides=keys)
+            own = run_lib.step_cost(specs, num_classes=resnet18.NUM_CLASSES, num_images=batch)
+            whole = whole or own
+            flops, memory = own.flops / whole.flops, own.temporary_bytes / whole.temporary_bytes
+            cells = f"{own.flops / 1e12:.2f} | {flops:.3f} x | {own.temporary_bytes / 1e9:.2f} | {memory:.3f} x"
+            print(f"| {recipe} | {images} | {cells} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--step_batches", default="1024,8192", help="global batches to compile the whole step for")
+    parser.add_argument("--micro_batch", type=int, default=0, help="images in a pass; 0: the tables without them")
     arguments = parser.parse_args()
+    if arguments.micro_batch:
+        print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
+        for batch in arguments.step_batches.split(","):
+            print_micro_batches(arguments.width, int(batch), arguments.micro_batch)
+        return
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; MB of temporary memory on each of 8 devices\n")
     heads = [f"blocks of {size}" if size < sys.maxsize else "whole" for size in BLOCKS]
     print("| global batch |", " | ".join(heads), "|\n|---|---|---|---|")

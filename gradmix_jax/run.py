@@ -193,6 +193,8 @@ def make_program(
         class_token=models.ENCODERS[experiment.model.name].class_token,
         has_negatives=experiment.dataset.has_negatives,
         skips_nonfinite=experiment.train.skip_nonfinite > 0,
+        micro_batch_size=experiment.train.micro_batch_size,
+        devices_in_rows=len(mapped.devices) if mapped and mapped.axis_name is None else 1,
     )
 
 

@@ -141,8 +141,8 @@ def _said(error: Exception) -> str:
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in said
     ):
         short = textwrap.shorten(said, 120, placeholder=" ...")
-        options = "lower train.batch_size or evaluate.batch_size, or set dataset.storage to 'stream'"
-        return f"out of memory ({short}); {options}."
+        options = "set train.micro_batch_size, lower train.batch_size or evaluate.batch_size"
+        return f"out of memory ({short}); {options}, or set dataset.storage to 'stream'."
     # JAX looks for devices on first use; JAX_PLATFORMS may name missing ones.
     if isinstance(error, (RuntimeError, AssertionError)) and raised_in.endswith("xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS") or "by default"

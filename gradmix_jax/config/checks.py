@@ -54,6 +54,14 @@ def check_batch(experiment: "Experiment", num_devices: int) -> None:
             f"mix.group_size must divide the {batch // num_devices} images of one device, got {group} "
             f"(train.batch_size {batch} on {num_devices} devices)."
         )
+    micro, images = experiment.train.micro_batch_size, batch // num_devices
+    if micro and images % micro:
+        raise ValueError(f"train.micro_batch_size must divide the {images} images of one device, got {micro}.")
+    if micro and experiment.mix.stages and micro % group:
+        raise ValueError(
+            f"train.micro_batch_size must be a multiple of mix.group_size {group} with mix.method "
+            f"{experiment.mix.method!r}, which mixes activations of partners, got {micro}."
+        )
 
 
 def check_channels(experiment: "Experiment") -> None:

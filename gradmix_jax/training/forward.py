@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gradmix_jax import augment, models, objectives
+from gradmix_jax.training.micro_batches import in_micro_batches
 from gradmix_jax.training.program import Context
 
 
@@ -52,6 +54,12 @@ def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None
     return z, out, mutated.get("batch_stats", {})
 
 
+def projections(program, variables, images_BxHxWxC) -> jax.Array:
+    """z_BxD of the clean views under other variables of the model, {"params", "batch_stats"}, in train mode."""
+    forward = lambda images: apply_model(program, variables["params"], variables["batch_stats"], images)[0]
+    return in_micro_batches(program, forward, images_BxHxWxC, views=program.num_views)
+
+
 def _taps(context: Context, images_BxHxWxC):
     """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
     program = context.program
@@ -63,18 +71,41 @@ def _taps(context: Context, images_BxHxWxC):
     return {stage: jnp.zeros(shapes[stage].shape, shapes[stage].dtype) for stage in program.attribution.stages}
 
 
+def forward_views(context: Context, params, images_BxHxWxC, added=None, *, kept=(), with_attention=False):
+    """(outputs, (activations, new batch statistics, attentions)) of the clean views, in micro batches if asked.
+
+    Args:
+      context: of the step; its parameters are not used.
+      params: of the model.
+      images_BxHxWxC: views in [0, 1], view-major.
+      added: {stage: what is added to its activations}.
+      kept: stages whose activations are returned, besides those of `added`.
+      with_attention: whether the attention of each block is.
+    """
+    program, added = context.program, added or {}
+
+    def forward(rows):
+        options = dict(perturbations=rows[1], with_attention=with_attention)
+        z, out, new_stats = apply_model(program, params, context.batch_stats, rows[0], **options)
+        looked_at = {name: out[name] for name in (*added, *kept)}, new_stats, out.get("attentions", ())
+        # Nothing is ever pulled back through them, and so nothing has to be kept for it.
+        return (z, out.get("logits"), out.get("head")), lax.stop_gradient(looked_at)
+
+    rows = images_BxHxWxC, added
+    (z, logits, head), looked_at = in_micro_batches(program, forward, rows, views=program.num_views)
+    return Outputs(z, objectives.gather(z, context.axis_name), logits, head), looked_at
+
+
 def clean_forward(context: Context, images_BxHxWxC) -> Clean:
     """Forward the clean views once, ready to be pulled back as often as needed."""
     program = context.program
-    attended = program.map_needs("attention")
     kept = program.attribution.stages if program.map_needs("activations") else ()
+    options = dict(kept=kept, with_attention=program.map_needs("attention"))
 
     def forward(params, taps):
         images = taps.get("images", images_BxHxWxC)
         added = {name: value for name, value in taps.items() if name != "images"}
-        z, out, new_stats = apply_model(program, params, context.batch_stats, images, added, with_attention=attended)
-        outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"), out.get("head"))
-        return outputs, ({name: out[name] for name in (*added, *kept)}, new_stats, out.get("attentions", ()))
+        return forward_views(context, params, images, added, **options)
 
     taps = _taps(context, images_BxHxWxC)
     outputs, pullback, (activations, new_stats, attentions) = jax.vjp(forward, context.params, taps, has_aux=True)

@@ -16,7 +16,9 @@ from gradmix_jax.training.phases import Phase
 class Program:
     """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
     is that of a transformer, 0 for other models, `class_token` says whether it has one, `has_negatives` whether some
-    images have the label -1, `skips_nonfinite` whether a step whose loss or gradient is not finite changes nothing."""
+    images have the label -1, `skips_nonfinite` whether a step whose loss or gradient is not finite changes nothing.
+    `micro_batch_size` counts the images of a device in one pass, 0: all of them; `devices_in_rows` the devices whose
+    images the step sees as one batch: all of them where it has no axis name."""
 
     model: Any
     transform: optax.GradientTransformation
@@ -38,6 +40,8 @@ class Program:
     class_token: bool = False
     has_negatives: bool = False
     skips_nonfinite: bool = False
+    micro_batch_size: int = 0
+    devices_in_rows: int = 1
 
     @property
     def objective_names(self) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from gradmix_jax.data import order
 from gradmix_jax.keys import key_of
 from gradmix_jax.method import attribution, mix
 from gradmix_jax.training import losses, phases
-from gradmix_jax.training.forward import Clean, Outputs, apply_model, clean_forward
+from gradmix_jax.training.forward import Clean, Outputs, apply_model, clean_forward, forward_views, projections
+from gradmix_jax.training.micro_batches import in_micro_batches, place_in_micro_batch
 from gradmix_jax.training.program import Context, Program
 from gradmix_jax.training.state import TrainState
 
@@ -67,9 +68,7 @@ def context_of(
     for name in program.carrying:
         update = objectives.Update(
             model={"params": state.params, "batch_stats": state.batch_stats},
-            forward=lambda variables: apply_model(
-                program, variables["params"], variables["batch_stats"], views_BxHxWxC
-            )[0],
+            forward=lambda variables: projections(program, variables, views_BxHxWxC),
             step=state.step,
             views=program.num_views,
             axis_name=axis_name,
@@ -99,9 +98,7 @@ def make_map(context: Context, images_BxHxWxC, clean: Clean, gradients, keys_B) 
 
     def gradient_at(images_BxHxWxC):
         def loss(images_BxHxWxC):
-            z, out, _ = apply_model(program, context.params, context.batch_stats, images_BxHxWxC)
-            outputs = Outputs(z, objectives.gather(z, context.axis_name), out.get("logits"), out.get("head"))
-            return losses.attribution_loss(context, outputs)
+            return losses.attribution_loss(context, forward_views(context, context.params, images_BxHxWxC)[0])
 
         return jax.grad(loss)(images_BxHxWxC)
 
@@ -237,14 +234,22 @@ def gradients(context: Context, images_BxHxWxC):
 def forward_mixed(context: Context, params, mixed: Mixed) -> objectives.Mixed:
     """What the losses see of the mixed images: their forward pass, with activations mixed where the method does so."""
     program, spec = context.program, context.program.mix
-    blends = {stage: {"share": mixed.extra[stage], "partner": mixed.partner} for stage in spec.stages}
-    options = dict(blends=blends, with_attention=spec.attends)
-    z, out, _ = apply_model(program, params, context.batch_stats, mixed.images, **options)
-    weight_B = mixed.weight
-    if spec.attends:
-        last = out["attentions"][-1]
-        weight_B = mix.attended_share(last, mixed.extra["mask"], spec.patch_size, program.class_token)
-    return objectives.Mixed(z, out.get("logits"), weight_B, mixed.partner, out.get("head"))
+    views = 1 if spec.mixed_views == "first" else program.num_views
+
+    def forward(rows):
+        mixed, partner_B = rows
+        blends = {stage: {"share": mixed.extra[stage], "partner": partner_B} for stage in spec.stages}
+        options = dict(blends=blends, with_attention=spec.attends)
+        z, out, _ = apply_model(program, params, context.batch_stats, mixed.images, **options)
+        weight_B = mixed.weight
+        if spec.attends:
+            last = out["attentions"][-1]
+            weight_B = mix.attended_share(last, mixed.extra["mask"], spec.patch_size, program.class_token)
+        return z, out.get("logits"), weight_B, out.get("head")
+
+    rows = mixed._replace(maps=None), place_in_micro_batch(program, mixed.partner, views=views)
+    z, logits, weight_B, head = in_micro_batches(program, forward, rows, views=views)
+    return objectives.Mixed(z, logits, weight_B, mixed.partner, head)
 
 
 def _in_rows(tree):

@@ -39,6 +39,12 @@ class Spec(Section, section="train"):
     batch_size: int = key(
         128, "images per step, over all devices, with num_views views each; 0: by the number of images", least=0
     )
+    micro_batch_size: int = key(
+        0,
+        "images of a device in one pass, for batches larger than memory; divides its batch; 0: all of them. Losses are "
+        "of the whole batch; batch norm has the statistics of a pass",
+        least=0,
+    )
     num_views: int = key(2, "augmented views of each image", least=1)
     log_every_steps: int = key(20, "steps that metrics are averaged over", least=1, may_change=True)
     checkpoint_every_epochs: int = key(50, "epochs between checkpoints", least=1, may_change=True)

@@ -1,5 +1,7 @@
 """The FLOPs of compiled programs: those of loops against counts by hand, all others against XLA's own analysis."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,3 +73,17 @@ def test_a_step_counts_as_xla_counts_it_where_no_loop_is_repeated(recipe, overri
     step = cost.compile_step(program, jax.eval_shape(lambda: small_state(specs, program)))
     once = program_text.flops(step.as_text(), rounds=False)
     np.testing.assert_allclose(once, step.cost_analysis()["flops"], rtol=0.01)
+
+
+# A forward pass is a third of one with its backward pass. With a map of its own there are three that are pulled back:
+# clean for the map, clean for the parameters, mixed.
+@pytest.mark.parametrize(
+    "recipe, least, most", [("none", 1.2, 1.4), pytest.param("layer", 1.3, 1.5, marks=pytest.mark.slow)]
+)
+def test_micro_batches_cost_a_forward_pass_more_and_less_memory(recipe, least, most):
+    specs, whole = small_program(recipe, **{"model.width": 16})
+    state = jax.eval_shape(lambda: small_state(specs, whole))
+    parts = dataclasses.replace(whole, micro_batch_size=4)
+    of_whole, of_parts = (cost.of(cost.compile_step(program, state)) for program in (whole, parts))
+    assert least < of_parts.flops / of_whole.flops < most
+    assert of_parts.temporary_bytes < 0.6 * of_whole.temporary_bytes
