@@ -13,8 +13,8 @@ import jax
 from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import data, stored
 from gradmix_jax import run as run_lib
-from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import derive, from_config
 from gradmix_jax.data import order
@@ -64,6 +64,37 @@ def check_runs(
         if model.init_from and not Checkpoints.exist(directory):
             initial.source(model.init_from, one.dataset.trial)
     return planned
+
+
+def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, reference: str) -> dict[str, tuple[int, ...]]:
+    """The epochs of every phase with which each experiment's training takes the FLOPs of the reference's.
+
+    Phases keep their proportions, and are rounded to whole epochs, at least one. Opens the data, for its sizes, and
+    compiles the step of each experiment; runs nothing.
+
+    Args:
+      configs: the experiments by name.
+      workdir: directory that keys left to the data are looked up in, see `run.finished`.
+      reference: the name of the one whose epochs stay.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+
+    def flops_of_epoch(config: ConfigDict) -> float:
+        experiment = from_config(run_lib.finished(config, workdir, num_devices=1), num_devices=1)
+        if repr(experiment.dataset) not in sizes:
+            opened = data.open_set(experiment.dataset)
+            known = dict(num_classes=opened.num_classes, num_images=len(opened.for_training))
+            sizes[repr(experiment.dataset)] = known
+        size = sizes[repr(experiment.dataset)]
+        steps = order.steps_per_epoch(size["num_images"], experiment.train.batch_size)
+        return steps * run_lib.step_cost(experiment, **size).flops
+
+    epochs = {}
+    of_reference = flops_of_epoch(configs[reference])
+    for name, config in configs.items():
+        factor = 1.0 if name == reference else of_reference / flops_of_epoch(config)
+        epochs[name] = tuple(max(1, round(factor * each.epochs)) for each in config.phases)
+    return epochs
 
 
 def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:

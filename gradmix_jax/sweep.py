@@ -2,6 +2,7 @@
 
 python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
+python -m gradmix_jax.sweep overview ... --budget=flops         epochs by which all trainings take the same FLOPs
 
 overview: every objective, mixing method, view policy and optimizer. ablation: each choice of GradMix, one at a time.
 map: whether the map matters (results/plan.md).
@@ -13,7 +14,7 @@ A directory that holds a run of another config is refused.
 import copy
 import os
 import sys
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import jax
 from absl import flags
@@ -22,120 +23,16 @@ from ml_collections.config_flags import config_path
 
 from gradmix_jax import cli, report, run, run_many
 from gradmix_jax import config as config_lib
+from gradmix_jax.config.variants import MAP, OVERVIEW, REFERENCES, SWEEPS, Variant
 from gradmix_jax.report import contents, formats, runs
 from gradmix_jax.report.conditions import conditions
 from gradmix_jax.report.tables import Row, build
 from gradmix_jax.workdir import replacing, resolve
 
+__all__ = ["MAP", "OVERVIEW", "SWEEPS", "Variant", "check", "config_of", "folder_of", "run_sweep", "within"]
 
-class Variant(NamedTuple):
-    """A row of a sweep: recipe, further config keys, and the method's paper ("": this project's own).
-
-    A key of "phases[*]" is set in every phase.
-    """
-
-    recipe: str
-    keys: dict[str, object]
-    paper: str
-
-
-GRADMIX = "arXiv 2505.12803"
-# Set in every phase, because a phase with other weights would train another method.
-SUPCON_ONLY = {"phases[*].supcon": 1.0, "phases[*].ssl": 0.0}
-SSL_ONLY = {"phases[*].supcon": 0.0}
-CROSS_ENTROPY = {
-    "model.classifier": "linear",
-    "phases[*].cross_entropy": 1.0,
-    "phases[*].supcon": 0.0,
-    "phases[*].ssl": 0.0,
-}
-MOCO = {"objective.ssl": "moco", "objective.options.moco.queue_size": 2048, "objective.options.moco.momentum": 0.99}
-BARLOW = {"objective.ssl": "barlow_twins"}
-SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "optimizer.warmup_epochs": 5.0}
-LARS = {"optimizer.name": "lars", "optimizer.learning_rate": 0.5, "optimizer.warmup_epochs": 5.0}
-FULL_COSINE = {"optimizer.final_fraction": 0.0, "optimizer.weight_decay": 1e-4}
-
-# Every objective, mixing method, view policy and optimizer. Costs are relative to the first row.
-OVERVIEW = {
-    "none": Variant("none", {}, "SupCon 2004.11362 + SimCLR 2002.05709"),
-    "SupCon": Variant("none", SUPCON_ONLY, "2004.11362"),
-    "SimCLR": Variant("none", SSL_ONLY, "2002.05709"),
-    "cross-entropy": Variant("none", CROSS_ENTROPY, ""),
-    "cross-entropy, smoothed": Variant("none", CROSS_ENTROPY | {"objective.label_smoothing": 0.1}, "1512.00567"),
-    "SupCon + MoCo": Variant("none", MOCO, "2003.04297"),
-    "SupCon + Barlow Twins": Variant("none", BARLOW, "2103.03230"),
-    "mixup": Variant("mixup", {}, "1710.09412"),
-    "CutMix": Variant("cutmix", {}, "1905.04899"),
-    "Cutout": Variant("cutout", {}, "1708.04552"),
-    "SaliencyMix": Variant("saliencymix", {}, "2006.01791"),
-    "FMix": Variant("fmix", {}, "2002.12047"),
-    "ResizeMix": Variant("resizemix", {}, "2012.11101"),
-    "manifold mixup": Variant("manifold_mixup", {}, "1806.05236"),
-    "Attentive CutMix": Variant("attentive_cutmix", {}, "2003.13048"),
-    "PuzzleMix, batched": Variant("puzzlemix", {}, "2009.06962"),
-    "KeepAugment, Cutout": Variant("keep_cutout", {}, "2011.11778"),
-    "BackMix": Variant("backmix", {}, "2503.17717"),
-    "RandAugment": Variant("none", {"augment.policy": "randaugment"}, "1909.13719"),
-    "AugMix": Variant("none", {"augment.policy": "augmix"}, "1912.02781"),
-    "random map": Variant("random", {}, "control"),
-    "Grad-CAM mixing": Variant("grad_cam", {}, "1610.02391"),
-    "GradMix, layer": Variant("layer", {}, GRADMIX),
-    "GradMix, released": Variant("released", {}, GRADMIX),
-    "GradMix, input": Variant("input", {}, ""),
-    "GradMix, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, GRADMIX),
-    "GradMix, smooth borders": Variant("smooth", {}, ""),
-    "GradMix, integrated gradients": Variant("integrated_gradients", {}, "1703.01365"),
-    "GradMix, SmoothGrad": Variant("smoothgrad", {}, "1706.03825"),
-    "GradMix, Eigen-CAM": Variant("eigen_cam", {}, "2008.00299"),
-    "ViT": Variant("vit_none", {}, "2010.11929"),
-    "ViT, CutMix": Variant("vit_cutmix", {}, "1905.04899"),
-    "ViT, TransMix": Variant("transmix", {}, "2111.09833"),
-    "ViT, TokenMix": Variant("tokenmix", {}, "2207.08409"),
-    "ViT, GradMix on tokens": Variant("tokens", {}, ""),
-    "ViT, attention rollout": Variant("rollout", {}, "2005.00928"),
-    "SimCLR, GradMix": Variant("input", SSL_ONLY, ""),
-    "MoCo, GradMix": Variant("input", MOCO, ""),
-    "Barlow Twins, GradMix": Variant("input", BARLOW, ""),
-    "cross-entropy, GradMix": Variant("input", CROSS_ENTROPY | {"attribution.loss": "training"}, ""),
-    "SGD": Variant("input", SGD | FULL_COSINE, ""),
-    "LARS": Variant("input", LARS | FULL_COSINE, "1708.03888"),
-    "averaged weights": Variant("input", {"optimizer.ema": 0.99}, ""),
-}
-# Each choice of GradMix, varied one at a time around both recipes.
-ABLATION = {
-    "input": Variant("input", {}, ""),
-    "layer": Variant("layer", {}, GRADMIX),
-    "layer, sign -1": Variant("layer", {"attribution.sign": -1}, GRADMIX),
-    "layer, stage 3": Variant("layer", {"attribution.stages": ("stage3",)}, GRADMIX),
-    "layer, stage 4": Variant("layer", {"attribution.stages": ("stage4",)}, GRADMIX),
-    "layer, all stages": Variant("layer", {"attribution.stages": ("stage1", "stage2", "stage3", "stage4")}, ""),
-    "layer, threshold": Variant("layer", {"mix.mask": "threshold"}, ""),
-    "layer, partner's own pixels": Variant("layer", {"mix.fill": "partner"}, ""),
-    "layer, noise": Variant("layer", {"mix.fill": "noise"}, GRADMIX),
-    "layer, zeros": Variant("layer", {"mix.fill": "zeros"}, ""),
-    "layer, maps normalized per batch": Variant("layer", {"attribution.norm": "batch"}, ""),
-    "input, box": Variant("input", {"mix.mask": "box"}, ""),
-    "input, mean color": Variant("input", {"mix.fill": "mean"}, ""),
-    "input, one draw a batch": Variant("input", {"mix.keep_draw": "batch"}, ""),
-    "input, keep 0.3 to 0.7": Variant("input", {"mix.keep_range": (0.3, 0.7)}, ""),
-    "input, keep 0.7 to 0.95": Variant("input", {"mix.keep_range": (0.7, 0.95)}, ""),
-    "input, first view only": Variant("input", {"mix.mixed_views": "first"}, ""),
-    "input, no smoothing": Variant("input", {"attribution.smoothing": 1}, ""),
-    "input, times image": Variant("input", {"attribution.method": "gradient_x_input"}, ""),
-    "input, map of SupCon": Variant("input", {"attribution.loss": "supcon"}, ""),
-    "input, map of the training loss": Variant("input", {"attribution.loss": "training"}, ""),
-    "input, map every 4th step": Variant("input", {"attribution.every": 4}, ""),
-    "input, detached anchors": Variant("input", {"attribution.loss": "training", "objective.detach_anchors": True}, ""),
-    "input, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, ""),
-}
-# Does the map matter? The methods of results/plan.md under both of its objectives.
-MAXIMUM_LOGIT = {"evaluate.feature": "logits", "evaluate.score": "max_logit", "attribution.loss": "training"}
-MAP = {
-    f"{recipe}, {objective}": Variant(recipe, keys, "")
-    for objective, keys in {"contrastive": {}, "cross-entropy": CROSS_ENTROPY | MAXIMUM_LOGIT}.items()
-    for recipe in ("none", "cutmix", "random", "input", "layer")
-}
-SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION, "map": MAP}
+# What all variants have in common: the epochs of the experiment, or the FLOPs of the sweep's reference.
+BUDGETS = ("epochs", "flops")
 
 
 def folder_of(label: str) -> str:
@@ -149,7 +46,7 @@ def keys_of(config: ConfigDict, variant: Variant) -> dict[str, object]:
     for key, value in variant.keys.items():
         every = range(len(config.phases)) if "[*]" in key else range(1)
         keys |= {key.replace("[*]", f"[{phase}]"): value for phase in every}
-    return keys
+    return keys | {f"phases[{phase}].epochs": epochs for phase, epochs in enumerate(variant.epochs)}
 
 
 def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
@@ -161,7 +58,21 @@ def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
     return one
 
 
-def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
+def within(budget: str, name: str, config: ConfigDict, workdir: str, trial: int) -> dict[str, Variant]:
+    """The variants of a sweep within one of BUDGETS, FLOPs being counted for a class split, before anything is run."""
+    variants = SWEEPS[name]
+    if budget == "epochs":
+        return variants
+    configs = {label: config_of(config, label, variant) for label, variant in variants.items()}
+    for one in configs.values():
+        one.dataset.trial = trial
+    epochs = run_many.epochs_of_equal_flops(configs, workdir, REFERENCES[name])
+    return {label: variant._replace(epochs=epochs[label]) for label, variant in variants.items()}
+
+
+def run_sweep(
+    name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int], budget: str = "epochs"
+) -> str:
     """Run every variant that has no results yet, one after the other in this process.
 
     Args:
@@ -170,6 +81,7 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
       workdir: parent directory of the variants' directories.
       trials: class splits.
       seeds: seeds to run each of them with.
+      budget: one of BUDGETS.
 
     Returns:
       The Markdown table, also written to `<workdir>/<name>.md`.
@@ -178,24 +90,26 @@ def run_sweep(name: str, config: ConfigDict, workdir: str, trials: list[int], se
       ValueError: as `run_many.check_runs`, for any variant, before anything is run.
     """
     failed: dict[str, str] = {}
-    for folder, planned in check(name, config, workdir, trials, seeds, num_devices=jax.device_count()):
+    variants = within(budget, name, config, workdir, trials[0])
+    for folder, planned in check(variants, config, workdir, trials, seeds, num_devices=jax.device_count()):
         failed |= run_many.run_all(planned)
         done = [directory for _, directory in planned if run_many.has_results(directory)]
         if done:
             report.write_summary(done, folder)
-    directories = directories_of(name, config, workdir, trials, seeds)
+    directories = directories_of(variants, config, workdir, trials, seeds)
     run_many.check_some(failed, directories)
     if failed:
         print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
     notes = [f"failed: {os.path.relpath(directory, workdir)}: {reason}" for directory, reason in failed.items()]
-    text = "\n".join([table(name, config, workdir, trials, seeds), *(f"- {formats.escape_markdown(n)}" for n in notes)])
+    rows = table(name, variants, directories)
+    text = "\n".join([rows, *(f"- {formats.escape_markdown(n)}" for n in notes)])
     with replacing(os.path.join(workdir, f"{name}.md")) as file:
         file.write(text + "\n")
     return text
 
 
 def check(
-    name: str,
+    variants: dict[str, Variant],
     config: ConfigDict,
     workdir: str,
     trials: list[int],
@@ -206,35 +120,45 @@ def check(
 ) -> list[tuple[str, list[tuple[ConfigDict, str]]]]:
     """(directory, its runs) of every variant; raises ValueError unless all of them can run on this many devices."""
     checked, options = [], dict(num_devices=num_devices, from_data=from_data)
-    for label, variant in SWEEPS[name].items():
+    for label, variant in variants.items():
         folder = os.path.join(workdir, folder_of(label))
         one = config_of(config, label, variant)
         checked.append((folder, run_many.check_runs(one, folder, trials, seeds, **options)))
     return checked
 
 
-def directories_of(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> list[str]:
-    """The workdirs of all runs of a sweep."""
-    folders = [os.path.join(workdir, folder_of(label)) for label in SWEEPS[name]]
+def directories_of(
+    labels: Iterable[str], config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]
+) -> list[str]:
+    """The workdirs of all runs of a sweep's variants."""
+    folders = [os.path.join(workdir, folder_of(label)) for label in labels]
     return [directory for folder in folders for _, directory in run_many.runs(config, folder, trials, seeds)]
 
 
-def table(name: str, config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> str:
-    """Markdown: every variant that has results with its keys, source, cost and results, and their conditions."""
-    variants = SWEEPS[name]
-    methods = runs.load(list(filter(run_many.has_results, directories_of(name, config, workdir, trials, seeds))))
+def table(name: str, variants: dict[str, Variant], directories: list[str]) -> str:
+    """Markdown: every variant that has results with its keys, source, cost and results, and their conditions.
+
+    Within a budget of FLOPs its epochs, too, and the FLOPs of all its steps.
+    """
+    methods = runs.load(list(filter(run_many.has_results, directories)))
     costs = {method.label: _flops(method.example) for method in methods}
-    first = next(iter(costs.values()))
+    totals = {method.label: costs[method.label] * method.example.results["step"] for method in methods}
+    first, scaled = next(iter(costs)), any(variant.epochs for variant in variants.values())
+    reference = REFERENCES[name] if scaled and REFERENCES[name] in totals else first
 
     def row(method):
-        variant, relative = variants[method.label], costs[method.label] / first
-        return Row((method.label, _words(variant), variant.paper, f"{relative:.3f} x"), method, dict)
+        label, variant = method.label, variants[method.label]
+        words = [label, _words(variant), variant.paper, f"{costs[label] / costs[first]:.3f} x"]
+        if scaled:
+            words += [" + ".join(map(str, variant.epochs)), f"{totals[label] / totals[reference]:.3f} x"]
+        return Row(tuple(words), method, dict)
 
-    heads, metrics = ("method", "config", "source", "FLOPs"), [contents.ACCURACY, contents.AUROC, contents.OSCR]
+    heads = ("method", "config", "source", "FLOPs", *(("epochs", "FLOPs of all steps") if scaled else ()))
+    metrics = [contents.ACCURACY, contents.AUROC, contents.OSCR]
     section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, [row(method) for method in methods]))
     notes = [
-        f"FLOPs of a train step by XLA's count, relative to {next(iter(costs))}; the body of a loop (the operations of "
-        "RandAugment and AugMix) is counted once.",
+        f"FLOPs of a train step by XLA's count, every round of a loop counted, relative to {first}.",
+        *([f"Epochs: those in which the FLOPs come nearest to those of {reference}."] if scaled else []),
         *conditions(methods),
     ]
     return "\n".join([section, *(f"- {line}" for line in notes)])
@@ -255,13 +179,18 @@ def _flops(one: runs.Run) -> float:
 
 
 def print_commands(
-    name: str, config: ConfigDict, config_flags: list[str], workdir: str, trials: list[int], seeds: list[int]
+    variants: dict[str, Variant],
+    config: ConfigDict,
+    config_flags: list[str],
+    workdir: str,
+    trials: list[int],
+    seeds: list[int],
 ) -> None:
-    """Print the commands that `run_sweep` would run for a config given by these flags."""
-    check(name, config, workdir, trials, seeds, num_devices=1, from_data=False)  # they run elsewhere
+    """Print the commands that would run the variants of a config given by these flags."""
+    check(variants, config, workdir, trials, seeds, num_devices=1, from_data=False)  # they run elsewhere
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
-    for label, variant in SWEEPS[name].items():
+    for label, variant in variants.items():
         changes = [f"--config.{key}={value}" for key, value in keys_of(config, variant).items()]
         words = [f"{path}:{variant.recipe}", *others, *changes, f"--config.name={label}"]
         cli.print_commands(words, os.path.join(workdir, folder_of(label)), trials, seeds)
@@ -275,16 +204,25 @@ def _main(argv: list[str]) -> None:
         # Keys set by this recipe but not by a row's recipe would remain in that row.
         if word.startswith("--config=") and ":" in word:
             raise ValueError(f"every row has its own recipe; give a config without one, got {word!r}.")
+    name, config, workdir, budget = argv[1], flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.budget
     if flags.FLAGS.print_commands:
-        print_commands(argv[1], flags.FLAGS.config, cli.config_words(), flags.FLAGS.workdir, trials, seeds)
+        variants = within(budget, name, config, workdir, trials[0])
+        print_commands(variants, config, cli.config_words(), workdir, trials, seeds)
     else:
-        of = (argv[1], flags.FLAGS.config, resolve(flags.FLAGS.workdir), trials, seeds)
-        print(run_sweep(*of))
-        if not all(map(run_many.complete, directories_of(*of))):
+        workdir = resolve(workdir)
+        print(run_sweep(name, config, workdir, trials, seeds, budget))
+        if not all(map(run_many.complete, directories_of(SWEEPS[name], config, workdir, trials, seeds))):
             sys.exit(cli.PARTS_FAILED)
 
 
 if __name__ == "__main__":
     cli.define_experiment_flags()
     cli.define_protocol_flags()
+    flags.DEFINE_enum(
+        "budget",
+        "epochs",
+        BUDGETS,
+        "What all variants have in common: the experiment's epochs, or the FLOPs of the sweep's reference, with epochs "
+        "rounded to whole ones.",
+    )
     cli.run(_main, required=("config", "workdir"))

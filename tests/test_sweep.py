@@ -20,7 +20,7 @@ from programs import NUM_IMAGES, SIZE, small_config
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax import sweep
+from gradmix_jax import run_many, sweep
 from gradmix_jax.config import phase
 from gradmix_jax.training import step as step_lib
 
@@ -55,15 +55,19 @@ def test_every_phase_trains_the_method_of_the_row():
     assert weights["cross-entropy"] == weights["cross-entropy, GradMix"] == [(0, 0, 1.0)] * 2
 
 
+def write_results(config, workdir, *, auroc, step=2):
+    """A run that has results, without a training."""
+    os.makedirs(workdir, exist_ok=True)
+    values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
+    results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
+    results |= {"step": step, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
+    for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
+        pathlib.Path(workdir, file).write_text(json.dumps(content))
+
+
 def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     def pretend(config, workdir):
-        os.makedirs(workdir)
-        auroc = {"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed
-        values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
-        results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
-        results |= {"step": 2, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
-        for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
-            pathlib.Path(workdir, file).write_text(json.dumps(content))
+        write_results(config, workdir, auroc={"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed)
 
     monkeypatch.setattr(run_lib, "run", pretend)
     variants = {
@@ -83,23 +87,55 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     assert again == text
 
 
+def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
+    """Of every variant but the reference, in proportion; in configs, commands and the table, and before any run."""
+    costs, seen = {"none": 100.0, "input": 250.0, "cutmix": 10_000.0}, []
+    two_phases = (phase("ssl", epochs=6, ssl=1.0), phase("joint", epochs=3, supcon=1.0, ssl=1.2))
+
+    def pretend(config, workdir):
+        epochs = [each.epochs for each in config.phases]
+        seen.append((config.name, epochs))
+        write_results(config, workdir, auroc=0.6, step=2 * sum(epochs))
+
+    of_method = lambda experiment: experiment.mix.method if experiment.mix.method != "gradmix" else "input"
+    step_cost = lambda experiment, **sizes: types.SimpleNamespace(flops=costs[of_method(experiment)])
+    opened = types.SimpleNamespace(num_classes=4, for_training=range(NUM_IMAGES))
+    monkeypatch.setattr(run_lib, "run", pretend)
+    monkeypatch.setattr(run_lib, "step_cost", step_cost)
+    monkeypatch.setattr(run_many.data, "open_set", lambda spec: opened)
+    variants = {name: sweep.Variant(name, {}, "") for name in costs}
+    monkeypatch.setitem(sweep.SWEEPS, "three", variants)
+    monkeypatch.setitem(sweep.REFERENCES, "three", "input")
+    config = small_config(phases=two_phases)
+    text = sweep.run_sweep("three", config, str(tmp_path), [0], [0], "flops")
+    expected = {"none": [15, 8], "input": [6, 3], "cutmix": [1, 1]}
+    assert dict(seen) == expected
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    # 23 epochs of 100 are 1.022 x 9 of 250; one epoch is the least that a phase can have.
+    assert [(row[1], row[4], row[5], row[6]) for row in rows[2:]] == [
+        ("none", "1.000 x", "15 + 8", "1.022 x"),
+        ("input", "2.500 x", "6 + 3", "1.000 x"),
+        ("cutmix", "100.000 x", "1 + 1", "8.889 x"),
+    ]
+    sweep.print_commands(sweep.within("flops", "three", config, "w", 0), config, ["--config=x.py"], "w", [0], [0])
+    first = shlex.split(capsys.readouterr().out.splitlines()[0])
+    assert "--config.phases[0].epochs=15" in first and "--config.phases[1].epochs=8" in first
+    with pytest.raises(ValueError, match="epochs"):  # the directory is that of another budget
+        sweep.run_sweep("three", config, str(tmp_path), [0], [0])
+
+
 def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_path, capsys):
     def pretend(config, workdir):
         if config.name == "none" and config.seed == 1 or config.name == "cutmix":
             raise ValueError("no disk.")
-        os.makedirs(workdir, exist_ok=True)
-        values = {"accuracy": 0.9, "oscr": 0.5, "auroc": 0.6, "fpr95_known_positive": 0.3}
-        results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}
-        results |= {"step": 2, "score": "s", "score_name": "topk_cosine", "environment": ENVIRONMENT}
-        for file, content in {"results.json": results, "config.json": json.loads(config.to_json())}.items():
-            pathlib.Path(workdir, file).write_text(json.dumps(content))
+        write_results(config, workdir, auroc=0.6)
 
     monkeypatch.setattr(run_lib, "run", pretend)
     monkeypatch.setattr(sweep, "_flops", lambda run: 1.0)
     names = ("none", "cutmix", "input")
     monkeypatch.setitem(sweep.SWEEPS, "three", {name: sweep.Variant(name, {}, "") for name in names})
     options = dict(config=small_config(phases=PHASES), workdir=str(tmp_path), trials=["0"], seeds=["0", "1"])
-    monkeypatch.setattr(sweep.flags, "FLAGS", types.SimpleNamespace(**options, print_commands=False))
+    monkeypatch.setattr(sweep.flags, "FLAGS", types.SimpleNamespace(**options, print_commands=False, budget="epochs"))
     monkeypatch.setattr(sys, "argv", ["sweep", "three"])
     with pytest.raises(SystemExit) as ended:
         sweep._main(["sweep", "three"])
@@ -121,7 +157,7 @@ def test_an_invalid_variant_is_found_before_anything_is_run_or_printed(monkeypat
     with pytest.raises(ValueError, match="mix.fill must be one of .*, got 'nois'"):
         sweep.run_sweep("two", config, str(tmp_path), *names)
     with pytest.raises(ValueError, match="mix.fill must be one of .*, got 'nois'"):
-        sweep.print_commands("two", config, ["--config=x.py"], str(tmp_path), *names)
+        sweep.print_commands(variants, config, ["--config=x.py"], str(tmp_path), *names)
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
