@@ -1,4 +1,4 @@
-"""A bucket in a directory of this machine, with what an object store can do and no more.
+"""A bucket in a local directory, limited to the operations of an object store.
 
 Whole objects are put and read, and one can be created only if there is none. There are no directories, no appending and
 no renaming. What is put appears at once or, where the store fails, not at all.

@@ -164,7 +164,7 @@ CASES += [  # flags
     ("protocol", [CONFIG, "--workdir=ftp://a/b"], "--workdir must be a directory"),
     ("report", ["ftp://a/b"], "the workdir must be a directory"),
     ("predict", ["ftp://a/b", "x.png"], "the model must be a directory"),
-    ("export", ["runs/x", "--out=gs://a/b"], "--out must be a directory of this machine"),
+    ("export", ["runs/x", "--out=gs://a/b"], "--out must be a directory on this machine"),
     ("main", [CONFIG, "--workdir={bad}/text.txt"], "--workdir must be a directory, got the file"),
     ("main", [CONFIG, "--workdir={new}/a[0]"], "--workdir must not have [ ] in its absolute path"),
     ("main", [CONFIG, "--workdir={bad}/text.txt/run"], ""),

@@ -1,4 +1,4 @@
-"""Every file of a run: names, atomic writes, reading back, and the environment that its numbers belong to."""
+"""The files of a run: their names, atomic writes and reading, and the environment behind the run's numbers."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ ENVIRONMENT = "env.json"
 PARAMETERS = "parameters.txt"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-# Under which ids trackers know the run.
+# The ids of the run in trackers.
 TRACKED = "trackers.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"
@@ -31,24 +31,24 @@ FAILED = "failed.json"
 FEATURES = "features.npz"
 SCORES = "scores.npz"
 GALLERY = "gallery.npz"
-# Of an export.
+# A file of an export.
 EXPORTED_WEIGHTS = "model.safetensors"
-# Of a directory of runs.
+# A file of a directory of runs.
 SUMMARY = "summary.md"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def resolve(path: str, what: str = "--workdir", *, remote: bool = True) -> str:
-    """The absolute path of a directory of runs that a user named, see `storage.expand`; a bucket's as it is.
+    """The absolute path of a user-given directory of runs, see `storage.expand`; a path in a bucket stays as it is.
 
     Args:
-      path: as given.
-      what: what to call it in an error.
+      path: the path as given.
+      what: its name in error messages.
       remote: whether it may be in a bucket.
 
     Raises:
-      ValueError: as `storage.expand`; it is a file, or has characters that Orbax or fsspec reads as a pattern.
+      ValueError: as in `storage.expand`, or it is a file or has characters that Orbax or fsspec reads as a pattern.
     """
     expanded = storage.expand(path, what, remote=remote)
     resolved = expanded if storage.is_remote(expanded) else os.path.abspath(expanded)
@@ -68,12 +68,12 @@ def path(workdir: str, name: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str, mode: str = "w") -> Iterator[IO]:
-    """Atomic file write: a file that takes the place of `path` in one move, or one upload, at the end.
+    """Atomic file write: yields a file that replaces `path` at the end, in one move or one upload.
 
-    On an error `path` stays as it was.
+    On an error, `path` stays unchanged.
 
     Args:
-      path: of the file.
+      path: path of the file.
       mode: "w" or "wb".
     """
     encoding = None if "b" in mode else "utf-8"
@@ -125,11 +125,11 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
 
 
 def commit() -> tuple[str, bool]:
-    """(commit of this code, "" where it is not known; whether there are uncommitted changes).
+    """(commit of this code, "" if unknown; whether there are uncommitted changes).
 
-    GRADMIX_JAX_COMMIT comes first: a copy without .git (a pod, an image) is told its commit by whoever made it, with a
-    + where files had changed. A repository counts only if it tracks this very file: the package may be installed
-    inside another project's.
+    GRADMIX_JAX_COMMIT takes precedence: whoever makes a copy without .git (on a pod, in an image) sets it to the
+    commit, followed by a + if files had changed. A repository counts only if it tracks this very file, because the
+    package may be installed inside another project's repository.
     """
     told = os.environ.get("GRADMIX_JAX_COMMIT", "")
     if told:
@@ -140,7 +140,7 @@ def commit() -> tuple[str, bool]:
         if git("ls-files", "--error-unmatch", os.path.basename(__file__)).returncode:
             return "", False
         return git("rev-parse", "HEAD").stdout.strip(), bool(git("status", "--porcelain", "-uno").stdout.strip())
-    except OSError:  # there is no git
+    except OSError:  # git is not installed
         return "", False
 
 
@@ -153,7 +153,7 @@ def code_hash() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, commit and command line: what a number has to be read with."""
+    """Versions, devices, commit and command line behind the numbers of a run."""
     head, changed = commit()
     return {
         "commit": head,

@@ -1,9 +1,10 @@
 """One process per workdir: a lock that names its owner and does not outlive it.
 
-In a bucket there is no lock of the system's. The file is created only if there is none, which Google Cloud Storage and
-Amazon S3 decide for one of two that try at once, and its owner writes it again and again. Whoever finds the file of
-another host waits until it changes, and refuses, or until it has not for so long that its owner is dead: no clocks are
-compared. An owner that was taken for dead finds out before it saves its next checkpoint, see `check`.
+Buckets have no system lock. There the lock file is created only if it does not exist yet (of two processes that try at
+once, Google Cloud Storage and Amazon S3 let one succeed), and its owner keeps rewriting it. A process that finds the
+file of another host watches it: if the file changes, its owner is alive, and the process gives up; if it stays the same
+for long enough, its owner is dead. No clocks are compared. An owner that was mistaken for dead finds out before it
+saves its next checkpoint, see `check`.
 """
 
 import contextlib
@@ -21,19 +22,20 @@ from collections.abc import Iterator
 from gradmix_jax.workdir import storage
 
 NAME = "lock.json"
-# Seconds. The owner touches its file this often; one of another host that has not been touched for so long is dead.
+# Seconds between two touches of the file by its owner, and without one until an owner on another host counts as dead.
 TOUCHED_EVERY = 20.0
 DEAD_AFTER = 180.0
-# How often the file of another host's owner in a bucket is looked at until it changes.
+# Seconds between two looks at another host's file in a bucket.
 LOOKED_EVERY = 2.0
-# After a dead owner's file in a bucket was replaced: two that did so at once both find the later one's.
+# Seconds to wait after replacing a dead owner's file in a bucket: two processes that did so at once then both find the
+# later file.
 SETTLED_AFTER = 2.0
-# A file system that cannot lock says one of these.
+# The errors of a file system that cannot lock.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 class LockedError(ValueError):
-    """Another process works in the directory."""
+    """Another process holds the directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +50,14 @@ class Owner:
 
     @classmethod
     def this(cls) -> "Owner":
-        """The process that asks."""
+        """The calling process."""
         words = [os.path.basename(sys.argv[0]), *sys.argv[1:2]] if sys.argv else []
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         return cls(socket.gethostname(), os.getpid(), _born(os.getpid()), since, " ".join(words)[:80])
 
     @classmethod
     def read(cls, path: str) -> "Owner | None":
-        """The owner that a lock file names; None where it is missing, empty or cut short."""
+        """The owner that a lock file names; None if the file is missing, empty or cut short."""
         try:
             return cls.parse(storage.read(os.fspath(path)))
         except OSError:
@@ -63,7 +65,7 @@ class Owner:
 
     @classmethod
     def parse(cls, content: bytes) -> "Owner | None":
-        """The owner in the content of a lock file; None where that is empty or cut short."""
+        """The owner in the content of a lock file; None if the content is empty or cut short."""
         try:
             found = json.loads(content)
             return cls(**{field.name: field.type(found[field.name]) for field in dataclasses.fields(cls)})
@@ -71,20 +73,20 @@ class Owner:
             return None
 
     def is_alive(self, touched: float) -> bool:
-        """Whether the process still runs; one of another host counts as alive while its file is touched."""
+        """Whether the process still runs; a process on another host counts as alive while it touches its file."""
         if self.host != socket.gethostname():
             return time.time() - touched < DEAD_AFTER
         try:
             os.kill(self.pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-        except PermissionError:  # another user's
+        except PermissionError:  # it belongs to another user
             pass
         return _born(self.pid) in ("", self.born) or not self.born
 
 
 def _born(pid: int) -> str:
-    """When the system started a process, in its own unit; "" where it does not say."""
+    """The start time of a process, in the system's unit; "" if unknown."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[19]
@@ -94,15 +96,16 @@ def _born(pid: int) -> str:
 
 @contextlib.contextmanager
 def hold(workdir: str) -> Iterator[None]:
-    """Keep other processes out of a workdir, which is made if need be; a dead owner's lock is taken over.
+    """Keep other processes out of a workdir, which is created if necessary; a dead owner's lock is taken over.
 
-    The system's lock on an open file (flock) ends with its process, however that ends. Where a file system has none, or
-    has it for one host only, the owner named in the file counts: on this host by its process, on another by the time at
-    which the file was last touched. The file is removed at the end, and so are directories made here that stayed empty.
+    The system's lock on an open file (flock) ends with its process, no matter how the process ends. If the file system
+    has no such lock, or only one per host, the owner named in the file decides: an owner on this host is alive while
+    its process runs, one on another host while the file is being touched. At the end the file is removed, as are
+    directories created here that stayed empty.
 
     Raises:
       LockedError: another process holds it; one line with host, process and start.
-      OSError: no file can be written there.
+      OSError: the workdir cannot be written to.
     """
     if storage.is_remote(workdir):
         with _hold_remote(workdir):
@@ -122,7 +125,7 @@ def hold(workdir: str) -> Iterator[None]:
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
-                os.remove(path)  # before it is let go: whoever opened this file sees that it is no longer the one
+                os.remove(path)  # before unlocking, so that a process that has opened this file sees that it is stale
             os.close(descriptor)
         for directory in made:
             with contextlib.suppress(OSError):
@@ -130,7 +133,7 @@ def hold(workdir: str) -> Iterator[None]:
 
 
 def _make(directory: str) -> list[str]:
-    """Make a directory; returns what had to be made, the innermost first."""
+    """Create a directory; returns the directories that had to be created, the innermost first."""
     made, missing = [], os.path.abspath(directory)
     while not os.path.isdir(missing) and os.path.dirname(missing) != missing:
         made.append(missing)
@@ -140,7 +143,7 @@ def _make(directory: str) -> list[str]:
 
 
 def _acquire(path: str, workdir: str) -> int:
-    """The open lock file, locked and signed."""
+    """The descriptor of the lock file, locked, with this process written as its owner."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -166,7 +169,7 @@ def _acquire(path: str, workdir: str) -> int:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the system's lock was taken; None where there is no such lock."""
+    """Whether the system's lock was taken; None if the file system has no locks."""
     try:
         import fcntl
 
@@ -197,12 +200,12 @@ def _touch(path: str, done: threading.Event) -> None:
             os.utime(path)
 
 
-# Of the workdirs in buckets that this process holds.
+# {workdir: owner} of the workdirs in buckets that this process holds.
 _held: dict[str, Owner] = {}
 
 
 def check(workdir: str) -> None:
-    """Raises LockedError where a workdir in a bucket, held by this process, has been taken over by another."""
+    """Raises LockedError if another process has taken over a workdir in a bucket that this process holds."""
     mine, path = _held.get(workdir), f"{workdir}/{NAME}"
     owner = Owner.read(path) if mine else None
     if owner not in (mine, None):
@@ -221,14 +224,14 @@ def _hold_remote(workdir: str) -> Iterator[None]:
     finally:
         del _held[workdir]
         done.set()
-        touching.join(TOUCHED_EVERY)  # lest it writes the file again
+        touching.join(TOUCHED_EVERY)  # so that it does not write the file again
         if Owner.read(path) == mine:
             with contextlib.suppress(OSError):
                 storage.remove(path)
 
 
 def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
-    """Create the lock file in a bucket; that of a dead owner is deleted first."""
+    """Create the lock file in a bucket, after deleting that of a dead owner."""
     replaced, seen, since = False, None, 0.0
     while True:
         try:
@@ -247,7 +250,7 @@ def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
         owner = Owner.parse(content)
         if owner and owner.host != mine.host:
             if seen is None:
-                print(f"waiting for a sign of life of process {owner.pid} on {owner.host} in {path}", file=sys.stderr)
+                print(f"waiting to see whether process {owner.pid} on {owner.host} updates {path}", file=sys.stderr)
                 seen, since = content, time.monotonic()
             if content != seen:
                 raise LockedError(_said(owner, workdir, path))
@@ -268,5 +271,5 @@ def _signed(owner: Owner) -> bytes:
 def _touch_remote(path: str, mine: Owner, done: threading.Event) -> None:
     while not done.wait(TOUCHED_EVERY):
         with contextlib.suppress(OSError):
-            if Owner.read(path) == mine:  # not one that has taken over
+            if Owner.read(path) == mine:  # no other process has taken over
                 storage.write(path, _signed(mine))

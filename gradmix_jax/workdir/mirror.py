@@ -1,4 +1,4 @@
-"""Files of a run that grow while it trains, which an object store cannot append to."""
+"""Local copies of the files that grow while a run trains, because object stores cannot append."""
 
 import os
 import tempfile
@@ -8,15 +8,15 @@ from gradmix_jax.workdir import storage
 
 
 class Mirror:
-    """A directory of this machine whose files are copied whole to a workdir in a bucket, whenever `push` is called.
+    """A local directory whose files `push` copies, each as a whole, to a workdir in a bucket.
 
     Args:
       workdir: directory of a run.
-      wanted: files and directories of it that are fetched first.
+      wanted: files and directories of the workdir to fetch first.
 
     Attributes:
-      local: the directory, with the name of the workdir; the workdir itself where that is of this machine, and nothing
-        then has to be copied.
+      local: the local directory, named like the workdir; a workdir on this machine is used directly, and nothing has to
+        be copied.
 
     Raises:
       OSError: the bucket cannot be read; `push` raises it too.
@@ -42,7 +42,7 @@ class Mirror:
         return self.local != self._workdir
 
     def push(self) -> None:
-        """Copy every file that has changed since the last time."""
+        """Copy every file that has changed since the last call."""
         if not self.is_remote:
             return
         for name in storage.files_below(self.local):

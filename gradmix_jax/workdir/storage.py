@@ -1,8 +1,8 @@
-"""Files and directories by name, on this machine or in a bucket (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER).
+"""Files and directories by path, on this machine or in a bucket (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER).
 
-An object store cannot append, rename or hold an empty directory; what is put there appears whole or not at all. So
-buckets are written and read in whole files. They are reached by fsspec, which etils.epath wraps: the lock needs a file
-that is created only if there is none, and listings have to show what another machine has changed since the last one.
+An object store cannot append, rename or hold an empty directory, and a file appears there whole or not at all. So
+buckets are read and written in whole files. The code calls fsspec directly, not through etils.epath, because the lock
+needs to create a file only if it does not exist, and listings must show recent changes by other machines.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-# Of each scheme, the package of fsspec's that reaches it.
+# The fsspec package for each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
 class NotInstalledError(ValueError):
-    """The package that reaches a bucket is not installed."""
+    """The package for the scheme of a bucket is not installed."""
 
 
 def is_remote(path: str) -> bool:
@@ -30,26 +30,26 @@ def is_remote(path: str) -> bool:
 
 
 def expand(path: str, what: str = "the workdir", *, remote: bool = True) -> str:
-    """A path as a user gave it, with ~ expanded, a file:// URL as the path it means, and the name in a bucket checked.
+    """A user-given path with ~ expanded, a file:// URL converted to a path, and a path in a bucket checked.
 
     Args:
-      path: as given.
-      what: what to call it in an error.
+      path: the path as given.
+      what: its name in error messages.
       remote: whether it may be in a bucket.
 
     Raises:
-      ValueError: it is empty, of a scheme that is not known, or in a bucket that cannot be reached from here.
+      ValueError: it is empty or has an unknown scheme, or the package for its bucket is not installed.
     """
     scheme, separator, rest = path.partition("://")
     if not path or (separator and (not remote or scheme not in PACKAGES) and scheme != "file"):
-        buckets = ", gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" if remote else " of this machine"
+        buckets = ", gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" if remote else " on this machine"
         raise ValueError(f"{what} must be a directory{buckets}, got {path!r}.")
     if not separator:
         return os.path.expanduser(path)
     if scheme == "file":
         url = urllib.parse.urlsplit(path)
         if url.netloc not in ("", "localhost") or not url.path:
-            raise ValueError(f"{what} must be file:///FOLDER, of this machine, got {path!r}.")
+            raise ValueError(f"{what} must be file:///FOLDER on this machine, got {path!r}.")
         return urllib.request.url2pathname(url.path)
     name = posixpath.normpath(rest)
     if name.startswith((".", "/")) or "/" not in name:
@@ -59,7 +59,7 @@ def expand(path: str, what: str = "the workdir", *, remote: bool = True) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a directory; a directory of a bucket is there while it holds a file."""
+    """Whether a file or directory exists; a directory of a bucket exists while it holds a file."""
     return os.path.exists(path) if not is_remote(path) else _info(path) is not None
 
 
@@ -71,27 +71,27 @@ def is_directory(path: str) -> bool:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it, where need be. A bucket needs none."""
+    """Create a directory and its parents if necessary; buckets need no directories."""
     if not is_remote(path):
         os.makedirs(path, exist_ok=True)
 
 
 def names(directory: str) -> list[str]:
-    """The sorted names of the files and directories in a directory; [] where there is none."""
+    """The sorted names of the files and directories in a directory; [] if the directory does not exist."""
     if not is_remote(directory):
         return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     return sorted(_listed(directory))
 
 
 def files_below(directory: str) -> list[str]:
-    """The sorted paths of all files in a directory and those in it, relative to it; [] where there is none."""
+    """The sorted relative paths of all files below a directory; [] if the directory does not exist."""
     if not is_remote(directory):
         return sorted(
             os.path.relpath(os.path.join(parent, name), directory)
             for parent, _, inside in os.walk(directory)
             for name in inside
         )
-    # Not fsspec's own walk, which takes a directory that cannot be listed for an empty one.
+    # Not by fsspec's own walk, which treats a directory that cannot be listed as empty.
     found = []
     for name, kind in _listed(directory).items():
         inside = [f"{name}/{each}" for each in files_below(f"{directory}/{name}")] if kind == "directory" else [name]
@@ -100,7 +100,7 @@ def files_below(directory: str) -> list[str]:
 
 
 def read(path: str) -> bytes:
-    """The content of a file. Raises OSError: FileNotFoundError where there is none."""
+    """The content of a file. Raises OSError: FileNotFoundError if the file does not exist."""
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read()
@@ -112,23 +112,23 @@ def write(path: str, content: bytes, *, create: bool = False) -> None:
     """Write a file of a bucket.
 
     Args:
-      path: of the file.
-      content: all of it.
-      create: whether to raise FileExistsError where there is one. Google Cloud Storage and Amazon S3 do so even where
-        another machine is about to create it; other stores may not.
+      path: path of the file.
+      content: its whole content.
+      create: whether to raise FileExistsError if the file exists. Google Cloud Storage and Amazon S3 ensure this even
+        if another machine creates the file at the same time; other stores may not.
     """
     with _reaching(path):
         _filesystem(path).pipe_file(path, content, mode="create" if create else "overwrite")
 
 
 def upload(local: str, path: str) -> None:
-    """Copy a file of this machine into a bucket."""
+    """Copy a local file to a bucket."""
     with _reaching(path):
         _filesystem(path).put_file(local, path)
 
 
 def download(path: str, local: str) -> None:
-    """Copy a file of a bucket to this machine. Raises OSError: FileNotFoundError where there is none."""
+    """Copy a file of a bucket to this machine. Raises OSError: FileNotFoundError if the file does not exist."""
     os.makedirs(os.path.dirname(local), exist_ok=True)
     with _reaching(path, absent=True):
         _filesystem(path).get_file(path, local)
@@ -136,7 +136,7 @@ def download(path: str, local: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """The path of a file on this machine: of a copy that is deleted at the end where the file is in a bucket."""
+    """A local path to a file; for a file in a bucket, to a copy that is deleted at the end."""
     if not is_remote(path):
         yield path
         return
@@ -147,7 +147,7 @@ def local_copy(path: str) -> Iterator[str]:
 
 
 def remove(path: str) -> None:
-    """Delete a file. Raises OSError: FileNotFoundError where there is none, though S3 does not tell."""
+    """Delete a file. Raises OSError: FileNotFoundError if the file does not exist, which S3 does not report."""
     if not is_remote(path):
         return os.remove(path)
     with _reaching(path, absent=True):
@@ -155,21 +155,21 @@ def remove(path: str) -> None:
 
 
 def remove_below(directory: str) -> None:
-    """Delete all files in a directory of a bucket, and so the directory."""
+    """Delete a directory of a bucket with all files below it."""
     for name in files_below(directory):
         with contextlib.suppress(FileNotFoundError):
             remove(f"{directory}/{name}")
 
 
 def _listed(directory: str) -> dict[str, str]:
-    """{name: "file" or "directory"} of what is in a directory of a bucket."""
+    """{name: "file" or "directory"} for the entries of a directory of a bucket."""
     with _reaching(directory):
         try:
             found = _filesystem(directory, fresh=True).ls(directory, detail=True)
         except FileNotFoundError:
             return {}
     below = directory.partition("://")[2].rstrip("/") + "/"
-    # Some list an object that stands for the directory itself.
+    # Some stores also list an object that stands for the directory itself.
     entries = {each["name"].rstrip("/").removeprefix(below): each["type"] for each in found}
     return {name: kind for name, kind in entries.items() if name and "/" not in name}
 
@@ -183,7 +183,7 @@ def _info(path: str) -> dict[str, Any] | None:
 
 
 def _filesystem(path: str, *, fresh: bool = False) -> Any:
-    """fsspec's file system of a path; `fresh`: without what it remembers of earlier listings."""
+    """fsspec's file system for a path; `fresh` discards its cache of earlier listings."""
     import fsspec
 
     scheme = path.partition("://")[0]
@@ -206,11 +206,11 @@ def _check_installed(scheme: str) -> None:
 
 @contextlib.contextmanager
 def _reaching(path: str, *, absent: bool = False) -> Iterator[None]:
-    """Turn whatever a store or its package raises into an OSError that names the path, in one line.
+    """Turn any error of a store or its package into an OSError that names the path, in one line.
 
     Args:
-      path: in a bucket.
-      absent: whether FileNotFoundError means that there is no such file; otherwise it is the bucket that is missing.
+      path: a path in a bucket.
+      absent: whether FileNotFoundError means that the file does not exist; otherwise, that the bucket does not.
     """
     try:
         yield

@@ -46,7 +46,7 @@ def test_a_dead_owner_gives_way(changes, capsys):
         assert lock.Owner.read(PATH) == lock._held[WORKDIR]
     if "host" in changes:
         assert time.monotonic() - started > lock.DEAD_AFTER
-        assert "waiting for a sign of life of process" in capsys.readouterr().err
+        assert "waiting to see whether process" in capsys.readouterr().err
 
 
 def test_an_owner_on_another_host_is_alive_once_its_file_changes(bucket):

@@ -108,14 +108,14 @@ def test_a_url_of_a_workdir(bucket, given, path):
         ("gs:///b/x", "--workdir must be gs://BUCKET/FOLDER, got 'gs:///b/x'."),
         ("gs://b/lr[0.1]", "--workdir must not have [ ] in its absolute path, got 'gs://b/lr[0.1]'."),
         ("ftp://b/x", "--workdir must be a directory, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got 'ftp://b/x'."),
-        ("file://host/x", "--workdir must be file:///FOLDER, of this machine, got 'file://host/x'."),
+        ("file://host/x", "--workdir must be file:///FOLDER on this machine, got 'file://host/x'."),
     ],
 )
 def test_a_url_that_cannot_hold_a_run_is_refused(bucket, given, said):
     with pytest.raises(ValueError) as raised:
         workdir_lib.resolve(given)
     assert str(raised.value) == said
-    with pytest.raises(ValueError, match="--out must be a directory of this machine|must be file:///FOLDER"):
+    with pytest.raises(ValueError, match="--out must be a directory on this machine|must be file:///FOLDER"):
         workdir_lib.resolve(given, "--out", remote=False)
 
 
