@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits the main job to SLURM: one process on each node, which uses all GPUs that it asked for there.
+# Submits the main job to Slurm: one process on each node, which uses all GPUs that it asked for there.
 #
 #   bash launch/slurm.sh --config=FILE --workdir=DIR [options] [-- more arguments of gradmix_jax.main]
 #
@@ -9,7 +9,7 @@
 # --nodes=N            1
 # --gpus_per_node=N    1; 0 runs on the CPUs
 # --cpus_per_node=N    8
-# --time=LIMIT         SLURM's format, e.g. 24:00:00 (the default) or 3-12:00:00
+# --time=LIMIT         Slurm's format, e.g. 24:00:00 (the default) or 3-12:00:00
 # --partition=NAME     --account=NAME     as your cluster wants them
 # --dry_run            print every command and execute none
 #
@@ -48,15 +48,15 @@ matches "$cpus" '[1-9][0-9]{0,3}' || fail "--cpus_per_node='$cpus' must be a who
 matches "$time" '([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}' ||
   fail "--time='$time' must be a limit such as 24:00:00 or 3-12:00:00"
 case "$workdir" in
-  *\\*) fail "--workdir='$workdir' must not have a backslash: SLURM would put no job number into the name of its log" ;;
+  *\\*) fail "--workdir='$workdir' must not have a backslash: Slurm would put no job number into the name of its log" ;;
 esac
-need sbatch "run this on a SLURM login node, or look at the commands with --dry_run"
+need sbatch "run this on a Slurm login node, or look at the commands with --dry_run"
 
 job=(.venv/bin/python -u -m gradmix_jax.main)
 [ "$nodes" -eq 1 ] || job+=(--multihost)
 job+=("--config=$config" "--workdir=$workdir" "$@")
 step=(srun --kill-on-bad-exit=1 "--cpus-per-task=$cpus" "${job[@]}")
-# On SLURM, JAX takes one process per GPU for granted; naming the GPUs gives all of a node's to its one process.
+# On Slurm, JAX takes one process per GPU for granted; naming the GPUs gives all of a node's to its one process.
 if [ "$nodes" -gt 1 ] && [ "$gpus" -gt 1 ]; then
   step=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))" "${step[@]}")
 fi

@@ -559,7 +559,7 @@ def test_slurm_job_in_a_bucket_installs_what_reaches_it(checkout):
 
 
 def test_slurm_job_starts_the_main_job(checkout):
-    """What SLURM would execute on the first node, with an srun that only records."""
+    """What Slurm would execute on the first node, with an srun that only records."""
     for name in ("sbatch", "srun"):
         checkout.fake(name)
     checkout.fake_python()

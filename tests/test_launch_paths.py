@@ -1,4 +1,4 @@
-"""Every launcher with workdirs that a shell, mkdir, scp or SLURM reads as something else: one word, or one line."""
+"""Every launcher with workdirs that a shell, mkdir, scp or Slurm reads as something else: one word, or one line."""
 
 import shlex
 
@@ -62,7 +62,7 @@ def test_local(checkout, workdir):
 
 
 def test_slurm(checkout, workdir):
-    """Up to what SLURM would execute on a node, with an srun that only records."""
+    """Up to what Slurm would execute on a node, with an srun that only records."""
     for name in ("sbatch", "srun"):
         checkout.fake(name)
     checkout.fake_python()
@@ -70,7 +70,7 @@ def test_slurm(checkout, workdir):
     assert result.returncode == 0, result.stderr
     (submitted,) = checkout.calls()
     (log,) = (word.removeprefix("--output=") for word in submitted if word.startswith("--output="))
-    # As SLURM reads it, %j is the job's number and %% is %.
+    # As Slurm reads it, %j is the job's number and %% is %.
     read = log.replace("%%", "\0").replace("%j", "7").replace("\0", "%")
     assert read == f"{expected(checkout, workdir)}/slurm-7.log"
     assert_made(checkout, workdir)

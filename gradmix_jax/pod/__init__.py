@@ -1,4 +1,4 @@
-"""The processes of a pod: join, compare what they run, watch each other, stop and fail together."""
+"""The processes of a pod: joining, comparing their runs, watching each other, stopping and failing together."""
 
 from gradmix_jax.pod.agreement import Stopping, agree, get
 from gradmix_jax.pod.joining import initialize

@@ -1,4 +1,4 @@
-"""What all processes of a pod have to agree on: what they run, and where they stop."""
+"""Agreement between the processes of a pod: on what they run and on the step at which they stop."""
 
 import itertools
 import json
@@ -14,22 +14,21 @@ import jax
 
 from gradmix_jax.pod import watching
 
-# Seconds that a process waits for another before it gives up: preparing data, or scores of one part, may take minutes.
+# Seconds that a process waits for another before it gives up: preparing data or computing scores may take minutes.
 WAIT = 3600
-# Steps. No process dispatches a step whose predecessor but two (`loop.run`: two are in flight) another one has not.
+# Steps that no process can be ahead of another: with two steps in flight (`loop.run`), a process dispatches a step only
+# after all others have dispatched the third one before it.
 AHEAD = 4
 _SHOWN = 4
-# Numbers the questions of this interpreter; the same on all processes, because all of them ask the same.
+# Numbers the questions of this process; equal on all processes, because they all ask the same questions.
 _numbers = itertools.count()
 
 
 def get(key: str) -> str:
-    """A value of the store, as soon as it is there.
-
-    In short waits, between which Ctrl-C is heard.
+    """A value of the store, as soon as it exists; the waits are short, so that Ctrl-C works in between.
 
     Raises:
-      RuntimeError: it is not there after WAIT seconds.
+      RuntimeError: it does not exist after WAIT seconds.
     """
     deadline = time.monotonic() + WAIT
     while True:
@@ -41,13 +40,13 @@ def get(key: str) -> str:
 
 
 def agree(facts: Mapping[str, Any]) -> None:
-    """Compare what the processes are about to do; nothing where there is one.
+    """Compare what the processes are about to do; a single process has nothing to compare.
 
     Args:
-      facts: {what: value that JSON can hold}, the same names on all processes.
+      facts: {name: value that JSON can hold}, with the same names on all processes.
 
     Raises:
-      ValueError: on all processes, with what differs from process 0, in one line.
+      ValueError: on all processes, with the differences from process 0 in one line.
     """
     if jax.process_count() == 1:
         return
@@ -73,15 +72,16 @@ def _difference(main: dict[str, Any], mine: dict[str, Any], index: int) -> str:
 
 
 class Stopping:
-    """SIGTERM and Ctrl-C while all processes train: they stop after the same step.
+    """SIGTERM and Ctrl-C while several processes train: all of them stop after the same step.
 
-    A process that is told to stop says so in the store. Process 0 then halts before its next step, names one that no
-    process can have come to yet, and goes on when all of them know it. At the end `agreed` compares once more.
+    A process that receives a signal says so in the store. Process 0 then pauses before its next step, announces a step
+    that no process can have reached yet, and continues when all of them know it. At the end, `agreed` compares the
+    signals once more.
 
-    Use as a context, in the main thread; handlers of signals are restored at its end.
+    Use it as a context in the main thread; signal handlers are restored at the end.
 
     Attributes:
-      received: signals of this process.
+      received: the signals that this process has received.
     """
 
     def __init__(self):
@@ -105,7 +105,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def should_stop(self, done: int) -> bool:
-        """Whether to stop before the step `done`; process 0 may wait here for the others."""
+        """Whether to stop before step `done`; process 0 may wait here for the others."""
         if self._index == 0 and self._asked.is_set() and self._step is None:
             self._step = done + AHEAD
             self._put("step/at", self._step)
@@ -114,7 +114,7 @@ class Stopping:
         return self._step is not None and done >= self._step
 
     def agreed(self) -> int:
-        """The signal that one of the processes was given, the least if several; 0: none. All have to ask, once."""
+        """The smallest signal number that any process received; 0: none. Every process must ask exactly once."""
         own = list(self.received)
         self._put(f"end/{self._index}", own[0] if own else 0)
         if self._index == 0:
@@ -122,7 +122,7 @@ class Stopping:
             self._put("verdict", min(filter(None, given), default=0))
         number = int(get(f"{self._prefix}verdict"))
         for late in self.received[len(own) :] if not number else []:
-            # After this process has answered: it is for what follows the training.
+            # It arrived after this process had answered, so it applies to what follows the training.
             signal.signal(late, self._before[late])
             os.kill(os.getpid(), late)
         return number
@@ -134,7 +134,7 @@ class Stopping:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _exchange(self) -> None:
-        """At each beat, in the watch's thread."""
+        """Read and write the store; called at each beat, in the watch's thread."""
         if self.received and not self._told:
             self._put(f"asked/{self._index}", self.received[0])
             self._told = True

@@ -20,30 +20,30 @@ from gradmix_jax.pod import watching
 
 # Seconds that processes wait for each other at the start.
 JOIN = 300
-# Seconds that the coordination service outlives its starter: until the others have missed it.
+# Seconds that the coordination service outlives its starter, so that the others can notice the loss.
 LINGER = watching.LOST_AFTER + 5
 _SERVICE = pathlib.Path(__file__).with_name("service.py")
 
 
 def initialize(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Join the processes of a pod or cluster, and watch them from now on; call before anything else touches JAX.
+    """Join the processes of a pod or cluster and start watching them; call this before anything else touches JAX.
 
-    What is not given comes from the environment: TPU metadata, SLURM, Open MPI or Kubernetes, as JAX detects them.
+    Missing arguments come from the environment: TPU metadata, Slurm, Open MPI or Kubernetes, as JAX detects them.
 
     Args:
       coordinator: HOST:PORT of process 0; "": detected.
-      num_processes: of all hosts; None: detected.
-      process_id: of this process, 0 ... num_processes - 1; None: detected.
+      num_processes: number of processes on all hosts; None: detected.
+      process_id: index of this process, 0 ... num_processes - 1; None: detected.
 
     Raises:
-      ValueError: there is no sign of other processes, they do not come, or the port is in use; one line.
+      ValueError: no other processes are found, they do not join, or the port is in use; one line.
     """
     _check(coordinator, num_processes, process_id)
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and not coordinator and num_processes is not None:
         raise ValueError("--num_processes needs --coordinator, HOST:PORT of process 0.")
-    # Its SIGTERM handler would stay for good; see `stopping` for what stops a run here.
+    # Its SIGTERM handler could not be removed again; `agreement.Stopping` stops runs instead.
     jax.config.update("jax_enable_preemption_service", False)
-    # CPUs only. One program at a time: after the death of a process Gloo aborts where a second one is under way.
+    # For CPUs, one program at a time: after the death of a process, Gloo aborts if a second program is running.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     given = dict(coordinator_address=coordinator or None, num_processes=num_processes, process_id=process_id)
     try:
@@ -53,17 +53,17 @@ def initialize(coordinator: str = "", num_processes: int | None = None, process_
         if isinstance(error, ServiceError):
             raise
         raise ValueError(
-            f"--multihost finds no other processes ({str(error).rstrip('.')}); use it on a TPU pod, under SLURM, "
+            f"--multihost finds no other processes ({str(error).rstrip('.')}); use it on a TPU pod, under Slurm, "
             "Open MPI or Kubernetes, or give --coordinator, --num_processes and --process_id."
         ) from error
     except RuntimeError as error:
         said = " ".join(str(error).split())[:200]
-        raise ValueError(f"--multihost: the other processes did not come within {JOIN} s ({said}).") from error
+        raise ValueError(f"--multihost: the other processes did not join within {JOIN} s ({said}).") from error
     if jax.process_count() > 1:
         watching.start()
-        # While no other handler is in place. Without a word the others would wait until they miss this process.
+        # Until training installs its own handler. Otherwise the others would wait until they miss this process.
         signal.signal(signal.SIGTERM, lambda *_: watching.leave("told to end (SIGTERM)", 128 + signal.SIGTERM))
-        atexit.register(watching.stop)  # before JAX takes its leave
+        atexit.register(watching.stop)  # before JAX disconnects
 
 
 class ServiceError(ValueError):
@@ -83,7 +83,7 @@ def _check(coordinator: str, num_processes: int | None, process_id: int | None) 
 
 @contextlib.contextmanager
 def _service_outside() -> Iterator[None]:
-    """Let JAX start `Service` where it would start the service in this process."""
+    """Make JAX start `Service` instead of the service inside this process."""
     from jax._src import distributed  # no public name for it
 
     inside = distributed._jax.get_distributed_runtime_service
@@ -95,7 +95,7 @@ def _service_outside() -> Iterator[None]:
 
 
 class Service:
-    """The coordination service in a process of its own, with the interface that JAX uses.
+    """The coordination service in a separate process, with the interface that JAX uses.
 
     Raises:
       ServiceError: it cannot listen on the address.
@@ -104,7 +104,7 @@ class Service:
     def __init__(self, address: str, count: int, *, heartbeat_timeout: int, shutdown_timeout: int, recoverable: bool):
         _wait_for_port(address)
         numbers = (count, heartbeat_timeout, shutdown_timeout, LINGER)
-        # In a session of its own: Ctrl-C is for the processes that it serves.
+        # In a separate session, because Ctrl-C is meant for the processes that it serves.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_SERVICE), address, *map(str, numbers)],
             stdin=subprocess.PIPE,
@@ -117,7 +117,7 @@ class Service:
             raise ServiceError(f"--multihost: the coordinator cannot listen on {address}; choose another port.")
 
     def leave(self) -> None:
-        """Let the service end soon after this process, which must end at once."""
+        """Let the service end shortly after this process, which must end at once."""
         self._tell("leave")
 
     def _tell(self, word: str) -> None:
@@ -133,13 +133,13 @@ class Service:
 
 
 def _wait_for_port(address: str) -> None:
-    """Wait for a port that the service of an earlier start may still hold."""
+    """Wait for a port that the service of an earlier run may still hold."""
     host, _, port = address.rpartition(":")
     deadline, told = time.monotonic() + LINGER + 5, False
     while problem := _problem_of(host.strip("[]"), int(port)):
         if problem.errno != errno.EADDRINUSE or time.monotonic() > deadline:
             said = f"the coordinator cannot listen on port {port} ({problem.strerror})"
-            raise ServiceError(f"--multihost: {said}; end the process that does, or choose another port.")
+            raise ServiceError(f"--multihost: {said}; end the process that uses it, or choose another port.")
         if not told:
             print(f"port {port} is in use; waiting up to {LINGER + 5:.0f} s for it", file=sys.stderr)
             told = True
@@ -152,8 +152,8 @@ def _problem_of(host: str, port: int) -> OSError | None:
         with socket.socket(family, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
-            listener.listen(1)  # with SO_REUSEADDR it is this that finds another listener
+            listener.listen(1)  # with SO_REUSEADDR, only this call fails if another process listens
     except OSError as error:
-        # Without IPv6 the service listens on IPv4 alone.
+        # Without IPv6, the service listens on IPv4 only.
         return None if error.errno == errno.EAFNOSUPPORT else error
     return None

@@ -1,6 +1,6 @@
-"""The coordination service of a pod, in a process of its own: the others learn from it that its starter died.
+"""The coordination service of a pod in a separate process, through which the others learn of the death of process 0.
 
-Inside process 0, as JAX has it, it would die with that process, and the native client aborts where it is gone.
+Inside process 0, where JAX starts it by default, it would die with that process, and the native clients would abort.
 Arguments: address, number of processes, heartbeat timeout, shutdown timeout, seconds to stay after the starter's death.
 """
 
@@ -20,7 +20,7 @@ def main() -> None:
     told = sys.stdin.readline().strip()
     if told == "end":
         service.shutdown()
-    else:  # "leave": the starter ends at once, with its client; or it is dead
+    else:  # "leave": the starter ends at once, with its client; "": it is dead
         time.sleep(1.0 if told else float(linger))
     os._exit(0)
 

@@ -1,7 +1,7 @@
-"""The processes of a pod watch each other: where one fails or dies, the others end, too, each with one line.
+"""The processes of a pod watch each other: if one fails or dies, the others end too, each with one line.
 
-Each process beats in the store of `jax.distributed`. Process 0 looks after all beats, the others after its own, so
-that the store is asked for a handful of keys by each. A process that fails says so before it ends.
+Each process writes heartbeats to the store of `jax.distributed`. Process 0 watches the beats of all others, and they
+watch those of process 0, so that each of them follows only a few keys. A process that fails says so before it ends.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import jax
 
-# Seconds between two beats, and without one until a process counts as lost. A process that compiles or reads beats on:
-# only one that is stopped, or has lost its network, misses so many.
+# Seconds between two beats, and without one until a process counts as lost. A process keeps beating while it compiles
+# or reads; only one that is stopped or has lost its network misses this many beats.
 BEAT = 1.0
 LOST_AFTER = 30.0
-# Exit status of a process that ends because another one did.
+# Exit status of a process that ends because another one ended.
 OTHER_FAILED = 4
 _ROOT = "gradmix_jax/pod"
 _BEATS, _TOLD, _LOST, _BYE = (f"{_ROOT}/{kind}/" for kind in ("beat", "told", "lost", "bye"))
@@ -33,11 +33,12 @@ def store():
 
 
 class Watch:
-    """This process's beat, and its look at the others'.
+    """Sends the beats of this process and watches those of others.
 
     Args:
-      index, count: of this process, and of all.
-      end: called with a line where another process has failed or is lost; does not return.
+      index: index of this process.
+      count: number of processes.
+      end: called with a line if another process has failed or is lost; does not return.
 
     Attributes:
       each_beat: called at each beat, in the watch's thread.
@@ -52,23 +53,23 @@ class Watch:
         self._over = threading.Event()
 
     def start(self) -> None:
-        # Two, because a store that is gone may keep the one that asks it waiting.
+        # Two threads, because a store that is gone may block the one that asks it.
         for run in (self._beat, self._look):
             threading.Thread(target=run, name="pod", daemon=True).start()
 
     def stop(self) -> None:
-        """Beat no more, and say that this is meant so."""
+        """Stop beating, and announce that this is intended."""
         self._over.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store().key_value_set(f"{_BEATS}{self.index}", _DONE, allow_overwrite=True)
 
     def tell(self, said: str) -> None:
-        """Tell the others that this process fails."""
+        """Tell the others that this process has failed."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store().key_value_set(f"{_TOLD}{self.index}", f"{socket.gethostname()} {said}", allow_overwrite=True)
 
     def bye(self) -> None:
-        """Process 0, whose service the others ask, waits a few beats until they have heard why; they say that."""
+        """Confirm the end of this process; process 0 waits a few beats for the others, which depend on its service."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store().key_value_set(f"{_BYE}{self.index}", "1", allow_overwrite=True)
             deadline = time.monotonic() + 5 * BEAT
@@ -95,7 +96,7 @@ class Watch:
                 self._end(f"process {failed} ({host}) failed: {reason}")
         for _, said in store().key_value_dir_get(_LOST):
             self._end(said)
-        # A beat of process 0 is read by all others; all beats only by itself.
+        # All others follow the beat of process 0; only process 0 follows all beats.
         for key, beat in store().key_value_dir_get(_BEATS):
             each = int(key.rpartition("/")[2])
             if each in self._heard and beat != self._heard[each][0]:
@@ -106,7 +107,7 @@ class Watch:
             now = time.monotonic()
             if now - self._answered > LOST_AFTER:
                 said = f"the coordinator, on the host of process 0, has not answered for {LOST_AFTER:g} s"
-                self._end(said, bye=False)  # asking it for anything more could take long
+                self._end(said, bye=False)  # another request to it could take long
             for each, (beat, heard) in self._heard.items():
                 if beat != _DONE and now - heard > LOST_AFTER:
                     said = f"process {each} has given no sign of life for {LOST_AFTER:g} s"
@@ -120,14 +121,14 @@ _once, _ending = threading.Lock(), threading.Event()
 
 
 def start() -> None:
-    """Watch the other processes; each of them has to."""
+    """Watch the other processes; every process must call this."""
     global _watch
     _watch = Watch(jax.process_index(), jax.process_count(), _end)
     _watch.start()
 
 
 def stop() -> None:
-    """The end of a process that has done its work; the watch is over once all have come here."""
+    """End the watch, because this process has done its work."""
     global _watch
     watch, _watch = _watch, None
     if watch:
@@ -135,7 +136,7 @@ def stop() -> None:
 
 
 def current() -> Watch | None:
-    """The watch of this process; None where it is alone."""
+    """The watch of this process; None if it is the only process."""
     return _watch
 
 
@@ -145,9 +146,9 @@ def joined() -> bool:
 
 
 def leave(said: str, status: int) -> None:
-    """End this process with a status and tell the others why; returns where there are none.
+    """End this process with a status and tell the others why; returns if there are no others.
 
-    Nothing is waited for: a program of all devices never ends where one of its processes is gone.
+    It does not wait for running programs: a program on all devices never ends once a process is gone.
     """
     if _watch:
         _watch.tell(said)
@@ -156,7 +157,7 @@ def leave(said: str, status: int) -> None:
 
 
 def wait_for_verdict() -> None:
-    """After a collective that failed: the watch knows soon whether another process did, and then ends this one."""
+    """Wait, after a failed collective, until the watch knows whether another process failed and ends this one."""
     if _watch:
         _ending.wait(LOST_AFTER + 5 * BEAT)
         time.sleep(10 * BEAT if _ending.is_set() else 0.0)
@@ -180,5 +181,5 @@ def _exit(status: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     if distributed.global_state.service:
-        distributed.global_state.service.leave()  # not ended here: this process's own client would abort
+        distributed.global_state.service.leave()  # not ended here, because this process's own client would abort
     os._exit(status)
