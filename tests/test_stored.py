@@ -330,9 +330,9 @@ METADATA = {
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("format", "another", "is damaged: it is of format 'another', version 1."),
+        ("format", "another", "is damaged: its format is 'another', version 1."),
         ("version", 99, "was written by a newer gradmix_jax .version 99.; update gradmix_jax."),
-        ("version", "1", "is damaged: it is of format 'gradmix_jax classifier', version '1'."),
+        ("version", "1", "is damaged: its format is 'gradmix_jax classifier', version '1'."),
         ("class_names", 5, "is damaged: class_names must be a list, got 5."),
         ("image", ..., "is damaged: image is missing."),
         ("image.size", 0, "is damaged: image.size must be an integer of at least 1, got 0."),

@@ -65,14 +65,14 @@ class Arrays:
 
     def __init__(self, path: str, spec_of: Callable[[str], ArraySpec | None] = lambda name: None):
         self._path, self._spec_of, self._file = path, spec_of, path
-        if storage.is_remote(path):  # read many times, and whole in the end
+        if storage.is_remote(path):  # because it is read many times, and finally all of it
             self._copy = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
             self._file = os.path.join(self._copy.name, os.path.basename(path))
             storage.download(path, self._file)
         with self._checked("") as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             if len(infos) < len(archive.infolist()):
-                raise ValueError("it holds something else than arrays")
+                raise ValueError("it holds something other than arrays")
             self._names = [info.filename.removesuffix(".npy") for info in infos]
             total, size = sum(info.file_size for info in infos), os.path.getsize(self._file)
             if total > ROOM + LARGEST_RATIO * size:
@@ -99,7 +99,7 @@ class Arrays:
         return self.shape(name)[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From its header alone."""
+        """The shape of an array, from its header alone."""
         if name not in self._headers:
             raise ValueError(f"{self._path} is damaged: it has no array {name}.")
         return self._headers[name][0]

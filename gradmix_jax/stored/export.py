@@ -31,15 +31,15 @@ def export_metadata(path: str, *, wanted: str, newest: int) -> dict[str, Any]:
     Args:
       path: path of the file.
       wanted: the name of the format.
-      newest: the newest version of it that this code reads.
+      newest: the newest version of the format that this code reads.
 
     Raises:
-      ValueError: it is missing, damaged, of another format or of a newer version.
+      ValueError: the file is missing or damaged, or has another format or a newer version.
     """
     found = workdir_lib.read_json(*os.path.split(path))
     version = found.get("version")
     if found.get("format") != wanted or isinstance(version, bool) or not isinstance(version, int):
-        raise ValueError(f"{path} is damaged: it is of format {found.get('format')!r:.60}, version {version!r:.20}.")
+        raise ValueError(f"{path} is damaged: its format is {found.get('format')!r:.60}, version {version!r:.20}.")
     if version > newest:
         raise ValueError(f"{path} was written by a newer gradmix_jax (version {version}); update gradmix_jax.")
     try:

@@ -51,7 +51,7 @@ _metrics = record(
 
 
 def _reliability(where: str, value: Any) -> None:
-    """Equally many bins of each."""
+    """A reliability diagram, with equally many bins of each quantity."""
     each = {"count": listing(whole(required=True)), "confidence": listing(_share), "accuracy": listing(_share)}
     record(each)(where, value)
     if len({len(value.get(name, ())) for name in each}) > 1:
@@ -143,7 +143,7 @@ def check_results(found: dict[str, Any], path: str) -> dict[str, Any]:
     """Results with a default for each part that an older version did not write.
 
     Raises:
-      ValueError: they are of a newer version than this code, or damaged.
+      ValueError: they have a newer version than this code, or are damaged.
     """
     version = found.get("version", 1)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
@@ -166,7 +166,7 @@ def results(workdir: str) -> dict[str, Any]:
     """results.json, see `check_results`.
 
     Raises:
-      ValueError: it is missing, damaged, or of a newer version; for a failed run, with the reason of the failure.
+      ValueError: it is missing or damaged, or has a newer version; for a failed run, with the reason of the failure.
     """
     path = workdir_lib.path(workdir, workdir_lib.RESULTS)
     failed = workdir_lib.path(workdir, workdir_lib.FAILED)
@@ -180,7 +180,7 @@ def config(workdir: str, defaults: dict[str, Any], renamed) -> dict[str, Any]:
     """config.json under current names, every value of the type of its default; missing keys stay missing.
 
     Args:
-      workdir: of the run.
+      workdir: directory of the run.
       defaults: the default config, plain.
       renamed: plain config -> the same with current names of keys.
 

@@ -59,7 +59,7 @@ def text(where: str, value: Any) -> None:
 
 
 def anything(where: str, value: Any) -> None:
-    """Whatever it is."""
+    """Any value."""
 
 
 def listing(of: Check, *, length: int | None = None) -> Check:
@@ -105,7 +105,7 @@ def record(fields: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> Ch
 
 
 def nullable(of: Check) -> Check:
-    """Null, or what `of` takes."""
+    """Null, or a value that `of` accepts."""
     return lambda where, value: None if value is None else of(where, value)
 
 

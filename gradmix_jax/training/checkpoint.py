@@ -1,8 +1,8 @@
-"""Checkpoints with Orbax: what evaluation needs (`model`) apart from what only training needs (`training`).
+"""Checkpoints with Orbax, in two items: `model`, which evaluation needs, and `training`, which only training needs.
 
-A third item, `about`, has the SHA-256 of both, which are checked when they are restored, and says what run they are of.
+A third item, `about`, identifies the run and holds the SHA-256 of the other two, which is verified on restoring.
 
-Where the run is judged by a moving average, that is the `model`, and the weights it follows belong to `training`.
+If the run is evaluated by a moving average, the average is the `model`, and the weights it follows are in `training`.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ from gradmix_jax.workdir import lock, storage
 
 
 def _silence_orbax() -> None:
-    """Orbax logs a traceback for every part of a save that failed, and raises it as well: once is enough."""
+    """Drop the tracebacks that Orbax logs for every failed part of a save, because it also raises the error."""
 
     def is_new(record: logging.LogRecord) -> bool:
         return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
@@ -37,7 +37,7 @@ def _silence_orbax() -> None:
     if not any(getattr(each, "of_orbax", False) for each in logger.filters):
         is_new.of_orbax = True
         logger.addFilter(is_new)
-        # TensorStore reports to an event loop that Orbax has closed by then; nobody waits for it.
+        # TensorStore reports to an event loop that Orbax has already closed; nothing waits for the report.
         show = sys.unraisablehook
         late = lambda said: isinstance(said.exc_value, RuntimeError) and "loop is closed" in str(said.exc_value)
         sys.unraisablehook = lambda said: None if late(said) else show(said)
@@ -46,20 +46,19 @@ def _silence_orbax() -> None:
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`, saved in the background.
 
-    What is still being saved counts only after `close`. Those of a workdir in a bucket are saved in a temporary
-    directory of this machine, and copied from there and to it, see `bucket`.
+    A save is complete only after `close`. For a workdir in a bucket, Orbax saves to and restores from a temporary local
+    directory, and the checkpoints are copied from and to the bucket, see `bucket`.
 
-    For the main process alone: the others get their state from it (`mapping.broadcast`).
+    Only the main process uses this class; the others receive its state (`mapping.broadcast`).
 
     Args:
       workdir: directory of the run.
-      keep: how many of the newest checkpoints to keep.
-      read_only: raise where there are none, and create nothing.
-      of: what identifies the run, such as {"seed": 0}: recorded with what is saved, and compared with what was recorded
-        where something is restored.
+      keep: number of the newest checkpoints to keep.
+      read_only: raise if there are none, and create nothing.
+      of: identifies the run, such as {"seed": 0}: recorded in every checkpoint, and compared on restoring.
 
     Attributes:
-      restored_step: the step of what was restored last.
+      restored_step: the step of the checkpoint that was restored last.
 
     Raises:
       ValueError: `read_only` and there is no checkpoint.
@@ -80,7 +79,7 @@ class Checkpoints:
             self._bucket = bucket_lib.Bucket(self.directory)
             self._staging = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
             self._local, keep = self._staging.name, 1
-        # One process writes and reads: the hosts of a pod need no disk in common.
+        # One process writes and reads, so that the hosts of a pod need no shared disk.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="main"
         )
@@ -90,7 +89,7 @@ class Checkpoints:
             os.makedirs(self._local, exist_ok=True)
         _silence_orbax()
         self._manager = ocp.CheckpointManager(self._local, options=options)
-        # Orbax writes in the background, but copies to the host and makes folders first, during which training waits.
+        # Orbax writes in the background, but first it copies to the host and creates folders, and training would wait.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: concurrent.futures.Future | None = None
 
@@ -103,17 +102,17 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are there, the oldest first."""
+        """The steps of the existing checkpoints, the oldest first."""
         return self._bucket.steps if self._bucket else sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Copy the state to the host and write it, both in the background; a step that is already there is left alone.
+        """Copy the state to the host and write it, both in the background; a step that is already saved is left alone.
 
         Args:
-          state: nothing may be donated of it.
+          state: the state; none of its arrays may be donated.
 
         Raises:
-          SaveError: the save before this one, which is waited for, failed; one line.
+          SaveError: the previous save, which this call waits for, failed; one line.
         """
         self._finish()
         self._saving = self._thread.submit(self._save, state)
@@ -126,7 +125,7 @@ class Checkpoints:
         items = {"model": state.evaluated, "training": _training(state)}
         about = {"of": self._of, "step": step, "sha256": {name: _digest(tree) for name, tree in items.items()}}
         wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        with self._told():  # also of the one before, which Orbax still had to write
+        with self._told():  # also errors of the previous save, which Orbax finishes first
             self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
         if self._bucket:
             self._upload(step)
@@ -141,7 +140,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Turn what Orbax and TensorStore raise where they cannot write into one line."""
+        """Turn write errors of Orbax and TensorStore into one line."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -162,11 +161,11 @@ class Checkpoints:
     def restore(self, template: TrainState, step: int | None = None) -> TrainState:
         """The state of a step, or the newest, shaped like `template` (whose values are not used); NumPy leaves.
 
-        Where the newest is damaged, the one before it is restored, with a warning; unless `read_only`, the damaged one
-        is moved out of the way.
+        If the newest is damaged, the one before it is restored, with a warning; unless `read_only`, the damaged one is
+        moved out of the way.
 
         Raises:
-          ValueError: no checkpoint can be read, or it is of another run or of another shape.
+          ValueError: no checkpoint can be read, or it belongs to another run or has another shape.
         """
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
         restored = self._restore(step, model=shapes.evaluated, training=_training(shapes))
@@ -176,7 +175,7 @@ class Checkpoints:
         return TrainState(**followed, **training, extra=extra)
 
     def restore_model(self, template: dict[str, Any]) -> dict[str, Any]:
-        """The newest {"params", "batch_stats"} alone, shaped like `template`; raises as `restore`."""
+        """Only the newest {"params", "batch_stats"}, shaped like `template`; raises as `restore`."""
         return self._restore(None, model=template)["model"]
 
     def saved_model(self) -> dict[str, Any]:
@@ -195,7 +194,7 @@ class Checkpoints:
                 if not earlier:
                     raise
                 print(f"warning: {error} Using {self._path(earlier[-1])}.", file=sys.stderr)
-                if not self._read_only:  # training will come to this step again
+                if not self._read_only:  # training will reach this step again
                     self._set_aside(step)
                 step = earlier[-1]
 
@@ -207,7 +206,7 @@ class Checkpoints:
             self._bucket.set_aside(step)
             shutil.rmtree(os.path.join(self._local, str(step)), ignore_errors=True)
         else:
-            shutil.rmtree(self._path(f"damaged_{step}"), ignore_errors=True)  # it may be the second time
+            shutil.rmtree(self._path(f"damaged_{step}"), ignore_errors=True)  # left from an earlier time
             os.replace(self._path(step), self._path(f"damaged_{step}"))
         self._manager.reload()
 
@@ -219,7 +218,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _restore_step(self, step: int, shapes: Mapping[str, Any]) -> Any:
-        if self._bucket:  # a bucket that cannot be reached is no damage
+        if self._bucket:  # outside `try`, because a bucket that cannot be reached is not damage
             self._download(step)
         try:
             wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
@@ -228,17 +227,17 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
             if not all(isinstance(about[name], dict) for name in ("of", "sha256")):
-                raise ValueError("its 'about' does not say what was saved")
-            if about.get("step", step) != step:  # older ones do not say it
+                raise ValueError("its 'about' is incomplete")
+            if about.get("step", step) != step:  # older ones do not record it
                 raise ValueError(f"it is of step {about['step']}")
             for name, tree in shapes.items():
                 if tree is not None:
                     jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
                 if about["sha256"].get(name, "") not in ("", _digest(restored[name])):
-                    raise ValueError(f"the SHA-256 of {name!r} is not that of what was saved")
+                    raise ValueError(f"the SHA-256 of {name!r} differs from the recorded one")
         except (MemoryError, ShapeError):
             raise
-        except Exception as error:  # Orbax and TensorStore raise whatever a missing or broken file leads them to
+        except Exception as error:  # Orbax and TensorStore raise anything for a missing or broken file
             said = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise DamagedError(f"{self._path(step)} cannot be read ({said}).") from error
         for name, value in self._of.items():
@@ -249,7 +248,7 @@ class Checkpoints:
         return restored
 
     def close(self) -> None:
-        """Wait for what is being written. Raises SaveError where it cannot be."""
+        """Wait until all saves are written. Raises SaveError if one fails."""
         with contextlib.ExitStack() as closing:
             closing.callback(self._manager.close)
             closing.callback(self._wait)
@@ -266,11 +265,11 @@ class SaveError(ValueError):
 
 
 class DamagedError(ValueError):
-    """A checkpoint cannot be read, or its content is not what was saved."""
+    """A checkpoint cannot be read, or its content differs from what was saved."""
 
 
 class ShapeError(ValueError):
-    """A checkpoint is of another model than it is restored for."""
+    """A checkpoint belongs to another model than the one to restore."""
 
 
 def _present(directory: str) -> list[int]:
@@ -281,7 +280,7 @@ def _present(directory: str) -> list[int]:
 
 
 def _check_shape(path: tuple, wanted: Any, found: Any) -> None:
-    """Orbax does not: it gives what it has."""
+    """Raises ShapeError for another shape, because Orbax does not check shapes."""
     if wanted.shape != found.shape:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         shapes = f"{found.shape} in the checkpoint and {wanted.shape} in the config's model"
@@ -298,7 +297,7 @@ def _digest(tree: Any) -> str:
 
 
 def _training(state: TrainState) -> dict[str, Any]:
-    """What `model` does not hold; keys that a run has no use for are left out."""
+    """The item `training`: everything that `model` does not hold, without keys that the run does not use."""
     extra = {name: value for name, value in state.extra.items() if name != "average"}
     followed = {"params": state.params, "batch_stats": state.batch_stats} if "average" in state.extra else {}
     return {

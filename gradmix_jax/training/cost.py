@@ -14,7 +14,7 @@ from gradmix_jax.training.program import Program
 class Cost(NamedTuple):
     """Cost of a step on one device: FLOPs, bytes read and written by its kernels, bytes of temporary memory.
 
-    FLOPs count the body of a loop as often as it runs, where the compiler knows how often; bytes count it once.
+    FLOPs count the body of a loop as often as it runs, if the compiler knows how often; bytes count it once.
     """
 
     flops: float
@@ -40,8 +40,8 @@ def resident_shapes(num_images: int, image_shape: tuple[int, ...]) -> tuple[jax.
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:
-    """The cost by XLA's analyses, with every round of a loop. On a GPU they leave out calls of cuDNN and cuBLAS."""
+    """The cost by XLA's analyses, counting every iteration of a loop; on a GPU, without calls of cuDNN and cuBLAS."""
     analysis, text = compiled.cost_analysis(), compiled.as_text()
-    # XLA counts one round of each loop; the others are counted here, by the same rules.
+    # XLA counts one iteration of each loop; the others are counted here, by the same rules.
     others = program_text.flops(text) - program_text.flops(text, rounds=False)
     return Cost(analysis["flops"] + others, analysis["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes)

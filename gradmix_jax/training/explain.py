@@ -1,4 +1,4 @@
-"""What a step would do to a batch, for figures: views, maps, masks and mixed images. Trains nothing."""
+"""The views, maps, masks and mixed images that a step would make of a batch, for figures; no training."""
 
 import dataclasses
 from typing import NamedTuple
@@ -21,13 +21,14 @@ class Explanation(NamedTuple):
 
 
 def explain(program: Program, state: TrainState, images_bxHxWxC, labels_b) -> Explanation:
-    """What the step `state.step` would do to a batch of uint8 images, on one device."""
+    """The `Explanation` of the step `state.step` for a batch of uint8 images, on one device."""
     views_BxHxWxC = step_lib.views_of(program, step_lib.step_key(state, "views"), images_bxHxWxC, None)
     context, _ = step_lib.context_of(program, state, views_BxHxWxC, labels_b, None)
     mixed = step_lib.clean_half(context, views_BxHxWxC).mixed
     mask_BxHxW = jnp.zeros(mixed.images.shape[:3])
     if program.mix.has_mask:
-        # The masks, seen by two fills under the same key: mask * 1 + (1 - mask) * image, less (1 - mask) * image.
+        # The masks, as the difference of two fills with the same key: mask * 1 + (1 - mask) * image, and
+        # (1 - mask) * image.
         filled = [
             step_lib.mix_views(context, dataclasses.replace(program.mix, fill=fill), views_BxHxWxC, mixed.maps)[0]
             for fill in ("ones", "zeros")

@@ -16,8 +16,8 @@ from gradmix_jax.training.program import Context
 
 
 class Outputs(NamedTuple):
-    """What the losses see of a forward pass: z_BxD, the z of all devices, logits_BxK (None where the model gives none)
-    and what else its head says, a dict (None for nothing)."""
+    """The outputs that the losses use: z_BxD, the z of all devices, logits_BxK (None if the model has none) and a dict of
+    further outputs of its head (None if there are none)."""
 
     z: jax.Array
     z_all: jax.Array
@@ -26,9 +26,8 @@ class Outputs(NamedTuple):
 
 
 class Clean(NamedTuple):
-    """A clean forward pass: outputs, its pullback to (params, taps), activations by stage, new batch statistics.
-
-    With the attention of each block where the map needs it."""
+    """A clean forward pass: outputs, its pullback to (params, taps), activations by stage, new batch statistics, and
+    the attention of each block if the map needs it."""
 
     outputs: Outputs
     pullback: Callable
@@ -40,8 +39,8 @@ class Clean(NamedTuple):
 def apply_model(program, params, batch_stats, images_BxHxWxC, perturbations=None, *, blends=None, with_attention=False):
     """Train-mode forward of images in [0, 1]; returns (z, out, new batch statistics).
 
-    `perturbations` and `blends` are what the model takes at its stages (see `models.network`). With `with_attention`,
-    out["attentions"] is the attention of each block of a transformer.
+    `perturbations` and `blends` apply to the model's stages (see `models.network`). With `with_attention`,
+    out["attentions"] holds the attention of each block of a transformer.
     """
     variables = {"params": params, "batch_stats": batch_stats}
     variables |= {"perturbations": perturbations} if perturbations else {}
@@ -61,7 +60,7 @@ def projections(program, variables, images_BxHxWxC) -> jax.Array:
 
 
 def _taps(context: Context, images_BxHxWxC):
-    """The point at which the map's gradient is asked for: the images, zeros at the stages, or nothing."""
+    """The variables with respect to which the map's gradient is taken: the images, zeros at the stages, or none."""
     program = context.program
     if not program.maps_gradients:
         return {}
@@ -75,12 +74,12 @@ def forward_views(context: Context, params, images_BxHxWxC, added=None, *, kept=
     """(outputs, (activations, new batch statistics, attentions)) of the clean views, in micro batches if asked.
 
     Args:
-      context: of the step; its parameters are not used.
-      params: of the model.
+      context: the context of the step, whose parameters are not used.
+      params: parameters of the model.
       images_BxHxWxC: views in [0, 1], view-major.
-      added: {stage: what is added to its activations}.
+      added: {stage: array added to its activations}.
       kept: stages whose activations are returned, besides those of `added`.
-      with_attention: whether the attention of each block is.
+      with_attention: whether the attention of each block is returned.
     """
     program, added = context.program, added or {}
 
@@ -88,7 +87,7 @@ def forward_views(context: Context, params, images_BxHxWxC, added=None, *, kept=
         options = dict(perturbations=rows[1], with_attention=with_attention)
         z, out, new_stats = apply_model(program, params, context.batch_stats, rows[0], **options)
         looked_at = {name: out[name] for name in (*added, *kept)}, new_stats, out.get("attentions", ())
-        # Nothing is ever pulled back through them, and so nothing has to be kept for it.
+        # No gradient ever flows through them, so nothing has to be kept for a backward pass.
         return (z, out.get("logits"), out.get("head")), lax.stop_gradient(looked_at)
 
     rows = images_BxHxWxC, added

@@ -27,8 +27,8 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     """The template's variables, replaced by the weights of `init_from`.
 
     Args:
-      init_from: the key `model.init_from`: a file of PyTorch or safetensors, an export, or the workdir of a run, of
-        which the newest checkpoint counts. "{trial}" in it stands for the trial.
+      init_from: the key `model.init_from`: a file of PyTorch or safetensors, an export, or the workdir of a run, whose
+        newest checkpoint is used. "{trial}" in it stands for the trial.
       trial: trial of the run.
       template: initialized {"params", "batch_stats"}; see `pretrained.load_variables`.
 

@@ -1,4 +1,4 @@
-"""What a train step minimizes: the phase's weighted sum of objectives of the clean views, and of the mixed images."""
+"""The loss of a train step: the phase's weighted sum of objectives, for the clean views and for the mixed images."""
 
 import jax
 
@@ -12,11 +12,11 @@ def clean_loss(context: Context, outputs: Outputs) -> tuple[jax.Array, dict[str,
     """The weighted sum of the objectives of the clean views.
 
     Args:
-      context: of the step; an objective that no phase gives a weight is left out.
-      outputs: of the clean views.
+      context: the context of the step; objectives without a weight in any phase are left out.
+      outputs: outputs of the clean views.
 
     Returns:
-      (loss, {name of an objective: its value without its weight}): float32 scalars, this device's part of the mean.
+      (loss, {objective: its unweighted value}): float32 scalars, this device's part of the mean.
     """
     given = _givens(context, outputs, context.program.objective_names)
     terms = {name: objectives.OBJECTIVES[name].clean(each) for name, each in given.items()}
@@ -30,10 +30,10 @@ def mixed_loss(
 
     Args:
       context, outputs: as for `clean_loss`.
-      mixed: what the losses see of the mixed images.
+      mixed: outputs of the mixed images.
 
     Returns:
-      (loss, {"mixed_" + name of an objective: its value without its weight}), as `clean_loss`; 0.0 and {} for none.
+      (loss, {"mixed_" + objective: its unweighted value}), as for `clean_loss`; 0.0 and {} if no objective mixes.
     """
     terms, loss = {}, 0.0
     for name, given in _givens(context, outputs, context.program.mixed_objectives).items():
@@ -43,7 +43,7 @@ def mixed_loss(
 
 
 def attribution_loss(context: Context, outputs: Outputs) -> jax.Array:
-    """The loss whose gradient maps are made of, of any outputs; a scalar, this device's part of the mean."""
+    """The loss whose gradient gives the maps, for any outputs; a scalar, this device's part of the mean."""
     name = context.program.attribution.loss
     if name == attribution.TRAINING:
         return clean_loss(context, outputs)[0]
@@ -55,7 +55,7 @@ def attribution_cotangent(context: Context, outputs: Outputs, clean_cotangent: O
 
     Args:
       context, outputs: as for `clean_loss`.
-      clean_cotangent: gradient of `clean_loss`, which is that of the attribution loss "training".
+      clean_cotangent: gradient of `clean_loss`, which the attribution loss "training" uses as is.
 
     Returns:
       `Outputs` with the shapes of `outputs`.
@@ -66,7 +66,7 @@ def attribution_cotangent(context: Context, outputs: Outputs, clean_cotangent: O
 
 
 def _givens(context, outputs, names) -> dict[str, objectives.Given]:
-    """{objective: what its losses see}."""
+    """{objective: the inputs of its losses}."""
     program, labels_b = context.program, context.labels_b
     options = dict(views=program.num_views, axis_name=context.axis_name, temperature_factor=context.temperature_factor)
     batch = objectives.make_batch(outputs.z, outputs.z_all, labels_b, **options)

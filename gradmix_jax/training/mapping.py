@@ -1,7 +1,7 @@
-"""Run a train step on all devices: by `pmap`, by `shard_map`, or with sharded state. Also what concerns processes.
+"""Runs a train step on all devices, by `pmap`, by `shard_map`, or with sharded state; helpers for several processes.
 
 A step is written for one device. A mapping compiles it for all of them and places its arguments. The rest of the
-package does not know which one it has (`train.mapping`):
+package does not know which mapping it uses (`train.mapping`):
 
     mapping = MAPPINGS["pmap"]()
     step = mapping.compile_step(make_train_step(program, axis_name=mapping.axis_name))
@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "batch"
-# `sharded` keeps arrays of fewer elements whole: to gather them takes longer than their memory is worth.
+# `sharded` keeps arrays with fewer elements whole, because gathering them costs more time than their memory is worth.
 SMALLEST_SHARDED = 1024
 
 
@@ -31,10 +31,10 @@ class Mapping(abc.ABC):
     """The step and its arrays on the devices of all processes.
 
     Args:
-      devices: all devices of this program, also those of other processes; they need not be here to compile for them.
+      devices: all devices of the program, including those of other processes; for compiling alone they need not exist.
 
     Attributes:
-      axis_name: of the step's collectives; None where the step is written for the global batch.
+      axis_name: axis of the step's collectives; None if the step is written for the global batch.
       mesh: all devices in a row, those of a process next to each other.
     """
 
@@ -54,27 +54,27 @@ class Mapping(abc.ABC):
 
     @abc.abstractmethod
     def compile_step(self, step: Callable, *, streamed: bool = False) -> Callable:
-        """Compile (state, *batch) -> (state, scalars), which takes the memory of the state it is given.
+        """Compile (state, *batch) -> (state, scalars), to which the given state is donated.
 
         Args:
-          step: for one device, with collectives over `axis_name`; for the global batch where that is None.
-          streamed: whether the batch comes from `spread`, and not from `replicate`.
+          step: the step for one device, with collectives over `axis_name`; for the global batch if that is None.
+          streamed: whether the batch comes from `spread`, not from `replicate`.
         """
 
     @abc.abstractmethod
     def compile_replicated(self, function: Callable) -> Callable:
-        """Compile a function of arrays from `replicate`, whose results are like them."""
+        """Compile a function of arrays from `replicate`, whose results are placed like them."""
 
     def create(self, init: Callable[[], Any]) -> Any:
         """The state that `init` returns, placed for the step."""
         return self.place_state(jax.device_get(init()))
 
     def place_state(self, state: Any) -> Any:
-        """A state on the host, placed for the step. Every process has to call it with the same values."""
+        """A state on the host, placed for the step. Every process must call it with the same values."""
         return jax.tree.map(lambda leaf: _place(leaf, self._state_sharding(leaf)), state)
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays on the host, the same in every process, whole on every device."""
+        """Arrays on the host, equal in every process, placed whole on every device."""
         return jax.tree.map(lambda leaf: _place(leaf, self._whole), tree)
 
     def spread(self, tree: Any) -> Any:
@@ -84,20 +84,20 @@ class Mapping(abc.ABC):
     def to_host(self, tree: Any) -> Any:
         """Scalars of a step, or other whole arrays, as NumPy arrays. Waits for the device.
 
-        A whole state, too, where all devices belong to this process.
+        Also a whole state, if all devices belong to this process.
         """
-        # Copied, because on a CPU a fetched array may be the very memory that the next step is donated.
+        # Copied, because on a CPU a fetched array may share the memory that is donated to the next step.
         return jax.tree.map(np.array, jax.device_get(tree))
 
     def make_snapshot(self, state: Any, *, wanted: bool = True) -> Callable[[Any], Any]:
-        """Compile a copy of states like this one, without what the mapping adds, for `jax.device_get`.
+        """Compile a function that copies states like this one for `jax.device_get`, without axes of the mapping.
 
-        It returns as soon as the copy is dispatched, which is made before any program that is dispatched later, so that
-        the original may be donated at once.
+        The function returns as soon as the copy is dispatched. The copy runs before any program that is dispatched
+        later, so the original may be donated at once.
 
         Args:
-          state: its shapes count.
-          wanted: whether this process needs the copy; all processes have to call what is returned.
+          state: only its shapes are used.
+          wanted: whether this process needs the copy; all processes must call the returned function.
         """
         if not wanted:
             return lambda state: None
@@ -109,7 +109,7 @@ class Mapping(abc.ABC):
         """Shapes and shardings of the arguments of the compiled step.
 
         Args:
-          state, batch: shapes of one device's arrays; the batch is that of `replicate`.
+          state, batch: shapes of one device's arrays; the batch is one for `replicate`.
         """
         shape = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         state = jax.tree.map(lambda leaf: shape(leaf, self._state_sharding(leaf)), state)
@@ -151,7 +151,7 @@ class Pmap(Mapping):
         return jax.tree.map(lambda leaf: jax.device_put(split(leaf), self._stacked), tree)
 
     def to_host(self, tree: Any) -> Any:
-        # Whole shards are fetched, all at once, and indexed here: indexing on the device is one more program a leaf.
+        # All shards are fetched whole, at once, and indexed here: indexing on the device needs a program per leaf.
         shards = jax.device_get(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
         return jax.tree.map(lambda shard: np.array(shard[0]), shards)
 
@@ -176,8 +176,8 @@ class ShardMap(Mapping):
     def _mapped(self, function: Callable, of_batch: P) -> Callable:
         def mapped(first, *rest):
             specs = (P(), *(of_batch for _ in rest))
-            # Whether results are the same on all devices is not checked: to the checker, statistics of random numbers
-            # that differ in their device's index alone do not seem so.
+            # Results are not checked to be the same on all devices, because the checker does not see that statistics
+            # over random numbers folded with the device's index are.
             over_mesh = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=P(), check_vma=False)
             return over_mesh(first, *rest)
 
@@ -185,11 +185,12 @@ class ShardMap(Mapping):
 
 
 class Sharded(Mapping):
-    """`jax.jit` of the step for the global batch, its state spread over the devices: for models that outgrow one.
+    """`jax.jit` of the step for the global batch, with its state sharded, for models that outgrow one device.
 
     Every large array of the state (parameters, moments, averages, the key encoder) is split along its longest axis
-    that the devices divide. The model gathers its parameters to use them, its gradient is scattered, and the batch is
-    spread over the devices (ZeRO, arXiv 1910.02054, stage 3). Statistics and contrasts are global by themselves.
+    whose size the number of devices divides. The model gathers its parameters before use, its gradient is scattered,
+    and the batch is spread over the devices (ZeRO, arXiv 1910.02054, stage 3). Statistics and contrasts need no
+    collectives in the code, because they are computed over the global batch.
     """
 
     axis_name = None
@@ -208,15 +209,15 @@ class Sharded(Mapping):
         return jax.jit(function, out_shardings=self._whole)
 
     def create(self, init: Callable[[], Any]) -> Any:
-        # Where it belongs from the start: it may not fit one device.
+        # Sharded from the start, because it may not fit on one device.
         shardings = jax.tree.map(self._state_sharding, jax.eval_shape(init))
         return jax.jit(init, out_shardings=shardings)()
 
     def make_snapshot(self, state: Any, *, wanted: bool = True) -> Callable[[Any], Any]:
         if jax.process_count() == 1:
             return jax.jit(self._copy).lower(state).compile()
-        # Each process has a part. Array by array, so that no more than one is whole on a device, and at once: a
-        # collective of another thread could meet a step of another process.
+        # Each process has a part. The arrays are gathered one by one, so that a device holds only one of them whole.
+        # Each is waited for, because a collective from another thread could meet a step of another process.
         gather = jax.jit(jnp.copy, out_shardings=self._whole)
 
         def fetch(leaf):
@@ -228,7 +229,7 @@ class Sharded(Mapping):
         return snapshot
 
     def split(self, tree: Any) -> Any:
-        """Within a compiled function: large arrays split over the devices, as the state is."""
+        """Within a compiled function: large arrays split over the devices like the state."""
         return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, self._state_sharding(leaf)), tree)
 
     def rows(self, array_B: jax.Array) -> jax.Array:
@@ -236,7 +237,7 @@ class Sharded(Mapping):
         return lax.with_sharding_constraint(array_B, self._rows)
 
     def gather(self, tree: Any) -> Any:
-        """Within a compiled function: whole arrays on every device; what is differentiated is split again."""
+        """Within a compiled function: arrays whole on every device; their gradient is split again."""
 
         @jax.custom_vjp
         def whole(tree):
@@ -255,7 +256,7 @@ class Sharded(Mapping):
 
 
 class _ShardedModel:
-    """A module whose `apply` spreads its images over the devices and gathers its parameters; else like the module."""
+    """A module whose `apply` spreads its images over the devices and gathers its parameters; otherwise unchanged."""
 
     def __init__(self, mapping: Sharded, module: Any):
         self._mapping, self._module = mapping, module
@@ -272,9 +273,9 @@ MAPPINGS: dict[str, type[Mapping]] = {"pmap": Pmap, "shard_map": ShardMap, "shar
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array on the host, put on this process's devices."""
-    # One device at a time: otherwise it could need the whole array on a single device, and a program for every shape.
-    # Copied, because a CPU device may take the memory it is given as its own.
+    """An array on the host, placed on this process's devices."""
+    # One device at a time; otherwise JAX could place the whole array on one device and compile a program per shape.
+    # Copied, because a CPU device may use the given memory directly.
     leaf = np.asarray(leaf)
     indices = sharding.addressable_devices_indices_map(leaf.shape)
     shards = [jax.device_put(np.array(leaf[index]), device) for device, index in indices.items()]
@@ -287,11 +288,11 @@ def is_main_process() -> bool:
 
 
 def broadcast(tree: Any) -> Any:
-    """The main process's values, on every process; all have to call it with trees of the same shapes."""
+    """The main process's values, on every process; all must call it with trees of the same shapes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def barrier(name: str) -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

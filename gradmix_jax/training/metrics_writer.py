@@ -13,20 +13,20 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training.tracking import CONTINUED, Attempts, Tracking
 from gradmix_jax.workdir.mirror import Mirror
 
-# Seconds after which what has been written is copied to a workdir in a bucket, checkpoint or not.
+# Seconds between copies of the metrics to a workdir in a bucket, besides those before checkpoints.
 COPIED_EVERY = 60.0
 
 
 class MetricsWriter:
-    """Writes scalars of a run that goes from `start_step` to `total_steps`.
+    """Writes the scalars of a run from `start_step` to `total_steps`.
 
     If something cannot be written, or a tracker is missing or fails, a warning is given and training continues without
     the lost data.
 
-    After a resume, lines that the interrupted run wrote past its last checkpoint are dropped, so that every step is in
-    the file once.
+    On resuming, lines that the interrupted run wrote past its last checkpoint are dropped, so that every step appears
+    once in the file.
 
-    Files of a workdir in a bucket are written on this machine, and copied there by `push`, by `close` and every minute.
+    For a workdir in a bucket, files are written on this machine and copied by `push`, by `close` and every minute.
 
     Args:
       workdir: directory of the run.
@@ -85,7 +85,7 @@ class MetricsWriter:
             self.push()
 
     def push(self) -> None:
-        """Copy what has been written to a workdir in a bucket: before a checkpoint, which may lack no earlier line."""
+        """Copy the metrics to a workdir in a bucket; called before a checkpoint, so that no earlier line is missing."""
         if self._enabled:
             self._attempt("the metrics to the bucket", self._mirror.push)
             self._copied = time.monotonic()

@@ -1,4 +1,4 @@
-"""Everything static about a train step, and the context that its parts hand on."""
+"""Everything static about a train step, and the context that is passed between its parts."""
 
 import dataclasses
 from typing import Any
@@ -14,11 +14,14 @@ from gradmix_jax.training.phases import Phase
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything static about a step. `batch_size` is global, `num_images` the size of the training set; `patch_size`
-    is that of a transformer, 0 for other models, `class_token` says whether it has one, `has_negatives` whether some
-    images have the label -1, `skips_nonfinite` whether a step whose loss or gradient is not finite changes nothing.
-    `micro_batch_size` counts the images of a device in one pass, 0: all of them; `devices_in_rows` the devices whose
-    images the step sees as one batch: all of them where it has no axis name."""
+    """Everything static about a step.
+
+    `batch_size` is global, and `num_images` is the size of the training set. `patch_size` is that of a transformer, 0
+    for other models; `class_token` says whether the model has one, `has_negatives` whether some images have the label
+    -1, and `skips_nonfinite` whether a step with a nonfinite loss or gradient changes nothing. `micro_batch_size` is
+    the number of images per device and pass, 0 for all of them. `devices_in_rows` is the number of devices whose images
+    the step sees as one batch: all devices if the step has no axis name, otherwise 1.
+    """
 
     model: Any
     transform: optax.GradientTransformation
@@ -45,26 +48,26 @@ class Program:
 
     @property
     def objective_names(self) -> tuple[str, ...]:
-        """Those that any phase gives a weight: one that never counts is left out of the program."""
+        """The objectives with a weight in any phase; all others are left out of the program."""
         return tuple(name for name in objectives.OBJECTIVES if any(name in phase.weights for phase in self.phases))
 
     @property
     def mixed_objectives(self) -> tuple[str, ...]:
-        """Those of them whose loss mixed images add to."""
+        """Those of them that have a loss for mixed images."""
         return tuple(name for name in self.objective_names if objectives.OBJECTIVES[name].mixes(self.objective))
 
     @property
     def carrying(self) -> tuple[str, ...]:
-        """Those of them that carry a state from step to step."""
+        """Those of them that carry state from step to step."""
         return tuple(name for name in self.objective_names if objectives.OBJECTIVES[name].state)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches. Raises ValueError where there is not even one."""
+        """Number of whole batches in an epoch. Raises ValueError if there is none."""
         return order.steps_per_epoch(self.num_images, self.batch_size)
 
     def temperature_factor(self, step: jax.Array) -> jax.Array | float:
-        """What `objective.temperature_schedule` multiplies temperatures with at a step; it changes by epoch."""
+        """The factor of `objective.temperature_schedule` for temperatures at a step; it changes by epoch."""
         epochs = sum(phase.epochs for phase in self.phases)
         return objectives.temperature_factor(self.objective, step // self.steps_per_epoch, epochs)
 
@@ -74,7 +77,7 @@ class Program:
 
     @property
     def maps_gradients(self) -> bool:
-        """Whether the mix asks for gradients of the clean pass: it has a map that is made of them."""
+        """Whether the mix has a map that is made of gradients of the clean pass."""
         return self.mix.uses_map and self.attribution.uses_gradients
 
     def map_needs(self, what: str) -> bool:
@@ -89,25 +92,25 @@ class Program:
 
     @property
     def shares_backward(self) -> bool:
-        """Whether one backward pass serves the map, if any, and the training, before the mixed pass begins."""
+        """Whether one backward pass, before the mixed pass begins, serves both training and the map, if any."""
         of_training = not self.maps_gradients or self.attribution.loss == attribution.TRAINING
         return not self.mixes or (not self.mixed_touches_clean and of_training)
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the parts of a step hand on: the program, and this step's arrays on this device.
+    """The context that is passed between the parts of a step: the program, and this step's arrays on this device.
 
     Attributes:
       program: the static part of the step.
       axis_name: the mapped axis, if any.
-      keys: of this step, {"map": key, "mix": key, "objective": key}.
-      params, batch_stats: of the model; the running statistics are not used in train mode, but updated.
+      keys: keys of this step, {"map": key, "mix": key, "objective": key}.
+      params, batch_stats: variables of the model; in train mode, the running statistics are updated but not used.
       labels_b: int32, classes of this device's images.
       weights: {objective: float32 scalar} of this step's phase.
-      carried: {objective: what its losses see of the state that it carries}.
-      fresh: whether this step makes maps of gradients and not random ones (traced); None: every step does.
-      temperature_factor: of the temperatures of this step's losses.
+      carried: {objective: the part of its carried state that its losses use}.
+      fresh: whether this step's maps come from gradients and are not random (traced); None: those of every step do.
+      temperature_factor: factor of the temperatures of this step's losses.
     """
 
     program: Program

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-# One FLOP for each element of the result. What XLA's analysis counts as transcendental, such as exp, is not among them.
+# One FLOP for each element of the result. Operations that XLA counts as transcendental, such as exp, are left out.
 ELEMENTWISE = (
     "abs|add|and|ceil|clamp|compare|complex|convert|count-leading-zeros|divide|floor|imag|is-finite|maximum|minimum|"
     "multiply|negate|not|or|popcnt|real|reduce-precision|remainder|round-nearest-afz|round-nearest-even|select|"
@@ -67,18 +67,18 @@ def _closing(text: str) -> int:
 
 
 def _called(instruction: Instruction, attribute: str) -> str:
-    """The computation that an instruction names by an attribute: body, calls, to_apply."""
+    """The computation that an attribute of an instruction (body, calls, to_apply) names."""
     return re.search(rf"\b{attribute}=%?([\w.-]+)", instruction.line)[1]
 
 
 def trips(instruction: Instruction) -> int:
-    """How often the body of a `while` runs; 1 where the compiler does not know."""
+    """How often the body of a `while` runs; 1 if the compiler does not know."""
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.line)
     return int(known[1]) if known else 1
 
 
 def executed(programs: dict, name: str, times: int) -> Iterator[tuple[Instruction, int, dict]]:
-    """(instruction, how often it is executed, results by name) of a computation and of the loops in it."""
+    """(instruction, number of executions, results by name) for a computation and the loops in it."""
     results = {instruction.name: instruction.results for instruction in programs[name]}
     for instruction in programs[name]:
         if instruction.operation == "while":
@@ -90,13 +90,13 @@ def executed(programs: dict, name: str, times: int) -> Iterator[tuple[Instructio
 
 
 def flops(text: str, *, rounds: bool = True) -> float:
-    """FLOPs of a program by the rules of XLA's own analysis, calls of libraries left out.
+    """FLOPs of a program by the rules of XLA's own analysis, without library calls.
 
     Products and convolutions are exact; the longest branch of a conditional counts.
 
     Args:
-      text: of the program.
-      rounds: count the body of a loop as often as it runs, where the compiler knows it; once otherwise, as XLA does.
+      text: text of the program.
+      rounds: count the body of a loop as often as it runs, if the compiler knows; otherwise once, as XLA does.
     """
     programs, known = computations(text), {}
 
@@ -132,7 +132,7 @@ def flops(text: str, *, rounds: bool = True) -> float:
 
 
 def _combined(instruction: Instruction, results: dict) -> int:
-    """How often a reduction, a window's reduction or a scatter applies its function."""
+    """How often a reduction, a windowed reduction or a scatter applies its function."""
     first, written = (math.prod(each[0][1]) for each in (results[instruction.operands[0]], instruction.results))
     if instruction.operation == "reduce":
         return first - written

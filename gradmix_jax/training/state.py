@@ -33,8 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def with_weights(state: TrainState, variables: dict[str, Any]) -> TrainState:
-    """The state before the first step with other weights, {"params", "batch_stats"}, in every copy of the model: its
-    average, and those that objectives carry."""
+    """The state before the first step with other weights, {"params", "batch_stats"}, in every copy of the model,
+    including its average and the copies that objectives carry."""
     both = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     states = [entry.state for entry in objectives.OBJECTIVES.values() if entry.state]
     copies = {"average", *(name for state in states for name in state.copies)}

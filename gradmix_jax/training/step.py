@@ -2,12 +2,12 @@
 
     choose batch -> views -> clean forward -> map -> mask -> mix -> mixed forward -> loss -> update
 
-The clean forward is run once, under `jax.vjp` with respect to the parameters *and* the taps (the input images, or
+The clean forward pass runs once, under `jax.vjp` with respect to the parameters *and* the taps (the input images, or
 zeros added at the chosen stages). Its pullback is called with the cotangent of the attribution loss for the taps,
-and with the cotangent of the training loss for the parameters; XLA drops the half of each call that nobody asked for.
-Asking `jax.grad` a second time instead would run a second forward pass, which the compiler does not merge.
-Where the mixed loss leaves the clean outputs alone, and the attribution loss is the training loss of the clean views,
-a single call serves both.
+and with the cotangent of the training loss for the parameters; XLA drops the unused half of each call.
+Calling `jax.grad` a second time instead would run a second forward pass, which the compiler does not merge.
+If the mixed loss does not depend on the clean outputs, and the attribution loss is the training loss of the clean
+views, a single call serves both.
 
 Letters: B rows of this device (views included), b images of this device, H W image, C image channels.
 """
@@ -38,7 +38,7 @@ def step_key(state: TrainState, domain: str) -> jax.Array:
 
 
 def choose_batch(program: Program, step, images, labels, order_N, device, devices) -> tuple[jax.Array, jax.Array]:
-    """This device's images and labels: as given, or picked from the whole training set where there is an order."""
+    """This device's images and labels: as given, or picked from the whole training set if an order is given."""
     if order_N is None:
         return images, labels
     size = program.batch_size // devices
@@ -55,7 +55,7 @@ def views_of(program: Program, key, images_bxHxWxC, axis_name) -> jax.Array:
 
 
 def _keys(key, device, images):
-    """One key for each of this device's images, the same however the batch is spread."""
+    """One key for each of this device's images, the same for any distribution of the batch over devices."""
     positions = device * images + jnp.arange(images)
     return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
 
@@ -63,7 +63,7 @@ def _keys(key, device, images):
 def context_of(
     program: Program, state: TrainState, views_BxHxWxC, labels_b, axis_name: str | None
 ) -> tuple[Context, dict[str, Any]]:
-    """What the parts of the step `state.step` hand on, and the next state's `extra` but for the average."""
+    """The context of the step `state.step`, and the next state's `extra` without the average."""
     carried, extra = {}, {}
     for name in program.carrying:
         update = objectives.Update(
@@ -93,7 +93,7 @@ def context_of(
 
 
 def make_map(context: Context, images_BxHxWxC, clean: Clean, gradients, keys_B) -> jax.Array:
-    """map_BxHxW of this device's views, of the gradients at the taps."""
+    """map_BxHxW of this device's views, from the gradients at the taps."""
     program = context.program
 
     def gradient_at(images_BxHxWxC):
@@ -117,7 +117,7 @@ def make_map(context: Context, images_BxHxWxC, clean: Clean, gradients, keys_B) 
 
 
 class Mixed(NamedTuple):
-    """maps_BxHxW (None where the method has none), mixed images, kept shares, partners; the rest: see `mix.Method`."""
+    """maps_BxHxW (None if the method has none), mixed images, kept shares, partners, and extras (see `mix.Method`)."""
 
     maps: jax.Array | None
     images: jax.Array
@@ -136,7 +136,7 @@ def make_mixed(context: Context, images_BxHxWxC, clean: Clean, tap_gradients) ->
         if context.fresh is None:
             maps = make()
         elif program.map_needs("gradient"):
-            # Passes of its own are left out; those of the clean pass were, where its gradients are pulled back.
+            # Skips the map's own passes; those of the clean pass are skipped where its gradients are pulled back.
             maps = lax.cond(context.fresh, make, random)
         else:
             maps = jnp.where(context.fresh, make(), random())
@@ -172,7 +172,7 @@ class CleanHalf(NamedTuple):
 
 
 def clean_half(context: Context, images_BxHxWxC) -> CleanHalf:
-    """Clean forward, clean loss, map, mask and mix. `gradient` is there where the map's backward pass gave it."""
+    """Clean forward, clean loss, map, mask and mix. `gradient` is set if the map's backward pass computed it."""
     program = context.program
     clean = clean_forward(context, images_BxHxWxC)
     (loss, terms), cotangent = jax.value_and_grad(lambda outputs: losses.clean_loss(context, outputs), has_aux=True)(
@@ -198,17 +198,18 @@ def gradients(context: Context, images_BxHxWxC):
     """Gradient of the whole loss on this device's views, before it is averaged over devices.
 
     Args:
-      context: of the step.
+      context: the context of the step.
       images_BxHxWxC: clean views in [0, 1], view-major.
 
     Returns:
-      gradient like params, new batch statistics (from the clean forward only), and a dict of scalar metrics.
+      The gradient, with the structure of params; new batch statistics (from the clean forward pass only); and a dict of
+      scalar metrics.
     """
     clean, loss, terms, cotangent, gradient, mixed = clean_half(context, images_BxHxWxC)
     metrics = {"loss": loss, **terms}
     mixed_gradient = None
     if gradient is not None and mixed is not None:
-        # Nothing of the clean pass is needed any more. Left alone, a GPU's scheduler starts the mixed pass before the
+        # The clean pass is no longer needed. Without the barrier, a GPU's scheduler starts the mixed pass before the
         # clean gradient is done, and holds the activations of both.
         images, gradient = lax.optimization_barrier((mixed.images, gradient))
         mixed = mixed._replace(images=images)
@@ -232,7 +233,7 @@ def gradients(context: Context, images_BxHxWxC):
 
 
 def forward_mixed(context: Context, params, mixed: Mixed) -> objectives.Mixed:
-    """What the losses see of the mixed images: their forward pass, with activations mixed where the method does so."""
+    """The outputs of the mixed images for the losses, with activations mixed too if the method does so."""
     program, spec = context.program, context.program.mix
     views = 1 if spec.mixed_views == "first" else program.num_views
 
@@ -253,10 +254,10 @@ def forward_mixed(context: Context, params, mixed: Mixed) -> objectives.Mixed:
 
 
 def _in_rows(tree):
-    """The arrays in row-major memory, as parameters are.
+    """The arrays in row-major layout, which parameters have.
 
-    cuDNN gives gradients of kernels transposed. An optimizer that reads them so cannot update in place: XLA copies
-    parameters and moments once more, three launches for every convolution (benchmarks/README.md).
+    cuDNN returns transposed gradients of kernels. An optimizer that reads these cannot update in place: XLA would copy
+    parameters and moments once more, with three launches per convolution (benchmarks/README.md).
     """
     return jax.tree.map(lambda leaf: layout.with_layout_constraint(leaf, layout.Layout(tuple(range(leaf.ndim)))), tree)
 
@@ -265,9 +266,9 @@ def make_train_step(program: Program, *, axis_name: str | None) -> Callable:
     """The step for one device: (state, images, labels, order_N) -> (state, metrics).
 
     It picks its batch from the whole training set, uint8 images_NxP and int32 labels_N, by `order.epoch_order` of its
-    epoch; P = H W C, because a TPU keeps a row of pixels in one place, but of four dimensions it would make the images
-    the innermost one, and copy all of them in every step. Without an order images_bxHxWxC and labels_b are this
-    device's share of the batch.
+    epoch. P = H W C, because a TPU stores a row of pixels contiguously, whereas with four dimensions it would make the
+    images the innermost dimension and copy all of them at every step. Without an order, images_bxHxWxC and labels_b are
+    this device's share of the batch.
 
     A `mapping` compiles it for all devices; `jax.jit` alone (axis name None), for one.
     """

@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow. A table of them.
+"""Trackers, which receive metrics besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow.
 
 To add one, write a class with `write`, `summarize` and `close` and enter it in TRACKERS. Nothing is sent to another
 machine unless the user's environment asks for it (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI`).
@@ -16,20 +16,20 @@ from typing import Any, Protocol
 
 from gradmix_jax import workdir as workdir_lib
 
-PROJECT = "gradmix_jax"  # of Weights & Biases, experiment of MLflow, unless the environment names another
+PROJECT = "gradmix_jax"  # default project of Weights & Biases and experiment of MLflow
 
 
 class Tracker(Protocol):
-    """What an entry opens. Its methods may raise anything: training then goes on without it."""
+    """The object that an entry opens. Its methods may raise anything; training then continues without it."""
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Record scalars after `step` steps."""
 
     def summarize(self, step: int, results: dict[str, float]) -> None:
-        """Record the metrics of an evaluation after `step` steps, in place of those of an earlier one."""
+        """Record the metrics of an evaluation after `step` steps, replacing those of an earlier one."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write any remaining data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Entry:
     """An entry of TRACKERS.
 
     Attributes:
-      title: what to call it in a warning.
-      package: what it imports.
-      install: what to install for it.
-      open: (workdir, number of steps done already) -> `Tracker`; made once, when training starts or resumes.
+      title: its name in warnings.
+      package: the package that it imports.
+      install: the package to install for it.
+      open: (workdir, number of steps already done) -> `Tracker`; called once, when training starts or resumes.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Entry:
 
 
 def _import_tensorboard():
-    # tensorboardX imports PyTorch where that is installed, as in Colab: seconds, for classes that never come here.
+    # If PyTorch is installed, as in Colab, tensorboardX imports it, which takes seconds for classes that are not used.
     hidden = {"torch"} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))
     try:
@@ -70,10 +70,10 @@ def _import_tensorboard():
 class TensorBoard:
     """An event file for TensorBoard, written without a thread.
 
-    That of tensorboardX dies on a full disk, and its queue then blocks for good.
+    The writer thread of tensorboardX dies on a full disk, and its queue then blocks forever.
 
     Args:
-      workdir: of the run; the file is in its folder `tensorboard`.
+      workdir: directory of the run; the file is in its folder `tensorboard`.
       start_step: events of earlier files past this step are hidden.
 
     Raises:
@@ -87,7 +87,7 @@ class TensorBoard:
         self._events = events_writer(os.path.join(directory, "events"))
         if start_step:
             start = self._event_pb2.SessionLog(status=self._event_pb2.SessionLog.START)
-            first = start_step + 1  # from this step on, TensorBoard hides what was written before
+            first = start_step + 1  # TensorBoard hides earlier events from this step on
             self._events.write_event(self._event_pb2.Event(step=first, wall_time=time.time(), session_log=start))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -97,7 +97,7 @@ class TensorBoard:
         self._events.write_event(event)
         self._events.flush()
 
-    summarize = write  # TensorBoard shows the newest of several values of a step
+    summarize = write  # of several values of a step, TensorBoard shows the newest
 
     def close(self) -> None:
         self._events.close()
@@ -106,12 +106,12 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, offline in the workdir's folder `wandb` unless WANDB_MODE says otherwise.
 
-    `wandb sync` uploads an offline run later. A resumed run goes on under the same id. Its steps only go up: what an
-    interrupted run wrote past its last checkpoint stays, and is not written again.
+    `wandb sync` uploads an offline run later. A resumed run continues under the same id. Its steps only increase, so
+    the values that an interrupted run wrote past its last checkpoint stay and are not written again.
     """
 
     def __init__(self, workdir: str, start_step: int):
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports of crashes are sent elsewhere, too
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports go to another machine, too
         import wandb
 
         self._run = wandb.init(
@@ -129,7 +129,7 @@ class WeightsAndBiases:
         self._run.log(scalars, step=step)
 
     def summarize(self, step: int, results: dict[str, float]) -> None:
-        # Not in the history, whose steps only go up: a run may be evaluated again at the step of its last scalars.
+        # Not in the history, whose steps only increase, because a run may be evaluated again at its last step.
         self._run.summary.update({**results, "evaluated_step": step})
 
     def close(self) -> None:
@@ -139,14 +139,14 @@ class WeightsAndBiases:
 class MLflow:
     """A run of MLflow, in files in the workdir's folder `mlruns` unless MLFLOW_TRACKING_URI says otherwise.
 
-    A resumed run goes on in the same run, behind the last step that it has.
+    A resumed run continues the same MLflow run after the last recorded step.
     """
 
     def __init__(self, workdir: str, start_step: int):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
-            # Files need no database, of which mlflow-skinny has none; MLflow 3 wants to be asked for them.
+            # Files, because mlflow-skinny comes without a database; MLflow 3 needs this variable to allow them.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = f"file://{os.path.join(os.path.abspath(workdir), 'mlruns')}"
         from mlflow import MlflowClient
@@ -154,11 +154,11 @@ class MLflow:
 
         self._metric, self._client = Metric, MlflowClient(tracking_uri=uri)
         self._run = _kept_id(workdir, "mlflow", lambda: self._start(workdir))
-        # A parameter keeps its first value: those of a later evaluation may differ, and writing them again is an error.
+        # A parameter keeps its first value: a later evaluation may have another, and writing it again is an error.
         known = self._client.get_run(self._run).data.params
         config = {name: value for name, value in _flat(_config(workdir)).items() if name not in known}
         config = [Param(name, value[:6000]) for name, value in config.items()]
-        for first in range(0, len(config), 100):  # the most that a call takes
+        for first in range(0, len(config), 100):  # at most 100 in one call
             self._client.log_batch(self._run, params=config[first : first + 100])
         history = self._client.get_metric_history(self._run, "loss") if start_step else []
         self._last = max((metric.step for metric in history), default=-1)
@@ -174,7 +174,7 @@ class MLflow:
             self.summarize(step, scalars)
 
     def summarize(self, step: int, results: dict[str, float]) -> None:
-        now = int(1000 * time.time())  # the newest value of a step counts
+        now = int(1000 * time.time())  # of several values of a step, the newest counts
         metrics = [self._metric(name, float(value), now, step) for name, value in results.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
@@ -190,7 +190,7 @@ TRACKERS = {
 
 
 def _kept_id(workdir: str, tracker: str, new: Callable[[], str]) -> str:
-    """The id under which a tracker knows the run: that of the last start, or a new one, which is written down."""
+    """The id of the run in a tracker: the one recorded by an earlier start, or a new one, which is recorded."""
     try:
         kept = workdir_lib.read_json(workdir, workdir_lib.TRACKED)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The trackers of a run while it goes on, and the results of its evaluation: what cannot be written costs a warning."""
+"""Writes metrics and evaluation results of a run to its trackers; a failing tracker costs a warning, not the run."""
 
 import contextlib
 import math
@@ -13,26 +13,26 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training.trackers import TRACKERS, Tracker
 from gradmix_jax.workdir.mirror import Mirror
 
-# What of a workdir in a bucket trackers read, see `Mirror`.
+# The files that trackers read, which are copied from a workdir in a bucket, see `Mirror`.
 CONTINUED = (workdir_lib.CONFIG, workdir_lib.TRACKED, "mlruns")
-EVALUATION = "evaluation/"  # before the names of the evaluation's metrics
+EVALUATION = "evaluation/"  # prefix of the metrics of an evaluation
 
 
 class Attempts:
-    """Calls that may fail, with one warning for each thing that cannot be written."""
+    """Calls that may fail, with one warning for each target that cannot be written."""
 
     def __init__(self):
         self._failed: set[str] = set()
 
     def __call__(self, what: str, write: Callable[[], Any], errors: type[Exception] = OSError) -> bool:
-        """Whether it could be written; a warning the first time that it could not."""
+        """Whether `write` succeeded; warns at the first failure of each target."""
         try:
             write()
         except errors as error:
             if what not in self._failed:
                 self._failed.add(what)
                 reason = " ".join(str(error).split()) or type(error).__name__
-                warn(f"cannot write {what} ({reason}); the run continues without.")
+                warn(f"cannot write {what} ({reason}); the run continues without it.")
             return False
         return True
 
@@ -41,10 +41,10 @@ class Tracking:
     """The trackers of a run, without those that are not installed or fail.
 
     Args:
-      names: of TRACKERS.
+      names: names in TRACKERS.
       workdir: directory of the run.
-      start_step: number of steps done already.
-      attempt: what calls them.
+      start_step: number of steps already done.
+      attempt: calls their methods.
     """
 
     def __init__(self, names: Sequence[str], workdir: str, *, start_step: int, attempt: Attempts):
@@ -65,13 +65,13 @@ class Tracking:
         self._each(lambda tracker: tracker.write(step, dict(scalars)))
 
     def summarize(self, step: int, results: Mapping[str, float]) -> None:
-        """Record the metrics of an evaluation after `step` steps, in place of those of an earlier one."""
+        """Record the metrics of an evaluation after `step` steps, replacing those of an earlier one."""
         self._each(lambda tracker: tracker.summarize(step, dict(results)))
 
     def _each(self, write: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             if not self._attempt(TRACKERS[name].title, partial(write, tracker), Exception):
-                del self._trackers[name]  # half an event of TensorBoard hides all that follow
+                del self._trackers[name]  # an incomplete event of TensorBoard hides all later ones
 
     def close(self) -> None:
         for name, tracker in self._trackers.items():
@@ -79,12 +79,12 @@ class Tracking:
 
 
 def track_results(names: Sequence[str], workdir: str, results: Mapping[str, Any]) -> None:
-    """Give the headline metrics of an evaluation to the trackers of a run.
+    """Send the headline metrics of an evaluation to the trackers of a run.
 
     Args:
-      names: of TRACKERS.
+      names: names in TRACKERS.
       workdir: directory of the run.
-      results: of the evaluation, with "by_score", "feature", "score_name" and "step".
+      results: results of the evaluation, with "by_score", "feature", "score_name" and "step".
     """
     headline = results["by_score"][results["feature"]][results["score_name"]] | {"macro_f1": results.get("macro_f1")}
     scalars = {
@@ -105,6 +105,6 @@ def _track(names, workdir, step, scalars, attempt):
 
 
 def warn(message: str) -> None:
-    """Say it on a line of its own, beside the progress bar."""
+    """Print a warning on its own line, without breaking the progress bar."""
     with contextlib.suppress(OSError):
         tqdm.write(f"warning: {message}", file=sys.stderr)

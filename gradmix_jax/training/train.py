@@ -41,8 +41,8 @@ class Spec(Section, section="train"):
     )
     micro_batch_size: int = key(
         0,
-        "images of a device in one pass, for batches larger than memory; divides its batch; 0: all of them. Losses are "
-        "of the whole batch; batch norm has the statistics of a pass",
+        "images per device and pass, for batches larger than memory; must divide the device's batch; 0: all of them. "
+        "Losses see the whole batch, batch norm only one pass",
         least=0,
     )
     num_views: int = key(2, "augmented views of each image", least=1)
@@ -155,11 +155,11 @@ def train(
 
 
 def check_memory(state: Any, source: data_lib.Source, storage: str) -> None:
-    """Raises ValueError for a run that cannot fit: XLA waits forever for memory that no machine has.
+    """Raises ValueError for a run that cannot fit into memory, for which XLA would wait forever.
 
     Args:
       state: shapes of the initial state.
-      source: training images.
+      source: the training images.
       storage: see `dataset.storage`.
     """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()

@@ -154,7 +154,7 @@ def test_altered_content_is_detected_and_training_resumes_from_the_checkpoint_be
     shutil.copytree(tmp_path / "other" / "checkpoints" / "2" / "model", saved)
     checkpoints = Checkpoints(str(tmp_path))
     same(checkpoints.restore(state), at(1))
-    assert "checkpoints/2 cannot be read (the SHA-256 of 'model' is not that of what" in capsys.readouterr().err
+    assert "checkpoints/2 cannot be read (the SHA-256 of 'model' differs" in capsys.readouterr().err
     checkpoints.save(at(2))  # training reaches this step again
     checkpoints.close()
     reader = Checkpoints(str(tmp_path), read_only=True)

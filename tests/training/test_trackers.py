@@ -159,7 +159,7 @@ def test_a_tracker_that_fails_is_left_out(fakes, workdir, capsys):
         writer.write(step, {"loss": loss})
     writer.close()
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert warnings == ["warning: cannot write Weights & Biases (the network is gone); the run continues without."]
+    assert warnings == ["warning: cannot write Weights & Biases (the network is gone); the run continues without it."]
     assert "[3" not in (workdir / "fake_wandb.jsonl").read_text()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 3
     assert list((workdir / "tensorboard").iterdir())
