@@ -16,8 +16,8 @@ from gradmix_jax.training.program import Context
 
 
 class Outputs(NamedTuple):
-    """The outputs that the losses use: z_BxD, the z of all devices, logits_BxK (None if the model has none) and a dict of
-    further outputs of its head (None if there are none)."""
+    """The outputs that the losses use: z_BxD, the z of all devices, logits_BxK (None if the model has none), and a dict
+    of further outputs of its head (None if there are none)."""
 
     z: jax.Array
     z_all: jax.Array
