@@ -1,14 +1,14 @@
-"""Does the map matter? Carries out results/plan.md and makes results/map.md of it.
+"""Does the map matter? Carries out results/plan.md and writes results/map.md.
 
 export PYTHONPATH=.
 python benchmarks/map_study.py run --workdir=runs/map [--only=fashion_mnist] [--splits=0,1]   the runs, split by split
 python benchmarks/map_study.py page                                                           the page and its figure
 python benchmarks/map_study.py pilot DIRECTORY...                       validation accuracies, which choose the width
 
-A run that is over leaves a row in the raw file, results/map.csv, which is all that the page is made of; rerunning the
-command goes on with what has no row. A run that fails leaves a row too, with its reason, and is repeated only with
---retry. A directory that is complete is measured and not run again, so that runs of `python -m gradmix_jax.sweep map`
-count as well. One process does all, which keeps compiled programs.
+Every run leaves a row in the raw file, results/map.csv, from which the page is made; rerunning the command continues
+with the runs that have no row. A failed run leaves a row with the reason and is repeated only with --retry. A complete
+directory is only measured, so runs of `python -m gradmix_jax.sweep map` count as well. One process carries out all runs
+and keeps compiled programs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = plan.all_jobs(raw.read(arguments.raw), arguments.only, arguments.splits)
     if not jobs and arguments.only in ("longer", "factorial"):
         raise ValueError(f"--only={arguments.only} needs the main runs of splits 0 to 19 first.")
-    for job in {job.key.dataset: job for job in jobs}.values():  # data that is missing is no result
+    for job in {job.key.dataset: job for job in jobs}.values():  # missing data is an error, not a result
         data_lib.open_set(from_config(job.config(), num_devices=jax.device_count()).dataset)
     if arguments.remeasure:
         runs.remeasure(jobs, arguments.raw, arguments.workdir)
@@ -66,11 +66,11 @@ def main(words: list[str] | None = None) -> int:
     numbers = lambda given: [int(word) for word in given.split(",")]
     running.add_argument("--splits", type=numbers, default=range(40), help="class splits, separated by commas")
     running.add_argument("--retry", action="store_true", help="repeat runs that failed")
-    running.add_argument("--remeasure", action="store_true", help="train nothing; measure again what is there")
-    paging = commands.add_parser("page", parents=[shared], help="make the page and its figure of the raw file")
-    paging.add_argument("--out", type=pathlib.Path, default=RESULTS / "map.md", help="the figure is put beside it")
+    running.add_argument("--remeasure", action="store_true", help="train nothing; measure existing runs again")
+    paging = commands.add_parser("page", parents=[shared], help="make the page and its figure from the raw file")
+    paging.add_argument("--out", type=pathlib.Path, default=RESULTS / "map.md", help="the figure is written beside it")
     table = commands.add_parser("pilot", help="a table of validation accuracies")
-    table.add_argument("directories", nargs="+", help="of finished runs")
+    table.add_argument("directories", nargs="+", help="workdirs of finished runs")
     arguments = parser.parse_args(words)
     try:
         if arguments.command == "pilot":

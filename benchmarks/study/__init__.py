@@ -1,1 +1,1 @@
-"""The study of results/plan.md: what `map_study.py` carries out and reports."""
+"""The study of results/plan.md, which `map_study.py` carries out and reports."""

@@ -1,4 +1,4 @@
-"""The tests of results/plan.md: paired differences over splits, and what becomes of the first hypothesis."""
+"""The tests of results/plan.md: paired differences over splits, and the verdict on the first hypothesis."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from gradmix_jax.report import comparison
 from .plan import DATA, METHODS, OBJECTIVES, label, split_means
 from .raw import Row
 
-# (first, second) in the order of the plan; each family, of one objective and dataset, has all six.
+# (first, second) in the order of the plan; every family (one objective on one dataset) has all six.
 COMPARISONS = tuple((first, second) for first in ("input", "layer") for second in ("random", "cutmix", "none"))
 TEST = "random sign-flip permutation"
 LEVEL = 0.05
-# In AUROC: what the map has to be worth to matter in practice.
+# The smallest gain in AUROC that matters in practice.
 RELEVANT = 0.005
 MEASURES = ("auroc", "oscr", "accuracy")
 PRIMARY, REPLICATION = DATA
-FEWEST = 2  # splits of a test
+FEWEST = 2  # splits that a test needs
 
 
 class Difference(NamedTuple):
@@ -30,10 +30,10 @@ class Difference(NamedTuple):
     Attributes:
       first, second: methods.
       by_split: {split: first - second}, seeds averaged.
-      mean: over splits; None without any.
-      interval: Student's, 95 %; None for fewer than two splits.
-      positive: number of splits on which it is above 0.
-      p, adjusted: of the sign-flip test, and by Holm's procedure; None for fewer than two splits.
+      mean: mean over splits; None without splits.
+      interval: Student's 95 % interval; None for fewer than two splits.
+      positive: number of splits with a positive difference.
+      p, adjusted: p-value of the sign-flip test, and the same by Holm's procedure; None for fewer than two splits.
     """
 
     first: str
@@ -53,7 +53,7 @@ def difference(rows: Sequence[Row], dataset: str, objective: str, pair: tuple[st
 
 
 def of_splits(pair: tuple[str, str], by_split: dict[int, float]) -> Difference:
-    """Mean, interval and sign of differences by split."""
+    """Mean, interval and number of positive splits of differences by split."""
     found = comparison.value({(trial, 0): each for trial, each in by_split.items()})
     positive = sum(each > 0 for each in by_split.values())
     return Difference(*pair, by_split, found and found.mean, found and found.interval, positive)
@@ -72,11 +72,11 @@ def family(rows: Sequence[Row], dataset: str, objective: str) -> list[Difference
 
 
 def verdict(primary: Difference, replication: Difference) -> str:
-    """What the plan calls hypothesis 1 (input against random maps) under an objective.
+    """The verdict on the plan's hypothesis 1 (input against random maps) under an objective.
 
-    "refuted": the interval of the primary dataset lies below RELEVANT, so that the map does not buy half a point. It
-    comes first, because a difference can be significant and irrelevant. "supported": Holm's test rejects with a
-    positive mean, and the mean of the replication is positive. Anything else is "undecided".
+    "refuted": the interval on the primary dataset lies below RELEVANT, so the map gains less than half a point. This is
+    checked first, because a difference can be significant but irrelevant. "supported": Holm's test rejects with a
+    positive mean, and the mean on the replication is positive. Otherwise "undecided".
     """
     if primary.interval is None or primary.mean is None or primary.adjusted is None:
         return "undecided"
@@ -87,7 +87,7 @@ def verdict(primary: Difference, replication: Difference) -> str:
 
 
 def whole_splits(rows: Sequence[Row], dataset: str) -> int:
-    """Number of splits that have a row, with results or failed, for every method, objective and seed."""
+    """Number of splits with a row, whether with results or failed, for every method, objective and seed."""
     there = {row.key[2:] for row in rows if row.key.dataset == dataset and row.key.part == "main"}
     names = [label(method, objective) for objective in OBJECTIVES for method in METHODS]
     seeds = DATA[dataset].seeds
@@ -98,7 +98,7 @@ def whole_splits(rows: Sequence[Row], dataset: str) -> int:
 def correlations(rows: Sequence[Row], dataset: str, objective: str, measure: str) -> list[float]:
     """Spearman's rank correlation of a measure with AUROC over the runs of each split, seeds averaged.
 
-    Runs of all parts count. Splits with fewer than three runs, or with a constant, have none.
+    Runs of all parts count. Splits with fewer than three runs, or with a constant measure, are left out.
     """
     names = sorted({r.key.variant for r in rows if r.key.dataset == dataset and f", {objective}" in r.key.variant})
     means = [(split_means(rows, dataset, name), split_means(rows, dataset, name, measure)) for name in names]

@@ -1,4 +1,4 @@
-"""The parts of the page that nothing is tested in: longer training, mechanism, factorial sweep."""
+"""The exploratory parts of the page, without tests: longer training, mechanism, factorial sweep."""
 
 import statistics
 from collections.abc import Sequence
@@ -35,17 +35,18 @@ def longer(rows: Sequence[Row]) -> str:
             if len(best) == 2 and all(longest[name] for name in [*names][:2]):
                 lines += _gaps(rows, dataset, objective, best)
     if not lines:
-        return "## Longer training\n\nNot yet: the leaders are chosen by all methods on splits 0 to 19."
-    heads = ("data", "variant", "epochs", "AUROC ↑", "against the same method at the plan's epochs", "splits")
+        return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
+    heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
     note = (
         f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on the same "
-        "splits. Rows of differences: the better minus the other, at the plan's epochs and at twice as many."
+        "splits. Rows with a minus sign in the variant: the better minus the other, at the plan's epochs and at twice "
+        "as many."
     )
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
 
 def _gaps(rows: Sequence[Row], dataset: str, objective: str, best: Sequence[str]) -> list[list[str]]:
-    """Rows that say whether the gap between the leaders grows with training."""
+    """Rows that show whether the gap between the leaders grows with training."""
     lines = []
     for epochs, ending in ((DATA[dataset].epochs, ""), (2 * DATA[dataset].epochs, ", twice the epochs")):
         first, second = (split_means(rows, dataset, label(method, objective) + ending) for method in best)
@@ -74,16 +75,16 @@ def mechanism(rows: Sequence[Row]) -> str:
                     related.append([DATA[dataset].title, objective, name, f"{statistics.fmean(found):+.2f}", positive])
     heads = ("data", "objective", "method", *MECHANISM.values(), "splits")
     note = (
-        "Effective rank and intrinsic dimension are of the encoder's features of the training images. Deleted: mean "
-        "share of a test image that has to go, in the order of the run's map or in random order, until the class "
-        "evidence halves. Exploratory: nothing is tested."
+        "Effective rank and intrinsic dimension: of the encoder's features of the training images. Deleted: the mean "
+        "share of a test image to delete, in the order of the run's map or in random order, until the class evidence "
+        "halves. Exploratory, without tests."
     )
     parts = ["## Mechanism", text.table(heads, lines), note]
     if related:
         heads = ("data", "objective", "measure", "rank correlation with AUROC", "positive splits")
         parts += [
             text.table(heads, related),
-            "Spearman's, within a split over its runs; mean over splits.",
+            "Spearman's rank correlation over the runs of a split; mean over splits.",
         ]
     return "\n\n".join(parts)
 
@@ -105,19 +106,19 @@ def factorial(rows: Sequence[Row]) -> str:
                 one = differences.of_splits((name, method), gain)
                 shown = f"{text.signed(one.mean)} ({text.interval(one)})"
                 lines.append([name, text.mean(by_split), shown, str(len(by_split))])
-            heads = ("cell", "AUROC ↑", "against the recipe", "splits")
+            heads = ("cell", "AUROC ↑", "difference from the recipe", "splits")
             effects = _effects(found, method)
             parts.append(f"{DATA[dataset].title}, `{method}`:\n\n{text.table(heads, lines)}\n\n{effects}")
     if not parts:
-        return "## Factorial sweep\n\nNot yet: the better of `input` and `layer` is chosen on splits 0 to 19."
+        return "## Factorial sweep\n\nNot run yet: the better of `input` and `layer` is chosen on splits 0 to 19."
     return "## Factorial sweep\n\n" + "\n\n".join(parts)
 
 
 def _effects(found: dict[str, dict[int, float]], method: str) -> str:
-    """Mean AUROC of each level of each factor, over the cells and the splits that all cells have."""
+    """Mean AUROC at each level of each factor, over all cells and the splits that all cells have."""
     common = set.intersection(*(set(by_split) for by_split in found.values()))
     if not common:
-        return "Means of levels need all cells of a split."
+        return "The means by level need a split with all cells."
     levels: dict[tuple[str, object], list[float]] = {}
     for name, keys in cells(method).items():
         for key, level in keys.items():

@@ -1,4 +1,4 @@
-"""The figure of the page: paired differences by split with their intervals, as an SVG file of its own."""
+"""The figure of the page, a separate SVG file: paired differences by split with their intervals."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,9 +12,9 @@ BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#b8b8b8"
 
 
 def svg(panels: Sequence[tuple[str, Sequence[Difference]]]) -> str:
-    """Panels in two columns, one for each (title, comparisons); the same scale for all.
+    """Panels in two columns, one for each (title, comparisons), all on the same scale.
 
-    A dot is a split; the large one is the mean, with its 95 % interval, blue for `input` and orange for `layer`.
+    Small dots are splits. The large dot is the mean, with its 95 % interval, blue for `input` and orange for `layer`.
     """
     values = [value for _, each in panels for one in each for value in (*one.by_split.values(), *(one.interval or ()))]
     largest = max(map(abs, values), default=0.01)
@@ -53,7 +53,7 @@ def _panel(title: str, comparisons: Sequence[Difference], rows: int, step: float
     for number, one in enumerate(comparisons):
         y = TITLE + number * ROW + ROW / 2
         parts.append(f'<text class="n" x="{LEFT - 8}" y="{y + 4:g}">{escape(f"{one.first} - {one.second}")}</text>')
-        # Apart by split, so that equal differences do not hide each other.
+        # Offset by split, so that equal differences do not hide each other.
         dots = ((place(value), y + (trial % 5 - 2) * 3) for trial, value in one.by_split.items())
         parts += [f'<circle class="d" cx="{dot_x:.1f}" cy="{dot_y:g}" r="1.8"/>' for dot_x, dot_y in dots]
         color = BLUE if one.first == "input" else ORANGE

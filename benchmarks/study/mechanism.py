@@ -1,9 +1,9 @@
-"""How much of an image the class evidence of a trained network needs: deletion until it halves.
+"""The share of an image that the class evidence of a trained network depends on: deletion until the evidence halves.
 
-The evidence is the margin: how far the predicted class's logit lies above the largest other one. Logits are those of
-the classifier where there is one, else the cosine similarities of the encoder's features to the class means of the
-training images. Where the margin halves does not depend on the scale of the logits. That of a probability does, and a
-probability near 1 has no gradient to make a map of.
+The evidence is the margin: the predicted class's logit minus the largest other logit. The logits come from the
+classifier if there is one; otherwise they are the cosine similarities of the encoder's features to the class means of
+the training images. The point where the margin halves does not depend on the scale of the logits. For a probability it
+would, and a probability near 1 has no gradient to make a map from.
 
 Letters: N images, K classes, D features, S steps of a curve.
 """
@@ -30,14 +30,14 @@ SMOOTHING = 3  # pixels, the default of `attribution.smoothing`
 
 
 def halving_shares(workdir: str, data: data_lib.OpenSet) -> tuple[float, float]:
-    """(by the run's map, in random order): mean share of a test image of the known classes to delete until it halves.
+    """(by the run's map, in random order): mean share of a known test image to delete until the margin halves.
 
-    The map is the gradient of the margin with respect to the image, in the run's trained network: the same kind for all
-    methods, also those without a map, so that networks are compared and not maps.
+    The map is the gradient of the margin with respect to the image, in the run's trained network. All methods, also
+    those without a map, use this kind of map, so that the comparison is of networks and not of maps.
 
     Args:
-      workdir: of a finished run with its features.npz.
-      data: of the run.
+      workdir: workdir of a finished run with its features.npz.
+      data: the data of the run.
     """
     experiment = config_lib.from_config(config_lib.read(workdir), num_devices=1)
     model = fitting.restore(experiment.setup, workdir, data=data)
@@ -53,7 +53,7 @@ def halving_shares(workdir: str, data: data_lib.OpenSet) -> tuple[float, float]:
 
 
 def class_means(train: Features, num_classes: int) -> np.ndarray:
-    """means_KxD of the unit features of each class, of unit length."""
+    """means_KxD of the unit features of each class, scaled to unit length."""
     features_NxD = np.asarray(unit(train.outputs["features"]))
     means_KxD = np.stack([features_NxD[train.labels == label].mean(axis=0) for label in range(num_classes)])
     return np.asarray(unit(means_KxD))
@@ -64,7 +64,7 @@ def _cosines(features_NxD: Any, means_KxD: Any) -> jax.Array:
 
 
 def margin(logits_NxK: jax.Array, predicted_N: jax.Array) -> jax.Array:
-    """How far the logit of a class lies above the largest other one, negative where it does not."""
+    """The logit of a class minus the largest other logit."""
     is_it_NxK = jax.nn.one_hot(predicted_N, logits_NxK.shape[1], dtype=bool)
     own_N = jnp.max(jnp.where(is_it_NxK, logits_NxK, -jnp.inf), axis=1)
     return own_N - jnp.max(jnp.where(is_it_NxK, -jnp.inf, logits_NxK), axis=1)
@@ -89,10 +89,10 @@ def _deletion_curves(module, normalization, variables, means_KxD, images_NxHxWxC
 
 
 def halving_share(curves_NxS: np.ndarray) -> np.ndarray:
-    """Share deleted where each curve first falls to half of its start, linear between its steps; 1 where it never does.
+    """The share at which each curve first falls to half of its start, interpolated linearly; 1 if it never does.
 
     Args:
-      curves_NxS: at evenly spaced shares from 0 to 1.
+      curves_NxS: curves at evenly spaced shares from 0 to 1.
     """
     half_N = curves_NxS[:, 0] / 2
     below_NxS = curves_NxS <= half_N[:, None]

@@ -1,4 +1,4 @@
-"""The page of the study, results/map.md, from the rows of the raw file alone."""
+"""The page of the study, results/map.md, made only from the rows of the raw file."""
 
 import statistics
 from collections import Counter
@@ -16,17 +16,17 @@ HEADS = {"auroc": "AUROC", "oscr": "OSCR", "accuracy": "accuracy"}
 # {(dataset, objective): its six comparisons}
 Families = dict[tuple[str, str], list[Difference]]
 READINGS = """\
-- Tests are of AUROC alone, over the splits that both methods have, seeds averaged first; a split without all seeds is
-  left out. The sign-flip test counts the observed pattern as one of 100,000, so that p is never 0.
-- Hypothesis 1 is judged for each objective: by Fashion-MNIST (refuted, supported) and by the sign of the mean on digits
-  (supported). Where a difference is significant and its interval lies below .005, it counts as refuted.
-- Mechanism: the class evidence is the margin, how far the predicted class's logit lies above the largest other one;
-  without a classifier, cosine similarities to the class means of the training images take the place of logits. The same
-  kind of map is used for every run, the gradient of the margin with respect to the image in the run's own network,
-  because methods without a map have none of their own. Random order is of single pixels.
-- Factorial sweep: under the contrastive objective. `attribution.sign` does not enter maps of `input`, and
-  `attribution.smoothing` not those of `layer`: the factor that the better map does not have is left out, which leaves
-  12 cells of 24."""
+- Only AUROC is tested, over the splits that both methods have, with seeds averaged first; splits without all seeds are
+  left out. The sign-flip test counts the observed pattern as one of 100,000, so p is never 0.
+- Hypothesis 1 is judged separately for each objective: by Fashion-MNIST (refuted, supported) and by the sign of the
+  mean on digits (supported). A significant difference whose interval lies below .005 counts as refuted.
+- Mechanism: the class evidence is the margin, the predicted class's logit minus the largest other logit. Without a
+  classifier, cosine similarities to the class means of the training images replace the logits. Every run uses the same
+  kind of map, the gradient of the margin with respect to the image in the run's own network, because some methods have
+  no map. In random order, single pixels are deleted.
+- Factorial sweep: under the contrastive objective. `attribution.sign` does not affect maps of `input`, and
+  `attribution.smoothing` does not affect those of `layer`. The factor without effect on the better map is left out,
+  which leaves 12 of 24 cells."""
 
 
 def page(rows: Sequence[Row], history: Sequence[Row], figure: str) -> tuple[str, str]:
@@ -34,15 +34,15 @@ def page(rows: Sequence[Row], history: Sequence[Row], figure: str) -> tuple[str,
 
     Args:
       rows: the last row of every run.
-      history: all rows; those that were repeated later count as failures that were.
-      figure: path of the figure as the page names it.
+      history: all rows, including failed ones that were repeated later.
+      figure: path of the figure as used in the page.
     """
     families = {(d, o): differences.family(rows, d, o) for d in DATA for o in OBJECTIVES}
     blocks = [
         _introduction(rows),
         _verdicts(rows, families),
-        f"![Paired differences in AUROC by class split, with 95 % intervals]({figure})\n\n*A dot is a split, the large "
-        "dot the mean over splits with its 95 % interval.*",
+        f"![Paired differences in AUROC by class split, with 95 % intervals]({figure})\n\n*Small dots are splits; the "
+        "large dot is the mean over splits with its 95 % interval.*",
         *(_tests(rows, dataset, families) for dataset in DATA),
         *(_means(rows, dataset) for dataset in DATA),
         exploratory.longer(rows),
@@ -50,7 +50,7 @@ def page(rows: Sequence[Row], history: Sequence[Row], figure: str) -> tuple[str,
         exploratory.factorial(rows),
         _costs(rows),
         _failures(history),
-        f"## How the plan was read\n\n{READINGS}\n\nDeviations stand in [the plan](plan.md#deviations).",
+        f"## Interpretation of the plan\n\n{READINGS}\n\nDeviations are listed in [the plan](plan.md#deviations).",
         _conditions(rows),
     ]
     panels = [(f"{DATA[dataset].title}, {objective}", family) for (dataset, objective), family in families.items()]
@@ -63,9 +63,9 @@ def _introduction(rows: Sequence[Row]) -> str:
     lines = [
         "# Does the map matter?",
         "",
-        "GradMix (`input`, `layer`) against the same mixing with random maps, CutMix and no mixing, under two "
-        "objectives, by the [plan](plan.md) that was written before the first run. All numbers on this page are "
-        "computed from the rows of [map.csv](map.csv), one for each run, by",
+        "This study compares GradMix (`input`, `layer`) with the same mixing by random maps, with CutMix and with no "
+        "mixing, under two objectives, following a [plan](plan.md) written before the first run. All numbers on this "
+        "page are computed from the rows of [map.csv](map.csv), one per run, by",
         "",
         "```bash\nPYTHONPATH=. python benchmarks/map_study.py page\n```",
         "",
@@ -87,9 +87,9 @@ def _verdicts(rows: Sequence[Row], families: Families) -> str:
         other = f"{text.signed(replication.mean)} ({text.interval(replication)})"
         lines.append([objective, f"**{word}**", first, text.probability(primary.adjusted), other])
     rule = (
-        "Hypothesis 1, `input` against random maps, is *refuted* in practice where the 95 % interval on Fashion-MNIST "
-        f"lies below {RELEVANT:g}, *supported* where Holm's test rejects at {LEVEL * 100:g} % with a positive mean "
-        "there and the mean on digits is positive too, and else *undecided*."
+        "Hypothesis 1, `input` against random maps, is *refuted* in practice if the 95 % interval on Fashion-MNIST "
+        f"lies below {RELEVANT:g}, *supported* if Holm's test rejects at {LEVEL * 100:g} % with a positive mean there "
+        "and the mean on digits is positive too, and otherwise *undecided*."
     )
     heads = ("objective", "hypothesis 1", "Fashion-MNIST: input - random", "p (Holm)", "Digits: input - random")
     return f"## Hypothesis 1\n\n{text.table(heads, lines)}\n\n{rule}"
@@ -119,9 +119,9 @@ def _tests(rows: Sequence[Row], dataset: str, families: Families) -> str:
                 [objective, " - ".join(pair), text.signed(one.mean), text.interval(one), positive, *tests, *cells_]
             )
     note = (
-        "Differences of the first minus the second. p: two-sided sign-flip test over splits (99,999 random patterns, "
-        "seed 0); Holm: over the six comparisons of an objective. OSCR and accuracy are not tested; brackets: "
-        "95 % intervals."
+        "Differences are the first method minus the second. p: two-sided sign-flip test over splits (99,999 random "
+        "patterns, seed 0); Holm: over the six comparisons of an objective. OSCR and accuracy are not tested; their "
+        "95 % intervals are in parentheses."
     )
     return f"## {DATA[dataset].title}: paired differences\n\n{text.table(heads, lines)}\n\n{note}"
 
@@ -159,8 +159,8 @@ def _costs(rows: Sequence[Row]) -> str:
                 shown = (f"{flops / 1e9:.2f}", f"{flops / first:.2f} x", f"{seconds:.0f}")
                 lines.append([DATA[dataset].title, objective, method, *shown, str(len(of))])
     total = sum(row.seconds or 0 for row in rows) / 3600
-    heads = ("data", "objective", "method", "GFLOP of a step", "against the first", "seconds of a run", "runs")
-    note = f"Seconds of training and evaluation on one core; {total:.1f} hours in all. FLOPs by XLA's count."
+    heads = ("data", "objective", "method", "GFLOP per step", "relative to the first", "seconds per run", "runs")
+    note = f"Seconds of training and evaluation on one core; {total:.1f} hours in total. FLOPs by XLA's count."
     return f"## Costs\n\n{text.table(heads, lines)}\n\n{note}" if lines else ""
 
 
@@ -171,13 +171,13 @@ def _failures(history: Sequence[Row]) -> str:
             of = (DATA[row.key.dataset].title, row.key.variant, str(row.key.trial), str(row.key.seed))
             lines.append([*of, "yes" if row.ok else "no", formats.escape_markdown(row.status)])
     if not lines:
-        return "## Failures\n\nNone: every run so far has all of its results."
+        return "## Failures\n\nNo run has failed so far, and every run has all of its results."
     return f"## Failures\n\n{text.table(('data', 'variant', 'split', 'seed', 'has results', 'reason'), lines)}"
 
 
 def _conditions(rows: Sequence[Row]) -> str:
     if not rows:
-        return "## Conditions\n\nNo run has been made."
+        return "## Conditions\n\nNo runs yet."
     lines = []
     for dataset, data in DATA.items():
         of = [row for row in rows if row.key.dataset == dataset and row.train]

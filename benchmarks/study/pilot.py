@@ -1,4 +1,4 @@
-"""Validation accuracy of finished runs: images of the known classes that neither training nor the test has."""
+"""Validation accuracy of finished runs, on images of the known classes that are in neither training nor test data."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from gradmix_jax.scores.neighbors import class_sums
 
 
 def validation_accuracy(workdir: str) -> tuple[float, int]:
-    """(share of the validation images that the top-k cosine classifier of the encoder's features names, their number).
+    """(accuracy of the top-k cosine classifier of the encoder's features on the validation images, their number).
 
     Raises:
       ValueError: the run has no features.npz, or no validation images.
@@ -25,7 +25,7 @@ def validation_accuracy(workdir: str) -> tuple[float, int]:
 
 
 def table(workdirs: list[str]) -> str:
-    """Markdown, a row for each run, by width and epochs."""
+    """Markdown, one row per run, sorted by data, method, width and epochs."""
     lines = ["| data | method | width | epochs | split | seed | validation accuracy | n |", "|" + "---|" * 8]
     found = []
     for workdir in workdirs:

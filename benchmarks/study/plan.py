@@ -19,7 +19,7 @@ ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 class Data(NamedTuple):
-    """A dataset of the plan: its experiment file, the number of splits, seeds of each, and further config keys."""
+    """A dataset of the plan: its experiment file, number of splits, seeds per split, and further config keys."""
 
     config: str
     splits: int
@@ -51,7 +51,7 @@ DATA = {
     ),
     "digits": Data("digits_osr", splits=40, seeds=(0, 1), width=8, epochs=60, keys={}),
 }
-# What both share. The headline and the diversity alone are evaluated: neither other scores and features nor probes.
+# Keys that both share. Only the headline and the diversity are evaluated, no other scores, features or probes.
 SHARED = {
     "dataset.benchmark": "random",
     "evaluate.scores": (),
@@ -62,18 +62,18 @@ SHARED = {
 }
 METHODS = ("none", "cutmix", "random", "input", "layer")
 OBJECTIVES = ("contrastive", "cross-entropy")
-# Splits that choose the leaders, which are trained longer on the same ones.
+# Splits that choose the leaders, which are trained longer on the same splits.
 LEADING = range(20)
 FACTORIAL_SPLITS = range(5)
 KEPT = ((0.3, 0.7), (0.5, 0.9), (0.7, 0.95))
 TEMPERATURES = (0.05, 0.1)
-# The sign is that of layer maps, the smoothing that of input maps: neither is a factor of the other map.
+# Only input maps have smoothing, and only layer maps have a sign.
 FACTORS = {"input": ("attribution.smoothing", (1, 3)), "layer": ("attribution.sign", (1, -1))}
 PARTS = ("main", "longer", "factorial")
 
 
 class Job(NamedTuple):
-    """One run: what the raw file calls it, the row of the sweep `map` that it is of, and further config keys."""
+    """One run: its key in the raw file, its row of the sweep `map`, and further config keys."""
 
     key: Key
     of: str
@@ -88,7 +88,7 @@ class Job(NamedTuple):
         return config
 
     def directory(self, workdir: str) -> str:
-        """Where it runs."""
+        """The workdir of the run."""
         folder = sweep.folder_of(self.key.variant)
         return os.path.join(workdir, self.key.dataset, folder, f"trial{self.key.trial}_seed{self.key.seed}")
 
@@ -105,12 +105,12 @@ def base(dataset: str) -> ConfigDict:
 
 
 def label(method: str, objective: str) -> str:
-    """As the sweep `map` calls it."""
+    """The name in the sweep `map`."""
     return f"{method}, {objective}"
 
 
 def jobs_of(dataset: str, part: str, variant: str, of: str, trial: int, keys: dict[str, object]) -> list[Job]:
-    """A variant on a split with each seed: the row `of` of the sweep `map`, with further keys."""
+    """A variant on a split, one job per seed: the row `of` of the sweep `map`, with further keys."""
     return [Job(Key(dataset, part, variant, trial, seed), of, keys) for seed in DATA[dataset].seeds]
 
 
@@ -124,7 +124,7 @@ def main(dataset: str, splits: Sequence[int]) -> Iterator[Job]:
 
 
 def split_means(rows: Sequence[Row], dataset: str, variant: str, measure: str = "auroc") -> dict[int, float]:
-    """{split: mean over its seeds} of a variant's runs that succeeded; splits without all seeds are left out."""
+    """{split: mean over its seeds} of a variant's successful runs; splits without all seeds are left out."""
     found: dict[int, list[float]] = {}
     for row in rows:
         if (row.key.dataset, row.key.variant) == (dataset, variant) and row.ok and getattr(row, measure) is not None:
@@ -134,9 +134,9 @@ def split_means(rows: Sequence[Row], dataset: str, variant: str, measure: str = 
 
 
 def leaders(rows: Sequence[Row], dataset: str, objective: str, methods: Sequence[str] = METHODS) -> list[str]:
-    """The methods by their mean AUROC on the splits of LEADING, the best first; [] until all of them are there.
+    """The methods by mean AUROC on the splits of LEADING, the best first; [] until all runs are there.
 
-    A run that failed keeps its split out of all means.
+    A failed run excludes its split from all means.
     """
     tried = {row.key for row in rows if row.key.dataset == dataset and row.key.part == "main"}
     means = {method: split_means(rows, dataset, label(method, objective)) for method in methods}
@@ -153,14 +153,14 @@ def leaders(rows: Sequence[Row], dataset: str, objective: str, methods: Sequence
 
 
 def epochs_of_equal_cost(rows: Sequence[Row], dataset: str, objective: str) -> int:
-    """Epochs at which no mixing has had the FLOPs of `input`."""
+    """Epochs after which no mixing has used as many FLOPs as `input`."""
     flops = {row.key.variant: row.flops for row in rows if row.key.dataset == dataset and row.ok and row.flops}
     ratio = flops[label("input", objective)] / flops[label("none", objective)]
     return math.floor(ratio * DATA[dataset].epochs + 0.5)
 
 
 def longer(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
-    """The two best methods at twice the epochs, and no mixing at the FLOPs of `input`, where the leaders are known."""
+    """The two best methods at twice the epochs, and no mixing at the FLOPs of `input`, once the leaders are known."""
     for dataset, data in DATA.items():
         for trial in [trial for trial in LEADING if trial in splits]:
             for objective in OBJECTIVES:
@@ -190,7 +190,7 @@ def cells(method: str) -> dict[str, dict[str, object]]:
 
 
 def factorial(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
-    """The cells of the better of `input` and `layer` under the contrastive objective, where it is known which."""
+    """The cells of the better of `input` and `layer` under the contrastive objective, once it is known."""
     for dataset in DATA:
         best = leaders(rows, dataset, "contrastive", ("input", "layer"))[:1]
         for trial in [trial for trial in FACTORIAL_SPLITS if trial in splits]:
@@ -201,7 +201,7 @@ def factorial(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
 
 
 def all_jobs(rows: Sequence[Row], only: str, splits: Sequence[int]) -> list[Job]:
-    """The runs of the plan in order: of a dataset or a part that is named, or ("") all that can be decided yet."""
+    """The runs of the plan in order: those of one dataset or part, or ("") all that can be decided so far."""
     found: list[Job] = []
     for dataset, data in DATA.items():
         if only in ("", dataset):

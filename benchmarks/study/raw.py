@@ -1,4 +1,4 @@
-"""The raw file of the study: one line for each run, appended when it is over."""
+"""The raw file of the study: one line per run, appended when the run ends."""
 
 import csv
 import fcntl
@@ -10,7 +10,7 @@ OK = "ok"
 
 
 class Key(NamedTuple):
-    """Which run: dataset and part of the plan, what its variant is called, class split, seed."""
+    """Identifies a run: dataset and part of the plan, name of the variant, class split, seed."""
 
     dataset: str
     part: str
@@ -20,19 +20,19 @@ class Key(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A run; numbers of one that failed, and those that could not be measured, are None.
+    """A run; the numbers of a failed run, and those that could not be measured, are None.
 
     Attributes:
-      key: which run.
-      epochs, width: of training and network.
-      auroc, oscr, accuracy: on the test images.
-      train, known, unknown: numbers of images for training and test.
-      seconds: of training and evaluation.
-      flops: of a train step, by XLA's count.
+      key: identifies the run.
+      epochs, width: epochs of training and width of the network.
+      auroc, oscr, accuracy: metrics on the test images.
+      train, known, unknown: numbers of training images and of known and unknown test images.
+      seconds: duration of training and evaluation.
+      flops: FLOPs of a train step, by XLA's count.
       effective_rank, intrinsic_dimension: of the encoder's features of the training images; the mean over classes.
       deleted, deleted_at_random: share of an image to delete until the class evidence halves, see `mechanism`.
-      commit: of the code, 12 digits, with a + where files had changed.
-      jax: its version.
+      commit: 12 digits of the code's commit, followed by a + if files had changed.
+      jax: version of JAX.
       hardware: devices and CPU cores.
       status: OK, or what is missing or failed.
     """
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 FIELDS = (*Key._fields, *Row._fields[1:])
-# Digits that are written; three more than any table shows.
+# Significant digits in the file, three more than any table shows; 7 by default.
 _DIGITS = {"seconds": 4, "flops": 8}
 
 
@@ -91,7 +91,7 @@ def line_of(row: Row) -> str:
 
 
 def append(path: str, row: Row) -> None:
-    """Add a run; a line that a killed process left unfinished is cut off first."""
+    """Append a run, after removing a line that a killed process left unfinished."""
     with open(path, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -104,16 +104,16 @@ def append(path: str, row: Row) -> None:
 
 
 def read(path: str) -> list[Row]:
-    """The last row of every run, in the order of the file; [] where there is no file.
+    """The last row of every run, in the order of the file; [] if there is no file.
 
     Raises:
-      ValueError: a line that is no row; one line with its number.
+      ValueError: a line is not a valid row; the message names its number.
     """
     return list({row.key: row for row in history(path)}.values())
 
 
 def history(path: str) -> list[Row]:
-    """All rows of the file, those of runs that were repeated later among them; as `read`."""
+    """All rows of the file, including those of runs that were repeated later; raises as `read`."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", newline="") as file:
@@ -127,6 +127,6 @@ def history(path: str) -> list[Row]:
         try:
             row = dict(zip(FIELDS, (_read(name, value) for name, value in zip(FIELDS, values, strict=True))))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is no row of this study: {error}.") from error
+            raise ValueError(f"{path}, line {number} is not a row of this study: {error}.") from error
         found.append(Row(Key(*(row.pop(name) for name in Key._fields)), **row))
     return found

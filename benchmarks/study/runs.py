@@ -1,4 +1,4 @@
-"""Training, evaluating and measuring the runs of the study, one after the other; each leaves a row."""
+"""Trains, evaluates and measures the runs of the study one after the other; each leaves a row."""
 
 import os
 import statistics
@@ -24,12 +24,12 @@ from . import mechanism
 from .plan import ROOT, Job
 from .raw import OK, Row, append, read
 
-# Bytes, and memory mappings, beyond which compiled programs are forgotten: a train step is of use to its run alone and
-# takes some 60 MB and a thousand mappings, of which Linux allows a process 65,530; the programs of an evaluation are
-# shared by all runs of a shape.
+# Bytes and memory mappings beyond which compiled programs are freed. A train step is used only by its own run and takes
+# about 60 MB and a thousand mappings, of which Linux allows a process 65,530; the programs of an evaluation are shared
+# by all runs of a shape.
 MOST_MEMORY = 3e9
 MOST_MAPPINGS = 30_000
-# What stops the study, because every run after it would end in the same way: no room, no memory, another process.
+# Errors that stop the study, because every later run would fail in the same way: no disk space, no memory, a lock.
 OF_THE_MACHINE = (OSError, MemoryError, lock.LockedError, jax.errors.JaxRuntimeError)
 
 
@@ -39,11 +39,11 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
     Args:
       jobs: in order.
       raw: the raw file.
-      workdir: parent directory of the runs; one that is complete there is measured and not run again.
+      workdir: parent directory of the runs; a complete run found there is only measured.
       retry: whether to repeat runs that have a row without results.
 
     Returns:
-      How many failed.
+      The number of failed runs.
     """
     rows = read(raw)
     done = {row.key for row in rows if row.ok or not retry}
@@ -64,7 +64,7 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
 
 
 def remeasure(jobs: Iterable[Job], raw: str, workdir: str) -> None:
-    """Append the row of every job again whose directory is still there, as it is measured now."""
+    """Measure every job whose directory still exists again, and append the new rows."""
     rows = {row.key: row for row in read(raw) if row.ok}
     for job in jobs:
         directory, config = job.directory(workdir), job.config()
@@ -77,9 +77,9 @@ def run(job: Job, workdir: str, flops: dict[tuple[str, str], float]) -> Row:
     """The row of a run, which is carried out unless its directory is complete.
 
     Args:
-      job: which.
+      job: the run.
       workdir: parent directory of all runs.
-      flops: of the train step of each (dataset, row of the sweep), added to where it is missing.
+      flops: FLOPs of the train step by (dataset, row of the sweep); a missing entry is added.
     """
     directory, config = job.directory(workdir), job.config()
     empty = Row(job.key, config.phases[0].epochs, config.model.width, **conditions(workdir_lib.environment()))
@@ -89,14 +89,14 @@ def run(job: Job, workdir: str, flops: dict[tuple[str, str], float]) -> Row:
         return measure(job, directory, empty, flops)
     except OF_THE_MACHINE:
         raise
-    except Exception as error:  # of whatever kind: a run that fails is a result
+    except Exception as error:  # of any kind, because a failed run is a result
         if not isinstance(error, ValueError):
             traceback.print_exc()
         return empty._replace(status=" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def is_whole(config: ConfigDict, directory: str) -> bool:
-    """Whether a directory has results of the last step of this experiment, whatever else was evaluated."""
+    """Whether a directory has results of the last step of this experiment, whether or not more was evaluated."""
     if not os.path.exists(workdir_lib.path(directory, workdir_lib.RESULTS)):
         return False
     run_lib.check_same_run(config_lib.to_plain(config), directory)
@@ -118,7 +118,7 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
         shares = mechanism.halving_shares(directory, data_lib.open_set(experiment.dataset))
     except ValueError as error:
         missing["deletion"] = str(error)
-    of = (job.key.dataset, job.of)  # further keys change nothing that counts
+    of = (job.key.dataset, job.of)  # the further keys do not affect the FLOPs
     if of not in flops:
         sizes = dict(num_classes=len(results["known_classes"]), num_images=results["num_train"])
         flops[of] = run_lib.step_cost(experiment, **sizes).flops
@@ -141,7 +141,7 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
 
 
 def memory() -> int:
-    """Bytes of this process in memory; 0 where the system does not say."""
+    """Resident memory of this process in bytes; 0 if unknown."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -150,7 +150,7 @@ def memory() -> int:
 
 
 def mappings() -> int:
-    """Memory mappings of this process; 0 where the system does not say."""
+    """Number of memory mappings of this process; 0 if unknown."""
     try:
         with open("/proc/self/maps", "rb") as file:
             return sum(1 for _ in file)
@@ -159,7 +159,7 @@ def mappings() -> int:
 
 
 def training_seconds(directory: str) -> float:
-    """Of all logged steps, compilation included; of a resumed run also those before it stopped."""
+    """Seconds of all logged steps, including compilation and, for a resumed run, the steps before it stopped."""
     seconds, before = 0.0, 0
     for line in stored.metrics(directory):
         if line.get("steps_per_second"):
@@ -169,7 +169,7 @@ def training_seconds(directory: str) -> float:
 
 
 def commit() -> str:
-    """The commit of this code, with a + where files have changed; results/ may, as the raw file grows there."""
+    """The commit of this code, followed by a + if files outside results/, where the raw file grows, have changed."""
     head, changed = workdir_lib.commit()
     words = ["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"]
     changed = changed and bool(subprocess.run(words, capture_output=True, text=True).stdout.strip())

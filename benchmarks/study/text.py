@@ -1,4 +1,4 @@
-"""Numbers and tables of the page."""
+"""Formats numbers and tables of the page."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from .differences import Difference
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
