@@ -1,7 +1,7 @@
-# The commands of the README. Each sets up Python and JAX first (launch/setup.sh); later runs skip this in milliseconds.
+# The commands of the README. Each sets up Python and JAX first (launch/setup.sh), which later runs skip quickly.
 # Variables:
 #   JAX=auto|cpu|cuda12|cuda13|tpu  the JAX to install; default: the one for this machine
-#   PYTHON=PATH                     the Python (3.11 or newer) to make .venv with; default: the first on PATH
+#   PYTHON=PATH                     the Python (3.11 or newer) to create .venv with; default: the first on PATH
 #   ARGS='...'                      more arguments for the command, e.g. make demo ARGS=--config.seed=1
 
 JAX =
@@ -15,7 +15,7 @@ RUN := .venv/bin/python
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | tr '|' '\t' | expand -t 18
 
-setup: ## make .venv with the pinned versions of requirements.txt and the JAX for this machine
+setup: ## create .venv with the pinned versions of requirements.txt and the JAX for this machine
 	@bash launch/setup.sh '--jax=$(JAX)' '--python=$(PYTHON)'
 
 demo: setup ## train and evaluate on digits; one or two minutes on a CPU
@@ -32,7 +32,7 @@ lint: setup ## check the style of Python files (ruff) and shell scripts (shellch
 	$(RUN) -m ruff format --check .
 	PATH=".venv/bin:$$PATH" shellcheck -x launch/*.sh .ci/run
 
-audit: ## look the pinned versions up in the databases of known vulnerabilities; skipped without a network
+audit: ## check the pinned versions against databases of known vulnerabilities; skipped without a network
 	bash launch/audit.sh
 
 sbom: setup ## write sbom.json, the software bill of materials of .venv (CycloneDX)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the experiments at their published size on the GPU or TPU of this machine, the most valuable ones first.
+# Runs the experiments at their published size on the GPU or TPU of this machine, the most important ones first.
 #
 #   bash launch/accelerator.sh --tiny_imagenet=folder:PATH [options]
 #
@@ -7,20 +7,20 @@
 # 2. TinyImageNet, configs/tiny_imagenet_osr.py: likewise
 # 3. benchmarks/everything.py
 #
-# --workdir=DIR         where it all goes, runs/accelerator; rerun the command to go on where it stopped
-# --cifar10=NAME        what dataset.name takes: a TFDS name or folder:PATH; cifar10, which TFDS downloads
-# --tiny_imagenet=NAME  likewise; TFDS does not have it
+# --workdir=DIR         directory of all results; default: runs/accelerator. Rerun the command to resume
+# --cifar10=NAME        value of dataset.name: a TFDS name or folder:PATH; default: cifar10, which TFDS downloads
+# --tiny_imagenet=NAME  likewise, without a default, because TFDS does not have it
 # --without=PARTS       leave out some of cifar10,tiny_imagenet,benchmarks
-# --dtype=TYPE          of the network, float32 (default) or bfloat16
-# --device=NAME         whose speed the plan is modeled with: h100 (default) or v5e
-# --price=DOLLARS       of an hour of this machine; assumed: 3.00 (h100), 1.20 (v5e)
-# --python=PATH         use this Python; else .venv is made where it is missing
-# --dry_run             print the plan of time and money and every command, and run nothing
+# --dtype=TYPE          dtype of the network: float32 (default) or bfloat16
+# --device=NAME         device whose speed the plan assumes: h100 (default) or v5e
+# --price=DOLLARS       price of this machine per hour; default: 3.00 (h100), 1.20 (v5e)
+# --python=PATH         use this Python; default: that of .venv, which is created if it is missing
+# --dry_run             print the plan of time and cost and every command, and run nothing
 # --miniature           all of it in minutes, on generated images: trial 0, 2 epochs, width 8, one benchmark
 #
-# Data that is missing is named before anything starts. After every run DIR/cifar10/report and
-# DIR/tiny_imagenet/report are made anew, with the tables of all runs so far and their conditions. A step that fails
-# does not stop the others: it is named at the end, and the exit status is 1.
+# Missing data is reported before anything starts. After every run, DIR/cifar10/report and DIR/tiny_imagenet/report are
+# rewritten, with the tables of all runs so far and their conditions. A failed step does not stop the others; the script
+# names it at the end and exits with status 1.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -50,15 +50,15 @@ esac
 matches "$without" '((cifar10|tiny_imagenet|benchmarks)(,|$))*' ||
   fail "--without='$without' must be some of cifar10,tiny_imagenet,benchmarks"
 has() { case ",$without," in *",$1,"*) return 1 ;; esac }
-case "$dtype" in float32 | bfloat16) ;; *) fail "--dtype='$dtype' is neither float32 nor bfloat16" ;; esac
-# Milliseconds of a step of 256 images of 32 pixels with each recipe: benchmarks/README.md, models of compiled programs
-# that were not run. No mixing was not compiled and counts as half of CutMix.
+case "$dtype" in float32 | bfloat16) ;; *) fail "--dtype must be float32 or bfloat16, got '$dtype'" ;; esac
+# Milliseconds per step of 256 images of 32 pixels for each recipe, modeled from compiled programs that were not run
+# (benchmarks/README.md). No mixing was not compiled and counts as half of CutMix.
 recipes=(none cutmix random layer input)
 case "$device-$dtype" in
   h100-float32) assumed=3.00 milliseconds=(8 17 17 18 22) ;;
   h100-bfloat16) assumed=3.00 milliseconds=(5 9 9 10 12) ;;
   v5e-*) assumed=1.20 milliseconds=(21 41 41 42 50) ;;
-  *) fail "--device='$device' is neither h100 nor v5e" ;;
+  *) fail "--device must be h100 or v5e, got '$device'" ;;
 esac
 matches "${price:=$assumed}" '[0-9]{1,4}(\.[0-9]{1,2})?' || fail "--price='$price' must be dollars such as 2.50"
 if [ "$miniature" = true ]; then
@@ -73,11 +73,11 @@ if [ "$miniature" = true ]; then
   smaller=(--config.model.name=small_cnn --config.model.width=8 --config.model.hidden=32 --config.dataset.image_size=16
     --config.train.batch_size=32 --config.augment.jitter_prob=0.0)
 fi
-# Steps of a run in units of one at 32 pixels: 600 + 10 epochs of 117, and 600 epochs of 39 with four times the pixels.
+# Steps of a run, in units of a step at 32 pixels: 610 epochs of 117 steps, and 600 of 39 with four times the pixels.
 steps_of() { [ "$1" = cifar10 ] && echo 71370 || echo 93600; }
-overhead=120 # seconds of a run for compilation, evaluation and report
+overhead=120 # seconds per run for compilation, evaluation and report
 
-# The plan: for each step its seconds, its name, and what runs it.
+# The plan: the seconds, name and kind of each step.
 seconds=() names=() kinds=()
 add() {
   seconds+=("$1") names+=("$2") kinds+=("$3")
@@ -108,7 +108,7 @@ if [ "$miniature" = false ]; then
     total=$((total + seconds[place]))
     echo "# ${names[place]}: $(hours "${seconds[place]}"); so far $(hours $total), $(dollars $total)"
   done
-  echo "# All of it: $(hours $total) to $(hours $((2 * total))), $(dollars $total) to $(dollars $((2 * total)))"
+  echo "# Total: $(hours $total) to $(hours $((2 * total))), $(dollars $total) to $(dollars $((2 * total)))"
 fi
 
 [ -n "$python" ] || run bash launch/setup.sh
@@ -125,19 +125,19 @@ done
 [ -z "$missing" ] || fail "data is missing or cannot be read (the reason is above): $missing"
 
 failed=()
-# Runs a command; notes the step where it fails. One that was told to stop stops all.
+# Runs a command and records a failed step. A command that was interrupted ends the script.
 attempt() {
   local name=$1 status=0
   shift
   run "$@" || status=$?
   case $status in
     0) ;;
-    130 | 143) fail "stopped during $name; run the same command again to go on" ;;
+    130 | 143) fail "stopped during $name; run the same command again to resume" ;;
     *) failed+=("$name (status $status)") ;;
   esac
 }
 
-# The page of a dataset, of the runs that have results.
+# Writes the report of a dataset from all runs that have results.
 gather() {
   local folder=$workdir/$1 done=() directory
   for directory in "$folder"/*/trial*; do

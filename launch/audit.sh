@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Looks the pinned versions of the package, its documentation and its extras up in the databases of known vulnerabilities.
+# Checks the pinned versions of the package, its documentation and its extras for known vulnerabilities.
 #
 #   bash launch/audit.sh [--requirements=FILE ...]
 #
 # --requirements  a file to audit; default: requirements.txt, docs/requirements.txt and launch/extras.txt
 #
-# Uses the pip-audit of the checkout's environment if it has the version below, and otherwise one in an environment of
-# its own, .venv-audit. Without a network it says so and ends with status 0: nothing was found out. Status 1: a version
-# has a known vulnerability. Packages that the databases do not know are listed.
+# Uses the pip-audit of the checkout's environment if it has the version below, otherwise one in a separate environment,
+# .venv-audit. Exits with status 1 if a version has a known vulnerability. Without a network it says that the audit was
+# skipped and exits with status 0. Packages that the databases do not know are listed.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,7 +37,7 @@ python=.venv
 if ! has_audit "$python"; then
   python=.venv-audit
   if ! has_audit "$python"; then
-    "${PYTHON:-python3}" -m venv "$python" 2>/dev/null || skip "no Python that can make an environment; set PYTHON"
+    "${PYTHON:-python3}" -m venv "$python" 2>/dev/null || skip "no Python can create an environment; set PYTHON"
     "$python/bin/python" -m pip install -qq --disable-pip-version-check --no-input "pip-audit==$version" 2>/dev/null ||
       skip "pip-audit $version cannot be installed (is there a network?)"
   fi

@@ -2,7 +2,7 @@
 # Functions shared by the launch scripts, which source this file.
 # Compatible with bash 3.2, the version of macOS.
 
-# Ends the script with a one-line error message, whatever the values in it hold.
+# Ends the script with an error message, on one line even if values in it contain line breaks.
 exit_status=2
 fail() {
   printf '%s: %s\n' "${0##*/}" "$(printf '%s' "$*" | LC_ALL=C tr '[:cntrl:]' ' ')" >&2
@@ -43,12 +43,12 @@ run() {
   [ "$dry_run" = true ] || "$@"
 }
 
-# Ends the script unless the program is there. A dry run needs none.
+# Ends the script if a program is missing. A dry run needs no programs.
 need() {
   [ "$dry_run" = true ] || command -v "$1" >/dev/null || fail "$1 was not found on PATH: $2"
 }
 
-# Prints the commit of this checkout, with a + where files have changed since; nothing where git knows none.
+# Prints the commit of this checkout, followed by a + if files have changed since; nothing if git knows no commit.
 commit() {
   local head
   head=$(git rev-parse HEAD 2>/dev/null) || return 0
@@ -56,10 +56,10 @@ commit() {
   printf '%s' "$head"
 }
 
-# Checks the two flags that every main job has, and makes of --workdir a path that no program takes for something else.
+# Checks the two flags of every main job, and turns --workdir into a path that no program can misread.
 check_job() {
   [ -n "$config" ] || fail "--config is missing: name a file such as configs/digits_osr.py"
-  # What follows a colon chooses within the file: configs/digits_osr.py:layer.
+  # A recipe may follow a colon: configs/digits_osr.py:layer.
   [ -f "${config%%:*}" ] || fail "--config='$config' is not a file in $PWD"
   [ -n "$workdir" ] || fail "--workdir is missing: name the folder for checkpoints and results, such as runs/digits"
   case "$workdir" in
@@ -67,7 +67,7 @@ check_job() {
     *[][*?]*) fail "--workdir='$workdir' must not have [ ] * or ?" ;;
     gs://?*/?* | s3://?*/?*) ;;
     *://*) fail "--workdir='$workdir' must be a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" ;;
-    # As the main job reads it; a shell leaves the ~ of --workdir=~/runs as it is.
+    # The main job does the same; a shell does not expand the ~ of --workdir=~/runs.
     \~ | \~/*) workdir=$HOME${workdir#\~} ;;
     -*) workdir=./$workdir ;;
   esac
@@ -81,7 +81,7 @@ in_bucket() {
   esac
 }
 
-# Prints the folder for what the job prints: the workdir, or one of its name in runs/ where it is in a bucket.
+# Prints the folder of the job's log: the workdir, or for one in a bucket the folder of the same name in runs/.
 log_folder() {
   local path=${workdir%/}
   if in_bucket; then printf 'runs/%s' "${path##*/}"; else printf '%s' "$workdir"; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints which JAX this machine needs, cpu, cuda12, cuda13 or tpu, and then why.
+# Prints the JAX that this machine needs (cpu, cuda12, cuda13 or tpu), followed by the reason.
 #
 #   bash launch/detect_jax.sh [ROOT]
 #
@@ -8,8 +8,8 @@
 set -euo pipefail
 root=${1:-}
 
-# A TPU chip on the PCI bus (vendor Google), by the device ids that JAX itself looks for. /dev/vfio alone would not
-# do: any machine that passes a device on to a virtual machine has it.
+# Looks for a TPU chip on the PCI bus (vendor Google), by the device ids that JAX itself checks. /dev/vfio alone is not
+# enough, because every machine that passes a device through to a virtual machine has it.
 has_tpu() {
   local vendor
   for vendor in "$root"/sys/bus/pci/devices/*/vendor; do
@@ -18,20 +18,20 @@ has_tpu() {
       0x0027 | 0x0056 | 0x005e | 0x0062 | 0x0063 | 0x006f | 0x0076) return 0 ;;
     esac
   done
-  # A container may hide the bus; then the device files and the variables of the TPU runtime tell.
+  # A container may hide the bus; then the variables of the TPU runtime and the device files decide.
   [ -n "${TPU_NAME:-}${TPU_WORKER_ID:-}${TPU_ACCELERATOR_TYPE:-}" ] || return 1
   [ -e "$root/dev/accel0" ] || [ -e "$root/dev/vfio/0" ]
 }
 
-# Lines "driver, compute capability", one for each GPU. Without nvidia-smi the kernel still knows the driver.
+# Prints a line "driver, compute capability" per GPU. Without nvidia-smi, only the kernel's driver version is known.
 nvidia_gpus() {
   nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null && return
   [ -e "$root/dev/nvidiactl" ] && [ -r "$root/proc/driver/nvidia/version" ] || return 0
   sed -n 's/^NVRM version:.* \([0-9][0-9]*\.[0-9.]*\) .*/\1, unknown/p' "$root/proc/driver/nvidia/version"
 }
 
-# CUDA 13 needs driver 580 and left behind the GPUs before Turing (7.5); CUDA 12 needs driver 525 and JAX's build of
-# it 5.2. CUDA 12 runs on newer GPUs and drivers too, so it is the one to take where the capability is unknown.
+# CUDA 13 needs driver 580 and compute capability 7.5 (Turing); CUDA 12 needs driver 525, and JAX's build of it needs
+# capability 5.2. CUDA 12 also runs on newer GPUs and drivers, so it is chosen if the capability is unknown.
 choose_cuda() {
   local driver capability number variant="" reason="no NVIDIA GPU and no TPU was found"
   while IFS=', ' read -r driver capability; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the main job on this machine, on all of its devices, and keeps what it prints in WORKDIR/log.txt; where the
-# workdir is in a bucket (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER), in runs/NAME/log.txt.
+# Runs the main job on all devices of this machine and logs its output to WORKDIR/log.txt, or, for a workdir in a bucket
+# (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER), to runs/NAME/log.txt.
 #
 #   bash launch/local.sh --config=configs/cifar_osr.py --workdir=runs/cifar [more arguments of gradmix_jax.main]
 #

@@ -1,8 +1,8 @@
-"""Images for `launch/accelerator.sh --miniature`, generated: the classes of CIFAR-10 and the 200 of TinyImageNet.
+"""Generates images for `launch/accelerator.sh --miniature`: 10 classes like CIFAR-10's and 200 like TinyImageNet's.
 
 python launch/miniature.py FOLDER
 
-Each class has a color and a stripe of its own, under noise, so that two epochs learn something.
+Each class has its own color and stripe, with noise, so that two epochs learn something.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from PIL import Image
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TINY_IMAGENET = tuple(f"n{number:08d}" for number in range(200))
 SIZE = 16
-# {folder: (classes, {part: images of each class})}
+# {folder: (classes, {part: images per class})}
 DATA = {
     "cifar10": (CIFAR10, {"train": 40, "test": 10}),
     "tiny_imagenet": (TINY_IMAGENET, {"train": 8, "val": 2}),

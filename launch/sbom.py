@@ -2,8 +2,8 @@
 
 python launch/sbom.py --out=sbom.json
 
-It lists this Python environment, from installed metadata, and what the documentation and the extras would add, from
-their pinned versions: these have the scope "optional" and name their file.
+It lists the packages of this Python environment, from installed metadata, and those that the documentation and the
+extras would add, from their pinned versions; the latter have the scope "optional" and name their file.
 """
 
 import argparse
@@ -13,10 +13,10 @@ import re
 from importlib import metadata
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Packages that are there only where `make docs` or an extra has installed them.
+# Pins of packages that only `make docs` or an extra installs.
 OPTIONAL = ("docs/requirements.txt", "launch/extras.txt")
 
-# Classifiers of a license -> SPDX identifier; others go by the text that the package gives.
+# License classifier -> SPDX identifier; for other licenses, the package's own text is used.
 LICENSES = {
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "License :: OSI Approved :: MIT License": "MIT",
@@ -28,12 +28,12 @@ LICENSES = {
 
 
 def normal(name: str) -> str:
-    """The one spelling of a package's name."""
+    """The normalized spelling of a package's name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def identity(name: str, version: str) -> dict:
-    """What every component has."""
+    """The fields that every component has."""
     purl = f"pkg:pypi/{name}@{version}"
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
@@ -52,7 +52,7 @@ def optional(installed: dict[str, metadata.Distribution]) -> list[dict]:
 
 
 def component(found: metadata.Distribution) -> dict:
-    """One installed package: name, version, purl, and what it says of itself."""
+    """One installed package: name, version, purl, summary and license."""
     entry = identity(normal(found.metadata["Name"]), found.version)
     if found.metadata.get("Summary"):
         entry["description"] = found.metadata["Summary"]
@@ -61,7 +61,7 @@ def component(found: metadata.Distribution) -> dict:
 
 
 def license_of(found: metadata.Distribution) -> list[dict]:
-    """As CycloneDX has it: an expression, identifiers, or a name in the package's own words."""
+    """The license in CycloneDX's form: an expression, identifiers, or a name in the package's own words."""
     if found.metadata.get("License-Expression"):
         return [{"expression": found.metadata["License-Expression"]}]
     ids = [LICENSES[each] for each in found.metadata.get_all("Classifier") or () if each in LICENSES]
@@ -72,7 +72,7 @@ def license_of(found: metadata.Distribution) -> list[dict]:
 
 
 def dependencies(packages: dict[str, metadata.Distribution]) -> list[dict]:
-    """What each package needs of the others, extras left out."""
+    """The dependencies of each package on the others, without extras."""
     refs = {name: f"pkg:pypi/{name}@{each.version}" for name, each in packages.items()}
     found = []
     for name, each in sorted(packages.items()):

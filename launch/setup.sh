@@ -3,10 +3,10 @@
 #
 #   bash launch/setup.sh [--jax=auto|cpu|cuda12|cuda13|tpu] [--python=PATH] [--venv=DIR] [--workdir=DIR] [--dry_run]
 #
-# --jax     which JAX; default: the installed one, and the first time the one that launch/detect_jax.sh finds
+# --jax     the JAX to install; default: the installed one, or the first time the one that launch/detect_jax.sh chooses
 # --python  the Python, 3.11 or newer, to create the environment with; default: the first suitable one on PATH
 # --venv    where to create it; default: .venv
-# --workdir of a run: where it is in a bucket, the package that reaches it is installed too
+# --workdir the workdir of a run; for one in a bucket, the package for that bucket is installed too
 # --dry_run print the commands and run none
 #
 # Does nothing when the environment is already up to date.
@@ -29,15 +29,16 @@ for argument in "$@"; do
 done
 case "$jax" in
   "" | auto | cpu | cuda12 | cuda13 | tpu) ;;
-  *) fail "--jax='$jax' is none of auto, cpu, cuda12, cuda13, tpu" ;;
+  *) fail "--jax must be auto, cpu, cuda12, cuda13 or tpu, got '$jax'" ;;
 esac
 [ -n "$venv" ] || fail "--venv must name a folder"
 
-# Every question to a Python is asked by running it: a name on PATH may be a shim of a version manager that only fails.
+# Every Python is checked by running it, because a name on PATH may be a version manager's shim that always fails.
 is_new() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# The first Python that is new enough and can make environments. 3.11 first: it is what requirements.txt was made on.
+# Prints the first Python that is new enough and can create environments; 3.11 first, because requirements.txt was
+# resolved with it.
 find_python() {
   local name too_old="" no_venv="" names=(python3.11 python3.12 python3.13 python3.14 python3 python)
   [ -z "$python" ] || names=("$python")
@@ -52,7 +53,7 @@ find_python() {
       return
     fi
   done
-  [ -z "$no_venv" ] || fail "$no_venv ($(version "$no_venv")) cannot make environments because its venv module is" \
+  [ -z "$no_venv" ] || fail "$no_venv ($(version "$no_venv")) cannot create environments because its venv module is" \
     "missing: install it (Debian and Ubuntu: apt-get install python$(version "$no_venv")-venv)" \
     "or name another Python with --python=PATH (make: PYTHON=PATH)"
   fail "no Python 3.11 or newer was found (looked for ${names[*]}$too_old): install one" \
@@ -74,7 +75,7 @@ reach_bucket() {
 
 old_jax="" old_version="" old_checksum=""
 stamp=$venv/.gradmix_jax
-# A stamp counts only while its environment works: the Python it was made with may be gone.
+# A stamp counts only if its environment still works, because the Python behind it may be gone.
 if [ -f "$stamp" ] && is_new "$venv/bin/python"; then
   read -r old_jax old_version old_checksum <"$stamp" || old_jax=""  # cut short: install again
 fi
@@ -100,20 +101,20 @@ packages=(-r requirements.txt)
 make_environment=() size="a minute or two"
 [ "$jax" = cpu ] || size="several minutes"
 
-# An environment with pip is brought up to date in place, unless another Python is asked for, or another JAX: two JAX
-# plugins in one environment get in each other's way.
+# An environment with pip is updated in place, unless another Python or another JAX is requested, because two JAX
+# plugins in one environment conflict.
 if { [ -z "$old_jax" ] || [ "$old_jax" = "$jax" ]; } && [ "$old_version" = "$wanted_version" ] &&
   is_new "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   wanted_version=$(version "$venv/bin/python")
 else
   if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
-    fail "'$venv' is a folder that holds something else than a Python environment: move it or choose another --venv"
+    fail "'$venv' is a folder without a Python environment: move it or choose another --venv"
   fi
   [ -n "$python" ] || python=$(find_python)
   wanted_version=$(version "$python")
   make_environment=("$python" -m venv --clear "$venv")
 fi
-# -qq leaves errors only; which index is asked stays the user's own pip configuration.
+# -qq prints only errors. The package index comes from the user's pip configuration.
 install=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "${packages[@]}")
 
 if [ "$dry_run" = true ]; then
@@ -126,7 +127,7 @@ echo "Installing Python $wanted_version packages and JAX $jax_version for $jax${
   "$size."
 rm -f "$stamp"
 [ ${#make_environment[@]} -eq 0 ] || "${make_environment[@]}"
-# Unlike a mistake of the user, status 2, this may work the next time: a scheduler may try again.
+# Unlike a user error (status 2), this may work next time, so a scheduler may retry.
 exit_status=1
 "${install[@]}" ||
   fail "pip could not install the packages (its own message is above); run the same command again to retry"

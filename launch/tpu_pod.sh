@@ -4,27 +4,27 @@
 #   bash launch/tpu_pod.sh STEP --name=NAME --zone=ZONE [options] [-- more arguments of gradmix_jax.main]
 #
 # STEP
-#   create   ask for the slice; needs --type
+#   create   create the slice; needs --type
 #   install  copy this checkout to every host and set up Python and JAX there
 #   run      run the main job on every host; needs --config and --workdir
-#   fetch    copy the workdir from the first host, which wrote it, into runs/; needs --workdir, and one in a bucket stays
+#   fetch    copy the workdir from the first host, which wrote it, to runs/, unless it is in a bucket; needs --workdir
 #   delete   delete the slice
-#   all      create, install, run and fetch, one after the other; fetch also after a run that failed
+#   all      create, install, run and fetch, one after the other; fetch even if the run failed
 #
-# --name=NAME       what the slice is called, e.g. gradmix
+# --name=NAME       name of the slice, e.g. gradmix
 # --zone=ZONE       e.g. us-west4-a
-# --project=ID      the Google Cloud project; else gcloud's own setting
+# --project=ID      the Google Cloud project; default: gcloud's setting
 # --type=TYPE       accelerator type, e.g. v5litepod-16, v6e-8, v4-32
-# --version=NAME    runtime version; else the one for the type
-# --spot            cheaper, and taken away at any time
-# --queued          through a queued request, waiting until it is granted; say it to delete too
+# --version=NAME    runtime version; default: the one for the type
+# --spot            use a spot slice, which is cheaper but can be preempted at any time
+# --queued          use a queued request and wait until it is granted; needed for delete, too
 # --config=FILE     e.g. configs/cifar_osr.py
-# --workdir=DIR     folder on the hosts, relative to the checkout there. The first host alone writes it, so the hosts
-#                   need no disk in common; on its own disk it lives no longer than the slice. Of letters, digits and
-#                   _@%+=:,./- only: what scp makes of others, when it is fetched, depends on its version.
-#                   In a bucket, gs://BUCKET/FOLDER, it outlives a spot slice: `run` on a new one resumes it.
+# --workdir=DIR     folder on the hosts, relative to the checkout there. Only the first host writes it, so the hosts
+#                   need no shared disk; on its own disk it is lost with the slice. Letters, digits and _@%+=:,./-
+#                   only, because versions of scp treat other characters differently when fetching. A workdir in a
+#                   bucket, gs://BUCKET/FOLDER, outlives a spot slice: `run` on a new slice resumes it.
 # --prepare=COMMAND with install: a shell command to run on every host, e.g. to mount a bucket
-# --delete_after    with all: delete the slice at the end, also when a step failed. Never done unless asked for.
+# --delete_after    with all: delete the slice at the end, even if a step failed; otherwise it is never deleted
 # --dry_run         print every command and execute none
 #
 # Example, look before you pay:
@@ -39,7 +39,7 @@ step=${1:-}
 case "$step" in
   create | install | run | fetch | delete | all) shift ;;
   --help | -h) usage launch/tpu_pod.sh && exit ;;
-  *) fail "the first argument is '$step' and must be one of create, install, run, fetch, delete, all" ;;
+  *) fail "the first argument must be create, install, run, fetch, delete or all, got '$step'" ;;
 esac
 name="" zone="" project="" type="" version="" config="" workdir="" prepare=""
 spot=false queued=false delete_after=false dry_run=false
@@ -59,14 +59,14 @@ while [ $# -gt 0 ]; do
     --dry_run) dry_run=true ;;
     --help | -h) usage launch/tpu_pod.sh && exit ;;
     --) shift && break ;;
-    *) fail "unknown argument '$1': arguments of the main job come after --, the others are in --help" ;;
+    *) fail "unknown argument '$1': arguments of the main job come after --; see --help for the others" ;;
   esac
   shift
 done
 # What is left in "$@" goes to the main job.
 
 matches "$name" '[a-z]([-a-z0-9]{0,60}[a-z0-9])?' ||
-  fail "--name='$name' must be 1 to 62 lower-case letters, digits and hyphens, a letter first"
+  fail "--name='$name' must be 1 to 62 lowercase letters, digits and hyphens, starting with a letter"
 matches "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]' || fail "--zone='$zone' must be a zone such as us-west4-a"
 [ -z "$project" ] || matches "$project" '([a-z.]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]' ||
   fail "--project='$project' must be a Google Cloud project id"
@@ -86,18 +86,18 @@ case "$step" in
       fail "--version='$version' must be a runtime version such as v2-alpha-tpuv6e"
     ;;
 esac
-# Before anything is paid for.
+# Checked before anything is paid for.
 [ -z "$workdir" ] || matches "$workdir" '[A-Za-z0-9_@%+=:,./-]+' ||
-  fail "--workdir='$workdir' must be made of letters, digits and _@%+=:,./- only: scp has to fetch it"
+  fail "--workdir='$workdir' must contain only letters, digits and _@%+=:,./- because scp has to fetch it"
 case "$step" in
   run | all) check_job ;;
   fetch) [ -n "$workdir" ] || fail "--workdir is missing: name the folder that the job wrote, such as runs/cifar" ;;
 esac
-[ "$delete_after" = false ] || [ "$step" = all ] || fail "--delete_after goes with the step all, not with $step"
+[ "$delete_after" = false ] || [ "$step" = all ] || fail "--delete_after is for the step all, not for $step"
 [ -z "$prepare" ] || [ "$step" = install ] || [ "$step" = all ] ||
-  fail "--prepare goes with install and all, not with $step"
+  fail "--prepare is for the steps install and all, not for $step"
 [ $# -eq 0 ] || [ "$step" = run ] || [ "$step" = all ] ||
-  fail "arguments after -- go with run and all, not with $step"
+  fail "arguments after -- are for the steps run and all, not for $step"
 need gcloud "install the Google Cloud CLI, or look at the commands with --dry_run"
 
 where=("--zone=$zone")
@@ -135,14 +135,14 @@ on_every_host() {
   run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all "--command=$1"
 }
 
-# Named folders only: neither environments nor data nor anything private that lies beside them travels. On the hosts
-# the old code goes first, lest a file deleted here lives on there. There is no .git, so they are told the commit.
-# Where their Python is too old for setup.sh, uv brings one.
+# Copies only the named folders: no environments, data or private files beside them. On the hosts, the old code is
+# deleted first, so that files deleted here disappear there too. Without .git, the hosts are told the commit. If their
+# Python is too old for setup.sh, uv installs another.
 install() {
   run mkdir -p runs
   run tar -czf "runs/$name.tar.gz" --exclude=__pycache__ gradmix_jax configs launch pyproject.toml requirements.txt
   run gcloud compute tpus tpu-vm scp "runs/$name.tar.gz" "$name:gradmix_jax.tar.gz" "${where[@]}" --worker=all
-  # In a shell of its own: of 'a; b' both are for hosts that were set up.
+  # In a separate shell, so that both commands of 'a; b' run only after a successful setup.
   [ -z "$prepare" ] || prepare=" && $(quoted bash -c "$prepare")"
   # shellcheck disable=SC2016 # $HOME and $PATH are those of the hosts
   on_every_host 'mkdir -p gradmix_jax && cd gradmix_jax && rm -rf gradmix_jax configs launch && '\
@@ -187,7 +187,7 @@ case "$step" in
     install
     status=0
     run_job "$@" || status=$?
-    # Also after a job that failed: what it saved may live no longer than the slice.
+    # Even after a failed job, because its files may be lost with the slice.
     fetch || [ "$status" -ne 0 ]
     exit "$status"
     ;;

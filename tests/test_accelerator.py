@@ -60,7 +60,7 @@ def test_hours_and_money_add_up(checkout):
     )
     # 71,370 steps of 17 ms and two minutes more.
     assert abs(float(first[1][1]) - (71_370 * 0.017 + 120) / 3600) < 0.1
-    totals = lambda text: [float(each) for each in re.search(r"# All of it: (\S+) h to \S+ h, (\S+) \$", text).groups()]
+    totals = lambda text: [float(each) for each in re.search(r"# Total: (\S+) h to \S+ h, (\S+) \$", text).groups()]
     hours, dollars = totals(plan())
     assert dollars == pytest.approx(3 * hours, abs=0.4)
     assert totals(plan("--price=12.34"))[1] == pytest.approx(12.34 * hours, abs=1.3)
@@ -74,8 +74,8 @@ def test_hours_and_money_add_up(checkout):
         ([], ["--tiny_imagenet is missing", "--without=tiny_imagenet"]),
         (["--without=cifar"], ["--without='cifar'", "cifar10,tiny_imagenet,benchmarks"]),
         (["--price=free"], ["--price='free' must be dollars"]),
-        (["--device=a100"], ["--device='a100' is neither h100 nor v5e"]),
-        (["--dtype=int8"], ["--dtype='int8' is neither"]),
+        (["--device=a100"], ["--device must be h100 or v5e, got 'a100'"]),
+        (["--dtype=int8"], ["--dtype must be float32 or bfloat16, got 'int8'"]),
         (["--workdir=gs://b"], ["--workdir='gs://b' must be a folder"]),
         (["--trials=3"], ["unknown argument '--trials=3'"]),
     ],

@@ -213,9 +213,9 @@ def test_setup_takes_the_python_it_is_given(checkout):
         ([("python3", "3, 10", "")], [], ["no Python 3.11", "python3 is 3.10"]),
         ([("python3.11", "3, 11", ""), ("old", "3, 10", "")], ["--python=old"], ["old is 3.10"]),
         ([("python3", "3, 12", "ensurepip")], [], ["venv module is missing", "apt-get install python3.12-venv"]),
-        ([("python3.11", "3, 11", "")], ["--jax=gpu"], ["--jax='gpu' is none of auto, cpu, cuda12, cuda13, tpu"]),
+        ([("python3.11", "3, 11", "")], ["--jax=gpu"], ["--jax must be auto, cpu, cuda12, cuda13 or tpu, got 'gpu'"]),
         ([("python3.11", "3, 11", "")], ["--jaxx"], ["unknown argument '--jaxx'"]),
-        ([("python3.11", "3, 11", "")], ["--venv=launch"], ["holds something else than a Python environment"]),
+        ([("python3.11", "3, 11", "")], ["--venv=launch"], ["is a folder without a Python environment"]),
     ],
 )
 def test_setup_reports_mistakes_in_one_sentence(checkout, pythons, arguments, words):
@@ -477,10 +477,10 @@ def test_tpu_pod_fetches_what_a_failed_job_saved(checkout, statuses, status):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], ["the first argument is ''", "create, install"]),
-        (["destroy"], ["the first argument is 'destroy'"]),
+        ([], ["the first argument must be create, install", "got ''"]),
+        (["destroy"], ["got 'destroy'"]),
         (["delete", "--zone=us-west4-a"], ["--name=''"]),
-        (["delete", "--name=Pod", "--zone=us-west4-a"], ["--name='Pod'", "lower-case"]),
+        (["delete", "--name=Pod", "--zone=us-west4-a"], ["--name='Pod'", "lowercase"]),
         (["delete", "--name=a b", "--zone=us-west4-a"], ["--name='a b'"]),
         (["delete", "--name=pod\nx", "--zone=us-west4-a"], ["x' must be"]),
         (["delete", "--name=pod"], ["--zone=''"]),
@@ -494,8 +494,8 @@ def test_tpu_pod_fetches_what_a_failed_job_saved(checkout, statuses, status):
         (["run", *SLICE, "--config=configs/none.py", "--workdir=runs/x"], ["is not a file"]),
         (["run", *SLICE, "--config=configs/tiny.py"], ["--workdir is missing"]),
         (["run", *SLICE, *JOB, "--config.seed=1"], ["unknown argument '--config.seed=1'", "after --"]),
-        (["run", *SLICE, *JOB, "--delete_after"], ["--delete_after goes with the step all"]),
-        (["run", *SLICE, *JOB, "--prepare=true"], ["--prepare goes with"]),
+        (["run", *SLICE, *JOB, "--delete_after"], ["--delete_after is for the step all"]),
+        (["run", *SLICE, *JOB, "--prepare=true"], ["--prepare is for the steps"]),
         (["fetch", *SLICE], ["--workdir is missing"]),
         (["fetch", *SLICE, "--workdir=runs/x", "--", "--config.seed=1"], ["arguments after --"]),
         (["delete", *SLICE], ["gcloud was not found"]),

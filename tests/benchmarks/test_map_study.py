@@ -83,7 +83,7 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path):
 def test_a_line_that_is_no_row_is_named(tmp_path):
     path = write(tmp_path / "map.csv", [row("input, contrastive", 0, 0.8)])
     path.write_text(path.read_text() + "fashion_mnist,main\n")
-    with pytest.raises(ValueError, match="line 3 is no row"):
+    with pytest.raises(ValueError, match="line 3 is not a row"):
         raw.read(path)
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="other columns"):
