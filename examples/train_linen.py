@@ -1,4 +1,4 @@
-"""GradMix in a Flax Linen training loop: a CNN with batch norm, cross-entropy, maps of the input. No taps needed."""
+"""GradMix in a Flax Linen training loop: a CNN with batch norm, cross-entropy and input maps, which need no taps."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""GradMix in a Flax NNX training loop: SupCon with mixed positives, LayerCAM maps of two tapped stages."""
+"""GradMix in a Flax NNX training loop: SupCon with mixed positives and LayerCAM maps of two tapped stages."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""GradMix for a vision transformer of plain functions: maps of tokens, masks of whole patches, cross-entropy."""
+"""GradMix for a vision transformer of plain functions: token maps, masks of whole patches, cross-entropy."""
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,11 @@
-"""Write the notebooks from notebooks/source/*.md: text, and cells as ```python blocks; a word after it names a cell.
+"""Write the notebooks from notebooks/source/*.md: text, and cells as ```python blocks, each followed by a cell's name.
 
-python notebooks/make.py              the cells; saved outputs of unchanged cells are kept
-python notebooks/make.py --execute    and run them from top to bottom, and save their outputs
+python notebooks/make.py              write the cells; keep the saved outputs of notebooks whose code is unchanged
+python notebooks/make.py --execute    also run the notebooks from top to bottom and save their outputs
 
-The address of the repository is the entry `Repository` of [project.urls] in pyproject.toml, and nowhere else. With it,
-the notebooks have a badge that opens them on Colab, and clone it there; without, they say how to upload a copy.
+The address of the repository is stated only in pyproject.toml, as the entry `Repository` of [project.urls]. With an
+address, the notebooks have a badge that opens them on Colab, and clone the repository there; without one, they explain
+how to upload a copy.
 """
 
 import re
@@ -22,18 +23,19 @@ CELL = re.compile(r"^```python *(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 WITH_ADDRESS = """{badge}({link})
 
-Inside a checkout of the project the next cell has nothing to do (`make setup` created the environment). On Colab, or
-anywhere else, it clones and installs the project, and keeps the installed JAX, which fits the machine, unless that is
-too old."""
+Inside a checkout of the project, the next cell does nothing (`make setup` created the environment). On Colab or
+elsewhere, it clones and installs the project; it keeps the installed JAX, which fits the machine, unless that is too
+old."""
 
 WITHOUT_ADDRESS = """{badge}(https://colab.research.google.com)
 
-Inside a checkout of the project the next cell has nothing to do (`make setup` created the environment). On Colab:
+Inside a checkout of the project, the next cell does nothing (`make setup` created the environment). On Colab:
 
 1. In a checkout, run `git archive --output=gradmix_jax.zip HEAD`.
-2. On Colab, *File > Upload notebook*: this file. Then, under *Files* on the left, upload `gradmix_jax.zip`.
+2. On Colab, open this file with *File > Upload notebook*, then upload `gradmix_jax.zip` under *Files* on the left.
 
-The cell then unpacks and installs it, and keeps the installed JAX, which fits the machine, unless that is too old."""
+The cell then unpacks and installs the project; it keeps the installed JAX, which fits the machine, unless that is too
+old."""
 
 SETUP = '''import os
 import shutil
@@ -88,12 +90,12 @@ def project() -> dict:
 
 
 def address() -> str:
-    """The repository's address, "" where there is none."""
+    """The repository's address; "" if there is none."""
     return project().get("urls", {}).get("Repository", "").removesuffix("/").removesuffix(".git")
 
 
 def least_jax() -> tuple[int, int]:
-    """The oldest JAX that the project takes."""
+    """The oldest JAX that the project supports."""
     (least,) = [
         re.fullmatch(r"jax>=(\d+)\.(\d+)", each) for each in project()["dependencies"] if each.startswith("jax>")
     ]
@@ -104,7 +106,7 @@ def setup_cells(name: str, repository: str) -> list:
     """The text with the badge, and the cell that sets up the project."""
     text = WITHOUT_ADDRESS.format(badge=BADGE)
     if repository:
-        # Colab opens the notebooks of one code host by address.
+        # Colab opens notebooks on a code host by their address.
         place = re.sub(r"^https://(\w+)\.com/", r"\1/", repository)
         link = f"https://colab.research.google.com/{place}/blob/main/notebooks/{name}.ipynb"
         text = WITH_ADDRESS.format(badge=BADGE, link=link)
@@ -113,7 +115,7 @@ def setup_cells(name: str, repository: str) -> list:
 
 
 def cells_of(source: str) -> list:
-    """The cells of a source, without its lead."""
+    """The cells of a source, without its introduction."""
     cells, place, number = [], 0, 0
     for match in [*CELL.finditer(source), None]:
         text = source[place : match.start() if match else len(source)].strip()
@@ -137,7 +139,7 @@ def make(name: str, repository: str | None = None):
 
 
 def execute(notebook):
-    """Run all cells in the folder of the notebooks; what they print is kept without this machine's paths."""
+    """Run all cells in the folder of the notebooks; paths of this machine are removed from their output."""
     import nbclient
 
     client = nbclient.NotebookClient(
@@ -153,7 +155,7 @@ def execute(notebook):
 
 
 def keep_outputs(notebook, path: Path) -> None:
-    """Take over the outputs of a notebook whose code is the same, but for the setup, which prints nothing."""
+    """Take over the outputs of an existing notebook with the same code, except for the setup, which prints nothing."""
     if not path.exists():
         return
     before = nbformat.read(path, as_version=4)
