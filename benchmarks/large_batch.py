@@ -1,4 +1,4 @@
-"""Memory of large batches: the contrastive loss in blocks of anchors and whole, and the whole step on one of 8 devices.
+"""Memory of large batches: the contrastive loss, whole and in blocks of anchors, and a step on one of 8 devices.
 
 python benchmarks/large_batch.py [--width=64] [--step_batches=1024,8192]
 python benchmarks/large_batch.py --micro_batch=128 [--width=64] [--step_batches=1024]     the step in micro batches, too
@@ -43,7 +43,7 @@ def loss_bytes(images: int, block_size: int) -> int:
 
 
 def print_micro_batches(width: int, batch: int, size: int) -> None:
-    """FLOPs and temporary memory of steps of one device, whole and in micro batches."""
+    """FLOPs and temporary memory of steps on one device, with the whole batch and in micro batches."""
     print(f"ResNet-18, width {width}, batch {batch}, float32, one device\n")
     print("| recipe | images in a pass | TFLOP | FLOPs | temporary GB | memory |\n|---|---|---|---|---|---|")
     for recipe in RECIPES:
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--step_batches", default="1024,8192", help="global batches to compile the whole step for")
-    parser.add_argument("--micro_batch", type=int, default=0, help="images in a pass; 0: the tables without them")
+    parser.add_argument("--micro_batch", type=int, default=0, help="images per pass; 0: print the other tables")
     arguments = parser.parse_args()
     if arguments.micro_batch:
         print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")

@@ -153,7 +153,7 @@ def measure(arguments, batch: int) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, (executable, _) in built.items():
         flops, moved, temporary = hlo.cost_of(executable)
-        flops /= VARIANTS[name].steps  # of all rounds of a scan; the bytes are those of one already
+        flops /= VARIANTS[name].steps  # FLOPs count all iterations of a scan, bytes only one
         middle, spread = 0.0, "–"
         if times[name]:
             middle = statistics.median(times[name])

@@ -73,7 +73,7 @@ class Key:
             bounds = dict(least=self.least, above=self.above, most=self.most, below=self.below)
             check_number(name, value, whole=isinstance(example, int), **bounds)
         elif not isinstance(value, str):
-            raise ValueError(f"{name} must be a string, got {value!r}; in quotes it is one.")
+            raise ValueError(f"{name} must be a string, got {value!r}; put it in quotes.")
         elif self.choices is not None:
             check_choice(name, value, self.choices() if callable(self.choices) else self.choices)
 

@@ -67,15 +67,15 @@ def check_runs(
 
 
 def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, reference: str) -> dict[str, tuple[int, ...]]:
-    """The epochs of every phase with which each experiment's training takes the FLOPs of the reference's.
+    """Epochs of every phase so that each experiment's training takes as many FLOPs as the reference's.
 
-    Phases keep their proportions, and are rounded to whole epochs, at least one. Opens the data, for its sizes, and
-    compiles the step of each experiment; runs nothing.
+    Phases keep their proportions and are rounded to whole epochs, at least one. This opens the data, for its sizes, and
+    compiles the step of each experiment, but runs nothing.
 
     Args:
       configs: the experiments by name.
-      workdir: directory that keys left to the data are looked up in, see `run.finished`.
-      reference: the name of the one whose epochs stay.
+      workdir: directory in which keys left to the data are looked up, see `run.finished`.
+      reference: name of the experiment whose epochs stay unchanged.
     """
     sizes: dict[str, dict[str, int]] = {}
 

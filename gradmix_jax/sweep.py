@@ -2,7 +2,7 @@
 
 python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
-python -m gradmix_jax.sweep overview ... --budget=flops         epochs by which all trainings take the same FLOPs
+python -m gradmix_jax.sweep overview ... --budget=flops         choose epochs so that every variant takes the same FLOPs
 
 overview: every objective, mixing method, view policy and optimizer. ablation: each choice of GradMix, one at a time.
 map: whether the map matters (results/plan.md).
@@ -31,7 +31,7 @@ from gradmix_jax.workdir import replacing, resolve
 
 __all__ = ["MAP", "OVERVIEW", "SWEEPS", "Variant", "check", "config_of", "folder_of", "run_sweep", "within"]
 
-# What all variants have in common: the epochs of the experiment, or the FLOPs of the sweep's reference.
+# What all variants share: the epochs of the experiment, or the FLOPs of the sweep's reference.
 BUDGETS = ("epochs", "flops")
 
 
@@ -59,7 +59,7 @@ def config_of(config: ConfigDict, label: str, variant: Variant) -> ConfigDict:
 
 
 def within(budget: str, name: str, config: ConfigDict, workdir: str, trial: int) -> dict[str, Variant]:
-    """The variants of a sweep within one of BUDGETS, FLOPs being counted for a class split, before anything is run."""
+    """The variants of a sweep within one of BUDGETS; FLOPs are counted for one class split, before anything runs."""
     variants = SWEEPS[name]
     if budget == "epochs":
         return variants
@@ -136,9 +136,9 @@ def directories_of(
 
 
 def table(name: str, variants: dict[str, Variant], directories: list[str]) -> str:
-    """Markdown: every variant that has results with its keys, source, cost and results, and their conditions.
+    """Markdown: every variant that has results, with its keys, source, cost and results, and their conditions.
 
-    Within a budget of FLOPs its epochs, too, and the FLOPs of all its steps.
+    Within a budget of FLOPs, also its epochs and the FLOPs of all its steps.
     """
     methods = runs.load(list(filter(run_many.has_results, directories)))
     costs = {method.label: _flops(method.example) for method in methods}
@@ -157,8 +157,8 @@ def table(name: str, variants: dict[str, Variant], directories: list[str]) -> st
     metrics = [contents.ACCURACY, contents.AUROC, contents.OSCR]
     section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, [row(method) for method in methods]))
     notes = [
-        f"FLOPs of a train step by XLA's count, every round of a loop counted, relative to {first}.",
-        *([f"Epochs: those in which the FLOPs come nearest to those of {reference}."] if scaled else []),
+        f"FLOPs of a train step by XLA's count, including every iteration of a loop, relative to {first}.",
+        *([f"Epochs: those whose FLOPs are closest to those of {reference}."] if scaled else []),
         *conditions(methods),
     ]
     return "\n".join([section, *(f"- {line}" for line in notes)])
@@ -187,7 +187,7 @@ def print_commands(
     seeds: list[int],
 ) -> None:
     """Print the commands that would run the variants of a config given by these flags."""
-    check(variants, config, workdir, trials, seeds, num_devices=1, from_data=False)  # they run elsewhere
+    check(variants, config, workdir, trials, seeds, num_devices=1, from_data=False)  # the commands run elsewhere
     path = next(word for word in config_flags if word.startswith("--config="))
     others = [word for word in config_flags if word != path]
     for label, variant in variants.items():
@@ -222,7 +222,7 @@ if __name__ == "__main__":
         "budget",
         "epochs",
         BUDGETS,
-        "What all variants have in common: the experiment's epochs, or the FLOPs of the sweep's reference, with epochs "
-        "rounded to whole ones.",
+        "What all variants share: the experiment's epochs, or the FLOPs of the sweep's reference, with the number of "
+        "epochs rounded.",
     )
     cli.run(_main, required=("config", "workdir"))

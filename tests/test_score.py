@@ -156,7 +156,7 @@ NAN[3] = np.nan
         (changed(unknown_logits=None, unknown_features=None), "unknown_features or unknown_logits is needed"),
         (changed(head_kernel=np.zeros((3, K))), r"head_kernel must have shape \[12, 4\], got \[3, 4\]"),
         (changed(head_kernel=None), "head_bias is given without head_kernel"),
-        (changed(head_bias=np.zeros(K)), "known_features @ head_kernel \\+ head_bias must be known_logits, got values"),
+        (changed(head_bias=np.zeros(K)), "known_features @ head_kernel \\+ head_bias must equal known_logits, but"),
         (changed(known_images=np.zeros(150)), "unexpected array 'known_images'"),
         (changed(class_names=np.array(["a", "a", "b", "c"])), "class_names must be 4 different names"),
         (

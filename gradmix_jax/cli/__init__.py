@@ -67,7 +67,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         program_cache.keep_programs()
         try:
             app.run(main, flags_parser=lambda argv: _parse(argv, required))
-        except SystemExit:  # app.run always ends so; short output is still in the buffer
+        except SystemExit:  # app.run always ends like this; short output is still in the buffer
             if sys.stdout is not None:
                 sys.stdout.flush()
             raise
@@ -83,7 +83,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
         said = _said(error)
         if said:
             print(f"error: {said}", file=sys.stderr)
-            if isinstance(error, OSError):  # perhaps of writing the output
+            if isinstance(error, OSError):  # possibly from writing the output
                 _discard_output()
             pod.leave(said, 2)
             _end_soon(2)
@@ -97,7 +97,7 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
 
 
 class _Line(stdlib_logging.Formatter):
-    """Warnings as the commands print them, without the time, thread and place in the code."""
+    """Formats warnings like those that commands print, without time, thread and source line."""
 
     def format(self, record: stdlib_logging.LogRecord) -> str:
         said = f"{record.levelname.lower()}: {one_line(record.getMessage())}"
@@ -105,7 +105,7 @@ class _Line(stdlib_logging.Formatter):
 
 
 def _discard_output() -> None:
-    """Discard what is left in the buffer of the output, which Python would flush at exit and complain about."""
+    """Discard the rest of the output's buffer, which Python would otherwise try to flush at exit, with an error."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

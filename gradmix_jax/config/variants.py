@@ -1,4 +1,4 @@
-"""Variants: what `gradmix_jax.sweep` runs, as named sets of recipes and config keys."""
+"""The variants that `gradmix_jax.sweep` runs: named sets of a recipe and config keys."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Variant(NamedTuple):
     """A row of a sweep: recipe, further config keys, and the method's paper ("": this project's own).
 
-    A key of "phases[*]" is set in every phase. `epochs` are those of each phase where the budget sets them.
+    A key of "phases[*]" is set in every phase. `epochs` are those of each phase if the budget sets them.
     """
 
     recipe: str
@@ -112,5 +112,5 @@ MAP = {
     for recipe in ("none", "cutmix", "random", "input", "layer")
 }
 SWEEPS = {"overview": OVERVIEW, "ablation": ABLATION, "map": MAP}
-# The variant whose FLOPs all others get, within a budget of FLOPs.
+# The variant whose FLOPs set the budget of all others.
 REFERENCES = {"overview": "GradMix, input", "ablation": "input", "map": "input, contrastive"}

@@ -140,15 +140,18 @@ def _head(arrays, parts) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _check_head(kernel_FxK, bias_K, known) -> None:
-    """Raises ValueError unless the head gives the logits, up to half precision: another layer, or log probabilities."""
+    """Raises ValueError unless the head reproduces the logits, up to half precision.
+
+    It does not if it is another layer or if the logits are log probabilities.
+    """
     if not all(name in known for name in OUTPUTS):
         return
     features_NxF, logits_NxK = (known[name][:HEAD_ROWS].astype(np.float64) for name in OUTPUTS)
     apart, size = np.abs(features_NxF @ kernel_FxK + bias_K - logits_NxK).max(), np.abs(logits_NxK).max()
     if apart > 0.05 * size:
         raise ValueError(
-            f"known_features @ head_kernel + head_bias must be known_logits, got values {apart:.3g} apart of logits up "
-            f"to {size:.3g}; give the last layer and logits before the softmax, or leave the head out."
+            f"known_features @ head_kernel + head_bias must equal known_logits, but differs by {apart:.3g} from logits "
+            f"of up to {size:.3g}; give the last layer and logits before the softmax, or leave the head out."
         )
 
 

@@ -32,8 +32,8 @@ class Spec(Section, section="evaluate"):
     stages: tuple[str, ...] = key(("stage3",), "stages whose activations, averaged over positions, are scored as well")
     parts: tuple[str, ...] = key(
         PARTS,
-        "parts besides the scores: pictures, probes of the known classes, diversity of features; without closed_set "
-        "the linear probe is fitted only where a score needs its logits",
+        "parts besides the scores: pictures, probes of the known classes, diversity of features; without closed_set, "
+        "the linear probe is fitted only if a score needs its logits",
         choices=PARTS,
     )
     near: tuple[str, ...] = key(

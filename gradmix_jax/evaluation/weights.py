@@ -14,8 +14,7 @@ from gradmix_jax.training.checkpoint import Checkpoints
 def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any, tuple[str, ...]]:
     """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
 
-    `random` names outputs that say nothing: those of heads that `model.init_from` does not have and that no training
-    has changed.
+    `random` names meaningless outputs: those of heads that are neither in `model.init_from` nor trained.
     """
     init_from = setup.model.init_from
     if init_from and not Checkpoints.exist(workdir):

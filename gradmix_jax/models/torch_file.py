@@ -103,7 +103,7 @@ def _read_zip(path: str) -> Any:
 def _read_legacy(data: bytes) -> Any:
     """Five pickles (magic number, protocol, system, object, storage keys), then per storage its size and bytes."""
     if data.startswith(b"PK"):
-        raise ValueError("it is a zip archive without its end, as an interrupted download leaves it")
+        raise ValueError("it is a zip archive without its end, perhaps from an interrupted download")
     if not data.startswith(b"\x80"):
         raise ValueError("it is neither a zip archive nor a pickle")
     stream = io.BytesIO(data)
@@ -197,11 +197,11 @@ def _name(key: Any) -> str | int:
 
 
 def _setting(*ignored: Any) -> None:
-    """None in the place of a setting."""
+    """Returns None in place of a setting."""
 
 
-# What training code saves beside the weights: its options (SupCon, DINO, MAE), a best accuracy, the milestones of a
-# schedule. Nothing of it is built.
+# Objects that training code saves beside the weights: options (SupCon, DINO, MAE), a best accuracy, the milestones of a
+# schedule. None of them is constructed.
 SETTINGS = (
     ("argparse", "Namespace"),
     ("collections", "Counter"),
@@ -267,7 +267,7 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1].update((_name(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
 
     def load_build(self) -> None:
-        # The attributes of an OrderedDict (a state dict's _metadata) and of a setting are of no use here.
+        # The attributes of an OrderedDict (a state dict's _metadata) and of a setting are not needed.
         self.stack.pop()
         if self.stack[-1] is not None and not isinstance(self.stack[-1], OrderedDict):
             raise ValueError(f"attributes of a {type(self.stack[-1]).__name__}")
@@ -279,7 +279,7 @@ class _Unpickler(pickle._Unpickler):
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES
     }
     dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_reduce  # a class and its arguments: the same two things on the stack
+    dispatch[pickle.NEWOBJ[0]] = load_reduce  # a class and its arguments, which are on the stack as for REDUCE
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems

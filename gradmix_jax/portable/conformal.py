@@ -42,10 +42,10 @@ def threshold(calibration_V: np.ndarray, *, keep: float) -> float:
 
 
 def fewest(keep: float) -> int:
-    """The least number of calibration images with which an image can be rejected at all."""
+    """The smallest number of calibration images with which any image can be rejected."""
     return 0 if keep >= 1 else math.ceil(1 / round(1 - keep, 12) - 1e-6) - 1
 
 
 def most(num_calibration: int) -> float:
-    """The largest share of known images to accept, in whole percent, with which an image can be rejected at all."""
+    """The largest share of known images to accept, in whole percent, with which any image can be rejected."""
     return math.floor(100 * num_calibration / (num_calibration + 1)) / 100

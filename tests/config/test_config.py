@@ -45,7 +45,7 @@ def test_the_papers_recipe():
     [
         ("mix.fil", "partner", r"unknown config key mix\.fil; did you mean mix\.fill\?"),
         ("mix.fill", "parner", r"mix\.fill must be one of partner, .*, got 'parner'; did you mean 'partner'\?"),
-        ("mix.fill", 3, r"mix\.fill must be a string, got 3; in quotes it is one"),
+        ("mix.fill", 3, r"mix\.fill must be a string, got 3; put it in quotes"),
         ("mix.keep_range", (0.9, 0.5), r"mix\.keep_range must be \(low, high\) with low <= high, got \(0\.9, 0\.5\)"),
         ("mix.keep_range", ("a", 0.5), r"each element of mix\.keep_range must be a number from 0 to 1, got 'a'"),
         ("mix.group_size", 5, r"mix\.group_size must divide the 32 images of one device, got 5"),
