@@ -97,9 +97,10 @@ def test_further_unknown_images(results, arrays):
     assert found["n"] == 40 and found["by_score"]["logits"]["max_logit"]["auroc"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_logits_alone_are_enough(arrays, results):
+def test_logits_alone_are_enough(arrays, results, caplog):
     few = {name: arrays[name] for name in ("known_logits", "unknown_logits")}
     found = score(few)
+    assert not caplog.records  # scores that need features are left out, not computed of none
     assert set(found["by_score"]) == {"logits"}
     assert {"msp", "max_logit", "energy", "entropy", "gen"} <= set(found["by_score"]["logits"])
     assert found["auroc"] == results["by_score"]["logits"]["max_logit"]["auroc"]

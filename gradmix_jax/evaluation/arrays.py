@@ -66,7 +66,7 @@ def measure(
     return {
         **headline.results(scored, truth, **of_headline),
         "score": f"{describe(score, (options or {}).get(score, {}), k=k)} ({feature}); higher means known",
-        "left_out": {feature: _left_out(given, by_score) for feature, by_score in fitted.left_out.items()},
+        "left_out": fitted.left_out,
         **{"step": None, "trial": 0, "checkpoint": "", "failed": {}, "corruptions": None, "probes": {}},
         "known_classes": list(given.class_names),
         "num_train": len(_any_output(given.parts["train"])) if "train" in given.parts else 0,
@@ -89,8 +89,8 @@ _ARRAYS = {
 }
 
 
-def _left_out(given: Given, by_score: Mapping[str, str]) -> dict[str, str]:
-    """Why scores are left out; for those that lack inputs, the arrays to add."""
+def _lacking(given: Given, names: tuple[str, ...]) -> dict[str, str]:
+    """{score: the arrays to add}, of the scores that lack inputs."""
     there = {
         FEATURES: FEATURES in given.outputs,
         LOGITS: LOGITS in given.outputs,
@@ -98,11 +98,8 @@ def _left_out(given: Given, by_score: Mapping[str, str]) -> dict[str, str]:
         "validation": _fits(given, "validation"),
         PERTURBED: all(PERTURBED in given.parts[part] for part in ("known", "unknown")),
     }
-    found = {}
-    for name, reason in by_score.items():
-        lacking = [_ARRAYS[part] for part in SCORES[name].needs if not there[part]]
-        found[name] = f"{name} needs {', '.join(lacking)}." if lacking else reason
-    return found
+    absent = {name: [_ARRAYS[part] for part in SCORES[name].needs if not there[part]] for name in names}
+    return {name: f"{name} needs {', '.join(arrays)}." for name, arrays in absent.items() if arrays}
 
 
 def _others(given: Given, scored: headline.Scored) -> dict[str, Any]:
@@ -134,6 +131,8 @@ def _outputs(given: Given, part: str) -> dict[str, np.ndarray]:
 
 def _fit(given: Given, names: tuple[str, ...], k: int, options: Mapping[str, Mapping[str, Any]]) -> Fitted:
     options = check_options("options", SCORES, options)
+    lacking = _lacking(given, names)
+    names = tuple(name for name in names if name not in lacking)
     train = given.parts.get("train", {})
     learned = [name for name in given.outputs if name in train and "labels" in train]
     fitted = Fitted({}, {})
@@ -155,8 +154,11 @@ def _fit(given: Given, names: tuple[str, ...], k: int, options: Mapping[str, Map
         if feature not in given.outputs:
             fitted.left_out[feature] = {name: f"known_{feature} and unknown_{feature} are not given." for name in own}
         elif feature not in learned:
-            lacking = [f"train_{what}" for what in (feature, "labels") if what not in train]
-            _fit_without_training(given, fitted, feature, own, options, f"{' and '.join(lacking)} not given.")
+            absent = [f"train_{what}" for what in (feature, "labels") if what not in train]
+            _fit_without_training(given, fitted, feature, own, options, f"{' and '.join(absent)} not given.")
+    for name, reason in lacking.items():
+        feature = LOGITS if fitted_lib.works_on_logits(name) else FEATURES
+        fitted.left_out.setdefault(feature, {})[name] = reason
     return fitted
 
 
