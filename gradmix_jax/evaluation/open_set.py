@@ -147,13 +147,13 @@ def intervals(known_N: np.ndarray, unknown_M: np.ndarray, correct_N: np.ndarray,
 
 def classifier_metrics(logits_NxK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
     """Accuracy and calibration of logits on known test images; "reliability" holds the bins behind "ece"."""
-    bins = calibration.reliability(logits_NxK, labels_N)
+    bins, nll, brier = calibration.all_of(logits_NxK, labels_N)
     means = {name: [None if np.isnan(m) else m for m in getattr(bins, f"{name}_M").tolist()] for name in _MEANS}
     return {
         "accuracy": float(np.mean(logits_NxK.argmax(axis=1) == labels_N)),
         "ece": calibration.expected_error(bins),
-        "nll": calibration.nll(logits_NxK, labels_N),
-        "brier": calibration.brier(logits_NxK, labels_N),
+        "nll": nll,
+        "brier": brier,
         "reliability": {"count": bins.count_M.tolist(), **means},
     }
 

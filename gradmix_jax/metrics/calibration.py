@@ -50,9 +50,18 @@ def _checked(logits_NxK, labels_N):
 
 def reliability(logits_NxK, labels_N, *, num_bins=15):
     """`Reliability` of the softmax (Guo et al. 2017, fig. 1). Raises ValueError as `ece`."""
+    return _reliability(*_checked(logits_NxK, labels_N)[:2], num_bins)
+
+
+def all_of(logits_NxK, labels_N, *, num_bins=15):
+    """(`reliability`, `nll`, `brier`) with a single pass over the logits. Raises ValueError as `ece`."""
+    confidence_N, correct_N, log_likelihood_N, brier_N = _checked(logits_NxK, labels_N)
+    return _reliability(confidence_N, correct_N, num_bins), float(-log_likelihood_N.mean()), float(brier_N.mean())
+
+
+def _reliability(confidence_N, correct_N, num_bins):
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    confidence_N, correct_N, _, _ = _checked(logits_NxK, labels_N)
     bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(int) - 1, 0, num_bins - 1)
     count_M = np.bincount(bin_N, minlength=num_bins)
     with np.errstate(invalid="ignore"):

@@ -44,6 +44,9 @@ def test_nll_and_brier():
     assert calibration.nll(logits, labels) == pytest.approx(sk.log_loss(labels, p), rel=1e-6)
     expected = np.mean(((p - np.eye(4)[labels]) ** 2).sum(axis=1))
     assert calibration.brier(logits, labels) == pytest.approx(expected, rel=1e-6)
+    bins, nll, brier = calibration.all_of(logits, labels)
+    assert calibration.expected_error(bins) == calibration.ece(logits, labels)
+    assert (nll, brier) == (calibration.nll(logits, labels), calibration.brier(logits, labels))
 
 
 def test_certain_images():
