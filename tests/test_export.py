@@ -129,6 +129,16 @@ def test_onnx_gives_the_outputs_of_the_model(workdir, tmp_path):
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_the_card_lists_the_files(workdir, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "check_installed", lambda: None)
+    monkeypatch.setattr(onnx_file, "write", lambda classifier, path: open(path, "w").close())
+    export_lib.export(str(workdir), str(tmp_path / "out"), onnx=True)
+    for out in (exported, tmp_path / "out"):
+        table = (out / files.CARD).read_text().partition("## Files")[2]
+        listed = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")}
+        assert listed == {path.name for path in out.iterdir()} - {files.CARD} | {"file", "---"}
+
+
 def test_onnx_without_its_packages_is_one_line(workdir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ValueError, match="--onnx needs the packages jax2onnx, onnx and onnxruntime, and jax2onnx is"):

@@ -1,6 +1,6 @@
 """The model card of an export: README.md, with the code that uses it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 # What results.json has of these is listed, in this order.
@@ -66,12 +66,13 @@ for file, known, label, value in zip(sys.argv[2:], accepted, found["class"], fou
 """
 
 
-def text(metadata: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
+def text(metadata: Mapping[str, Any], results: Mapping[str, Any] | None, names: Collection[str]) -> str:
     """Markdown.
 
     Args:
       metadata: of the export.
       results: the run's results.json, or None.
+      names: the files of the export.
     """
     config, score = metadata["config"], metadata["score"]
     parts = [
@@ -90,7 +91,7 @@ def text(metadata: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
         *_decisions(metadata, score),
         *_results(results, metadata),
         *_limits(metadata),
-        *_files(metadata),
+        *_files(metadata, names),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -183,7 +184,7 @@ def _limits(metadata):
     )
 
 
-def _files(metadata):
+def _files(metadata, names):
     yield "## Files"
     platforms = ", ".join(metadata["model"]["platforms"])
     rows = [
@@ -191,13 +192,15 @@ def _files(metadata):
         ("model.safetensors", f"weights, layout {metadata['model']['layout']}"),
         ("score.stablehlo", "learned arrays, outputs -> score, class, class_scores"),
         ("score.safetensors", "what the score has learned, and of which training images (`gallery/place_M`)"),
+        ("gallery_paths.txt", "the training images in the gallery, a path in the folder of the dataset each line"),
         ("explain.stablehlo", "weights, learned arrays, images -> map in [0, 1], the gradient of the score"),
+        ("model.onnx", "weights and model for ONNX: images -> outputs; any batch size"),
         (
             "metadata.json",
             "class names, image size and resizing, score, threshold, calibration scores, config, versions",
         ),
     ]
-    yield _table(("file", "holds"), rows)
+    yield _table(("file", "holds"), [row for row in rows if row[0] in names])
 
 
 def _table(header, rows):

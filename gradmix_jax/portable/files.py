@@ -67,11 +67,12 @@ def write(
     temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
     try:
         metadata = _write_all(classifier, temporary, weights, names, layout)
-        with open(os.path.join(temporary, CARD), "w", encoding="utf-8") as file:
-            file.write(card.text(metadata, results))
         _compare(classifier, read(temporary))
         if onnx:
             onnx_file.write(classifier, os.path.join(temporary, onnx_file.FILE))
+        text = card.text(metadata, results, os.listdir(temporary))
+        with open(os.path.join(temporary, CARD), "w", encoding="utf-8") as file:
+            file.write(text)
         os.chmod(temporary, 0o755)
         if os.path.isdir(out):
             os.rmdir(out)

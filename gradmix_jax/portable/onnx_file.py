@@ -24,7 +24,7 @@ def _packages() -> tuple[Any, Any, Any]:
     except ImportError as error:
         raise ValueError(
             f"--onnx needs the packages jax2onnx, onnx and onnxruntime, and {error.name} is missing; "
-            "pip install jax2onnx onnxruntime."
+            "pip install jax2onnx onnx onnxruntime."
         ) from error
     return jax2onnx, onnx, onnxruntime
 
