@@ -1,7 +1,7 @@
 """A bucket in a local directory, limited to the operations of an object store.
 
-Whole objects are put and read, and one can be created only if there is none. There are no directories, no appending and
-no renaming. What is put appears at once or, where the store fails, not at all.
+Objects are put and read whole, and can be created only if they do not exist. There are no directories, no appending and
+no renaming. A put object appears at once or, if the store fails, not at all.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ SCHEMES = ("gs", "s3")
 
 
 class FakeBucket(fsspec.AbstractFileSystem):
-    """Objects as files of `root`, their names quoted; processes that share `root` share the bucket.
+    """Objects as files of `root`, with quoted names; processes that share `root` share the bucket.
 
     Attributes:
       root: directory of the objects.
@@ -93,14 +93,14 @@ def make(root: str, *, fail=None) -> type[FakeBucket]:
 
 
 def install(root: str, *, fail=None) -> None:
-    """Make gs:// and s3:// of this process a bucket in `root`, for good."""
+    """Make gs:// and s3:// of this process a bucket in `root`, permanently."""
     for scheme in SCHEMES:
         fsspec.register_implementation(scheme, make(root, fail=fail), clobber=True)
 
 
 @contextlib.contextmanager
 def installed(root: str, *, fail=None):
-    """`install` for a while; gives the file system."""
+    """`install` temporarily; yields the file system."""
     kind = make(root, fail=fail)
     with mock.patch.dict(fsspec_registry, dict.fromkeys(SCHEMES, kind)):
         yield kind

@@ -1,4 +1,4 @@
-"""launch/accelerator.sh: the plan and its order, what it does about failures, and a miniature of all of it."""
+"""launch/accelerator.sh: the plan and its order, failures, and a miniature of the whole script."""
 
 import os
 import re
@@ -80,19 +80,19 @@ def test_hours_and_money_add_up(checkout):
         (["--trials=3"], ["unknown argument '--trials=3'"]),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_called(checkout, arguments, words):
+def test_wrong_arguments_are_reported_before_anything_runs(checkout, arguments, words):
     assert_refused(run(checkout, *arguments), *words)
     assert checkout.calls() == []
 
 
-def test_data_that_is_missing_is_named_before_anything_is_trained(checkout):
+def test_missing_data_is_reported_before_any_training(checkout):
     result = run(checkout, "--cifar10=folder:a", "--tiny_imagenet=folder:b", FAKE_PYTHON_STATUS="2")
     assert result.returncode == 2
     assert "--cifar10=folder:a, --tiny_imagenet=folder:b" in result.stderr.splitlines()[-1]
     assert [call[2] for call in checkout.calls()] == ["gradmix_jax.data"] * 2
 
 
-# A Python that fails for what $FAILING matches, and leaves results for what it trains.
+# A fake Python that fails for commands that $FAILING matches, and leaves results for trainings.
 PYTHON = """#!/bin/sh
 printf '%s\\n' "$*" >>"$CALLS"
 if printf '%s' "$*" | sed -n "\\\\|$FAILING|p" | sed -n 1q1; then :; else exit "${STATUS:-1}"; fi
@@ -104,7 +104,7 @@ esac; done
 
 @pytest.fixture
 def small(checkout):
-    """A checkout in which the miniature takes no time; returns (checkout, function that runs it)."""
+    """A checkout in which the miniature takes no time: (checkout, function that runs it)."""
     (checkout.bin / "python").unlink()
     checkout._write("python", PYTHON)
 
@@ -117,7 +117,7 @@ def small(checkout):
     return run_small
 
 
-def test_after_every_run_the_page_has_all_runs_that_have_results(small):
+def test_after_every_run_the_report_covers_all_runs_with_results(small):
     result, calls = small()
     assert result.returncode == 0, result.stderr
     reports = [call.split() for call in calls if "gradmix_jax.report" in call]
@@ -126,7 +126,7 @@ def test_after_every_run_the_page_has_all_runs_that_have_results(small):
     assert "everything.py" in calls[-1]
 
 
-def test_a_step_that_fails_does_not_stop_the_others_and_is_named_at_the_end(small):
+def test_a_failed_step_does_not_stop_the_others_and_is_named_at_the_end(small):
     result, calls = small("cifar_osr.py:random")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "accelerator.sh: failed: cifar10, random, trial 0 (status 1)"
@@ -134,17 +134,17 @@ def test_a_step_that_fails_does_not_stop_the_others_and_is_named_at_the_end(smal
 
 
 @pytest.mark.parametrize("status", ["130", "143"])
-def test_a_step_that_was_told_to_stop_stops_all(small, status):
+def test_an_interrupted_step_stops_the_script(small, status):
     result, calls = small("cifar_osr.py:cutmix", STATUS=status)
     assert result.returncode == 2 and "stopped during cifar10, cutmix, trial 0; run the same command" in result.stderr
     assert "cutmix" in calls[-1]
 
 
 @pytest.mark.slow
-def test_a_miniature_of_all_of_it(tmp_path):
+def test_a_miniature_of_the_whole_script(tmp_path):
     words = ["bash", SCRIPT, "--miniature", f"--workdir={tmp_path}/out", f"--python={sys.executable}"]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    for number in range(2):  # the second time nothing is left to do
+    for number in range(2):  # the second time, nothing is left to do
         result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
         assert result.returncode == 0, result.stderr
         trained = re.findall(r"^trial 0, seed 0: ", result.stderr, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Output that cannot be written ends a command with a status and at most one line, also when it is short."""
+"""If output cannot be written, however short, the command ends with an exit status and at most one line."""
 
 import os
 import subprocess

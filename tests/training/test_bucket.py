@@ -1,4 +1,4 @@
-"""Checkpoints of a workdir in a bucket: what goes in comes out, and an upload counts once it is whole."""
+"""Checkpoints of a workdir in a bucket: round trips, interrupted and failed uploads, damage."""
 
 import re
 
@@ -126,7 +126,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(state, damage, capsys):
     assert re.fullmatch(rf"warning: {folder} cannot be read \(.+\)\. Using {WORKDIR}/checkpoints/1\.\n", said), said
     checkpoints = Checkpoints(WORKDIR)
     _same(checkpoints.restore(state), _at(state, 1))
-    checkpoints.save(_at(state, 2))  # training comes to this step again
+    checkpoints.save(_at(state, 2))  # training reaches this step again
     checkpoints.close()
     _same(_restored(state), _at(state, 2))
 

@@ -1,4 +1,4 @@
-"""The FLOPs of compiled programs: those of loops against counts by hand, all others against XLA's own analysis."""
+"""FLOPs of compiled programs: loops against counts by hand, everything else against XLA's own analysis."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def compiled(function, *shapes):
 
 
 def test_products_in_loops_count_as_often_as_they_run():
-    """Seven rounds of a product and a tanh, three of them within each of five."""
+    """Seven iterations of a product and a tanh, and three within each of five."""
 
     def rounds(x, w, length):
         return lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=length)[0]
@@ -75,8 +75,8 @@ def test_a_step_counts_as_xla_counts_it_where_no_loop_is_repeated(recipe, overri
     np.testing.assert_allclose(once, step.cost_analysis()["flops"], rtol=0.01)
 
 
-# A forward pass is a third of one with its backward pass. With a map of its own there are three that are pulled back:
-# clean for the map, clean for the parameters, mixed.
+# A forward pass costs a third of a forward and backward pass. With a separate map, three passes are pulled back: clean
+# for the map, clean for the parameters, and mixed.
 @pytest.mark.parametrize(
     "recipe, least, most", [("none", 1.2, 1.4), pytest.param("layer", 1.3, 1.5, marks=pytest.mark.slow)]
 )

@@ -1,4 +1,4 @@
-"""Micro batches: the step of the whole batch, with the memory of a part of it."""
+"""Micro batches: the step of the whole batch, with the memory of a part."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.forward import Outputs, apply_model
 from gradmix_jax.training.micro_batches import in_micro_batches, place_in_micro_batch
 
-# Batch norm that uses its running averages: an image's outputs then depend on no other image.
+# Batch norm with its running averages, so that an image's outputs do not depend on other images.
 FROZEN = {"model.freeze": ("encoder",)}
 CROSS_ENTROPY = {"model.classifier": "linear", "attribution.loss": "training"}
 MOCO = {"objective.ssl": "moco", "objective.options.moco.queue_size": 128, "attribution.loss": "moco"}
@@ -59,7 +59,7 @@ def one_batch():
 
 @functools.partial(jax.jit, static_argnums=0)
 def parts_of_step(program, state, images, labels):
-    """(gradient, batch statistics, metrics), what was mixed, of one batch with every objective at work."""
+    """((gradient, batch statistics, metrics), `Mixed`) of one batch with every objective."""
     views = step_lib.views_of(program, step_lib.step_key(state, "views"), images, None)
     context, _ = step_lib.context_of(program, state, views, labels, None)
     weights = {name: jnp.float32(1.0 + 0.2 * index) for index, name in enumerate(program.objective_names)}
@@ -128,12 +128,12 @@ def test_the_step_is_that_of_the_whole_batch(case, monkeypatch):
     for name, value in whole[2].items():
         np.testing.assert_allclose(parts[2][name], value, rtol=1e-5, err_msg=name)
     if whole_mixed is not None:
-        # Draws, maps, and what the masks left of every pixel.
+        # Draws, maps, and the kept part of every pixel.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mixed, whole_mixed)
 
 
 def test_batch_norm_normalizes_every_micro_batch_by_itself():
-    """Against plain `jax.grad` of a loss of outputs that were made one micro batch after the other."""
+    """Against plain `jax.grad` of a loss of outputs computed one micro batch after the other."""
     specs, program = small_program("cutmix", **{"objective.mixed_supcon": True})
     state = small_state(specs, program)
     images, labels = one_batch()
@@ -169,7 +169,7 @@ def test_batch_norm_normalizes_every_micro_batch_by_itself():
 
 @functools.cache
 def after_two_steps(name):
-    """The state of eight devices with two images each in a pass, as one device holds it; "one": of one device."""
+    """The state on eight devices with two images each per pass, as one device holds it; "one": on one device."""
     mapped = mapping.MAPPINGS[name]() if name != "one" else None
     overrides = {"train.micro_batch_size": 2} if mapped else {}
     specs, program = small_program("layer", mapped=mapped, **overrides)
@@ -191,7 +191,7 @@ def after_two_steps(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", mapping.MAPPINGS)
 def test_every_mapping_makes_the_same_micro_batches(name, monkeypatch):
-    """With batch norm, to which it matters which images pass together."""
+    """With batch norm, for which it matters which images share a pass."""
     monkeypatch.setattr(mapping, "SMALLEST_SHARDED", 64)
     one, eight = after_two_steps("one"), after_two_steps(name)
     assert largest_difference(eight.params, one.params) < 2e-5
@@ -212,7 +212,7 @@ def test_every_mapping_makes_the_same_micro_batches(name, monkeypatch):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(recipe, size, message):
+def test_unfit_sizes_are_refused(recipe, size, message):
     config = small_config(recipe, **{"train.micro_batch_size": size})
     with pytest.raises(ValueError) as refused:
         run_lib.from_config(config_lib.to_plain(config), num_devices=1)

@@ -72,7 +72,7 @@ def test_a_damaged_file_holds_nobody_up(content):
 
 
 def test_one_of_two_that_create_it_at_once_wins(bucket):
-    """The other's file comes between our looking and our creating."""
+    """The other's file appears between our reading and our creating."""
     raced = []
 
     def race(operation, name):

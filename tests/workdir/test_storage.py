@@ -1,4 +1,4 @@
-"""Files by name in a bucket: what an object store can do is enough, and what it refuses is one line."""
+"""Files in a bucket: an object store's operations are enough, and its refusals are one line."""
 
 import json
 import os
