@@ -90,7 +90,7 @@ class Spec(Section, section="mix"):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages whose activations are mixed, but for the images themselves."""
+        """The stages whose activations are mixed, without the images themselves."""
         if not METHODS[self.method].mixes_stages:
             return ()
         return tuple(stage for stage in self.options[self.method]["stages"] if stage != INPUT)

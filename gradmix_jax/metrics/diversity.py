@@ -57,7 +57,7 @@ def intrinsic_dimension(features_NxD: np.ndarray, *, k: int = 10) -> float:
       k: number of neighbors.
 
     Returns:
-      The dimension; NaN where it is not defined: k or fewer distinct features, or all neighbors equally far.
+      The dimension; NaN if it is undefined: k or fewer distinct features, or all neighbors equally far.
 
     Raises:
       ValueError: another shape, fewer than two images, a value that is not finite, or k below 2.

@@ -258,7 +258,7 @@ def layout_of_variables(shapes: Shapes) -> Layout | None:
 
 
 def layout_of_state(names: Any) -> Layout | None:
-    """The layout of a state dict's keys, prefixes dropped; None where no sign of one is found."""
+    """The layout of a state dict's keys, without prefixes; None if no layout is recognized."""
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.sign, name) for name in names):
             return layout

@@ -56,7 +56,7 @@ class Report:
     ignored: tuple[str, ...]
 
     def __str__(self) -> str:
-        kept = f"; initialized anew: {_listed(self.kept)}" if self.kept else ""
+        kept = f"; newly initialized: {_listed(self.kept)}" if self.kept else ""
         ignored = f"; not used: {_listed(self.ignored)}" if self.ignored else ""
         return f"{len(self.loaded)} arrays loaded from {self.source}{kept}{ignored}."
 

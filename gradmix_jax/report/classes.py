@@ -62,7 +62,7 @@ def _shown(side) -> int:
 
 
 def table(run: Run) -> str:
-    """Every class in numbers, to unfold and sort; of many, those with the lowest AUROC. "" where there are none."""
+    """A sortable table of every class, collapsed; of many, those with the lowest AUROC. "" if there are none."""
     sides = {"known": run.results["per_class"], "unknown": run.results["per_unknown_class"]}
     rows = [(name, side, each) for side, classes in sides.items() for name, each in classes.items()]
     if not rows:

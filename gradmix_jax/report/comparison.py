@@ -167,7 +167,7 @@ def notes(rankings: list[Ranking]) -> list[str]:
 
 
 def _too_few(few: list[int], *, some_tested: bool) -> str:
-    """Why rows with so many splits in common with the best have no dagger."""
+    """Why rows with this many splits in common with the best have no dagger."""
     most = few[-1]
     if some_tested:
         return f"Rows with fewer than {FEWEST_SPLITS} splits in common with the best are not tested and have no dagger."

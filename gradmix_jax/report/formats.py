@@ -43,7 +43,7 @@ def arrow(metric: Metric) -> str:
 
 
 def number(value: Value, of_row: tuple[int, int]) -> str:
-    """ "mean ± std", and the number of runs where it is not that of the row."""
+    """ "mean ± std", and the number of runs if it differs from that of the row."""
     text = f"{value.mean:.4f}" if value.std is None else f"{value.mean:.4f} ± {value.std:.4f}"
     return text if (value.splits, value.runs) == of_row else f"{text} ({value.runs} of {of_row[1]} runs)"
 

@@ -41,7 +41,7 @@ class Run:
 
     @functools.cached_property
     def scores(self) -> Arrays | None:
-        """scores.npz; None where there is none. `features` and `gallery` likewise."""
+        """scores.npz; None if there is none. `features` and `gallery` likewise."""
         return self._arrays(workdir_lib.SCORES)
 
     @functools.cached_property

@@ -92,7 +92,7 @@ def build(
       notes: more sentences below the table.
 
     Returns:
-      The table; None where there is not a single number.
+      The table; None if it has no numbers.
     """
     numbers = [
         [comparison.series(row.method, lambda results, m=m, row=row: row.pick(results).get(m.key)) for m in columns]

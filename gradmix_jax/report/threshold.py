@@ -53,7 +53,7 @@ def _control(run: Run, decisions: Decisions, summary: dict[str, Any], name: str)
     rule = f"The run's own: {summary['thresholds'][decisions.start]:.6g}, which {run.results['threshold_rule']}."
     if decisions.own is None:
         rule = (
-            "The run has no threshold of its own (no validation images). The page starts where "
+            "The run has no threshold, because it has no validation images. The page starts where "
             f"{decisions_lib.START:.0%} of the known test images are accepted, which is not a result to report."
         )
     last = len(summary["thresholds"]) - 1

@@ -124,7 +124,7 @@ def fit_all(
       num_classes: K.
       features: names of outputs to score images by.
       names: scores, of `scores.SCORES`. Those that work on features are fitted to every one of `features`; the others
-        once, under "logits", where there are logits.
+        once, under "logits", if there are logits.
       k: nearest neighbors per class of the predictions, and of the scores whose option k is 0.
       options: {score: {option: value}} as in the config; defaults where not given.
       head: (kernel_FxK, bias_K) from the encoder's features to the logits.

@@ -104,7 +104,7 @@ def score_gen(state, outputs):
 def fit_kl_matching(reference):
     """Log of the mean softmax of the images predicted as each class, log_template_TxK; none for the other classes.
 
-    Of the validation images, as in the paper, and of the training images only where there are none.
+    They come from validation images, as in the paper, or from training images if there are none.
     """
     given = reference.validation if reference.validation is not None else reference.train
     logits_NxK = np.asarray(given.logits, np.float32)

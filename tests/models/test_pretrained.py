@@ -201,7 +201,7 @@ def test_a_classifier_of_other_classes_keeps_its_initialization():
     variables, report = pretrained.merge(state, template, source="other")
     assert variables["params"]["classifier"]["dense"]["kernel"].shape[1] == 7
     assert "params/classifier/dense/kernel" in report.kept and report.ignored == ("fc.weight", "fc.bias")
-    assert "initialized anew: params/classifier/dense/bias, params/classifier/dense/kernel" in str(report)
+    assert "newly initialized: params/classifier/dense/bias, params/classifier/dense/kernel" in str(report)
 
 
 def test_the_bias_of_a_classifier_must_be_on_both_sides():
