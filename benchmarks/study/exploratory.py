@@ -76,8 +76,8 @@ def mechanism(rows: Sequence[Row]) -> str:
     heads = ("data", "objective", "method", *MECHANISM.values(), "splits")
     note = (
         "Effective rank and intrinsic dimension: of the encoder's features of the training images. Deleted: the mean "
-        "share of a test image to delete, in the order of the run's map or in random order, until the class evidence "
-        "halves. Exploratory, without tests."
+        "share of a test image that must be deleted, in the order of the run's map or in random order, before the "
+        "class evidence halves. Exploratory, without tests."
     )
     parts = ["## Mechanism", text.table(heads, lines), note]
     if related:
