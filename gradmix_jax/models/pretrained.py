@@ -109,7 +109,10 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
     """As `load_variables`, of a state dict that has been read. `source` is what messages call it."""
     ours = flatten_dict(dict(template), sep="/")
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in ours.items()}
-    layout, given = layout_of_variables(shapes), without_prefixes(state, source)
+    # Heads without a counterpart in PyTorch's libraries have our names in an export with theirs.
+    own = {name: array for name, array in state.items() if name.startswith(OURS)}
+    given = without_prefixes({name: array for name, array in state.items() if name not in own}, source)
+    layout = layout_of_variables(shapes)
     theirs = layout_of_state(given)
     if layout is None or theirs is not layout:
         what = theirs.title if theirs else f"of an unknown architecture ({_listed(given)})"
@@ -126,10 +129,11 @@ def merge(state: Mapping[str, np.ndarray], template: Mapping[str, Any], *, sourc
         _read_head(group, tensors, shapes, loaded, problems)
     used = {entry.name for entry in body} | problems.used
     unused = [name for name in tensors if name not in used]
+    unused_own = _read_ours(own, ours, _parts(own), loaded, problems)
     harmless = re.compile(f"{UNUSED}|{layout.ignored}|{HEAD_NAMES}")
     problems.unexpected += [name for name in unused if not harmless.fullmatch(name)]
     names = {short: full for short, (full, _) in given.items()}
-    return _finish(ours, loaded, problems, source, [names.get(name, name) for name in unused])
+    return _finish(ours, loaded, problems, source, [names.get(name, name) for name in unused] + unused_own)
 
 
 def merge_variables(variables: Mapping[str, Any], template: Mapping[str, Any], *, source: str) -> tuple[dict, Report]:
@@ -138,9 +142,21 @@ def merge_variables(variables: Mapping[str, Any], template: Mapping[str, Any], *
     grid, positions = "params/encoder/positions", theirs.get("params/encoder/positions")
     if positions is not None and grid in ours:
         theirs[grid] = resized_positions(np.asarray(positions), np.shape(ours[grid])[:2])
-    loaded, problems, unused = {}, _Problems(), []
+    loaded, problems = {}, _Problems()
+    unused = _read_ours(theirs, ours, _parts((*ours, *theirs)), loaded, problems)
+    return _finish(ours, loaded, problems, source, unused)
+
+
+def _parts(paths: Iterable[str]) -> list[str]:
+    """The parts of the model, such as the encoder, that these arrays belong to."""
+    return list(dict.fromkeys(path.split("/")[1] for path in paths))
+
+
+def _read_ours(theirs: Mapping, ours: Mapping, parts: list[str], loaded: dict, problems: "_Problems") -> list[str]:
+    """Read arrays with our names in some parts of the model; returns those of heads that do not fit."""
+    unused = []
     fits = lambda path: path in ours and np.shape(theirs[path]) == np.shape(ours[path])
-    for part in dict.fromkeys(path.split("/")[1] for path in (*ours, *theirs)):
+    for part in parts:
         inside = lambda tree, part=part: [path for path in tree if path.split("/")[1] == part]
         given, wanted = inside(theirs), inside(ours)
         if part in HEADS and (set(given) != set(wanted) or not all(map(fits, given))):
@@ -152,7 +168,7 @@ def merge_variables(variables: Mapping[str, Any], template: Mapping[str, Any], *
         both = [path for path in given if path in ours and not fits(path)]
         problems.shapes += [f"{p} {_shape(np.shape(theirs[p]))} instead of {_shape(np.shape(ours[p]))}" for p in both]
         problems.named.update(wanted)
-    return _finish(ours, loaded, problems, source, unused)
+    return unused
 
 
 def _finish(ours: dict, loaded: dict, problems: "_Problems", source: str, unused: list[str]) -> tuple[dict, Report]:

@@ -3,6 +3,7 @@
 The references are made by tests/models/references/make_torch_references.py.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -106,6 +107,20 @@ def test_exported_weights_load_again(name):
     again, report = pretrained.merge(exported, template, source="exported")
     jax.tree.map(np.testing.assert_array_equal, again, variables)
     assert report.kept == () and report.ignored == ()
+
+
+def test_an_export_with_pytorch_s_names_keeps_our_projection():
+    """As `gradmix export --layout=torch` writes it."""
+    spec = spec_of("resnet18", width=4)
+    _, template = template_of(spec, 8)
+    variables = jax.tree.map(lambda leaf: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape), template)
+    heads = {path: x for path, x in flatten_dict(variables, sep="/").items() if "/projection/" in path}
+    state = pretrained.to_state_dict(variables) | heads
+    again, report = pretrained.merge(state, template, source="export")
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    assert report.kept == () and report.ignored == ()
+    _, report = pretrained.merge(state, template_of(dataclasses.replace(spec, projection=9), 8)[1], source="export")
+    assert set(report.kept) == set(report.ignored) == set(heads)
 
 
 def test_safetensors_of_our_variables(tmp_path):
