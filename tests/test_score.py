@@ -73,6 +73,14 @@ def test_scores_of_logits_by_hand(results, arrays):
     assert results["closed_set"]["head"]["accuracy"] == pytest.approx(accuracy)
 
 
+def test_class_names_may_be_bytes(arrays):
+    """As HDF5 readers give them."""
+    bare = {name: arrays[name] for name in ("known_logits", "unknown_logits", "known_labels")}
+    names = ["cat", "dog", "été", "owl"]
+    results = score(bare | {"class_names": np.char.encode(names, "utf-8")})
+    assert results["known_classes"] == names == sorted(results["per_class"], key=names.index)
+
+
 def test_the_headline_and_its_threshold(results, arrays):
     bank = arrays["train_features"], arrays["train_labels"]
     sums = lambda part: np.asarray(scores.topk_cosine(arrays[f"{part}_features"], *bank, k=3, num_classes=K))
@@ -170,6 +178,10 @@ NAN[3] = np.nan
             f"labels must number the known classes from 0, got {2**60} with 3 images",
         ),
         (changed(train_labels=np.zeros(200, int)), r"got none for class \[1, 2, 3\]"),
+        (
+            {f"{part}_logits": np.ones((9, K)) for part in ("known", "unknown")},
+            r"no score can be computed of these arrays: msp is -1\.\d+ for all of 18 images; max_logit is 1 .*\.\.\.$",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit(arrays, message):

@@ -194,8 +194,10 @@ def _headline_of(scored, fitted, feature, score) -> tuple[str, str]:
         if name in there.get(each, ()) and feature in (None, each):
             return each, name
     if score is None:
-        reasons = [f"{name}: {why}" for of in fitted.left_out.values() for name, why in of.items()]
-        raise ValueError(f"no score can be computed of these arrays ({'; '.join(reasons[:2])} ...).")
+        reasons = [why.rstrip(".") for by_score in fitted.left_out.values() for why in by_score.values()]
+        reasons.sort(key=lambda why: " needs " in why)  # what is wrong with the arrays, then what else could be given
+        end = "; ..." if len(reasons) > 2 else "."
+        raise ValueError(f"no score can be computed of these arrays: {'; '.join(reasons[:2])}{end}")
     why = fitted.left_out.get(feature, {}).get(score, "it is not a score of these outputs.")
     raise ValueError(f"the score {score} of {feature} cannot be computed: {why}")
 

@@ -166,7 +166,8 @@ def _class_names(arrays, parts) -> tuple[str, ...]:
         if logits is None and count > images:
             raise ValueError(f"labels must number the known classes from 0, got {count - 1} with {images} images.")
         return tuple(map(str, range(count)))
-    names = tuple(map(str, np.asarray(arrays["class_names"]).tolist()))
+    names = np.asarray(arrays["class_names"])
+    names = tuple(map(str, (np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names).tolist()))
     if (logits is not None and len(names) != count) or len(names) < count or len(set(names)) < len(names):
         raise ValueError(f"class_names must be {count} different names, got {len(names)}.")
     return names
