@@ -3,7 +3,8 @@
 python benchmarks/soak.py --minutes=3 [--out=soak.json]
 
 Each run trains 4 epochs of the digits with checkpoints, is stopped by SIGTERM in the middle, resumed, and evaluated, as
-`protocol` does. After each, the process's resident memory, open files, threads and compilations are recorded.
+`protocol` does, with its cache of compiled programs. After each, the process's resident memory, memory mappings, open
+files, threads and compiled or cached programs are recorded; `--out` has them even if the process is killed.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import run_many
+from gradmix_jax.cli import program_cache
 from gradmix_jax.config import phase
 from gradmix_jax.training import loop
 
@@ -44,11 +46,14 @@ def experiment(seed: int) -> ConfigDict:
 
 
 def measured() -> dict[str, float]:
-    """Resident memory in MB, open files, threads of Python and of the system."""
+    """Resident memory in MB, memory mappings, open files, threads of Python and of the system."""
     with open("/proc/self/statm", encoding="utf-8") as file:
         memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        mappings = len(file.readlines())
     return {
         "memory_mb": round(memory, 1),
+        "mappings": mappings,
         "open_files": len(os.listdir("/proc/self/fd")),
         "python_threads": threading.active_count(),
         "threads": len(os.listdir("/proc/self/task")),
@@ -80,12 +85,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--out", default="")
     arguments = parser.parse_args()
-    compilations, rows, started = [], [], time.monotonic()
+    program_cache.keep_programs()
+    programs, rows, started = [], [], time.monotonic()
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compilations.append(event) if event.endswith("backend_compile_duration") else None
+        lambda event, seconds, **_: programs.append(event) if event.endswith("backend_compile_duration") else None
     )
     while time.monotonic() - started < 60 * arguments.minutes:
-        folder, before = tempfile.mkdtemp(), len(compilations)
+        folder, before = tempfile.mkdtemp(), len(programs)
         planned = [(experiment(len(rows)), os.path.join(folder, "run"))]
         with contextlib.redirect_stderr(io.StringIO()) as said:
             with stopped_at(4), contextlib.suppress(SystemExit):
@@ -95,23 +101,30 @@ def main() -> None:
             sys.exit(f"a run failed: {failed}\n{said.getvalue()}")
         shutil.rmtree(folder)
         rows.append({"seconds": round(time.monotonic() - started, 1), **measured()})
-        rows[-1]["compilations"] = len(compilations) - before
+        rows[-1]["programs"] = len(programs) - before
         if len(rows) == 1:
             print("| run | " + " | ".join(rows[0]) + " |\n|" + "---|" * (1 + len(rows[0])))
         print(f"| {len(rows)} | " + " | ".join(map(str, rows[-1].values())) + " |", flush=True)
+        if arguments.out:
+            with open(arguments.out, "w", encoding="utf-8") as file:
+                json.dump({"summary": summary(rows), "runs": rows}, file, indent=1)
+    print("\n" + ", ".join(f"{name} {value}" for name, value in summary(rows).items()))
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, float | str]:
+    """What it ran on, and how much memory a run adds in the second half."""
     half = rows[len(rows) // 2 :]
     slope = 0.0
     if len(half) > 1:
         slope = statistics.linear_regression([*range(len(half))], [row["memory_mb"] for row in half]).slope
-    summary = {"runs": len(rows), "minutes": arguments.minutes, "mb_per_run_in_the_second_half": round(slope, 2)}
-    summary |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-    device = f"{summary['device']}, {os.cpu_count()} cores, jax {jax.__version__}"
-    print(
-        f"\n{len(rows)} runs in {arguments.minutes:g} minutes; {slope:.2f} MB more a run in their second half; {device}"
-    )
-    if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            json.dump({"summary": summary, "runs": rows}, file, indent=1)
+    return {
+        "runs": len(rows),
+        "minutes": round(rows[-1]["seconds"] / 60, 1),
+        "mb_per_run_in_the_second_half": round(slope, 2),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+    }
 
 
 if __name__ == "__main__":
