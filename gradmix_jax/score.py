@@ -15,6 +15,7 @@ import contextlib
 import csv
 import itertools
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -243,6 +244,11 @@ def main(argv: list[str]) -> None:
             named[name] = arrays, arrays_lib.measure(arrays, **options)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if {"train_features", "train_labels"} <= arrays.keys():
+            names = named[name][1]["known_classes"]
+            few = headline.fewer_images_than(given.k, arrays["train_labels"], names, key="--k")
+            if few:
+                print(f"warning: {path}: {few}", file=sys.stderr)
         print(table(name, named[name][1]), end="\n\n")
     for test in compare(*_comparable(named)):
         said = f"{test['difference']:+.4f}, p = {test['p_value']:.3g} ({test['test']})"

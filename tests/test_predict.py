@@ -218,6 +218,11 @@ def test_arguments_that_are_missing(workdir, tmp_path):
     assert run(workdir).stderr.startswith("error: predict takes the workdir of a run or an export, and ")
     assert run(workdir, tmp_path).stderr.startswith(f"error: {tmp_path} has no image; looked for files ending in ")
     assert run(tmp_path, "x.png").stderr.startswith(f"error: no config.json in {tmp_path}")
+    config = json.loads((workdir / "config.json").read_text())
+    config["dataset"]["image_size"], config["normalization"]["std"] = 0, []  # left to the data
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = f"error: {tmp_path}/config.json is damaged: it has no value for dataset.image_size, normalization.std.\n"
+    assert run(tmp_path, "x.png").stderr == said
 
 
 def test_names_of_drawings_differ():

@@ -282,10 +282,15 @@ def test_the_feature_of_the_headline_must_exist():
 def test_the_command_writes_everything(tmp_path):
     for name, seed in (("ours", 0), ("theirs", 1)):
         given = {key: x for key, x in made_up(seed).items() if EXTRA not in key}
+        if name == "theirs":  # two images of a class
+            kept = (given["train_labels"] != 3) | (np.arange(200) < 8)
+            given |= {key: x[kept] for key, x in given.items() if key.startswith("train_")}
         np.savez(tmp_path / f"{name}.npz", **given, known_ids=np.arange(150) + 7)
     files = [tmp_path / "ours.npz", tmp_path / "theirs.npz"]
     result = commands.run("gradmix_jax.score", *files, f"--out={tmp_path}/out", "--scores=topk_cosine,msp,max_logit")
     assert result.returncode == 0, result.stderr
+    few = "theirs.npz: 1 of 4 classes have fewer than 3 training images (3 has 2): their scores are sums over those"
+    assert few in result.stderr and result.stderr.count("warning: ") == 1
     expected = score(read(str(files[0])), names=("topk_cosine", "msp", "max_logit"))
     assert f"{expected['auroc']:.4f}" in result.stdout and "topk_cosine of features *" in result.stdout
     assert "auroc, ours minus theirs: " in result.stdout and "(DeLong)" in result.stdout

@@ -104,7 +104,8 @@ def _translated(error: BaseException, path: str) -> BaseException:
         said = said.args[0]
     text = str(said.args[0]) if isinstance(said, (AttributeError, KeyError)) and said.args else str(said)
     if isinstance(error, SyntaxError):
-        where, text = f"{error.filename or path}, line {error.lineno}", error.msg
+        line = f", line {error.lineno}" if error.lineno else ""  # unknown in a file with null bytes
+        where, text = f"{error.filename or path}{line}", error.msg
     else:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f"{path}, line {own[-1].lineno}" if own else path

@@ -149,6 +149,9 @@ def _split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[st
         unknown = _named("dataset.unknown", spec.unknown, spec.unknown_data, unknown_names) or left
         if not unknown:
             raise ValueError("dataset.known has every class; leave one out, or set dataset.unknown_name.")
+        both = [known_names[c] for c in known if same and c in unknown]
+        if both:
+            raise ValueError(f"dataset.unknown must not have known classes, got {listed(both)}; remove them.")
         return splits.Split(known, unknown, **names)
     if spec.benchmark == "random":
         split = splits.random_split(len(known_names), spec.num_known, trial=spec.trial)

@@ -75,6 +75,9 @@ def _evaluate(setup: Setup, workdir: str, data: data_lib.OpenSet, save: Callable
     parts = fitting.compute_parts(model, workdir)
     parts, dropped = _guarded(parts, model.spec.duplicates)
     dropped["validation"] = len(model.data.validation) - len(parts.get("validation", ()))
+    few = headline.fewer_images_than(model.spec.k, parts["train"].labels, model.data.class_names)
+    if few:
+        print(f"warning: {few}", file=sys.stderr)
     evaluator = fitting.fit(model, {name: parts[name] for name in guards.SELECTION if name in parts})
     scored, results = _headline(evaluator, parts)
     results |= {

@@ -166,3 +166,16 @@ def arrays(scored: Scored, truth: Truth, *, feature: str, score: str) -> dict[st
         for each, by_score in scored.scores[part].items():
             found |= {f"{each}/{name}/{side}": values for name, values in by_score.items()}
     return found
+
+
+def fewer_images_than(k: int, labels_N: np.ndarray, class_names: Sequence[str], *, key: str = "evaluate.k") -> str:
+    """What is to be said of classes with fewer than k training images, in one line; "" if there are none."""
+    size_K = np.bincount(labels_N, minlength=len(class_names))
+    few = int((size_K < k).sum())
+    if not few:
+        return ""
+    name, least = class_names[size_K.argmin()], size_K.min()
+    return (
+        f"{few} of {len(class_names)} classes have fewer than {k} training images ({name} has {least}): their scores "
+        f"are sums over those, and so lower; {key} should be at most {least}."
+    )

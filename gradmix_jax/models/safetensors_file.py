@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,10 +44,12 @@ def read(path: str) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is no safetensors file: its header does not fit into it.")
         try:
             header = json.loads(file.read(size))
+            if not isinstance(header, dict):
+                raise ValueError(f"its header must be a JSON object, got {header!r:.40}")
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             data = file.read()
-            arrays = {name: _array(data, name, **entry) for name, entry in entries.items()}
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            arrays = {name: _array(data, name, entry) for name, entry in entries.items()}
+        except (ValueError, RecursionError) as error:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} cannot be read as a safetensors file: {said.rstrip('.')}.") from error
     if sum(array.nbytes for array in arrays.values()) != len(data):
@@ -54,13 +57,17 @@ def read(path: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _array(data: bytes, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+def _array(data: bytes, name: str, entry: Any) -> np.ndarray:
     name = name[:60]
-    if dtype not in DTYPES:
-        raise ValueError(f"the dtype of {name!r} is {str(dtype)[:20]}, which is not supported")
-    if any(type(number) is not int or number < 0 for number in [*shape, *data_offsets]):
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {name!r} must have a dtype, a shape and data_offsets, got {entry!r:.60}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"the dtype of {name!r} is {dtype!r:.20}, which is not supported")
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    if not lists or any(type(number) is not int or number < 0 for number in [*shape, *offsets]):
         raise ValueError(f"the shape or offsets of {name!r} are not integers from 0 up")
-    begin, end = data_offsets
+    begin, end = offsets
     if end > len(data) or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"the offsets of {name!r} do not fit its shape or the file")
     return np.frombuffer(data[begin:end], DTYPES[dtype]).reshape(shape)

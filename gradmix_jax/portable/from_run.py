@@ -11,7 +11,7 @@ import numpy as np
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.config import Experiment
+from gradmix_jax.config import Experiment, derive
 from gradmix_jax.data import order, splits
 from gradmix_jax.data.source import BACKGROUNDS
 from gradmix_jax.evaluation import cache, fitting, guards
@@ -57,7 +57,12 @@ def load(workdir: str, reduction: Reduction | None = None) -> Classifier:
     Raises:
       ValueError: no run or no checkpoint there, or neither cached features nor the dataset.
     """
-    experiment = config_lib.from_config(config_lib.read(workdir), num_devices=1)
+    config = config_lib.read(workdir)
+    left = derive.missing(config)
+    if left:  # a run records what it derived
+        path = workdir_lib.path(workdir, workdir_lib.CONFIG)
+        raise ValueError(f"{path} is damaged: it has no value for {', '.join(left)}.")
+    experiment = config_lib.from_config(config, num_devices=1)
     evaluator, parts = _restore(experiment, workdir)
     return classifier_of(experiment, evaluator, parts, workdir, reduction or Reduction())
 

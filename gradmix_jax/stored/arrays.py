@@ -34,12 +34,14 @@ class ArraySpec:
       dimensions: number of dimensions.
       finite: whether NaN and infinity are refused when it is read.
       dtype: the one dtype that it must have; None: any of the kinds.
+      channels: lengths that the last dimension of images may have, which must not be empty; (): no images.
     """
 
     kinds: str
     dimensions: int
     finite: bool = False
     dtype: Any = None
+    channels: tuple[int, ...] = ()
 
     def problem(self, shape: tuple[int, ...], dtype: np.dtype) -> str:
         """Why an array with this header does not fit; "" if it does."""
@@ -47,7 +49,9 @@ class ArraySpec:
         wanted = wanted if isinstance(wanted, str) else wanted.get(self.kinds, self.kinds)
         fits = dtype.kind in self.kinds and (self.dtype is None or dtype == self.dtype)
         if fits and len(shape) == self.dimensions:
-            return ""
+            if not self.channels or (all(shape[1:]) and shape[-1] in self.channels):
+                return ""
+            return f"must be images of {' or '.join(map(str, self.channels))} channels, got {list(shape)}"
         return f"must be {wanted} with {self.dimensions} dimension(s), got {dtype} {list(shape)}"
 
 

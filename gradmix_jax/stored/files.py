@@ -79,9 +79,8 @@ _environment = record(
 
 
 def _confusion(where: str, value: Any) -> None:
-    record({"rows": listing(text), "columns": listing(text), "counts": listing(listing(whole(required=True)))})(
-        where, value
-    )
+    counts = listing(listing(whole(most=2**31 - 1, required=True)))  # which readers keep as int32
+    record({"rows": listing(text), "columns": listing(text), "counts": counts})(where, value)
     for name in ("rows", "columns", "counts"):
         if name not in value:
             raise Wrong(f"{where}.{name} is missing")
@@ -208,7 +207,7 @@ def _scores(name: str) -> ArraySpec | None:
 
 def _gallery(name: str) -> ArraySpec | None:
     return {
-        "images": ArraySpec("u", 4, dtype=np.uint8),
+        "images": ArraySpec("u", 4, dtype=np.uint8, channels=(1, 3)),
         "scores": ArraySpec("f", 1, finite=True),
         "truth": ArraySpec("U", 1),
         "predicted": ArraySpec("U", 1),

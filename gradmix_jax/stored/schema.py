@@ -40,14 +40,16 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
     return check
 
 
-def whole(least: int = 0, *, required: bool = False) -> Check:
-    """An integer of at least `least`, or null unless it is required."""
+def whole(least: int = 0, most: int = 2**63 - 1, *, required: bool = False) -> Check:
+    """An integer within bounds, or null unless it is required."""
 
     def check(where: str, value: Any) -> None:
         if value is None and not required:
             return
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-            raise Wrong(f"{where} must be an integer of at least {least}, got {shown(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            too_many = isinstance(value, int) and value > most
+            bounds = f"of at most {most}" if too_many else f"of at least {least}"
+            raise Wrong(f"{where} must be an integer {bounds}, got {shown(value)}")
 
     return check
 

@@ -226,7 +226,7 @@ class Checkpoints:
                 wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             about = restored["about"] if "about" in wanted else {"of": {}, "sha256": {}}
-            if not all(isinstance(about[name], dict) for name in ("of", "sha256")):
+            if not isinstance(about, dict) or not all(isinstance(about.get(name), dict) for name in ("of", "sha256")):
                 raise ValueError("its 'about' is incomplete")
             if about.get("step", step) != step:  # older ones do not record it
                 raise ValueError(f"it is of step {about['step']}")

@@ -22,7 +22,18 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, metrics, scores
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax.evaluation import cache, closed_set, corrupted, evaluate, features, fitting, guards, images, probes
+from gradmix_jax.evaluation import (
+    cache,
+    closed_set,
+    corrupted,
+    evaluate,
+    features,
+    fitting,
+    guards,
+    headline,
+    images,
+    probes,
+)
 from gradmix_jax.evaluation import gallery as gallery_lib
 
 ODIN = {"temperature": 10.0, "noise": 0.01}
@@ -83,6 +94,21 @@ def test_parts_that_are_not_asked_for_are_left_out_and_the_probe_with_them(run, 
     needs = few | {"evaluate": few["evaluate"] | {"scores": ["msp"]}}
     with pytest.raises(pytest.fail.Exception, match="the probe was fitted"):
         run_lib.evaluate(needs, workdir)
+
+
+@pytest.mark.parametrize(("k", "few"), [(2, 1), (5, 3), (1, 0)])
+def test_classes_smaller_than_k_are_named(k, few):
+    said = headline.fewer_images_than(k, np.array([0, 0, 2, 1, 2, 2]), ("a", "b", "c"))
+    start = f"{few} of 3 classes have fewer than {k} training images (b has 1)"
+    assert said.startswith(start) and said.endswith("evaluate.k should be at most 1.") if few else said == ""
+
+
+def test_an_evaluation_says_that_classes_are_smaller_than_k(run, capsys):
+    config, workdir, _ = run
+    few = {"k": 1000, "parts": [], "scores": ["topk_cosine"], "stages": []}
+    found = run_lib.evaluate(config | {"evaluate": config["evaluate"] | few}, workdir)
+    assert "warning: 6 of 6 classes have fewer than 1000 training images (" in capsys.readouterr().err
+    assert "sum of the 1000 largest" in found["score"]
 
 
 def test_class_means_by_hand(run):

@@ -172,20 +172,21 @@ def test_a_step_that_is_damaged_again_and_again(tmp_path, capsys):
     checkpoints.close()
     about = tmp_path / "checkpoints" / "2" / "about" / "metadata"
     digests = json.loads(about.read_text())["sha256"]
-    for content in (
-        {},
-        [1],
-        {"of": [1], "sha256": digests},
-        {"of": None, "sha256": digests},
-        {"of": {}, "sha256": 5},
-        {"of": {}, "step": 9},
+    unclear = "its 'about' is incomplete"
+    for content, why in (
+        ({}, unclear),
+        ([1], unclear),
+        ({"of": [1], "sha256": digests}, unclear),
+        ({"of": None, "sha256": digests}, unclear),
+        ({"of": {}, "sha256": 5}, unclear),
+        ({"of": {}, "step": 9}, "it is of step 9"),
     ):
         content = {"sha256": digests} | content if "step" in content else content
         about.write_text(json.dumps(content))
         checkpoints = Checkpoints(str(tmp_path))
         same(checkpoints.restore(state), at(1))
         said = capsys.readouterr().err
-        assert "checkpoints/2 cannot be read (" in said and said.count("\n") == 1, said
+        assert f"checkpoints/2 cannot be read ({why})" in said and said.count("\n") == 1, said
         checkpoints.save(at(2))
         checkpoints.close()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "damaged_2"]
