@@ -71,7 +71,11 @@ RESULTS = [
     ("by_feature.features", None, "by_feature.features must be an object, got None"),
     ("intervals.auroc", [0.1], "intervals.auroc must have 2 elements, got 1"),
     ("confusion.counts", [[1]], "confusion.counts must have 10 rows of 7 numbers"),
-    ("confusion.counts", [[2**31]], r"confusion.counts\[0\]\[0\] must be an integer of at most 2147483647, got 21"),
+    (
+        "confusion.counts",
+        [[2**31]],
+        r"confusion.counts\[0\]\[0\] must be an integer of at most 2147483647, got 2147483648",
+    ),
     ("confusion.rows", ..., "confusion.rows is missing"),
     ("confusion.counts", "many", "confusion.counts must be a list, got 'many'"),
     ("known_classes", "cat", "known_classes must be a list, got 'cat'"),

@@ -62,8 +62,9 @@ def _rows(file: Path) -> list[tuple[str, str, str | None]]:
         rows = []
         for number, row in enumerate(table, start=2):
             path, label, split = (row.get(name) for name in ("path", "label", "split"))
-            if not path or not label:
-                raise ValueError(f"line {number} of {file} must have a path and a label, got {path!r} and {label!r}.")
+            if not path or not label or "\0" in path + label:  # of which no file's name can have any
+                wanted = "a path and a label without null bytes"
+                raise ValueError(f"line {number} of {file} must have {wanted}, got {path!r} and {label!r}.")
             if "split" in columns:
                 check_choice(f"the split in line {number} of {file}", split, ("train", *TEST))
             rows.append((os.path.join(file.parent, path), label, split))

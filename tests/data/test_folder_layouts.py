@@ -367,7 +367,8 @@ def test_csv_lists_without_splits_are_divided(tmp_path):
     [
         (["a.png,x"], "file,label", "must have the columns path and label, got file, label"),
         ([], "path,label", "has no rows"),
-        (["a.png,"], "path,label", "line 2 of .* must have a path and a label, got 'a.png' and ''"),
+        (["a.png,"], "path,label", "line 2 of .* must have a path and a label without null bytes, got 'a.png' and ''"),
+        (["a\0.png,x"], "path,label", r"line 2 of .* without null bytes, got 'a\\x00.png' and 'x'"),
         (
             ["a.png,x,tset"],
             "path,label,split",
