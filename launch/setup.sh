@@ -60,7 +60,7 @@ find_python() {
     "or name it with --python=PATH (make: PYTHON=PATH)"
 }
 
-# Installs what reaches the bucket of a workdir. Not held to requirements.txt: s3fs needs an older python-dateutil.
+# Installs what reaches the bucket of a workdir.
 reach_bucket() {
   local package
   case "$workdir" in
@@ -69,7 +69,8 @@ reach_bucket() {
     *) return 0 ;;
   esac
   [ "$dry_run" = true ] || ! "$venv/bin/python" -c "import $package" >/dev/null 2>&1 || return 0
-  run "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input "$package" ||
+  exit_status=1 # as below
+  run "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input -c requirements.txt "$package" ||
     fail "pip could not install $package (its own message is above); run the same command again to retry"
 }
 

@@ -266,11 +266,11 @@ def test_local_installs_what_reaches_a_bucket_and_logs_on_this_machine(checkout,
     arguments = ["--config=configs/tiny.py", f"--workdir={scheme}://b/runs/a b"]
     assert checkout.run("bash", "launch/local.sh", *arguments, FAKE_PYTHON_OUTPUT="hello").returncode == 0
     *_, install, job = checkout.calls()
-    assert install == [*INSTALL[:-2], package]
+    assert install == [*INSTALL[:-2], "-c", "requirements.txt", package]
     assert job == [".venv/bin/python", "-u", "-m", "gradmix_jax.main", *arguments]
     assert (checkout.root / "runs/a b/log.txt").read_text().splitlines()[-1] == "hello"
     result = checkout.run("bash", "launch/local.sh", *arguments, FAKE_PIP_STATUS="1")
-    assert result.returncode == 2 and f"pip could not install {package}" in result.stderr
+    assert result.returncode == 1 and f"pip could not install {package}" in result.stderr
 
 
 def test_local_becomes_the_job_so_that_signals_reach_it(checkout):
