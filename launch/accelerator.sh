@@ -45,7 +45,7 @@ for argument in "$@"; do
   esac
 done
 case "$workdir" in
-  "" | *://*) fail "--workdir='$workdir' must be a folder" ;;
+  "" | *://*) fail "--workdir='$workdir' must be a folder of this machine: the script lists it; it can be copied to a bucket" ;;
 esac
 matches "$without" '((cifar10|tiny_imagenet|benchmarks)(,|$))*' ||
   fail "--without='$without' must be some of cifar10,tiny_imagenet,benchmarks"

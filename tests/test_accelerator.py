@@ -76,7 +76,7 @@ def test_hours_and_money_add_up(checkout):
         (["--price=free"], ["--price='free' must be dollars"]),
         (["--device=a100"], ["--device must be h100 or v5e, got 'a100'"]),
         (["--dtype=int8"], ["--dtype must be float32 or bfloat16, got 'int8'"]),
-        (["--workdir=gs://b"], ["--workdir='gs://b' must be a folder"]),
+        (["--workdir=gs://b/x"], ["--workdir='gs://b/x' must be a folder of this machine", "copied to a bucket"]),
         (["--trials=3"], ["unknown argument '--trials=3'"]),
     ],
 )
