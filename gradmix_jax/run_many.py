@@ -113,8 +113,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
                 results = run_lib.run(one, directory)
                 forget_programs()
                 failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
-            with contextlib.suppress(FileNotFoundError):
-                storage.remove(workdir_lib.path(directory, workdir_lib.FAILED))
+            storage.remove(workdir_lib.path(directory, workdir_lib.FAILED))
         except Exception as error:  # of whatever kind, because it does not concern the other runs
             failed[directory] = _note_failure(error, directory)
     return failed

@@ -22,7 +22,7 @@ from gradmix_jax.models import layouts, pretrained, safetensors_file
 from gradmix_jax.portable import card, onnx_file
 from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.portable.from_run import FORMAT, VERSION
-from gradmix_jax.workdir import storage
+from gradmix_jax.workdir import storage, temporary
 
 METADATA, CARD = "metadata.json", "README.md"
 MODEL, SCORE, EXPLAIN = "model.stablehlo", "score.stablehlo", "explain.stablehlo"
@@ -64,21 +64,21 @@ def write(
     weights, names = _laid_out(classifier.weights, layout)
     parent = os.path.dirname(os.path.abspath(out))
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
+    aside = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
     try:
-        metadata = _write_all(classifier, temporary, weights, names, layout)
-        _compare(classifier, read(temporary))
+        metadata = _write_all(classifier, aside, weights, names, layout)
+        _compare(classifier, read(aside))
         if onnx:
-            onnx_file.write(classifier, os.path.join(temporary, onnx_file.FILE))
-        text = card.text(metadata, results, os.listdir(temporary))
-        with open(os.path.join(temporary, CARD), "w", encoding="utf-8") as file:
+            onnx_file.write(classifier, os.path.join(aside, onnx_file.FILE))
+        text = card.text(metadata, results, os.listdir(aside))
+        with open(os.path.join(aside, CARD), "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(temporary, 0o755)
+        os.chmod(aside, 0o755)
         if os.path.isdir(out):
             os.rmdir(out)
-        os.rename(temporary, out)
+        os.rename(aside, out)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
@@ -96,7 +96,7 @@ def read(directory: str) -> Classifier:
     """
     if not storage.is_remote(directory):
         return _read(directory, directory)
-    with tempfile.TemporaryDirectory(prefix="gradmix_jax_") as copy:
+    with temporary.directory() as copy:
         for name in storage.files_below(directory):
             storage.download(f"{directory}/{name}", os.path.join(copy, name))
         return _read(copy, directory)

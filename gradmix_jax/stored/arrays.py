@@ -6,7 +6,6 @@ Nothing in them is unpickled, and an array that claims more than its file can ho
 import dataclasses
 import math
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gradmix_jax.workdir import storage
+from gradmix_jax.workdir import storage, temporary
 
 # An archive of zeros unpacks to a thousand times its size and is refused if that exceeds the size of a few images and
 # labels; scores and features hardly compress.
@@ -70,7 +69,7 @@ class Arrays:
     def __init__(self, path: str, spec_of: Callable[[str], ArraySpec | None] = lambda name: None):
         self._path, self._spec_of, self._file = path, spec_of, path
         if storage.is_remote(path):  # because it is read many times, and finally all of it
-            self._copy = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+            self._copy = temporary.directory()
             self._file = os.path.join(self._copy.name, os.path.basename(path))
             storage.download(path, self._file)
         with self._checked("") as archive:

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,7 +23,7 @@ import orbax.checkpoint as ocp
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training import bucket as bucket_lib
 from gradmix_jax.training.state import TrainState
-from gradmix_jax.workdir import lock, storage
+from gradmix_jax.workdir import lock, storage, temporary
 
 
 def _silence_orbax() -> None:
@@ -77,7 +76,7 @@ class Checkpoints:
         self._local, self._bucket = self.directory, None
         if storage.is_remote(workdir):
             self._bucket = bucket_lib.Bucket(self.directory)
-            self._staging = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+            self._staging = temporary.directory()
             self._local, keep = self._staging.name, 1
         # One process writes and reads, so that the hosts of a pod need no shared disk.
         alone = ocp.options.MultiprocessingOptions(

@@ -8,14 +8,13 @@ import pathlib
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from typing import IO, Any
 
 import jax
 
-from gradmix_jax.workdir import storage
+from gradmix_jax.workdir import storage, temporary
 
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
@@ -78,20 +77,20 @@ def replacing(path: str, mode: str = "w") -> Iterator[IO]:
     """
     encoding = None if "b" in mode else "utf-8"
     if storage.is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="gradmix_jax_") as folder:
-            temporary = os.path.join(folder, "file")
-            with open(temporary, mode, encoding=encoding) as file:
+        with temporary.directory() as folder:
+            written = os.path.join(folder, "file")
+            with open(written, mode, encoding=encoding) as file:
                 yield file
-            storage.upload(temporary, path)
+            storage.upload(written, path)
         return
-    temporary = f"{path}.tmp"
+    written = f"{path}.tmp"
     try:
-        with open(temporary, mode, encoding=encoding) as file:
+        with open(written, mode, encoding=encoding) as file:
             yield file
-        os.replace(temporary, path)
+        os.replace(written, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.remove(temporary)
+            os.remove(written)
         raise
 
 

@@ -10,7 +10,6 @@ saves its next checkpoint, see `check`.
 import contextlib
 import dataclasses
 import datetime
-import errno
 import json
 import os
 import socket
@@ -19,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from gradmix_jax.workdir import storage
+from gradmix_jax.workdir import flock, storage
 
 NAME = "lock.json"
 # Seconds between two touches of the file by its owner, and without one until an owner on another host counts as dead.
@@ -30,8 +29,6 @@ LOOKED_EVERY = 2.0
 # Seconds to wait after replacing a dead owner's file in a bucket: two processes that did so at once then both find the
 # later file.
 SETTLED_AFTER = 2.0
-# The errors of a file system that cannot lock.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 class LockedError(ValueError):
@@ -147,7 +144,7 @@ def _acquire(path: str, workdir: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            locked = _flock(descriptor)
+            locked = flock.take(descriptor)
             owner, here = Owner.read(path), os.fstat(descriptor)
             try:
                 there = os.stat(path)
@@ -166,23 +163,6 @@ def _acquire(path: str, workdir: str) -> int:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise
-
-
-def _flock(descriptor: int) -> bool | None:
-    """Whether the system's lock was taken; None if the file system has no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows
-        return None
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True
 
 
 def _said(owner: Owner | None, workdir: str, path: str) -> str:
@@ -239,7 +219,8 @@ def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
         except FileNotFoundError:
             try:
                 storage.write(path, _signed(mine), create=True)
-            except FileExistsError:
+            except FileExistsError:  # another process was faster
+                time.sleep(LOOKED_EVERY)
                 continue
             if replaced:
                 time.sleep(SETTLED_AFTER)
@@ -259,8 +240,7 @@ def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
                 continue
         elif owner and owner.is_alive(0.0):
             raise LockedError(_said(owner, workdir, path))
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove(path)
+        storage.remove(path)
         replaced = True
 
 

@@ -1,10 +1,9 @@
 """Local copies of the files that grow while a run trains, because object stores cannot append."""
 
 import os
-import tempfile
 from collections.abc import Iterable
 
-from gradmix_jax.workdir import storage
+from gradmix_jax.workdir import storage, temporary
 
 
 class Mirror:
@@ -26,7 +25,7 @@ class Mirror:
         self.local, self._workdir = workdir, workdir
         if not storage.is_remote(workdir):
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="gradmix_jax_", ignore_cleanup_errors=True)
+        self._folder = temporary.directory()
         self.local = os.path.join(self._folder.name, os.path.basename(workdir))
         os.makedirs(self.local)
         for name in wanted:

@@ -9,12 +9,13 @@ import contextlib
 import errno
 import os
 import posixpath
-import tempfile
 import textwrap
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+
+from gradmix_jax.workdir import temporary
 
 # The fsspec package for each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -140,25 +141,25 @@ def local_copy(path: str) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="gradmix_jax_") as folder:
+    with temporary.directory() as folder:
         copy = os.path.join(folder, os.path.basename(path))
         download(path, copy)
         yield copy
 
 
 def remove(path: str) -> None:
-    """Delete a file. Raises OSError: FileNotFoundError if the file does not exist, which S3 does not report."""
-    if not is_remote(path):
-        return os.remove(path)
-    with _reaching(path, absent=True):
-        _filesystem(path).rm_file(path)
+    """Delete a file if it exists."""
+    with contextlib.suppress(FileNotFoundError):
+        if not is_remote(path):
+            return os.remove(path)
+        with _reaching(path, absent=True):
+            _filesystem(path).rm_file(path)
 
 
 def remove_below(directory: str) -> None:
     """Delete a directory of a bucket with all files below it."""
     for name in files_below(directory):
-        with contextlib.suppress(FileNotFoundError):
-            remove(f"{directory}/{name}")
+        remove(f"{directory}/{name}")
 
 
 def _listed(directory: str) -> dict[str, str]:
