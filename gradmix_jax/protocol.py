@@ -41,7 +41,7 @@ def run_protocol(config: ConfigDict, workdir: str, trials: list[int], seeds: lis
     run_many.check_some(failed, directories)
     if failed:
         print(f"{len(failed)} of {len(planned)} runs failed; rerun the command to repeat them", file=sys.stderr)
-    notes = [f"failed: {os.path.basename(directory)}: {reason}" for directory, reason in failed.items()]
+    notes = [f"failed: {os.path.basename(directory)}: {failure.reason}" for directory, failure in failed.items()]
     return report.write_summary(list(filter(run_many.has_results, directories)), workdir, notes=notes)
 
 

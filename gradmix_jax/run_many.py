@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -97,7 +98,14 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
     return epochs
 
 
-def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
+class Failure(NamedTuple):
+    """Why a run failed, in one line, and whether that was storage which cannot be used now."""
+
+    reason: str
+    may_pass: bool = False
+
+
+def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, Failure]:
     """Train and evaluate every (config, workdir) that has no results yet, one after the other in this process.
 
     A run that fails leaves the others alone; its workdir keeps the reason, see `workdir.FAILED`, until it succeeds.
@@ -105,17 +113,18 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, str]:
     Returns:
       {workdir: why it failed} for runs without results and runs whose evaluation failed in part.
     """
-    failed: dict[str, str] = {}
+    failed: dict[str, Failure] = {}
     for one, directory in planned:
         try:
             if not is_finished(one, directory):
                 print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
                 results = run_lib.run(one, directory)
                 forget_programs()
-                failed |= {directory: "; ".join(results["failed"].values())} if results and results["failed"] else {}
+                if results and results["failed"]:
+                    failed[directory] = Failure("; ".join(results["failed"].values()))
             storage.remove(workdir_lib.path(directory, workdir_lib.FAILED))
         except Exception as error:  # of whatever kind, because it does not concern the other runs
-            failed[directory] = _note_failure(error, directory)
+            failed[directory] = Failure(_note_failure(error, directory), storage.may_pass(error))
     return failed
 
 
@@ -131,10 +140,15 @@ def forget_programs() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def check_some(failed: dict[str, str], directories: list[str]) -> None:
-    """Raises ValueError, with the reason of the first run, if none of the runs has results."""
+def check_some(failed: dict[str, Failure], directories: list[str]) -> None:
+    """Raises ValueError, with the reason of the first run, if none of the runs has results.
+
+    It is storage.UnavailableError where storage failed one of them: a scheduler should then try again.
+    """
     if not any(map(has_results, directories)):
-        raise ValueError(f"none of the {len(directories)} runs has results; {directories[0]}: {failed[directories[0]]}")
+        kind = storage.UnavailableError if any(each.may_pass for each in failed.values()) else ValueError
+        first = directories[0]
+        raise kind(f"none of the {len(directories)} runs has results; {first}: {failed[first].reason}")
 
 
 def complete(workdir: str) -> bool:

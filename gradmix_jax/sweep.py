@@ -89,7 +89,7 @@ def run_sweep(
     Raises:
       ValueError: as `run_many.check_runs`, for any variant, before anything is run.
     """
-    failed: dict[str, str] = {}
+    failed: dict[str, run_many.Failure] = {}
     variants = within(budget, name, config, workdir, trials[0])
     for folder, planned in check(variants, config, workdir, trials, seeds, num_devices=jax.device_count()):
         failed |= run_many.run_all(planned)
@@ -100,7 +100,7 @@ def run_sweep(
     run_many.check_some(failed, directories)
     if failed:
         print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
-    notes = [f"failed: {os.path.relpath(directory, workdir)}: {reason}" for directory, reason in failed.items()]
+    notes = [f"failed: {os.path.relpath(folder, workdir)}: {failure.reason}" for folder, failure in failed.items()]
     rows = table(name, variants, directories)
     text = "\n".join([rows, *(f"- {formats.escape_markdown(n)}" for n in notes)])
     with replacing(os.path.join(workdir, f"{name}.md")) as file:

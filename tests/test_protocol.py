@@ -15,7 +15,8 @@ from programs import small_config
 from gradmix_jax import protocol, run_many
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
-from gradmix_jax.workdir import lock
+from gradmix_jax.training.checkpoint import SaveError
+from gradmix_jax.workdir import lock, storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -169,11 +170,13 @@ def test_a_run_that_fails_is_kept_with_its_reason_and_the_others_go_on(
     assert not (tmp_path / "trial1_seed0" / "failed.json").exists()
 
 
-def test_where_every_run_fails_the_reason_is_the_error(pretended, tmp_path, monkeypatch):
-    _failing(monkeypatch, 0, ValueError("no data."))
+@pytest.mark.parametrize("kind", [ValueError, SaveError])
+def test_where_every_run_fails_the_reason_is_the_error(pretended, tmp_path, monkeypatch, kind):
+    _failing(monkeypatch, 0, kind("no data."))
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
-    with pytest.raises(ValueError, match=r"^none of the 2 runs has results; .*trial0_seed0: no data\.$"):
+    with pytest.raises(ValueError, match=r"^none of the 2 runs has results; .*trial0_seed0: no data\.$") as raised:
         protocol.run_protocol(config, str(tmp_path), [0], [0, 1])
+    assert storage.may_pass(raised.value) == (kind is SaveError)
 
 
 def test_ctrl_c_ends_all_of_them(pretended, tmp_path, monkeypatch):

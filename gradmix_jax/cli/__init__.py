@@ -22,6 +22,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import pod
 from gradmix_jax.cli import config_file, help_text, program_cache
 from gradmix_jax.fields import check_choice
+from gradmix_jax.workdir import storage
 
 # Flags defined here are listed by the --help of the command that uses them.
 flags.disclaim_key_flags()
@@ -43,6 +44,8 @@ SWITCHES = {
 _PATIENCE = 10.0
 # Exit status if results are written but parts of an evaluation failed.
 PARTS_FAILED = 3
+# Exit status if a disk, a bucket or the workdir cannot be used now: unlike after 2, a scheduler should try again.
+UNAVAILABLE = 5
 
 
 def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) -> None:
@@ -85,9 +88,10 @@ def run(main: Callable[[list[str]], None], *, required: tuple[str, ...] = ()) ->
             print(f"error: {said}", file=sys.stderr)
             if isinstance(error, OSError):  # possibly from writing the output
                 _discard_output()
-            pod.leave(said, 2)
-            _end_soon(2)
-            sys.exit(2)
+            status = UNAVAILABLE if storage.may_pass(error) else 2
+            pod.leave(said, status)
+            _end_soon(status)
+            sys.exit(status)
         if isinstance(error, jax.errors.JaxRuntimeError):  # a collective fails if another process does
             pod.wait_for_verdict()
         if pod.joined():
@@ -132,9 +136,8 @@ def _end_soon(status: int) -> None:
 def _said(error: Exception) -> str:
     """One line for an error that the user can fix; "" for any other."""
     said, raised_in = str(error), os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
-    full = "No space left on device"
-    if isinstance(error, ValueError) and full in said:  # TensorStore's wording is long
-        return f"{full.lower()}; what was saved before is kept."
+    if storage.is_full(error):  # TensorStore's wording is long
+        return "no space left on device; what was saved before is kept."
     if isinstance(error, ValueError):
         return one_line(said) if raised_in.startswith(HERE) else ""
     if isinstance(error, MemoryError) or (

@@ -259,7 +259,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
 
-class SaveError(ValueError):
+class SaveError(storage.UnavailableError):
     """A checkpoint cannot be written."""
 
 

@@ -105,7 +105,7 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
     """Read a JSON file of a run.
 
     Raises:
-      ValueError: the file is missing or damaged.
+      ValueError: the file is missing or damaged; storage.UnavailableError where it cannot be read now.
     """
     file_path = path(workdir, name)
     try:
@@ -119,7 +119,8 @@ def read_json(workdir: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         raise ValueError(f"{file_path} is damaged: {str(error).rstrip('.')}.") from error
     except OSError as error:
-        raise ValueError(f"{file_path} cannot be read: {error.strerror}.") from error
+        kind = storage.UnavailableError if storage.may_pass(error) else ValueError
+        raise kind(f"{file_path} cannot be read: {error.strerror}.") from error
     return content
 
 

@@ -31,7 +31,7 @@ LOOKED_EVERY = 2.0
 SETTLED_AFTER = 2.0
 
 
-class LockedError(ValueError):
+class LockedError(storage.UnavailableError):
     """Another process holds the directory."""
 
 

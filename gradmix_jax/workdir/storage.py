@@ -19,10 +19,31 @@ from gradmix_jax.workdir import temporary
 
 # The fsspec package for each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+# Errors of a disk or a network, not of a name: the same command may succeed later, or on another machine.
+_PASSING = {
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.EBUSY),
+    *(errno.EAGAIN, errno.ENOLCK, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+}
 
 
 class NotInstalledError(ValueError):
     """The package for the scheme of a bucket is not installed."""
+
+
+class UnavailableError(ValueError):
+    """A disk, a bucket or a workdir cannot be used now."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error is of storage that cannot be used now: no mistake of the user's, and worth another try."""
+    passing = isinstance(error, OSError) and error.errno in _PASSING
+    return passing or isinstance(error, UnavailableError) or is_full(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether TensorStore says that the disk is full, which is a ValueError there."""
+    return isinstance(error, ValueError) and "No space left on device" in str(error)
 
 
 def is_remote(path: str) -> bool:
@@ -221,4 +242,6 @@ def _reaching(path: str, *, absent: bool = False) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and absent:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
         said = textwrap.shorten(str(error), 200, placeholder=" ...")
-        raise OSError(errno.EIO, f"the bucket cannot be used ({type(error).__name__}: {said})", path) from error
+        refused = isinstance(error, PermissionError) or said.startswith("Forbidden")  # gcsfs has no class for it
+        kind = errno.EACCES if refused else errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO
+        raise OSError(kind, f"the bucket cannot be used ({type(error).__name__}: {said})", path) from error

@@ -22,7 +22,7 @@ def run(stdout):
 def test_a_full_disk():
     with open("/dev/full", "w") as full:
         result = run(full)
-    assert (result.returncode, result.stderr) == (2, "error: No space left on device.\n")
+    assert (result.returncode, result.stderr) == (5, "error: No space left on device.\n")
 
 
 def test_a_reader_that_has_left():

@@ -48,7 +48,7 @@ def test_no_mode_of_the_command_starts_beside_another(holder, mode):
     before = sorted(os.listdir(workdir))
     words = ["--config=configs/digits_osr.py", f"--workdir={workdir}", f"--mode={mode}"]
     result = commands.run("gradmix_jax.main", *words)
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert result.stderr.startswith(f"error: {workdir} is in use by process {process.pid} on ")
     assert len(result.stderr.splitlines()) == 1 and sorted(os.listdir(workdir)) == before
 

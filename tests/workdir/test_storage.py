@@ -1,5 +1,6 @@
 """Files in a bucket: an object store's operations are enough, and its refusals are one line."""
 
+import errno
 import json
 import os
 
@@ -83,6 +84,39 @@ def test_a_store_that_refuses_is_not_taken_for_an_empty_one(bucket):
     for ask in (storage.exists, storage.names, storage.files_below, storage.read, storage.is_directory):
         with pytest.raises(OSError, match=r"the bucket cannot be used \(PermissionError: Forbidden\)"):
             ask("gs://b/run")
+
+
+@pytest.mark.parametrize(
+    ("raised", "may_pass"),
+    [
+        (FileNotFoundError("The specified bucket does not exist"), False),
+        (PermissionError("Access Denied"), False),  # of s3fs
+        (OSError("Forbidden: b/run\nno access"), False),  # of gcsfs
+        (TimeoutError("no answer"), True),
+        (RuntimeError("503"), True),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else str(each),
+)
+def test_a_store_that_does_not_answer_is_no_mistake(bucket, raised, may_pass):
+    def fail(operation, name):
+        raise raised
+
+    bucket.fail = staticmethod(fail)
+    for ask in (
+        lambda: storage.write("gs://b/run/a", b""),
+        lambda: storage.upload(__file__, "gs://b/run/a"),
+        lambda: workdir_lib.read_json("gs://b/run", "config.json"),
+    ):
+        with pytest.raises((OSError, ValueError)) as found:
+            ask()
+        assert storage.may_pass(found.value) == may_pass
+
+
+def test_a_disk_that_is_full_is_no_mistake():
+    assert storage.may_pass(OSError(errno.ENOSPC, "No space left on device"))
+    assert storage.may_pass(ValueError("INTERNAL: Error writing: No space left on device"))
+    assert not storage.may_pass(FileNotFoundError(errno.ENOENT, "no such file"))
+    assert not storage.may_pass(ValueError("train.batch_size must be positive"))
 
 
 @pytest.mark.parametrize(
