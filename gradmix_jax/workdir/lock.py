@@ -37,9 +37,13 @@ class LockedError(storage.UnavailableError):
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process: host, pid, when the system started it (pids are reused), and when it took the lock (ISO 8601)."""
+    """A process: host, pid, when the system started it (pids are reused), and when it took the lock (ISO 8601).
+
+    `place` tells hosts of one name apart, such as the pods of a job that was started again; older files have none.
+    """
 
     host: str
+    place: str
     pid: int
     born: str
     since: str
@@ -50,7 +54,7 @@ class Owner:
         """The calling process."""
         words = [os.path.basename(sys.argv[0]), *sys.argv[1:2]] if sys.argv else []
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        return cls(socket.gethostname(), os.getpid(), _born(os.getpid()), since, " ".join(words)[:80])
+        return cls(socket.gethostname(), _place(), os.getpid(), _born(os.getpid()), since, " ".join(words)[:80])
 
     @classmethod
     def read(cls, path: str) -> "Owner | None":
@@ -64,7 +68,7 @@ class Owner:
     def parse(cls, content: bytes) -> "Owner | None":
         """The owner in the content of a lock file; None if the content is empty or cut short."""
         try:
-            found = json.loads(content)
+            found = {"place": ""} | json.loads(content)
             return cls(**{field.name: field.type(found[field.name]) for field in dataclasses.fields(cls)})
         except (ValueError, KeyError, TypeError):
             return None
@@ -88,6 +92,15 @@ def _born(pid: int) -> str:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
+        return ""
+
+
+def _place() -> str:
+    """The start of this machine and whose process ids are ours; "" where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
         return ""
 
 
@@ -229,7 +242,7 @@ def _acquire_remote(path: str, workdir: str, mine: Owner) -> None:
                     raise LockedError(_said(owner, workdir, path)) from None
             return
         owner = Owner.parse(content)
-        if owner and owner.host != mine.host:
+        if owner and (owner.host, owner.place) != (mine.host, mine.place):
             if seen is None:
                 print(f"waiting to see whether process {owner.pid} on {owner.host} updates {path}", file=sys.stderr)
                 seen, since = content, time.monotonic()
