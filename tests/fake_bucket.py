@@ -1,5 +1,8 @@
 """A bucket in a local directory, limited to the operations of an object store.
 
+`python -m fake_bucket FOLDER KILL MODULE ...` runs a command of the package, with a bucket in FOLDER for gs:// and s3://.
+SIGKILL ends it before the first put of an object whose name has a match of the pattern KILL, unless that is "".
+
 Objects are put and read whole, and can be created only if they do not exist. There are no directories, no appending and
 no renaming. A put object appears at once or, if the store fails, not at all.
 """
@@ -7,6 +10,10 @@ no renaming. A put object appears at once or, if the store fails, not at all.
 import contextlib
 import os
 import pathlib
+import re
+import runpy
+import signal
+import sys
 import tempfile
 import urllib.parse
 from unittest import mock
@@ -104,3 +111,18 @@ def installed(root: str, *, fail=None):
     kind = make(root, fail=fail)
     with mock.patch.dict(fsspec_registry, dict.fromkeys(SCHEMES, kind)):
         yield kind
+
+
+def _run(root: str, kill: str, module: str) -> None:
+    def fail(operation, name):
+        if kill and operation == "put" and re.search(kill, name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    install(root, fail=fail)
+    tempfile.tempdir = None  # of the environment, also where it has been asked for before
+    sys.argv = [module, *sys.argv[4:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _run(*sys.argv[1:4])

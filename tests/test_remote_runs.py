@@ -1,15 +1,17 @@
-"""A run in a bucket: stopped, failed, resumed, evaluated and reported, it has the bits of one on a disk."""
+"""A run in a bucket: stopped, failed, killed, resumed, evaluated and reported, it has the bits of one on a disk."""
 
 import os
 import signal
 
+import commands
 import fake_bucket
 import jax
 import numpy as np
 import pytest
+from pods import Pod
 from programs import final_state, small_config
 
-from gradmix_jax import compare, figure, report, run_many, stored
+from gradmix_jax import compare, figure, report, run_many, stored, sweep
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.portable import files, from_run
@@ -119,3 +121,108 @@ def test_stopped_failed_and_resumed_it_has_the_bits_of_a_run_on_a_disk(local, bu
         OpenSetClassifier.load(local, threshold=0.0).predict(image).score_N,
         rtol=1e-5,
     )
+
+
+ARGUMENTS = [
+    "--config=digits_osr",
+    "--config.dataset.image_size=8",
+    "--config.augment.jitter_prob=0.0",
+    "--config.model.width=4",
+    "--config.phases[0].epochs=3",
+    "--config.train.log_every_steps=1",
+    "--config.train.checkpoint_every_epochs=1",
+    "--config.evaluate.scores=('topk_cosine',)",
+    "--config.evaluate.stages=()",
+]
+# Of three steps an epoch. Patterns of names, each before whose put a start of the run is killed.
+KILLS = (r"/config\.json$", r"/checkpoints/3/model/", r"/checkpoints/6\.json$", r"/results\.json$")
+
+
+def command(root, module, *arguments, kill="", **environment):
+    words = [str(root / "bucket"), kill, module, *arguments]
+    return commands.run("fake_bucket", *words, env={"XLA_FLAGS": "", **environment}, cwd=commands.ROOT / "tests")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_killed_before_uploads_it_resumes_to_the_same_bits_and_leaves_nothing(tmp_path):
+    (tmp_path / "tmp").mkdir()
+
+    def start(workdir, kill=""):
+        return command(
+            tmp_path, "gradmix_jax.main", *ARGUMENTS, f"--workdir={workdir}", kill=kill, TMPDIR=str(tmp_path / "tmp")
+        )
+
+    whole = start(tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    for kill in KILLS:
+        killed = start("s3://b/run", kill)
+        assert killed.returncode == -signal.SIGKILL, (kill, killed.stderr)
+        assert len(os.listdir(tmp_path / "tmp")) == 1, "of the one that was killed last"
+    resumed = start("s3://b/run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert os.listdir(tmp_path / "tmp") == []
+    with fake_bucket.installed(tmp_path / "bucket"):
+        ours, theirs = _content("s3://b/run"), _content(str(tmp_path / "whole"))
+        steps = [each["step"] for each in ours["metrics"]]
+        assert not storage.exists("s3://b/run/lock.json")
+    assert ours.keys() == theirs.keys() and steps == sorted(set(steps))
+    for name, value in theirs.items():
+        assert ours[name] == value, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_protocol_sweep_and_the_commands_that_read_runs_work_in_a_bucket(tmp_path, monkeypatch):
+    words = [*ARGUMENTS, "--config.phases[0].epochs=1", "--trials=0,1", "--workdir=gs://b/p"]
+    done = command(tmp_path, "gradmix_jax.protocol", *words)
+    assert done.returncode == 0, done.stderr
+    again = command(tmp_path, "gradmix_jax.protocol", *words)
+    assert again.returncode == 0 and again.stdout == done.stdout and "trial 0" not in again.stderr
+    runs = ["gs://b/p/trial0_seed0", "gs://b/p/trial1_seed0/"]
+    for module, arguments in {
+        "report": [*runs, "--out=gs://b/report"],
+        "compare": ["gs://b/p", f"--out={tmp_path / 'page'}", "--noopen"],
+        "figure": [runs[0], f"--out={tmp_path / 'grid.png'}"],
+        "export": [runs[0], f"--out={tmp_path / 'model'}"],
+        "predict": [runs[0], str(tmp_path / "grid.png"), "--threshold=0"],
+        "main": [*ARGUMENTS, "--workdir=gs://b/new", f"--config.model.init_from={runs[0]}", "--mode=train"],
+    }.items():
+        result = command(tmp_path, f"gradmix_jax.{module}", *arguments)
+        assert result.returncode == 0, (module, result.stderr)
+    assert f"arrays loaded from {runs[0]}" in result.stderr
+    with fake_bucket.installed(tmp_path / "bucket"):
+        assert storage.names("gs://b/p") == ["summary.md", "trial0_seed0", "trial1_seed0"]
+        assert storage.exists("gs://b/report/report.html")
+        overview = list(sweep.SWEEPS["overview"].items())[:2]
+        monkeypatch.setitem(sweep.SWEEPS, "overview", dict(overview))
+        config = digits()
+        config.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
+        table = sweep.run_sweep("overview", config, "gs://b/sweep", [0], [0])
+        assert all(label in table for label, _ in overview) and "failed" not in table
+        folders = [sweep.folder_of(label) for label, _ in overview]
+        assert storage.names("gs://b/sweep") == sorted([*folders, "overview.md"])
+        monkeypatch.setattr(run_lib, "run", None)  # nothing is run again
+        assert sweep.run_sweep("overview", config, "gs://b/sweep", [0], [0]) == table
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_of_two_processes_only_the_main_one_writes_to_the_bucket(tmp_path):
+    code = f"""
+sys.path.append({str(commands.ROOT / "tests")!r})
+import fake_bucket
+def fail(operation, name):
+    if index and operation in ("put", "delete"):
+        raise RuntimeError(f"process 1: {{operation}} {{name}}")
+fake_bucket.install({str(tmp_path / "bucket")!r}, fail=fail)
+"""
+    options = ("--config.train.checkpoint_every_epochs=1", "--config.evaluate.scores=('topk_cosine',)")
+    for mode in ("train", "train_and_eval"):  # the second start restores
+        with Pod(["gs://b/run"] * 2, (*options, f"--mode={mode}"), code=code) as pod:
+            ended = pod.wait()
+        assert [status for status, _ in ended] == [0, 0], ended
+    with fake_bucket.installed(tmp_path / "bucket"):
+        assert stored.results("gs://b/run")["failed"] == {}
+        steps = [line["step"] for line in stored.metrics("gs://b/run")]
+        assert steps == sorted(set(steps)) and not storage.exists("gs://b/run/lock.json")
