@@ -161,7 +161,10 @@ def test_matching_precision_is_not_left_to_the_accelerator():
         (lambda: scores.fit("softmax", toy.reference()), "The score must be one of topk_cosine, .*, got 'softmax'"),
         (lambda: scores.score("softmax", (), toy.outputs(toy.test)), "score must be one of"),
         (lambda: scores.fit("energy", scores.Reference(scores.Outputs(toy.train), LABELS, K)), "needs logits"),
-        (lambda: scores.fit("vim", scores.Reference(scores.Outputs(toy.train), LABELS, K)), "needs head"),
+        (
+            lambda: scores.fit("vim", scores.Reference(scores.Outputs(toy.train), LABELS, K)),
+            "needs the weights of a linear classifier",
+        ),
         (lambda: scores.fit("vim", toy.reference(), dimension=F), "dimension must be from 1 to 7"),
         (
             lambda: scores.fit(

@@ -154,6 +154,7 @@ def test_metrics_of_a_bucket_are_copied_before_a_checkpoint_at_times_and_at_the_
         assert steps() == [1, 2, 3, 4, 5]
         writer.write(6, {"loss": 6.0})
         writer.close()
+        time.sleep(1.1)  # a file of events is called by the second in which it was begun
         writer = make(workdir, start=5)
         writer.write(6, {"loss": 60.0})
         writer.close()
