@@ -103,10 +103,11 @@ def test_classes_smaller_than_k_are_named(k, few):
     assert said.startswith(start) and said.endswith("evaluate.k should be at most 1.") if few else said == ""
 
 
-def test_an_evaluation_says_that_classes_are_smaller_than_k(run, capsys):
+def test_an_evaluation_says_that_classes_are_smaller_than_k(run, tmp_path, capsys):
     config, workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "copy")
     few = {"k": 1000, "parts": [], "scores": ["topk_cosine"], "stages": []}
-    found = run_lib.evaluate(config | {"evaluate": config["evaluate"] | few}, workdir)
+    found = run_lib.evaluate(config | {"evaluate": config["evaluate"] | few}, str(tmp_path / "copy"))
     assert "warning: 6 of 6 classes have fewer than 1000 training images (" in capsys.readouterr().err
     assert "sum of the 1000 largest" in found["score"]
 
