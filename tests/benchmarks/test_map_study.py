@@ -51,6 +51,13 @@ def write(path, rows):
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_commit_is_left(monkeypatch):
+    """The study sets the variable for its process; what a test leaves of it is taken back."""
+    monkeypatch.setenv("GRADMIX_JAX_COMMIT", "")
+    monkeypatch.delenv("GRADMIX_JAX_COMMIT")
+
+
 @pytest.fixture(scope="module")
 def whole():
     return study(40)

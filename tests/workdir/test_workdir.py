@@ -58,7 +58,8 @@ def test_the_commit_of_another_project_is_not_used(tmp_path):
     shutil.copy(os.path.join(ours, "__init__.py"), package)
     shutil.copytree(os.path.join(ours, "workdir"), package / "workdir")
     code = "from gradmix_jax import workdir; print(workdir.commit())"
-    environment = os.environ | {"PYTHONPATH": str(package.parent)}
+    given = {name: value for name, value in os.environ.items() if name != "GRADMIX_JAX_COMMIT"}
+    environment = given | {"PYTHONPATH": str(package.parent)}
     run = lambda env: subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path
     )
