@@ -4,8 +4,8 @@ python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=ru
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
 python -m gradmix_jax.sweep overview ... --budget=flops         choose epochs so that every variant takes the same FLOPs
 
-overview: every objective, mixing method, view policy and optimizer. ablation: each choice of GradMix, one at a time.
-map: whether the map matters (results/plan.md).
+overview: every objective, mixing method, view policy and optimizer, and published rivals. ablation: each choice of
+GradMix, one at a time. map: whether the map matters (results/plan.md).
 
 A run with results is skipped and an interrupted one is resumed, so rerunning the command completes it.
 A directory that holds a run of another config is refused.
@@ -143,25 +143,39 @@ def table(name: str, variants: dict[str, Variant], directories: list[str]) -> st
     methods = runs.load(list(filter(run_many.has_results, directories)))
     costs = {method.label: _flops(method.example) for method in methods}
     totals = {method.label: costs[method.label] * method.example.results["step"] for method in methods}
+    scores = {method.label: _score(method.example) for method in methods}
+    with_negatives = [method.label for method in methods if method.example.config["dataset"]["num_negative"]]
     first, scaled = next(iter(costs)), any(variant.epochs for variant in variants.values())
     reference = REFERENCES[name] if scaled and REFERENCES[name] in totals else first
 
     def row(method):
         label, variant = method.label, variants[method.label]
         words = [label, _words(variant), variant.paper, f"{costs[label] / costs[first]:.3f} x"]
+        if len(set(scores.values())) > 1:
+            words.append(scores[label])
         if scaled:
             words += [" + ".join(map(str, variant.epochs)), f"{totals[label] / totals[reference]:.3f} x"]
-        return Row(tuple(words), method, dict)
+        return Row(tuple(words), method, dict, block=None if label in with_negatives else "")
 
-    heads = ("method", "config", "source", "FLOPs", *(("epochs", "FLOPs of all steps") if scaled else ()))
+    heads = (
+        *("method", "config", "source", "FLOPs"),
+        *(("score",) if len(set(scores.values())) > 1 else ()),
+        *(("epochs", "FLOPs of all steps") if scaled else ()),
+    )
     metrics = [contents.ACCURACY, contents.AUROC, contents.OSCR]
     section = formats.markdown(build(name, f"Sweep: {name}", heads, metrics, [row(method) for method in methods]))
+    negatives = "some of the unknown classes train as negatives and are not tested, so it is compared with nothing."
     notes = [
         f"FLOPs of a train step by XLA's count, including every iteration of a loop, relative to {first}.",
         *([f"Epochs: those whose FLOPs are closest to those of {reference}."] if scaled else []),
+        *[f"{label}: {negatives}" for label in with_negatives],
         *conditions(methods),
     ]
     return "\n".join([section, *(f"- {line}" for line in notes)])
+
+
+def _score(one: runs.Run) -> str:
+    return f"{one.config['evaluate']['score']}, {one.config['evaluate']['feature']}"
 
 
 def _words(variant: Variant) -> str:

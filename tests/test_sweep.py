@@ -65,6 +65,19 @@ def write_results(config, workdir, *, auroc, step=2):
         pathlib.Path(workdir, file).write_text(json.dumps(content))
 
 
+def test_scores_have_a_column_and_methods_that_train_on_unknown_classes_are_not_ranked(tmp_path):
+    base = small_config()
+    directories = []
+    for label, auroc in {"none": 0.6, "LogitNorm": 0.7, "outlier exposure": 0.8}.items():
+        directories.append(str(tmp_path / sweep.folder_of(label) / "trial0_seed0"))
+        write_results(sweep.config_of(base, label, sweep.OVERVIEW[label]), directories[-1], auroc=auroc)
+    text = sweep.table("overview", sweep.OVERVIEW, directories)
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert " | topk_cosine, features | " in rows["none"] and " | msp, logits | " in rows["LogitNorm"]
+    assert "**0.7000**" in rows["LogitNorm"] and "**" not in rows["outlier exposure"]
+    assert "- outlier exposure: some of the unknown classes train as negatives and are not tested" in text
+
+
 def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     def pretend(config, workdir):
         write_results(config, workdir, auroc={"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed)

@@ -31,7 +31,7 @@ SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "optimizer.warm
 LARS = {"optimizer.name": "lars", "optimizer.learning_rate": 0.5, "optimizer.warmup_epochs": 5.0}
 FULL_COSINE = {"optimizer.final_fraction": 0.0, "optimizer.weight_decay": 1e-4}
 
-# Every objective, mixing method, view policy and optimizer. Costs are relative to the first row.
+# Every objective, mixing method, view policy, optimizer and published rival. Costs are relative to the first row.
 OVERVIEW = {
     "none": Variant("none", {}, "SupCon 2004.11362 + SimCLR 2002.05709"),
     "SupCon": Variant("none", SUPCON_ONLY, "2004.11362"),
@@ -76,6 +76,17 @@ OVERVIEW = {
     "SGD": Variant("input", SGD | FULL_COSINE, ""),
     "LARS": Variant("input", LARS | FULL_COSINE, "1708.03888"),
     "averaged weights": Variant("input", {"optimizer.ema": 0.99}, ""),
+    "cross-entropy, one view": Variant("cross_entropy", {}, ""),
+    "maximum logit, tuned": Variant("mls", {}, "2110.06207"),
+    "ARPL": Variant("arpl", {}, "2103.00953"),
+    "GCPL": Variant("gcpl", {}, "1805.03438"),
+    "ConOSR": Variant("conosr", {}, "AAAI 2023"),
+    "NegCosSch": Variant("negcossch", {}, "2505.18137"),
+    "NegCosSch, cross-entropy": Variant("negcossch_ce", {}, "2505.18137"),
+    "SpHOR": Variant("sphor", {}, "2503.08049"),
+    "OpenAUC": Variant("openauc", {}, "2210.13458"),
+    "outlier exposure": Variant("outlier_exposure", {}, "1812.04606"),
+    "LogitNorm": Variant("logitnorm", {}, "2205.09310"),
 }
 # Each choice of GradMix, varied one at a time around both recipes.
 ABLATION = {
