@@ -65,6 +65,8 @@ def mechanism(rows: Sequence[Row]) -> str:
             for method in METHODS:
                 name = label(method, objective)
                 by_split = [split_means(rows, dataset, name, measure) for measure in MECHANISM]
+                if not any(by_split):
+                    continue
                 digits = (1, 2, 3, 3)
                 shown = [text.mean(found, places) for found, places in zip(by_split, digits)]
                 lines.append([DATA[dataset].title, objective, method, *shown, str(len(by_split[0]))])

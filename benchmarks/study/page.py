@@ -110,6 +110,8 @@ def _tests(rows: Sequence[Row], dataset: str, families: Families) -> str:
     lines = []
     for objective in OBJECTIVES:
         for one in families[dataset, objective]:
+            if not one.by_split:
+                continue
             pair = (one.first, one.second)
             others = [differences.difference(rows, dataset, objective, pair, name) for name in MEASURES[1:]]
             cells_ = [f"{text.signed(each.mean)} ({text.interval(each)})" for each in others]
@@ -132,6 +134,8 @@ def _means(rows: Sequence[Row], dataset: str) -> str:
         for method in METHODS:
             name = label(method, objective)
             found = {measure: split_means(rows, dataset, name, measure) for measure in MEASURES}
+            if not found["auroc"]:
+                continue
             means = [text.mean(by_split) for by_split in found.values()]
             lines.append([objective, method, *means, str(len(found["auroc"]))])
     heads = ("objective", "method", *(f"{name} ↑" for name in HEADS.values()), "splits")

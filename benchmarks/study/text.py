@@ -8,7 +8,9 @@ from .differences import Difference
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table, or a sentence in place of an empty one."""
+    if not rows:
+        return "Not run yet."
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
