@@ -36,6 +36,7 @@ from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
 from gradmix_jax.method import attribution, masks
 from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.identity import identity
 
 STEPS = 16  # of a curve
 RESAMPLES = 2000
@@ -103,7 +104,8 @@ def trained(c, workdir: str, count: int) -> Trained:
     experiment = run_lib.from_config(config_lib.read(workdir), num_devices=1)
     data = data_lib.open_set(experiment.dataset)
     program = run_lib.make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
-    checkpoints = Checkpoints(workdir, read_only=True)
+    of = identity(experiment.dataset, experiment.seed, data.class_names)
+    checkpoints = Checkpoints(workdir, of=of, read_only=True)
     start = run_lib.initial_state(experiment, program)
     state = checkpoints.restore(start, max(checkpoints.steps()))
     checkpoints.close()

@@ -4,6 +4,7 @@ python docs/method.py RUN docs/recipes.png --images=56,116
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 
@@ -16,7 +17,6 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import run
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain
-from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing
 
 RECIPES = ("input", "layer", "released", "smooth", "backmix", "puzzlemix", "cutmix", "mixup")
@@ -29,9 +29,8 @@ def explained(workdir, recipe):
     for section, keys in config_lib.RECIPES[recipe].items():
         config[section] |= keys
     prepared = prepare(config, workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
-    checkpoints.close()
+    with contextlib.closing(prepared.checkpoints()) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
     batch, labels = prepared.batch(int(state.seed), int(state.step))
     return jax.device_get(jax.jit(lambda *arrays: explain.explain(prepared.program, *arrays))(state, batch, labels))
 

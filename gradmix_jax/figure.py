@@ -4,6 +4,7 @@ python -m gradmix_jax.figure runs/digits_0 --out=grid.png
 python -m gradmix_jax.figure runs/digits_0 --out=grid.png --images=3,17,40
 """
 
+import contextlib
 import os
 
 import jax
@@ -14,7 +15,6 @@ from gradmix_jax import config as config_lib
 from gradmix_jax.report.labels import short
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain as explain_lib
-from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import replacing, storage
 
 FORMATS = ("png", "pdf", "svg")
@@ -43,9 +43,8 @@ def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = No
     chosen = list(range(min(rows, size))) if images is None else images
     if not chosen or not all(0 <= place < size for place in chosen):
         raise ValueError(f"--images must be positions from 0 to {size - 1}, got {chosen}.")
-    checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
-    checkpoints.close()
+    with contextlib.closing(prepared.checkpoints()) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
     batch, labels = prepared.batch(int(state.seed), int(state.step))
     explanation = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))(state, batch, labels)
     _draw(jax.device_get(explanation), {i: prepared.data.class_names[labels[i]] for i in chosen}, out, kind)

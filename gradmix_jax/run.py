@@ -22,6 +22,7 @@ from gradmix_jax.training import optimizer as optimizer_lib
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.identity import identity
 from gradmix_jax.training.program import Program
 from gradmix_jax.workdir import lock, storage
 
@@ -246,8 +247,8 @@ def train(
     program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training), mapped=mapped)
     init = lambda: initial_state(experiment, program)
     train_lib.check_memory(jax.eval_shape(init), data.for_training, experiment.dataset.storage)
-    of = {"dataset": experiment.dataset.name, "trial": experiment.dataset.trial, "seed": experiment.seed}
-    options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of | {"classes": data.num_classes})
+    of = identity(experiment.dataset, experiment.seed, data.class_names)
+    options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of)
     if mapping.is_main_process():
         if experiment.model.init_from and not Checkpoints.exist(workdir):
             options["first"] = _loaded(experiment, init())

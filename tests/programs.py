@@ -82,7 +82,7 @@ def final_state(config, workdir):
     """The state of a digits run's newest checkpoint."""
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
     program = run_lib.make_program(specs, num_classes=6, num_images=256)
-    checkpoints = Checkpoints(str(workdir), read_only=True)
+    checkpoints = Checkpoints(str(workdir), of=None, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
     checkpoints.close()
     return state

@@ -351,7 +351,7 @@ def test_what_cannot_be_exported(workdir, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(ValueError, match="no checkpoint in"):
-        Checkpoints(str(tmp_path / "empty"), read_only=True)
+        Checkpoints(str(tmp_path / "empty"), of=None, read_only=True)
     result = run(tmp_path / "empty", f"--out={tmp_path / 'out'}")
     assert result.returncode == 2 and "no checkpoint in" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -236,7 +236,7 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_or_harmless(tmp_path, capsy
     """Any damage gives the same bits of this step, or the step before it with both names in a warning."""
     state = jax.device_get(small_state(*small_program()))
     at = lambda step: state.replace(step=np.int32(step))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     for step in (1, 2):
         checkpoints.save(at(step))
     checkpoints.close()
@@ -246,7 +246,7 @@ def test_damage_to_any_file_of_a_checkpoint_is_found_or_harmless(tmp_path, capsy
     for path, (kind, damage) in itertools.product(files, DAMAGES.items()):
         before = path.read_bytes()
         damage(path)
-        reader = Checkpoints(str(tmp_path), read_only=True)
+        reader = Checkpoints(str(tmp_path), of=None, read_only=True)
         restored = reader.restore(state)
         reader.close()
         said = capsys.readouterr().err

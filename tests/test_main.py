@@ -52,7 +52,7 @@ def fit(config, workdir):
 
 
 def checkpoint_steps(workdir):
-    checkpoints = Checkpoints(str(workdir), read_only=True)
+    checkpoints = Checkpoints(str(workdir), of=None, read_only=True)
     steps = checkpoints.steps()
     checkpoints.close()
     return steps

@@ -28,7 +28,7 @@ def untrained(config, workdir):
     specs = run_lib.from_config(plain, num_devices=jax.device_count())
     data = data_lib.open_set(specs.dataset)
     program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
-    checkpoints = Checkpoints(str(workdir))
+    checkpoints = Checkpoints(str(workdir), of=None)
     checkpoints.save(run_lib.initial_state(specs, program))
     checkpoints.close()
     workdir_lib.write_json(str(workdir), workdir_lib.CONFIG, plain)

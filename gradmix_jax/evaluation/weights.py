@@ -1,6 +1,7 @@
 """The weights to evaluate."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 from gradmix_jax.evaluation.spec import Setup
 from gradmix_jax.training import initial
 from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.identity import identity
 
 
-def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tuple[int, Any, tuple[str, ...]]:
+def restored(setup: Setup, model: Any, workdir: str, *, class_names: Sequence[str]) -> tuple[int, Any, tuple[str, ...]]:
     """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
 
     `random` names meaningless outputs: those of heads that are neither in `model.init_from` nor trained.
@@ -26,9 +28,8 @@ def restored(setup: Setup, model: Any, workdir: str, *, num_classes: int) -> tup
         print(report, file=sys.stderr)
         random = any(path.startswith("params/projection/") for path in report.kept)
         return 0, variables, ("projection",) if random else ()
-    of = {"dataset": setup.dataset.name, "trial": setup.dataset.trial, "classes": num_classes}
-    of |= {} if setup.seed is None else {"seed": setup.seed}
-    checkpoints = Checkpoints(workdir, read_only=True, of=of)
+    of = identity(setup.dataset, setup.seed, class_names)
+    checkpoints = Checkpoints(workdir, of=of, read_only=True)
     variables = checkpoints.restore_model(template(model, setup.dataset))
     checkpoints.close()
     return checkpoints.restored_step, variables, ()

@@ -1,5 +1,6 @@
 """Maps and masks over the course of training, recomputed from the seed and the checkpoints of a run."""
 
+import contextlib
 import copy
 
 import jax
@@ -15,7 +16,6 @@ from gradmix_jax.report.labels import short
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.report.runs import Run
 from gradmix_jax.training import explain as explain_lib
-from gradmix_jax.training.checkpoint import Checkpoints
 
 ROWS = 6
 MOST_STEPS = 6
@@ -36,13 +36,10 @@ def overlays(run: Run) -> str:
         return f"<p>mix.method is {config['mix']['method']}: it has no map and no mask to show.</p>"
     try:
         prepared = prepare(config, run.workdir)
-        checkpoints = Checkpoints(run.workdir, read_only=True)
+        with contextlib.closing(prepared.checkpoints()) as checkpoints:
+            explanations = _explanations(prepared, checkpoints)
     except (ValueError, OSError) as error:
         return f"<p>Maps and masks over training cannot be shown: {escape_html(error)}</p>"
-    try:
-        explanations = _explanations(prepared, checkpoints)
-    finally:
-        checkpoints.close()
     return _draw(explanations, [short(name, LONGEST_NAME) for name in _names(prepared)], run)
 
 

@@ -9,16 +9,24 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
+from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.identity import identity
 from gradmix_jax.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The inputs for explaining the steps of a run: its specs, its data and its program for one device."""
+    """The inputs for explaining the steps of a run: its workdir, specs, data, and program for one device."""
 
+    workdir: str
     experiment: Experiment
     data: data_lib.OpenSet
     program: Program
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, to be closed; raises ValueError if there are none."""
+        of = identity(self.experiment.dataset, self.experiment.seed, self.data.class_names)
+        return Checkpoints(self.workdir, of=of, read_only=True)
 
     def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
@@ -33,7 +41,7 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
 
     Args:
       config: nested dict of all keys, as its config.json.
-      workdir: what to call the run in errors.
+      workdir: directory of the run.
 
     Raises:
       ValueError: a run that does not mix, or data that is not there.
@@ -43,4 +51,4 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
         raise ValueError(f"the run in {workdir} does not mix (mix.method {experiment.mix.method!r}): nothing to show.")
     data = data_lib.open_set(experiment.dataset)
     program = run_lib.make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training))
-    return Prepared(experiment, data, program)
+    return Prepared(workdir, experiment, data, program)

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training import bucket as bucket_lib
+from gradmix_jax.training import identity
 from gradmix_jax.training.state import TrainState
 from gradmix_jax.workdir import lock, storage, temporary
 
@@ -52,9 +53,9 @@ class Checkpoints:
 
     Args:
       workdir: directory of the run.
+      of: the run, see `identity.identity`: recorded in every checkpoint, and compared on restoring; None: any run.
       keep: number of the newest checkpoints to keep.
       read_only: raise if there are none, and create nothing.
-      of: identifies the run, such as {"seed": 0}: recorded in every checkpoint, and compared on restoring.
 
     Attributes:
       restored_step: the step of the checkpoint that was restored last.
@@ -64,9 +65,7 @@ class Checkpoints:
       OSError: the bucket cannot be used; the methods raise it too.
     """
 
-    def __init__(
-        self, workdir: str, *, keep: int = 2, read_only: bool = False, of: Mapping[str, int | str] | None = None
-    ):
+    def __init__(self, workdir: str, *, of: Mapping[str, Any] | None, keep: int = 2, read_only: bool = False):
         self._of, self._read_only, self._keep = dict(of or {}), read_only, keep
         self._workdir = workdir if storage.is_remote(workdir) else os.path.abspath(workdir)
         self.restored_step: int | None = None
@@ -239,10 +238,9 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise anything for a missing or broken file
             said = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise DamagedError(f"{self._path(step)} cannot be read ({said}).") from error
-        for name, value in self._of.items():
-            if about["of"].get(name, value) != value:
-                found = f"{self._path(step)} is of a run with {name} {about['of'][name]!r}"
-                raise ValueError(f"{found}, not {value!r}; give another workdir.")
+        other = identity.difference(about["of"], self._of)
+        if other:
+            raise ValueError(f"{self._path(step)} is of a run with {other}; give another workdir.")
         self.restored_step = step
         return restored
 

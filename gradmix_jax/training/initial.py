@@ -43,7 +43,7 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
         with storage.local_copy(path) as copy:
             variables, report = pretrained.load_variables(copy, template)
         return variables, dataclasses.replace(report, source=path)
-    checkpoints = Checkpoints(path, read_only=True)
+    checkpoints = Checkpoints(path, of=None, read_only=True)
     variables = checkpoints.saved_model()
     checkpoints.close()
     return pretrained.merge_variables(variables, template, source=path)

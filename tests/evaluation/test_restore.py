@@ -1,14 +1,28 @@
-"""A checkpoint is evaluated only as part of the run that it belongs to, as for resuming."""
+"""A checkpoint is evaluated and drawn only as part of the run that it belongs to, as for resuming."""
 
 import jax
 import pytest
 from untrained_runs import digits
 
 from gradmix_jax import config as config_lib
+from gradmix_jax import figure
 from gradmix_jax import run as run_lib
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import open_set
 from gradmix_jax.evaluation import fitting
+from gradmix_jax.report import overlays, runs
 from gradmix_jax.training.checkpoint import Checkpoints
+from gradmix_jax.training.identity import identity
+
+OTHERS = {
+    "trial": ({"dataset.trial": 1}, "trial 0, not 1"),
+    "seed": ({"seed": 5}, "seed 0, not 5"),
+    "classes": (
+        {"dataset.benchmark": "named", "dataset.known": ("0", "1", "2", "3", "4", "5")},
+        "known classes '{first}', not '0'",
+    ),
+    "number of classes": ({"dataset.benchmark": "named", "dataset.known": ("0", "1")}, "classes 6, not 2"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +32,7 @@ def saved(tmp_path_factory):
     specs = config_lib.from_config(config_lib.to_plain(digits()), num_devices=jax.device_count())
     data = open_set(specs.dataset)
     program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
-    of = {"dataset": specs.dataset.name, "trial": 0, "seed": specs.seed, "classes": data.num_classes}
-    checkpoints = Checkpoints(workdir, of=of)
+    checkpoints = Checkpoints(workdir, of=identity(specs.dataset, specs.seed, data.class_names))
     checkpoints.save(run_lib.initial_state(specs, program))
     checkpoints.close()
     return specs, data, workdir
@@ -30,14 +43,19 @@ def test_a_checkpoint_of_the_same_run_is_restored(saved):
     assert fitting.restore(specs.setup, workdir, data=data).step == 0
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [("dataset.trial", 1, "is of a run with trial 0, not 1"), ("seed", 5, "is of a run with seed 0, not 5")],
-)
-def test_a_checkpoint_of_another_run_is_rejected(saved, key, value, said):
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_checkpoint_of_another_run_is_rejected(saved, tmp_path, what):
+    changed, said = OTHERS[what]
     _, data, workdir = saved
-    config = digits(**({key: value} if "." in key else {}))
-    config.seed = value if key == "seed" else config.seed
-    specs = config_lib.from_config(config_lib.to_plain(config), num_devices=1)
-    with pytest.raises(ValueError, match=f"{said}; give another workdir.$"):
-        fitting.restore(specs.setup, workdir, data=data)
+    config = digits(**{key: value for key, value in changed.items() if key != "seed"})
+    config.seed = changed.get("seed", config.seed)
+    plain = config_lib.to_plain(config)
+    said = rf"checkpoints/0 is of a run with {said.format(first=data.class_names[0])}; give another workdir\.$"
+    with pytest.raises(ValueError, match=said):
+        fitting.restore(config_lib.from_config(plain, num_devices=1).setup, workdir)
+    workdir_lib.write_json(workdir, workdir_lib.CONFIG, plain)
+    with pytest.raises(ValueError, match=said):
+        figure.grid(workdir, str(tmp_path / "grid.png"))
+    assert not list(tmp_path.iterdir())
+    shown = overlays.overlays(runs.Run(workdir, plain, {}))
+    assert shown.startswith("<p>Maps and masks over training cannot be shown: ") and "is of a run with" in shown

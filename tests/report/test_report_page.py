@@ -193,7 +193,7 @@ def trained(tmp_path_factory):
     config = config_lib.read(path)
     prepared = prepare(config, path)
     state = run_lib.initial_state(prepared.experiment, prepared.program)
-    checkpoints = Checkpoints(path)
+    checkpoints = Checkpoints(path, of=None)
     checkpoints.save(state.replace(step=state.step + 10))
     other = jax.tree.map(lambda leaf: leaf + 0.3 * np.sin(np.arange(leaf.size)).reshape(leaf.shape), state.params)
     checkpoints.save(state.replace(step=state.step + 20, params=other))
@@ -206,7 +206,7 @@ def test_maps_of_every_checkpoint_from_one_compilation(trained, monkeypatch):
     traces = []
     explain = explain_lib.explain
     monkeypatch.setattr(explain_lib, "explain", lambda *arguments: traces.append(1) or explain(*arguments))
-    checkpoints = Checkpoints(run.workdir, read_only=True)
+    checkpoints = Checkpoints(run.workdir, of=None, read_only=True)
     found = overlays._explanations(prepared, checkpoints)
     checkpoints.close()
     assert list(found) == [0, 10, 20] and len(traces) == 1

@@ -30,14 +30,14 @@ def _at(state, step):
 
 
 def _save(state, *steps, **options):
-    checkpoints = Checkpoints(WORKDIR, **options)
+    checkpoints = Checkpoints(WORKDIR, of=None, **options)
     for step in steps:
         checkpoints.save(_at(state, step))
     checkpoints.close()
 
 
 def _restored(state):
-    reader = Checkpoints(WORKDIR, read_only=True)
+    reader = Checkpoints(WORKDIR, of=None, read_only=True)
     try:
         return reader.restore(state)
     finally:
@@ -51,7 +51,7 @@ def _same(a, b):
 def test_round_trip_and_what_is_kept(state):
     assert not Checkpoints.exist(WORKDIR)
     with pytest.raises(ValueError, match=f"^no checkpoint in {WORKDIR}; give the workdir"):
-        Checkpoints(WORKDIR, read_only=True)
+        Checkpoints(WORKDIR, of=None, read_only=True)
     _save(state, 1, 2, 3, keep=2)
     assert Checkpoints.exist(WORKDIR)
     assert storage.names(f"{WORKDIR}/checkpoints") == ["2", "2.json", "3", "3.json"]
@@ -64,7 +64,7 @@ def test_a_copy_of_the_bucket_is_a_run(state, tmp_path):
     _save(state, 1)
     for name in storage.files_below(WORKDIR):
         storage.download(f"{WORKDIR}/{name}", str(tmp_path / "copy" / name))
-    reader = Checkpoints(str(tmp_path / "copy"), read_only=True)
+    reader = Checkpoints(str(tmp_path / "copy"), of=None, read_only=True)
     _same(reader.restore(state), _at(state, 1))
     assert reader.steps() == [1]
     reader.close()
@@ -82,7 +82,7 @@ def test_an_upload_that_fails_leaves_the_one_before(state, bucket, puts):
                 raise RuntimeError("503")
 
     bucket.fail = staticmethod(fail)
-    checkpoints = Checkpoints(WORKDIR)
+    checkpoints = Checkpoints(WORKDIR, of=None)
     checkpoints.save(_at(state, 2))
     said = (
         rf"^a checkpoint cannot be saved in {WORKDIR}/checkpoints \(the bucket cannot be used \(RuntimeError: 503\)\);"
@@ -124,7 +124,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(state, damage, capsys):
     _same(_restored(state), _at(state, 1))
     said = capsys.readouterr().err
     assert re.fullmatch(rf"warning: {folder} cannot be read \(.+\)\. Using {WORKDIR}/checkpoints/1\.\n", said), said
-    checkpoints = Checkpoints(WORKDIR)
+    checkpoints = Checkpoints(WORKDIR, of=None)
     _same(checkpoints.restore(state), _at(state, 1))
     checkpoints.save(_at(state, 2))  # training reaches this step again
     checkpoints.close()
@@ -139,7 +139,7 @@ def test_a_bucket_that_cannot_be_reached_is_no_damage(state, bucket):
             raise TimeoutError("no answer")
 
     bucket.fail = staticmethod(fail)
-    checkpoints = Checkpoints(WORKDIR)
+    checkpoints = Checkpoints(WORKDIR, of=None)
     with pytest.raises(OSError, match=r"the bucket cannot be used \(TimeoutError: no answer\)"):
         checkpoints.restore(state)
     checkpoints.close()
@@ -148,7 +148,7 @@ def test_a_bucket_that_cannot_be_reached_is_no_damage(state, bucket):
 
 def test_nothing_is_saved_in_a_workdir_that_another_process_has_taken_over(state):
     with lock.hold(WORKDIR):
-        checkpoints = Checkpoints(WORKDIR)
+        checkpoints = Checkpoints(WORKDIR, of=None)
         checkpoints.save(_at(state, 1))
         checkpoints._finish()
         owner = vars(lock.Owner.this()) | {"host": "elsewhere"}

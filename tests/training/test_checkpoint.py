@@ -20,12 +20,12 @@ def same(a, b):
 
 def test_round_trip_and_what_is_kept(tmp_path):
     state = jax.device_get(small_state(*small_program()))
-    checkpoints = Checkpoints(str(tmp_path), keep=2)
+    checkpoints = Checkpoints(str(tmp_path), of=None, keep=2)
     at = lambda step: state.replace(step=np.int32(step), params=jax.tree.map(lambda x: x + step, state.params))
     for step in (1, 2, 3):
         checkpoints.save(at(step))
     checkpoints.close()
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     assert reader.latest_step() == 3
     expected = at(3)
     same(reader.restore(state), expected)
@@ -44,10 +44,10 @@ def test_the_average_is_the_model_and_momentum_comes_back(tmp_path):
     shifted = lambda tree, by: jax.tree.map(lambda x: x + by, tree)
     extra = {name: shifted(state.extra[name], by) for by, name in enumerate(("average", "momentum", "queue"), 1)}
     state = state.replace(step=np.int32(7), extra=extra)
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     checkpoints.save(state)
     checkpoints.close()
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     same(reader.restore(state), state)
     same(reader.restore_model({"params": state.params, "batch_stats": state.batch_stats}), extra["average"])
     reader.close()
@@ -55,7 +55,7 @@ def test_the_average_is_the_model_and_momentum_comes_back(tmp_path):
 
 def test_missing_checkpoint_is_one_sentence_and_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in"):
-        Checkpoints(str(tmp_path / "nowhere"), read_only=True)
+        Checkpoints(str(tmp_path / "nowhere"), of=None, read_only=True)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -67,7 +67,7 @@ def test_saving_runs_in_the_background_and_survives_donation(name, tmp_path, mon
     placed = mapped.create(lambda: state)
     snapshot = mapped.make_snapshot(placed)
     step = mapped.compile_step(lambda state: (jax.tree.map(lambda leaf: leaf + 1, state), {}))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     write, may_write = checkpoints._manager.save, threading.Event()
     monkeypatch.setattr(checkpoints._manager, "save", lambda *a, **k: (may_write.wait(60), write(*a, **k)))
     placed, _ = step(placed)
@@ -77,7 +77,7 @@ def test_saving_runs_in_the_background_and_survives_donation(name, tmp_path, mon
     assert int(mapped.to_host(placed).step) == 4 and checkpoints.latest_step() is None
     may_write.set()
     checkpoints.close()
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     assert reader.latest_step() == 1
     same(reader.restore(state), jax.tree.map(lambda leaf: leaf + 1, jax.device_get(state)))
     reader.close()
@@ -85,7 +85,7 @@ def test_saving_runs_in_the_background_and_survives_donation(name, tmp_path, mon
 
 def test_a_failed_save_is_reported_by_the_next_one_or_at_the_end(tmp_path, monkeypatch):
     state = jax.device_get(small_state(*small_program()))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
 
     def full(*_, **__):
         raise OSError("no space left on device")
@@ -103,7 +103,7 @@ def test_a_failed_save_is_reported_by_the_next_one_or_at_the_end(tmp_path, monke
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, monkeypatch, capsys):
     state = jax.device_get(small_state(*small_program()))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     for step in (1, 2):
         checkpoints.save(state.replace(step=np.int32(step)))
     checkpoints.close()
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, m
         if path.is_file():
             path.write_bytes(b"")
     for restore, template in (("restore", state), ("restore_model", model)):
-        reader = Checkpoints(str(tmp_path), read_only=True)
+        reader = Checkpoints(str(tmp_path), of=None, read_only=True)
         with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read \("):
             reader.restore(state, 2)
         getattr(reader, restore)(template)
@@ -124,13 +124,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, m
     def no_memory(*_, **__):
         raise MemoryError("1 GiB")
 
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     monkeypatch.setattr(reader._manager, "restore", no_memory)
     with pytest.raises(MemoryError):  # the checkpoint itself is fine
         reader.restore(state)
     reader.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     assert int(reader.restore(state).step) == 1
     wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), model)
     with pytest.raises(ValueError, match=r"\S+ has the shape \(\d+,\) in the checkpoint and \(2, \d+\) in the config"):
@@ -141,23 +141,23 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, m
 def test_altered_content_is_detected_and_training_resumes_from_the_checkpoint_before(tmp_path, capsys):
     state = jax.device_get(small_state(*small_program()))
     at = lambda step: state.replace(step=np.int32(step))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     for step in (1, 2):
         checkpoints.save(at(step))
     checkpoints.close()
     # Readable and of the right shapes, but with other weights of the same model.
-    other = Checkpoints(str(tmp_path / "other"))
+    other = Checkpoints(str(tmp_path / "other"), of=None)
     other.save(at(2).replace(params=jax.tree.map(lambda x: x + 1, state.params)))
     other.close()
     saved = tmp_path / "checkpoints" / "2" / "model"
     shutil.rmtree(saved)
     shutil.copytree(tmp_path / "other" / "checkpoints" / "2" / "model", saved)
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     same(checkpoints.restore(state), at(1))
     assert "checkpoints/2 cannot be read (the SHA-256 of 'model' differs" in capsys.readouterr().err
     checkpoints.save(at(2))  # training reaches this step again
     checkpoints.close()
-    reader = Checkpoints(str(tmp_path), read_only=True)
+    reader = Checkpoints(str(tmp_path), of=None, read_only=True)
     same(reader.restore(state), at(2))
     assert reader.restored_step == 2 and reader.steps() == [1, 2]
     reader.close()
@@ -166,7 +166,7 @@ def test_altered_content_is_detected_and_training_resumes_from_the_checkpoint_be
 def test_a_step_that_is_damaged_again_and_again(tmp_path, capsys):
     state = jax.device_get(small_state(*small_program()))
     at = lambda step: state.replace(step=np.int32(step))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     for step in (1, 2):
         checkpoints.save(at(step))
     checkpoints.close()
@@ -183,7 +183,7 @@ def test_a_step_that_is_damaged_again_and_again(tmp_path, capsys):
     ):
         content = {"sha256": digests} | content if "step" in content else content
         about.write_text(json.dumps(content))
-        checkpoints = Checkpoints(str(tmp_path))
+        checkpoints = Checkpoints(str(tmp_path), of=None)
         same(checkpoints.restore(state), at(1))
         said = capsys.readouterr().err
         assert f"checkpoints/2 cannot be read ({why})" in said and said.count("\n") == 1, said
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_a_checkpoint_without_digests_is_restored(tmp_path):
     state = jax.device_get(small_state(*small_program()))
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
     checkpoints.save(state.replace(step=np.int32(1)))
     checkpoints.close()
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "about")

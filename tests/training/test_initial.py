@@ -43,7 +43,7 @@ def fit(config, workdir):
 def state_at(config, workdir, step=None):
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
     program = run_lib.make_program(specs, num_classes=6, num_images=256)
-    checkpoints = Checkpoints(str(workdir), read_only=True)
+    checkpoints = Checkpoints(str(workdir), of=None, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)), step)
     checkpoints.close()
     return state
