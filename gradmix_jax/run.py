@@ -66,7 +66,8 @@ def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str)
     if jax.process_count() > 1:
         pod.agree(data_lib.facts(data))
     if mode == "train_and_eval":
-        evaluation.check_data(experiment.setup, data, reference=mapping.is_main_process())
+        fresh = not Checkpoints.exist(workdir)
+        evaluation.check_data(experiment.setup, data, reference=mapping.is_main_process(), decode=fresh)
     if mode != "eval":
         train(experiment, plain, workdir, data=data)
     results = None

@@ -249,10 +249,19 @@ def read_range(source: Source, start: int, stop: int, *, progress: bool = False)
     """
     stop = min(stop, len(source))
     images_NxHxWxC = np.empty((stop - start, source.image_size, source.image_size, source.channels), np.uint8)
-    bad = _decode(source, start, stop, images_NxHxWxC, progress)
-    if bad:
-        raise ValueError(f"{_summary(bad, stop - start)}. Repair or remove them, or set dataset.bad_images to 'skip'.")
+    _refuse(_decode(source, start, stop, images_NxHxWxC, progress), stop - start)
     return images_NxHxWxC
+
+
+def _refuse(bad: dict[int, str], total: int) -> None:
+    if bad:
+        raise ValueError(f"{_summary(bad, total)}. Repair or remove them, or set dataset.bad_images to 'skip'.")
+
+
+def check_readable(source: Source, *, progress: bool = False) -> None:
+    """Decode every image that is not in memory anyway, and keep none; raises as `read_range`."""
+    if not isinstance(source.records, ArrayRecords):
+        _refuse(_decode(source, 0, len(source), None, progress), len(source))
 
 
 def read_all(source: Source, *, progress: bool = False) -> np.ndarray:

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from gradmix_jax import data as data_lib
 from gradmix_jax import metrics, scores
 from gradmix_jax.evaluation import (
@@ -15,16 +17,17 @@ from gradmix_jax.evaluation import (
     gallery,
     guards,
     headline,
+    images,
     leaderboard,
     out_of_distribution,
     shifted,
 )
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
-from gradmix_jax.evaluation.images import Opener
 from gradmix_jax.evaluation.processes import Team
 from gradmix_jax.evaluation.spec import Setup
 from gradmix_jax.scores.fitted import LOGITS
+from gradmix_jax.training import mapping
 
 Results = dict[str, Any]
 _SIDES = ("known", "unknown")
@@ -168,18 +171,19 @@ def _optional_parts(
     return tasks
 
 
-def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) -> None:
+def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True, decode: bool = False) -> None:
     """Open everything that an evaluation needs besides the run's own data, so that gaps are found before training.
 
     Args:
       setup: sections of the run's config.
       data: the run's data.
       reference: whether to look for the run of `evaluate.corruption_reference` as well.
+      decode: whether to decode this process's share of all images to evaluate, except published corruptions.
 
     Raises:
-      ValueError: a dataset, or the results of the reference, is missing or does not fit.
+      ValueError: a dataset, or the results of the reference, is missing or does not fit, or an image cannot be read.
     """
-    spec, opener = setup.evaluate, Opener(setup, data)
+    spec, opener = setup.evaluate, images.Opener(setup, data)
     for name in (*spec.near, *spec.far):
         source = opener.other(name)
         known = data.for_training.dataset, data.for_training.classes
@@ -191,6 +195,10 @@ def check_data(setup: Setup, data: data_lib.OpenSet, *, reference: bool = True) 
     corrupted.check(spec, setup.dataset, data)
     if reference and spec.corruptions != "none":
         corrupted.reference_errors(spec, setup.dataset)
+    if decode and setup.dataset.bad_images != "skip":  # which has decoded them
+        for name in images.names(setup, data):
+            share, _ = opener.share(name, jax.process_index(), jax.process_count())
+            data_lib.check_readable(share, progress=mapping.is_main_process())
 
 
 def _openness_of(data: data_lib.OpenSet) -> tuple[int, int, int]:

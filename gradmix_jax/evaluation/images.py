@@ -73,6 +73,14 @@ class Opener:
         return corrupt(self._clean[start, stop], corruption, severity, first=start)
 
 
+def names(setup: Setup, data: data_lib.OpenSet) -> Iterator[tuple]:
+    """The name of everything that an evaluation reads and training does not, except corrupted images."""
+    yield from ((RUN, part) for part in ("validation", *SIDES) if len(getattr(data, part)))
+    yield from ((OTHER, name) for name in (*setup.evaluate.near, *setup.evaluate.far))
+    yield from ((SHIFTED, name) for name in setup.evaluate.shifted)
+    yield from ((PROBE, name, part) for name in setup.evaluate.probes for part in ("train", "validation", "test"))
+
+
 def share_of(size: int, index: int, count: int) -> tuple[int, int]:
     """(start, stop) of one of `count` contiguous shares; all except the last ones have ceil(size / count) images."""
     each = -(-size // count)

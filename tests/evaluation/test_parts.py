@@ -1,10 +1,12 @@
 """Parts of an evaluation fail independently; shared work is done once."""
 
+import io
 import json
 import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from stored_data import write_folder
 from untrained_runs import animals, digits, untrained, write_noise
 
@@ -168,3 +170,37 @@ def test_a_release_of_arrays_is_checked(tmp_path, change, message):
     else:
         with pytest.raises(ValueError, match=message):
             check()
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _bomb(path):
+    image = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(image, "PNG")
+    path.write_bytes(image.getvalue())
+
+
+@pytest.mark.parametrize(("damage", "said"), [(_cut, "truncated"), (_bomb, "pixels")])
+@pytest.mark.parametrize("place", ["data/test/owl", "data/test/cat", "near/test/fox", "shifted/test/dog"])
+def test_an_image_that_only_the_evaluation_reads_is_found_before_training(tmp_path, monkeypatch, place, damage, said):
+    for name, classes in {"near": ("fox",), "shifted": ("cat", "dog")}.items():
+        write_folder(tmp_path / name, train={}, test=dict.fromkeys(classes, 4))
+    config = animals(
+        tmp_path / "data",
+        **{
+            "dataset.benchmark": "named",
+            "dataset.known": ("cat", "dog"),
+            "evaluate.near": (f"folder:{tmp_path}/near",),
+            "evaluate.shifted": (f"folder:{tmp_path}/shifted",),
+        },
+    )
+    path = sorted((tmp_path / place).iterdir())[1]
+    damage(path)
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("it has trained"))
+    with pytest.raises(
+        ValueError, match=rf"^1 of \d+ images cannot be read: {path} \(.*{said}.*\)\. Repair "
+    ) as raised:
+        run.run(config, str(tmp_path / "run"))
+    assert "\n" not in str(raised.value)
