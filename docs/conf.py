@@ -12,6 +12,7 @@ import sys
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.domains.python import PyObject
+from sphinx.ext.napoleon import GoogleDocstring
 
 DOCS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
@@ -68,6 +69,21 @@ def insert_generated(app, docname, source):
     source[0] = re.sub(r"<!-- generated: ([a-z]+) -->", lambda match: generated.PARTS[match[1]](), source[0])
 
 
+def keep_cells_readable(app, doctree, docname):
+    """Give cells with sentences a class, for their least width, and keep "1.03 x" on one line."""
+    for cell in doctree.findall(nodes.entry):
+        if len(cell.astext()) > 40:
+            cell["classes"].append("sentence")
+        for text in list(cell.findall(nodes.Text)):
+            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) (?=x$)", "\N{NO-BREAK SPACE}", text)))
+
+
+def _returned(docstring, preprocess_types=False):
+    """Napoleon's field for "Returns:" as prose, whose first colon does not end a type."""
+    lines = docstring._dedent(docstring._consume_to_next_section())
+    return [("", "", lines)] if lines else []
+
+
 def _inline_math(self, node):
     self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
@@ -84,4 +100,6 @@ def setup(app):
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", without_constants)
     app.connect("source-read", insert_generated)
+    app.connect("doctree-resolved", keep_cells_readable)
+    GoogleDocstring._consume_returns_section = _returned
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))

@@ -1,11 +1,13 @@
 """Converts the package's docstrings, which read like Markdown, to reStructuredText."""
 
 import re
+import textwrap
 
 
 def restructured(lines: list[str]) -> list[str]:
     """A docstring of this package, plain text with `code` and indented blocks, as reStructuredText."""
-    text = "\n".join(lines)
+    text = _with_commands_indented("\n".join(lines))
+    lines = text.split("\n")
     parts = re.split(r"(`[^`]+`|\*\*[^*`\n]+\*\*)", text)
     parts[::2] = [_escaped(part) for part in parts[::2]]
     parts[1::2] = [f"`{part}`" if part[0] == "`" else part for part in parts[1::2]]
@@ -17,6 +19,11 @@ def restructured(lines: list[str]) -> list[str]:
         indent = " " * (len(lines[block.start]) - len(lines[block.start].lstrip()))
         result[block.start : block.start] = [f"{indent[:-4]}::", ""]
     return result
+
+
+def _with_commands_indented(text):
+    """Lines that one types, with which the text of a command module begins, indented as other code is."""
+    return re.sub(r"^python -m .+(\n.+)*", lambda block: textwrap.indent(block[0], " " * 4), text, flags=re.MULTILINE)
 
 
 def _escaped(text):

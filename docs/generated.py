@@ -27,7 +27,7 @@ def summary(function):
     while isinstance(function, functools.partial):
         function = function.func
     text = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
-    sentence = re.split(r"(?<=[a-z)`\d]\.)\s(?=[A-Z])", text)[0].rstrip(".:")
+    sentence = re.sub(r"(?<!\.)[.:]$", "", re.split(r"(?<=[a-z)`\d]\.)\s(?=[A-Z])", text)[0])
     return re.sub(r"(?<![`\w])(\w+_[A-Z]\w*)(?!`)", r"`\1`", sentence)  # arrays with shapes
 
 
@@ -164,8 +164,8 @@ def readers():
     rows = []
     for name, each in data.READERS.items():
         forms = ", ".join(map(code, each.forms(name)))
-        rows.append([forms, "" if each.has_train else "test images only, as an unknown dataset"])
-    return table(["`dataset.name`", ""], rows)
+        rows.append([forms, "training, test" if each.has_train else "test only, as an unknown dataset"])
+    return table(["`dataset.name`", "images"], rows)
 
 
 def corruption_rows():

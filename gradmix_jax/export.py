@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "New directory to write.")
+    flags.DEFINE_string("out", None, "New directory to write the model to.")
     flags.DEFINE_enum("layout", "ours", files.LAYOUTS, "Names of the weights; torch: torchvision's, timm's.")
     flags.DEFINE_boolean("onnx", False, "Write the model as ONNX too; needs jax2onnx, onnx and onnxruntime.")
     flags.DEFINE_integer("gallery", 0, "Training features to keep per class; 0: all.", lower_bound=0)

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "grid.png", "File to write.")
+    flags.DEFINE_string("out", "grid.png", "File to write: .png, .pdf or .svg.")
     flags.DEFINE_integer("rows", 8, "Number of images to draw, from the start of the batch.", lower_bound=1)
     flags.DEFINE_list("images", [], "Positions in the batch of the images to draw instead.")
     cli.run(main)

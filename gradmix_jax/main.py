@@ -1,6 +1,9 @@
 """Train and evaluate one experiment.
 
-python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0
+python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0                  train, then evaluate
+python -m gradmix_jax.main --config=configs/cifar_osr.py --workdir=runs/cifar10_0 --mode=eval      evaluate again
+
+`gradmix eval` is `gradmix train --mode=eval`. The same command resumes an interrupted run.
 """
 
 import sys

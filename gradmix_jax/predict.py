@@ -6,7 +6,8 @@ find . -name '*.jpg' | python -m gradmix_jax.predict models/cifar10 - --csv > an
     classifier = OpenSetClassifier.load("runs/cifar10_0")
     prediction = classifier.predict(images_NxHxWxC)
 
-The model is the workdir of a run or an export of `gradmix export`.
+The model is the workdir of a run or what `gradmix export` wrote. After it come image files, folders, which are searched
+at any depth, or - to read paths from standard input, one a line.
 """
 
 import csv
@@ -235,7 +236,7 @@ def _explain(classifier: OpenSetClassifier, names: list[str], images_NxHxWxC: np
 def _main(argv: list[str]) -> None:
     options = flags.FLAGS
     if len(argv) < 3:
-        raise ValueError("predict takes the workdir of a run or an export, and one image file, folder or - or more.")
+        raise ValueError("predict takes the workdir of a run or an export, then image files, folders or -; see --help.")
     if options["threshold"].present and options["keep"].present:
         raise ValueError("--threshold and --keep exclude each other; give one of them.")
     if options.json and options.csv:
@@ -263,12 +264,12 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float("threshold", None, "Lowest score that counts as known; default: from the validation images.")
+    flags.DEFINE_float("threshold", None, "Lowest score that counts as known; default: what --keep gives.")
     flags.DEFINE_float(
-        "keep", 0.95, "Share of known images to accept, in expectation; at most the rest is rejected.", 0, 1
+        "keep", 0.95, "Share of known images to accept, on average, from which the threshold follows.", 0, 1
     )
-    flags.DEFINE_bool("json", False, "Print one JSON object per line: path, label, accepted, score, p_value, top.")
-    flags.DEFINE_bool("csv", False, "Print a table with the same columns.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per line: path, label, accepted, score, p_value, top, ...")
+    flags.DEFINE_bool("csv", False, "Print a CSV table with the values of --json.")
     flags.DEFINE_integer("top", 3, "Number of classes to list with their scores.", lower_bound=1)
     flags.DEFINE_integer("neighbors", 0, "Number of training images to list, the most similar first.", lower_bound=0)
     flags.DEFINE_string("explain", None, "Directory for a PNG of each image with the gradient of its score.")

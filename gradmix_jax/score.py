@@ -44,7 +44,20 @@ DATASET = "stored outputs"
 
 
 def score(arrays: Mapping[str, np.ndarray], **options: Any) -> dict[str, Any]:
-    """Every score and metric that the arrays allow; arguments, results and errors as in `evaluation.arrays.measure`."""
+    """Every score and metric that the arrays allow; the others are left out by name, with the reason.
+
+    Args:
+      arrays: arrays by name, `known_logits` for instance; see above.
+      **options: `feature` and `score` of the headline; `names` of the scores to compute, ("all",) by default; `k`, 3 by
+        default, the neighbors per class of topk_cosine; `options`, {score: {option: value}}.
+
+    Returns:
+      Metrics of the headline, such as "auroc", and "by_score" ({feature: {score: metrics}}), "left_out" ({feature:
+      {score: reason}}), "intervals", "per_class" and "confusion".
+
+    Raises:
+      ValueError: arrays that do not fit, or a headline score that they do not allow; one line.
+    """
     return {name: value for name, value in arrays_lib.measure(arrays, **options).items() if name != "scored"}
 
 
@@ -262,8 +275,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write results, scores per image, leaderboard and report to.")
-    flags.DEFINE_string("feature", None, "Feature of the headline: features or logits.")
-    flags.DEFINE_string("score", None, "Score of the headline; default: topk_cosine of features, or max_logit.")
-    flags.DEFINE_list("scores", "all", "Scores to compute.")
+    flags.DEFINE_string("feature", None, "Array of the headline: features or logits; default: features if given.")
+    flags.DEFINE_string("score", None, "Score of the headline; default: topk_cosine of features, max_logit of logits.")
+    flags.DEFINE_list("scores", "all", "Scores to compute, by name; docs/scores.md lists them.")
     flags.DEFINE_integer("k", 3, "Neighbors per class of topk_cosine and of predictions by features.")
     cli.run(main)

@@ -1,7 +1,7 @@
 """Print every key of a config with its value, default and meaning.
 
 python -m gradmix_jax.show_config --config=configs/cifar_osr.py:layer
-gradmix config --config=cifar_osr --changed
+python -m gradmix_jax.show_config --config=configs/cifar_osr.py --changed
 """
 
 import textwrap

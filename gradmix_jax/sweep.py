@@ -1,4 +1,4 @@
-"""Sweeps: many variants of one experiment, each over trials and seeds, in one table with the FLOPs of a step.
+"""Run many variants of one experiment, each over trials and seeds, and print one table with the FLOPs of a step.
 
 python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=runs/overview --trials=0 --seeds=0,1,2
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing

@@ -215,7 +215,7 @@ def test_flags_that_do_not_go_together(workdir, pictures, words, error):
 
 
 def test_arguments_that_are_missing(workdir, tmp_path):
-    assert run(workdir).stderr.startswith("error: predict takes the workdir of a run or an export, and ")
+    assert run(workdir).stderr.startswith("error: predict takes the workdir of a run or an export, then ")
     assert run(workdir, tmp_path).stderr.startswith(f"error: {tmp_path} has no image; looked for files ending in ")
     assert run(tmp_path, "x.png").stderr.startswith(f"error: no config.json in {tmp_path}")
     config = json.loads((workdir / "config.json").read_text())

@@ -186,13 +186,15 @@ def define_experiment_flags(*, workdir: bool = True) -> None:
     what = "Experiment file, or the name of one that comes with the package; override a key with --config.KEY=VALUE."
     config_file.define_flag("config", what)
     if workdir:
-        flags.DEFINE_string("workdir", None, "Directory of the run, also gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.")
+        flags.DEFINE_string(
+            "workdir", None, "Directory of the run, or of all runs; also gs://BUCKET/FOLDER or s3://BUCKET/FOLDER."
+        )
 
 
 def define_protocol_flags() -> None:
     """Define the flags of a command that runs trials and seeds."""
-    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits.")
-    flags.DEFINE_list("seeds", "0", "Seeds of each trial.")
+    flags.DEFINE_list("trials", "0,1,2,3,4", "Class splits, by number.")
+    flags.DEFINE_list("seeds", "0", "Seeds to train each class split with.")
     flags.DEFINE_bool("print_commands", False, "Print one command per run without running any.")
 
 

@@ -19,6 +19,7 @@ def text() -> str:
     """What the running command does, examples, and its flags."""
     about = inspect.cleandoc(sys.modules["__main__"].__doc__ or "")
     listed = re.sub(r"^.*\.py:\n", "", flags.FLAGS.main_module_help().strip("\n"))
+    listed = listed.replace("\n    (default: 'None')", "")  # of an experiment file
     return f"{_as_called(about)}\n\nflags:\n{listed}"
 
 
@@ -27,5 +28,6 @@ def _as_called(about: str) -> str:
     words = sys.orig_argv
     if len(words) < 3 or os.path.basename(words[1]) != "gradmix":
         return about
-    about = re.sub(r"python -m gradmix_jax\.\w+", f"gradmix {words[2]}", about)
+    name = {"eval": "train"}.get(words[2], words[2])  # one text for both
+    about = re.sub(r"python -m gradmix_jax\.\w+", f"gradmix {name}", about)
     return re.sub(r"--config=configs/(\w+)\.py", r"--config=\1", about)

@@ -84,7 +84,9 @@ def corrupt(key, images_BxHxWxC, *, name, severity, first=0):
     Args:
       key: one typed JAX key, of shape ().
       images_BxHxWxC: float in [0, 1], as everywhere in the library, or uint8; square, at least 8x8, C = 1 or 3.
-      name: key of `CORRUPTIONS`.    severity: one of `SEVERITIES`.    first: at least 0.
+      name: key of `CORRUPTIONS`.
+      severity: one of `SEVERITIES`.
+      first: place of the batch's first image in its dataset, at least 0.
 
     Returns:
       [B, H, W, C] on the device, with the 256 gray levels of an image file: uint8 for uint8 images, else float32 in

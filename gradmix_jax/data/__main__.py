@@ -1,8 +1,8 @@
 """Describe a dataset before anything is trained, and print the command to train on it.
 
 python -m gradmix_jax.data PATH                    a folder, a CSV list, IDX files or a saved table of `datasets`
-gradmix data PATH --out=sheet.png                  and draw a contact sheet, a row for each class
-gradmix data digits                                any other value of dataset.name
+python -m gradmix_jax.data PATH --out=sheet.png    and draw a contact sheet, a row for each class
+python -m gradmix_jax.data digits                  any other value of dataset.name
 """
 
 import os

@@ -85,7 +85,8 @@ def corrupted(
       spec, data: those of the run; known and unknown classes must be of one dataset.
       source: "cifar10_corrupted" (TFDS), or "folder:PATH" with either <corruption>.npy and labels.npy (the release of
         CIFAR-10-C: severities one after the other) or <corruption>/<severity>/<class>/* (that of TinyImageNet-C).
-      corruption, severity: its name, and 1 to 5.
+      corruption: its name, a key of `corruptions.CORRUPTIONS`.
+      severity: 1 to 5.
       places: positions of the images of `data.test_known` and `data.test_unknown` to take; None: all of them.
 
     Returns:

@@ -12,7 +12,7 @@ from gradmix_jax.metrics import calibration, significance
 
 KEEP = 0.95
 _MEANS = ("confidence", "accuracy")
-RULE = f"keeps {KEEP:.0%} of the validation images of the known classes"
+RULE = f"keeps {100 * KEEP:g} % of the validation images of the known classes"
 
 
 def rejection_metrics(known_N: np.ndarray, unknown_M: np.ndarray) -> dict[str, float]:

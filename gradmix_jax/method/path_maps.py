@@ -60,7 +60,10 @@ def integrated_gradients(
     norm: str = "image",
     axis_name: str | None = None,
 ) -> jax.Array:
-    """|`path_attributions` summed over channels|; map_BxHxW in [0, 1]. `smoothing`, `norm`: as in `input_gradient`."""
+    """Absolute value of the sum over channels of `path_attributions`; map_BxHxW in [0, 1].
+
+    `smoothing` and `norm` are those of `input_gradient`.
+    """
     attributions = path_attributions(gradient, images_BxHxWxC, steps=steps, baseline=baseline)
     raw_BxHxW = jnp.abs(jnp.sum(attributions, axis=-1))
     return min_max(smooth(raw_BxHxW, window=smoothing), norm=norm, axis_name=axis_name)

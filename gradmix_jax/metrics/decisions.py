@@ -52,7 +52,11 @@ def mean_corruption_error(errors_CxS, reference_CxS=None):
     Hendrycks & Dietterich 2019. Without a reference the divisor is S, the sum of a model that is always wrong, which
     leaves the plain mean error that CIFAR-10-C results quote as "mCE" (AugMix, 2020).
 
-    Args: errors_CxS, reference_CxS: error rates in [0, 1]. Raises ValueError if the shapes differ.
+    Args:
+      errors_CxS, reference_CxS: error rates in [0, 1].
+
+    Raises:
+      ValueError: the shapes differ.
     """
     errors_CxS = np.asarray(errors_CxS, np.float64)
     if reference_CxS is None:

@@ -110,8 +110,15 @@ def _checked(known, unknown, correct):
 def points(known, unknown, correct=None):
     """All operating points of known scores, unknown scores, and whether each known image is classified correctly.
 
-    Args: known_N, unknown_M: scores, higher = known. correct_N: bool; None = all.
-    Returns `Points`. Raises ValueError for empty or NaN scores, or a `correct` of another length.
+    Args:
+      known, unknown: scores [N] and [M], higher = known.
+      correct: bool [N]; None = all.
+
+    Returns:
+      `Points`.
+
+    Raises:
+      ValueError: empty or NaN scores, or a `correct` of another length.
     """
     return _points(*_checked(known, unknown, correct))
 
@@ -184,7 +191,11 @@ def _found_and_false(curve, positive):
 def auroc(known, unknown):
     """Area under the ROC curve: P(s_known > s_unknown) + P(s_known = s_unknown) / 2, in [0, 1].
 
-    Args: known_N, unknown_M: scores, higher = known. Raises ValueError if one is empty or has NaN.
+    Args:
+      known, unknown: scores [N] and [M], higher = known.
+
+    Raises:
+      ValueError: one of them is empty or has NaN.
     """
     return points(known, unknown).auroc()
 
@@ -192,8 +203,11 @@ def auroc(known, unknown):
 def unknown_below(known, unknown):
     """(below_N, up_to_N): int64 numbers of unknown scores below each known score, and below or equal to it.
 
-    Args: known_N, unknown_M: scores, in any order; sorted known scores are looked up several times faster.
-    Raises ValueError for empty or NaN scores.
+    Args:
+      known, unknown: scores [N] and [M], in any order; sorted known scores are looked up several times faster.
+
+    Raises:
+      ValueError: empty or NaN scores.
     """
     known, unknown, _ = _checked(known, unknown, None)
     ascending_M = np.sort(unknown)
@@ -206,7 +220,7 @@ def auroc_per_class(known, unknown, known_class_N, unknown_class_M):
     All from one ranking of each side, and equal to `auroc` of the class's images alone.
 
     Args:
-      known_N, unknown_M: scores, higher = known.
+      known, unknown: scores [N] and [M], higher = known.
       known_class_N, unknown_class_M: class numbers, 0 or more; the two sides are numbered separately.
 
     Returns:
@@ -241,12 +255,17 @@ def oscr(known, unknown, correct, compat=False):
 
     1/(n_k n_u) * sum over correct known k and unknown u of [s_k > s_u] + [s_k = s_u]/2 (Dhamija et al. 2018,
     "Reducing Network Agnostophobia"). `compat=True` gives the value of the function shared by the code of ARPL (Chen
-    et al. 2021) and Vaze et al. 2022: its trapezoids pair the correct known images *after* a cutoff with the unknown
-    images *from* it on, so a correct known image directly above an unknown one counts one half, and ties count zero
+    et al. 2021) and Vaze et al. 2022: its trapezoids pair the correct known images after a cutoff with the unknown
+    images from it on, so a correct known image directly above an unknown one counts one half, and ties count zero
     (known sort first among equals; the original leaves their order to its sort).
 
-    Args: known_N, unknown_M: scores, higher = known. correct_N: bool, whether the predicted class is right.
-    Raises ValueError for empty or NaN scores, or a `correct` of another length.
+    Args:
+      known, unknown: scores [N] and [M], higher = known.
+      correct: bool [N], whether the predicted class is right.
+      compat: see above.
+
+    Raises:
+      ValueError: empty or NaN scores, or a `correct` of another length.
     """
     if compat:
         return points_and_oscr_compat(known, unknown, correct)[1]

@@ -22,7 +22,7 @@ def barlow_twins(batch: Batch, spec: Spec) -> jax.Array:
 
 
 def mixed_barlow_twins(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
-    """Barlow Twins of the mixed version of a view and the *other* clean view, with rows weighted by the kept share.
+    """Barlow Twins of the mixed version of a view and the other clean view, with rows weighted by the kept share.
 
     Args:
       batch: the clean features.

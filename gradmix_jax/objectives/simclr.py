@@ -15,7 +15,7 @@ def simclr(batch: Batch, spec: Spec) -> jax.Array:
 def mixed_simclr(batch: Batch, mixed_PxD: jax.Array, weight_P: jax.Array, spec: Spec) -> jax.Array:
     """SimCLR with mixed images as positives: clean anchors, clean denominators, weighted by the kept share.
 
-    The positive of view v of an image is the mixed version of its *other* view, which is on the same device, so the
+    The positive of view v of an image is the mixed version of its other view, which is on the same device, so the
     mixed features need no gather.
 
     Args:

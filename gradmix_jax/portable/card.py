@@ -82,7 +82,7 @@ def text(metadata: Mapping[str, Any], results: Mapping[str, Any] | None, names: 
         *_warnings(metadata, results),
         f"Known classes: {', '.join(metadata['class_names'])}.",
         "## Use",
-        "Needs Python 3.11, `pip install jax flatbuffers numpy pillow` (made with jax "
+        "Needs Python 3.11 or newer, `pip install jax flatbuffers numpy pillow` (made with jax "
         f"{metadata['packages']['jax']}; a newer one reads it for at least six months, by JAX's promise for exported "
         "programs). `python use.py THIS_DIRECTORY IMAGE...` with `use.py`:",
         f"```python\n{CODE}{DECISION[metadata['calibration_scores'] is not None]}{PRINT}```",

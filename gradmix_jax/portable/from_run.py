@@ -233,7 +233,7 @@ def _describe(
         "threshold": None,
         "threshold_rule": (
             f"accept if (1 + number of calibration scores <= score) / (V + 1) > {1 - KEEP:.2f}: rejects at most "
-            f"{1 - KEEP:.0%} of known images in expectation over sets of V validation images"
+            f"{100 * (1 - KEEP):.0f} % of known images in expectation over sets of V validation images"
         ),
         "calibration_scores": None,
         "step": int(model.step),

@@ -81,7 +81,7 @@ def confusion(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any
     lead, at = "", "the run's own threshold"
     if not stored:
         lead = "<p>The run has no confusion matrix, because there is no threshold without validation images.</p>"
-        at = f"the threshold that accepts {decisions_lib.START:.0%} of the known test images"
+        at = f"the threshold that accepts {100 * decisions_lib.START:g} % of the known test images"
     counts = np.asarray(stored["counts"]) if stored else decisions.confusion(decisions.start)
     groups = grouping(stored["rows"] if stored else list(decisions.rows), counts)
     caption = (

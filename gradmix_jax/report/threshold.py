@@ -54,7 +54,7 @@ def _control(run: Run, decisions: Decisions, summary: dict[str, Any], name: str)
     if decisions.own is None:
         rule = (
             "The run has no threshold, because it has no validation images. The page starts where "
-            f"{decisions_lib.START:.0%} of the known test images are accepted, which is not a result to report."
+            f"{100 * decisions_lib.START:g} % of the known test images are accepted, which is not a result to report."
         )
     last = len(summary["thresholds"]) - 1
     reset = "Run's own" if decisions.own is not None else "Start"

@@ -123,7 +123,7 @@ def topk_cosine(features_NxD, bank_MxD, bank_labels_M, *, k=3, num_classes, norm
     """Per class, the sum of the k largest cosine similarities to that class's training features.
 
     The default score of contrastive models (Xu, Kao, Keuper 2025): prediction = argmax over the
-    classes, score = the *raw* maximum, higher = known.
+    classes, score = the raw maximum, higher = known.
 
     Args:
       features_NxD: image features; any scale, they are normalized here.
