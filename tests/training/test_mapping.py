@@ -215,6 +215,21 @@ def test_a_run_may_resume_under_another_mapping(first, second, whole, tmp_path):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mapping.MAPPINGS)
+def test_a_run_in_micro_batches_resumes_to_the_same_bits_and_keeps_their_size(name, tmp_path):
+    """The batch norm of a micro batch depends on its size."""
+    config, other = (digits(name, **{"train.micro_batch_size": size}) for size in (8, 16))
+    fit(config, tmp_path / "whole")
+    assert fit(config, tmp_path / "run", stop_at=3) == 3
+    with pytest.raises(ValueError, match=r"holds a run with train\.micro_batch_size=8, not 16[^\n]*$"):
+        fit(other, tmp_path / "run")
+    fit(config, tmp_path / "run")
+    expected, state = final_state(config, tmp_path / "whole"), final_state(config, tmp_path / "run")
+    assert int(state.step) == int(expected.step) > 5
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), state, expected)
+
+
 @pytest.mark.parametrize("name", [SLOW_SHARD_MAP, "sharded"])
 def test_streamed_training_equals_resident_training(name, whole, tmp_path):
     config = digits(name, **{"dataset.storage": "stream"})
