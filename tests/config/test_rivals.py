@@ -58,7 +58,20 @@ def test_published_settings():
         assert 1 - c.objective.label_smoothing * 19 / 20 == pytest.approx(1 - smoothing)
         assert [each.epochs for each in c.phases] == [200, 200, 200] and c.optimizer.warmup_epochs == 10
     assert config_of("cifar_osr", "arpl").augment.magnitude == 15
-    assert config_of("tiny_imagenet_osr", "arpl").optimizer.learning_rate == 1e-3
+    for name in ("arpl", "gcpl"):
+        c = config_of("tiny_imagenet_osr", name).optimizer
+        assert (c.name, c.learning_rate, c.weight_decay) == ("adam", 1e-3, 0.0)
+    assert config_of("tiny_imagenet_osr", "gcpl").objective.label_smoothing == 0
+    c = config_of("cifar_osr", "gcpl")
+    assert (c.augment.policy, c.augment.jitter_prob, c.augment.gray_prob) == ("standard", 0.0, 0.0)
+    # Its loss is multiplied by the temperature of the epoch, divided by 0.07.
+    c = config_of("cifar_osr", "negcossch").objective
+    assert (c.temperature, c.base_temperature) == (0.1, 0.07)
+    c = config_of("tiny_imagenet_osr", "sphor")
+    # Half the rate and twice the decay, for the sum of two losses in place of their mean.
+    assert (2 * c.optimizer.learning_rate, c.optimizer.weight_decay / 2, c.model.projection) == (0.5, 1e-4, 32)
+    assert c.objective.options.sphor.orthogonality == 2 * 0.05  # once for each of the two
+    assert [each.epochs for each in c.phases] == [5 + 10, 20, 40, 80, 160, 285] and c.optimizer.warmup_epochs == 5
     c = config_of("tiny_imagenet_osr", "conosr")
     assert (c.objective.temperature, c.objective.options.soft_supcon.smoothing) == (0.1, 0.2)
     assert sum(each.epochs for each in c.phases) == 600 and c.mix.options.mixup.alpha == 1.0
