@@ -11,7 +11,7 @@ from typing import Any
 LOGITS = {"feature": "logits", "score": "max_logit"}
 MIXUP = {"method": "mixup", "options": {"mixup": {"alpha": 1.0}}}
 RANDAUGMENT = {"policy": "randaugment", "num_ops": 1}
-CROPS = "crops: a resized crop of at least 0.77 of the area in place of 4 pixels of padding"
+CROPS = "a resized crop of at least 0.77 of the area replaces the crop after 4 pixels of padding"
 NESTEROV = "SGD has Nesterov's momentum"
 
 
