@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from gradmix_jax import metrics, scores
 from gradmix_jax.evaluation import paired
 from gradmix_jax.models import safetensors_file
+from gradmix_jax.report.sections import OF_A_RUN
 from gradmix_jax.score import names_of, read, score
 from gradmix_jax.scores import odin
 
@@ -303,6 +304,7 @@ def test_the_command_writes_everything(tmp_path):
     of_known = [float(row["features/topk_cosine"]) for row in images if row["part"] == "known"]
     np.testing.assert_allclose(of_known, expected["arrays"]["known_scores"], rtol=1e-6)
     page = (tmp_path / "out" / "report.html").read_text()
+    assert "method-0-classes" in page and not [part for part in OF_A_RUN if f"method-0-{part}" in page]
     assert 'id="method-0-slider"' in page and 'id="method-1-slider"' in page
     assert "ours" in page and "theirs" in page and f"{expected['auroc']:.4f}"[1:] in page
     # A second call with a file that allows no page leaves no page of other files in the folder.

@@ -151,12 +151,13 @@ def scores_curve(run: Run) -> str:
         label = f"{name.replace('/', ', ')} ({aurocs[name]:.3f})"
         lines.append(Line(RATES_F, _at_fpr(points, "known_T"), label, width=1.3, **numbered(index)))
     which = f"the {len(chosen)} of {len(names)} with the highest AUROC" if len(names) > len(chosen) else "all"
-    caption = f"ROC curves by score ({which}; AUROC in brackets) of {run.name}. {ORIENTATION}"
+    caption = f"ROC curves by score ({which}; AUROC in parentheses) of {run.name}. {ORIENTATION}"
     return _framed(lines, "ROC curves by score", FPR, TPR, caption)
 
 
 def missing(run: Run, what: str, needed_for: str) -> str:
     """One sentence in place of a figure."""
     return (
-        f"<p>There is no {escape_html(what)} in {escape_html(run.workdir)}, which {escape_html(needed_for)} need.</p>"
+        f"<p>{escape_html(needed_for[0].upper() + needed_for[1:])} cannot be shown: there is no {escape_html(what)} in "
+        f"{escape_html(run.workdir)}.</p>"
     )

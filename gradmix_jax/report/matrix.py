@@ -52,7 +52,10 @@ def grouping(row_names: list[str], counts_RxC: np.ndarray) -> Grouping:
     """All classes; of many, the known ones with the most errors and one row of unknown ones."""
     num_classes = counts_RxC.shape[1] - 1
     names, note = [cut(name) for name in row_names], ""
-    known_names, unknown_names = names[:num_classes], [f"{name} (unknown)" for name in names[num_classes:]]
+    known_names, unknown_names = (
+        names[:num_classes],
+        [name if name == "unknown" else f"{name} (unknown)" for name in names[num_classes:]],
+    )
     place_K = np.arange(num_classes)
     if num_classes > MOST_KNOWN:
         wrong_K = counts_RxC[:num_classes].sum(axis=1) - counts_RxC[:num_classes].diagonal()

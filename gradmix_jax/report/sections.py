@@ -30,6 +30,8 @@ MOVED = ("threshold", "classes", "gallery")
 # Parts that are slow to make and large; later methods of a report go without them.
 HEAVY = ("threshold", "embedding", "gallery", "maps")
 MOST_IN_FULL = 12
+# Parts that show the images, features and training of a run, which stored outputs of another model do not have.
+OF_A_RUN = ("gallery", "embedding", "maps", "training", "diversity")
 
 
 def section(method: Method, name: str, *, in_full: bool = True, first: int = MOST_IN_FULL) -> str:
@@ -42,14 +44,16 @@ def section(method: Method, name: str, *, in_full: bool = True, first: int = MOS
       first: otherwise, how many methods include them.
     """
     run = method.example
-    parts = [part for part in PARTS if in_full or part not in HEAVY]
+    left_out = () if in_full else HEAVY
+    left_out += OF_A_RUN if run.results["step"] is None else ()
+    parts = [part for part in PARTS if part not in left_out]
     made = _contents(method, name, in_full)
     names, count = "; ".join(each.name for each in method.runs), len(method.runs)
     lead = f"{count} run{'s' * (count > 1)}: {names}."
     lead += f" What cannot be averaged is shown of {run.name}." if count > 1 else ""
     if not in_full:
-        left_out = ", ".join(PARTS[part] for part in HEAVY)
-        lead += f" To bound the size of the page, these are shown for the first {first} methods only: {left_out}."
+        heavy = ", ".join(PARTS[part] for part in HEAVY)
+        lead += f" To bound the size of the page, these are shown for the first {first} methods only: {heavy}."
     inner = {part: f'<section id="{name}-{part}"><h3>{PARTS[part]}</h3>{made[part]()}</section>' for part in parts}
     moved = "".join(inner.pop(part) for part in MOVED if part in inner)
     first, *rest = inner.values()

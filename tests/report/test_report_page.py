@@ -162,7 +162,7 @@ def test_missing_arrays_are_reported(tmp_path):
         (tmp_path / "a" / name).unlink()
     report.write([path], str(tmp_path / "out"))
     page = Page((tmp_path / "out" / "report.html").read_text())
-    assert f"There is no scores.npz in {path}" in page.text["method-0-curves"]
+    assert f"there is no scores.npz in {path}" in page.text["method-0-curves"]
     for part, what in {"embedding": "features.npz", "gallery": "gallery.npz", "training": "metrics.jsonl"}.items():
         assert f"{what} in {path}" in page.text[f"method-0-{part}"]
 
