@@ -77,9 +77,11 @@ def backmix(
 
     The image keeps its label: `partner_B` is each row's own index, and `weight_B` its kept share.
 
-    Source: BackMix, Wang et al. 2025, arXiv 2503.17717, which replaces random patches outside a foreground found
-    once by class activation maps; here all of the background that both images share is replaced, and the maps are
-    those of the step. Arguments, result and errors: as for `gradmix`.
+    Source: BackMix, Wang et al. 2025, arXiv 2503.17717. Its released code pastes one square of the partner, whose
+    foreground (the top quarter of a running average of class activation maps) is blackened, at a random place; here all
+    of the background that both images share is replaced, and the maps are those of the step.
+
+    Arguments, result and errors: as for `gradmix`.
     """
     check_choice("mask", mask, masks.MASKS)
     drawn = draw(key, images_BxHxWxC.shape[0], views=views, keep_range=keep_range, keep_B=keep_B)

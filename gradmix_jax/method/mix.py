@@ -148,7 +148,7 @@ _PUZZLE = {
     "grid": Key(4, "cells along a side of the image; divides it", least=1),
     "smoothness": Key(0.5, "pull of a cell's neighbors on the mask, in mean saliencies", least=0),
     "distance": Key(1.0, "cost of moving a cell across the image, in mean saliencies", least=0),
-    "sweeps": Key(4, "rounds of the searches for mask and moves", least=1),
+    "sweeps": Key(4, "rounds of the search for the mask", least=1),
 }
 _BLOCKS = Key(8, "number of rectangles of tokens", least=1)
 _GUIDED = ("keep_range", "keep_B", "mask", "fill", "border", "patch_size")

@@ -39,8 +39,10 @@ def tokenmix(
     map outside the mask as a share of its sum, b the partner's inside the mask as a share of its own.
 
     Source: TokenMix, Liu et al. 2022, arXiv 2207.08409, section 3. Its maps are those of a pretrained teacher; these
-    are of the network itself. The paper uses the two scores directly; here they are divided by their sum. Without a
-    partner (see `fills`), or if both maps are empty, the weight is the kept share.
+    are of the network itself. The paper uses the two scores directly; here they are divided by their sum. Its released
+    code masks 112 of 196 tokens by blocks of 1 token to all that remain.
+
+    Without a partner (see `fills`), or if both maps are empty, the weight is the kept share.
 
     Args:
       blocks: number of rectangles K; tokens at random positions make up for any shortfall.
@@ -70,7 +72,8 @@ def transmix(
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     """`boxes.cutmix`, plus {"mask": mask_BxHxW}, from which the step weighs the labels by `attended_share`.
 
-    Source: TransMix, Chen et al. 2022, arXiv 2111.09833, section 3.
+    Source: TransMix, Chen et al. 2022, arXiv 2111.09833, section 3. The released code takes the mean of this weight and
+    that of the area.
     """
     del maps_BxHxW
     drawn, mask_BxHxW = random_box(key, images_BxHxWxC.shape, views=views, keep_range=keep_range, keep_B=keep_B)

@@ -221,13 +221,13 @@ def reference_choice(gain, count, smoothness, sweeps):
     return mask
 
 
-def reference_moves(seen, saliency, distance, sweeps):
+def reference_moves(seen, saliency, distance, rounds):
     """Each place keeps a list of the cells that have rejected it."""
     length = lambda a, b: np.hypot(a // GRID - b // GRID, a % GRID - b % GRID) / (np.sqrt(2) * (GRID - 1))
     worth = [[seen[p] * saliency[c] - distance * length(p, c) for c in range(GRID**2)] for p in range(GRID**2)]
     refused = [set() for _ in range(GRID**2)]
     wish = lambda place: max((c for c in range(GRID**2) if c not in refused[place]), key=lambda c: worth[place][c])
-    for _ in range(sweeps):
+    for _ in range(rounds):
         wishes = [wish(place) for place in range(GRID**2)]
         for cell in set(wishes):
             asking = [place for place in range(GRID**2) if wishes[place] == cell]
@@ -254,7 +254,10 @@ def test_puzzlemix_matches_a_search_image_by_image(key):
     for row, keep in enumerate(np.asarray(draw.keep_B)):
         own, other = saliency[row], saliency[partner[row]]
         mask = reference_choice(other - own, round((1 - float(keep)) * GRID**2), 0.5, 3)
-        sources = reference_moves(~mask, own, 0.6, 3), reference_moves(mask, other, 0.6, 3)
+        sources = reference_moves(~mask, own, 0.6, GRID**2), reference_moves(mask, other, 0.6, GRID**2)
+        for shown, source in zip((~mask, mask), sources):
+            visible = [source[cell] for cell in range(GRID**2) if shown[cell]]
+            assert len(set(visible)) == len(visible), "no cell is seen twice"
         np.testing.assert_allclose(weight[row], 1 - mask.mean(), atol=1e-6)
         for cell in range(GRID**2):
             image, source = (IMAGES[partner[row]], sources[1]) if mask[cell] else (IMAGES[row], sources[0])
