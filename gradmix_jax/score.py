@@ -108,13 +108,13 @@ def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(name: str, results: dict[str, Any]) -> str:
     """Plain text: the scores of one file, further unknown sets, and what was left out, with the reason."""
-    shown = [metric for metric in SHOWN if metric in results]
-    head = f"{'score':<36}" + "".join(f"{SHOWN[metric]:>14}" for metric in shown)
+    shown = {metric: max(6, len(SHOWN[metric])) + 2 for metric in SHOWN if metric in results}  # widths of columns
+    head = f"{'score':<36}" + "".join(f"{SHOWN[metric]:>{width}}" for metric, width in shown.items())
     lines = [f"{name}: {results['num_known']} known images, {results['num_unknown']} unknown", head]
     for row in rows(results):
         own = (row["feature"], row["score"]) == (results["feature"], results["score_name"])
         called = f"{row['score']} of {row['feature']}{' *' if own else ''}"
-        lines.append(f"{called:<36}" + "".join(f"{row[metric]:>14.4f}" for metric in shown))
+        lines.append(f"{called:<36}" + "".join(f"{row[metric]:>{width}.4f}" for metric, width in shown.items()))
     for other, each in results["ood"]["other"].items():
         auroc = each["by_score"][results["feature"]][results["score_name"]]["auroc"]
         lines.append(f"AUROC of * against unknown.{other} ({each['n']} images): {auroc:.4f}")
