@@ -329,7 +329,7 @@ METADATA = {
     "version": from_run.VERSION,
     "class_names": ["a"],
     "image": {"size": 8, "channels": 1, "background": "white"},
-    "score": {"arrays": [], "inputs": ["features"], "float64": False},
+    "score": {"name": "knn", "feature": "features", "arrays": [], "inputs": ["features"], "float64": False},
     "model": {"weights": []},
     "calibration_scores": [0.5],
     "threshold": None,

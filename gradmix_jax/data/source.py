@@ -210,6 +210,8 @@ def to_array(image: Image.Image, size: int, channels: int, *, background: str = 
 
 def _decode(source: Source, start: int, stop: int, out: np.ndarray | None, progress: bool) -> dict[int, str]:
     """Decode images start..stop-1 in threads, into `out` if given; returns {position: problem} for bad ones."""
+    if out is None:  # whether an image can be read does not depend on its size, but time and memory do
+        source = dataclasses.replace(source, image_size=1)
 
     def decode_chunk(first: int) -> dict[int, str]:
         problems = {}

@@ -199,6 +199,7 @@ def _files(metadata, names):
             "metadata.json",
             "class names, image size and resizing, score, threshold, calibration scores, config, versions",
         ),
+        ("SHA256SUMS", "the digest of every file; check them with `sha256sum -c SHA256SUMS`"),
     ]
     yield _table(("file", "holds"), [row for row in rows if row[0] in names])
 

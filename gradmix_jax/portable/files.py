@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax import export as jax_export
 
 from gradmix_jax import stored as stored_lib
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.data.source import BACKGROUNDS
 from gradmix_jax.models import layouts, pretrained, safetensors_file
 from gradmix_jax.portable import card, onnx_file
 from gradmix_jax.portable.classifier import Classifier
@@ -28,6 +30,8 @@ METADATA, CARD = "metadata.json", "README.md"
 MODEL, SCORE, EXPLAIN = "model.stablehlo", "score.stablehlo", "explain.stablehlo"
 WEIGHTS, ARRAYS = workdir_lib.EXPORTED_WEIGHTS, "score.safetensors"
 PLACES, PATHS = "gallery/place_M", "gallery_paths.txt"
+# Files that are read; the card and the ONNX model are for others.
+READ = (METADATA, MODEL, SCORE, EXPLAIN, WEIGHTS, ARRAYS, PATHS)
 PLATFORMS = ("cpu", "cuda", "tpu")
 LAYOUTS = ("ours", "torch")
 CHECKED_IMAGES = 5
@@ -67,12 +71,14 @@ def write(
     aside = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
     try:
         metadata = _write_all(classifier, aside, weights, names, layout)
+        stored_lib.write_sums(aside)
         _compare(classifier, read(aside))
         if onnx:
             onnx_file.write(classifier, os.path.join(aside, onnx_file.FILE))
         text = card.text(metadata, results, os.listdir(aside))
         with open(os.path.join(aside, CARD), "w", encoding="utf-8") as file:
             file.write(text)
+        stored_lib.write_sums(aside)
         os.chmod(aside, 0o755)
         if os.path.isdir(out):
             os.rmdir(out)
@@ -108,7 +114,12 @@ def _read(local: str, directory: str) -> Classifier:
     if not os.path.exists(path(METADATA)):
         raise ValueError(f"{directory} cannot be read as an export: it has no {METADATA}; export the run again.")
     try:
+        sums = stored_lib.read_sums(local)
+        listed = [name for name in READ if name in (sums or ()) or os.path.exists(path(name))]
+        stored_lib.check_sums(sums, map(path, listed))
         metadata = stored_lib.export_metadata(path(METADATA), wanted=FORMAT, newest=VERSION)
+        if sums is None and "checksums" in metadata:  # older exports have none
+            raise ValueError(f"it has no {stored_lib.SUMS}; export the run again")
         weights = safetensors_file.read(path(WEIGHTS))
         stored = safetensors_file.read(path(ARRAYS))
         arrays, places_M = {name: stored[name] for name in metadata["score"]["arrays"]}, stored.get(PLACES)
@@ -118,11 +129,31 @@ def _read(local: str, directory: str) -> Classifier:
             with open(path(PATHS), encoding="utf-8") as file:
                 paths_M = file.read().splitlines()
         used = {name: weights[name] for name in metadata["model"]["weights"]}
+        _check_fits(metadata, used, arrays, programs)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{directory} cannot be read as an export: {_reason(error)}.") from error
     call = lambda name: jax.jit(programs[name].call)
     rows = {"places_M": places_M, "paths_M": paths_M}
     return Classifier(metadata, used, arrays, call(MODEL), call(SCORE), call(EXPLAIN), **rows)
+
+
+def _check_fits(metadata: Mapping[str, Any], weights, arrays, programs: Mapping[str, Any]) -> None:
+    """Raises ValueError if the metadata, or the arrays that it names, are not those of the programs."""
+    image, score = metadata["image"], metadata["score"]
+    if image["background"] not in BACKGROUNDS:
+        raise ValueError(f"{METADATA} is damaged: image.background is {image['background']!r:.40}")
+    one = jax.ShapeDtypeStruct((1, image["size"], image["size"], image["channels"]), jnp.uint8)
+    try:
+        outputs = jax.eval_shape(programs[MODEL].call, _shapes(weights), one)
+        wanted = {name: outputs[name] for name in score["inputs"]}
+        with jax.enable_x64(score["float64"]):
+            found = jax.eval_shape(programs[SCORE].call, _shapes(arrays), wanted)
+        classes = found["class_scores"].shape[-1]
+    except (KeyError, TypeError, ValueError) as error:
+        said = textwrap.shorten(str(error), 100, placeholder=" ...")
+        raise ValueError(f"{METADATA} does not fit {MODEL} and {SCORE} ({said})") from error
+    if classes != len(metadata["class_names"]):
+        raise ValueError(f"{METADATA} has {len(metadata['class_names'])} class names, and {SCORE} {classes} classes")
 
 
 def _reason(error: Exception) -> str:
@@ -180,7 +211,7 @@ def _write_all(classifier: Classifier, directory: str, weights, names, layout: s
         "platforms": PLATFORMS,
     }
     score = classifier.metadata["score"] | {"arrays": list(arrays)}
-    metadata = classifier.metadata | {"model": described, "score": score}
+    metadata = classifier.metadata | {"model": described, "score": score, "checksums": stored_lib.SUMS}
     if metadata["threshold"] == -np.inf:  # JSON has no infinity
         metadata["threshold"] = None
     with open(os.path.join(directory, METADATA), "w", encoding="utf-8") as file:

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.stored.schema import Wrong, anything, listing, nullable, number, record, text, whole
+from gradmix_jax.stored.schema import Wrong, anything, like, listing, nullable, number, record, text, whole
 
 _METADATA = record(
     {
@@ -13,13 +13,17 @@ _METADATA = record(
             {"size": whole(1, required=True), "channels": whole(1, required=True), "background": text},
             required=("size", "channels", "background"),
         ),
-        "score": record({"arrays": listing(text), "inputs": listing(text)}, required=("arrays", "inputs", "float64")),
+        "score": record(
+            {"name": text, "feature": text, "arrays": listing(text), "inputs": listing(text), "float64": like(True)},
+            required=("name", "feature", "arrays", "inputs", "float64"),
+        ),
         "model": record({"weights": listing(text)}, required=("weights",)),
-        "calibration_scores": nullable(listing(number())),
+        "calibration_scores": nullable(listing(like(0.0))),
         "threshold": number(),
         "step": whole(required=True),
         "steps": whole(required=True),
         "config": anything,
+        "checksums": text,
     },
     required=("class_names", "image", "score", "model", "calibration_scores", "step", "steps"),
 )

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import pretrained
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -36,11 +37,12 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
       ValueError: the source is missing, cannot be read, or does not fit the model.
     """
     path = source(init_from, trial)
-    weights = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS)
+    weights, sums = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS), None
     if storage.exists(weights):
-        path = weights
+        path, sums = weights, stored.read_sums(path)
     if not storage.is_directory(path):
         with storage.local_copy(path) as copy:
+            stored.check_sums(sums, [copy])
             variables, report = pretrained.load_variables(copy, template)
         return variables, dataclasses.replace(report, source=path)
     checkpoints = Checkpoints(path, of=None, read_only=True)
