@@ -1,12 +1,11 @@
 """Tables of the documentation that are made from the code: config keys and the entries of every table of parts."""
 
 import dataclasses
-import functools
 import inspect
 import re
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import corruptions, data, models, objectives, scores
+from gradmix_jax import corruptions, data, list_names, models, objectives, scores
 from gradmix_jax.config import recipes
 from gradmix_jax.method import attribution, fills, masks, mix
 
@@ -22,13 +21,9 @@ def code(value):
     return f"`{value}`"
 
 
-def summary(function):
-    """The first sentence of a function's docstring."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    text = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
-    sentence = re.sub(r"(?<!\.)[.:]$", "", re.split(r"(?<=[a-z)`\d]\.)\s(?=[A-Z])", text)[0])
-    return re.sub(r"(?<![`\w])(\w+_[A-Z]\w*)(?!`)", r"`\1`", sentence)  # arrays with shapes
+def summary(described):
+    """The first sentence of the docstring of a function or module, with arrays marked as code."""
+    return re.sub(r"(?<![`\w])(\w+_[A-Z]\w*)(?!`)", r"`\1`", list_names.summary(described))
 
 
 def bounds(key):

@@ -24,6 +24,7 @@ COMMANDS = {
     "figure": ("gradmix_jax.figure", []),
     "data": ("gradmix_jax.data", []),
     "config": ("gradmix_jax.show_config", []),
+    "list": ("gradmix_jax.list_names", []),
 }
 
 

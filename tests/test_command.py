@@ -13,9 +13,13 @@ import zipfile
 import commands
 import pytest
 
-from gradmix_jax import cli
+from gradmix_jax import cli, list_names, models, objectives, scores
 from gradmix_jax.__main__ import COMMANDS
 from gradmix_jax.cli import help_text
+from gradmix_jax.config.recipes import RECIPES
+from gradmix_jax.config.rivals import RIVALS
+from gradmix_jax.data.protocols import PROTOCOLS
+from gradmix_jax.method import attribution, fills, masks, mix
 
 POD = {"[no]multihost", "coordinator", "num_processes", "process_id"}
 EXPERIMENT, PLAN = {"config", "workdir"}, {"trials", "seeds", "[no]print_commands"}
@@ -32,6 +36,7 @@ FLAGS = {
     "figure": {"out"},
     "data": {"out", "background", "[no]download", "data_dir"},
     "config": {"config", "[no]changed"},
+    "list": set(),
 }
 
 
@@ -51,6 +56,21 @@ def test_the_help_of_a_command_lists_its_flags(name):
     assert listed >= FLAGS[name], result.stdout + result.stderr
     module = COMMANDS[name][0]
     assert f"python -m {module} " in result.stdout, "an example"
+
+
+def test_what_a_config_can_name_is_listed_from_the_tables():
+    listed = {}
+    for part in list_names.text().split("\n\n"):
+        title, *lines = part.splitlines()
+        listed[title.partition(" ")[0]] = [line.split()[0] for line in lines if line[2] != " "]
+    tables = dict(recipes=RECIPES, methods=RIVALS, losses=objectives.OBJECTIVES, temperatures=objectives.SCHEDULES)
+    tables |= dict(mixing=mix.METHODS, masks=masks.MASKS, fills=fills.FILLS, maps=attribution.MAPS)
+    tables |= dict(scores=scores.SCORES, models=models.ENCODERS)
+    assert listed.pop("protocols") == [protocol.config for protocol in PROTOCOLS.values()]
+    assert listed == {name: list(table) for name, table in tables.items()}
+    assert list_names.text(["maps"]).startswith("maps (attribution.method)\n  input   ")
+    with pytest.raises(ValueError, match="what is listed must be one of protocols, recipes, .*, got 'nothing'"):
+        list_names.main(["list", "nothing"])
 
 
 def test_the_help_of_the_installed_command_has_its_name(monkeypatch):

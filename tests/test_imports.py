@@ -25,7 +25,8 @@ RANKS = [
     {"run_many"},
     {"report", "portable"},
     {"cli"},
-    {"main", "protocol", "sweep", "predict", "score", "export", "figure", "compare", "show_config", "__main__"},
+    {"main", "protocol", "sweep", "predict", "score", "export", "figure", "compare"}
+    | {"show_config", "list_names", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 COMMANDS = RANKS[-1]
