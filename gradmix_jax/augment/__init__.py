@@ -82,7 +82,7 @@ class Spec(Section, section="augment"):
     )
     flip_prob: float = key(0.5, "probability of a horizontal flip; 0 for digits and letters", least=0, most=1)
     gray_prob: float = key(0.2, "share of the images turned gray", least=0, most=1)
-    rotation_degrees: float = key(0.0, "rotation angle, uniform in +- this many degrees", least=0, most=180)
+    rotation_degrees: float = key(0.0, "rotation angle, uniform in ± this many degrees", least=0, most=180)
     blur_prob: float = key(0.0, "probability of a Gaussian blur, for large images", least=0, most=1)
     policy: str = key(
         "standard",

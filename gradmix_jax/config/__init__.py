@@ -182,7 +182,8 @@ def described(config: ConfigDict) -> list[tuple[str, Any, Any, str]]:
     comments = {
         "name": "name of this method in tables; empty: its recipe",
         "seed": "seed of initialization, batches, views, maps and mixing",
-        "phases": "stages of training, one after the other: epochs, and the weight of each objective",
+        "phases": "stages of training, one after the other: epochs, and the weight of each objective; "
+        "--config.phases[0].epochs=2 sets a key of the first",
     }
     for name, section in SECTIONS.items():
         for field in dataclasses.fields(section):
