@@ -1,7 +1,8 @@
 """List what a config can name: protocols, recipes, published methods, losses, mixing methods, maps and scores.
 
 python -m gradmix_jax.list_names              everything
-python -m gradmix_jax.list_names methods      one of protocols, methods, mixing, ...
+python -m gradmix_jax.list_names methods      one part: protocols, recipes, methods, losses, temperatures,
+                                              mixing, masks, fills, maps, scores, models
 """
 
 import functools

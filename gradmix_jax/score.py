@@ -277,6 +277,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write results, scores per image, leaderboard and report to.")
     flags.DEFINE_string("feature", None, "Array of the headline: features or logits; default: features if given.")
     flags.DEFINE_string("score", None, "Score of the headline; default: topk_cosine of features, max_logit of logits.")
-    flags.DEFINE_list("scores", "all", "Scores to compute, by name; docs/scores.md lists them.")
+    flags.DEFINE_list("scores", "all", "Scores to compute, by name; `gradmix list scores` lists them.")
     flags.DEFINE_integer("k", 3, "Neighbors per class of topk_cosine and of predictions by features.")
     cli.run(main)

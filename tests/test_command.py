@@ -77,7 +77,7 @@ def test_the_help_of_the_installed_command_has_its_name(monkeypatch):
     main = types.SimpleNamespace(__doc__="Train.\n\npython -m gradmix_jax.main --config=configs/cifar_osr.py:layer --x")
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "/bin/gradmix", "train", "--help"])
-    assert "\n\ngradmix train --config=cifar_osr:layer --x\n\nflags:\n" in help_text.text()
+    assert help_text.text().endswith("\n\ngradmix train --config=cifar_osr:layer --x"), "and no flags"
     monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "-m", "gradmix_jax", "train", "--help"])
     assert "python -m gradmix_jax.main --config=configs/cifar_osr.py:layer" in help_text.text()
     asked = [["x", "-h"], ["x", "a", "--help"], ["x", "--", "--help"], ["x", "--helpfull"], ["--help"]]

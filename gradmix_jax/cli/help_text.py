@@ -20,7 +20,7 @@ def text() -> str:
     about = inspect.cleandoc(sys.modules["__main__"].__doc__ or "")
     listed = re.sub(r"^.*\.py:\n", "", flags.FLAGS.main_module_help().strip("\n"))
     listed = listed.replace("\n    (default: 'None')", "")  # of an experiment file
-    return f"{_as_called(about)}\n\nflags:\n{listed}"
+    return _as_called(about) + (f"\n\nflags:\n{listed}" if listed else "")
 
 
 def _as_called(about: str) -> str:
