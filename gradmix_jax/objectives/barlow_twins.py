@@ -13,7 +13,7 @@ from gradmix_jax.objectives.contrastive import Batch, by_view, gather
 
 
 def barlow_twins(batch: Batch, spec: Spec) -> jax.Array:
-    """Cross-correlation of the two views' features towards the identity (Zbontar et al. 2021, arXiv 2103.03230).
+    """Cross-correlation of the two views' features toward the identity (Zbontar et al. 2021, arXiv 2103.03230).
 
     Equation 1 over the global batch, divided by D, on projections of unit length. Scalar, the same on all devices.
     """

@@ -21,10 +21,10 @@ CORRECT_AT = [
 ]
 MACRO_F1 = Metric("macro_f1", "macro-F1", "macro_f1")
 LINEAR_PROBE = Metric("linear_probe", "linear probe accuracy", "accuracy")
-NEIGHBOURS = Metric("knn", "kNN accuracy", "accuracy")
+NEIGHBORS = Metric("knn", "kNN accuracy", "accuracy")
 HEAD = Metric("head", "classifier head accuracy", "accuracy")
 CORRUPTION_ERROR = Metric("mce", "mCE", "mce")
-OVERALL = [ACCURACY, AUROC, OSCR, MACRO_F1, *DETECTION, LINEAR_PROBE, NEIGHBOURS]
+OVERALL = [ACCURACY, AUROC, OSCR, MACRO_F1, *DETECTION, LINEAR_PROBE, NEIGHBORS]
 BY_FEATURE = [ACCURACY, AUROC, OSCR, DETECTION[1]]
 PICKED_NOTE = "Picking a score from this table is a choice made on test data: a fair comparison fixes it beforehand."
 
@@ -269,7 +269,7 @@ def probes(methods: list[Method]) -> Table | None:
         if {"classes", "n_train", "n_test"} <= each.keys()
     )
     title = "Other datasets: probes of the frozen features"
-    return build("probes", title, ("dataset", "method"), [LINEAR_PROBE, NEIGHBOURS], rows, notes=notes)
+    return build("probes", title, ("dataset", "method"), [LINEAR_PROBE, NEIGHBORS], rows, notes=notes)
 
 
 def diversity(methods: list[Method]) -> Table | None:

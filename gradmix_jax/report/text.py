@@ -42,7 +42,7 @@ def table(results: dict[str, Any], workdir: str) -> str:
 def _more(results: dict[str, Any]) -> list[tuple[str, Metric, float]]:
     """(label, metric, number) of the parts of an evaluation that a config may leave out."""
     closed_set = results.get("closed_set") or {}
-    classifiers = (contents.NEIGHBOURS, contents.LINEAR_PROBE, contents.HEAD)
+    classifiers = (contents.NEIGHBORS, contents.LINEAR_PROBE, contents.HEAD)
     rows = [(m.label, m, closed_set[m.key]["accuracy"]) for m in classifiers if closed_set.get(m.key)]
     for name, each in (results.get("per_unknown_group") or {}).items():
         rows += [
