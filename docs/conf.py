@@ -70,12 +70,12 @@ def insert_generated(app, docname, source):
 
 
 def keep_cells_readable(app, doctree, docname):
-    """Give cells with sentences a class, for their least width, and keep "1.03 x" on one line."""
+    """Give cells with sentences a class, for their least width, and keep "1.03 x" and "0.97 ±" on one line."""
     for cell in doctree.findall(nodes.entry):
         if len(cell.astext()) > 40:
             cell["classes"].append("sentence")
         for text in list(cell.findall(nodes.Text)):
-            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) (?=x$)", "\N{NO-BREAK SPACE}", text)))
+            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) (?=x$|±)", "\N{NO-BREAK SPACE}", text)))
 
 
 def _returned(docstring, preprocess_types=False):
