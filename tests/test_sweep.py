@@ -176,11 +176,11 @@ def test_an_invalid_variant_is_found_before_anything_is_run_or_printed(monkeypat
 
 def test_printed_commands_make_the_same_configs():
     command = ["gradmix_jax.sweep", "overview", "--config=configs/digits_osr.py", "--trials=1"]
-    command += ["--config.train.batch_size=64", "--workdir=runs/a b", "--print_commands"]
+    command += ["--config.train.batch_size=256", "--workdir=runs/a b", "--print_commands"]
     printed = commands.run(*command).stdout.splitlines()
     assert len(printed) == len(sweep.OVERVIEW)
     base = config_lib.default_config()
-    base.train.batch_size = 64
+    base.train.batch_size = 256
     for line, (label, variant) in zip(printed, sweep.OVERVIEW.items()):
         words = shlex.split(line)
         assert words[3] == f"--config=configs/digits_osr.py:{variant.recipe}"

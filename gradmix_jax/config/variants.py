@@ -59,6 +59,7 @@ OVERVIEW = {
     "GradMix, released": Variant("released", {}, GRADMIX),
     "GradMix, input": Variant("input", {}, ""),
     "GradMix, mixed SupCon": Variant("input", {"objective.mixed_supcon": True}, GRADMIX),
+    "GradMix, micro batches": Variant("input", {"train.micro_batch_size": 16}, "2101.06983"),
     "GradMix, smooth borders": Variant("smooth", {}, ""),
     "GradMix, integrated gradients": Variant("integrated_gradients", {}, "1703.01365"),
     "GradMix, SmoothGrad": Variant("smoothgrad", {}, "1706.03825"),
