@@ -81,9 +81,8 @@ def confusion(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any
     stored = run.results["confusion"]
     if not stored and decisions is None:
         return "<p>There is no confusion matrix: without validation images there is no threshold.</p>", None
-    lead, at = "", "the run's own threshold"
+    at = "the run's own threshold"
     if not stored:
-        lead = "<p>The run has no confusion matrix, because there is no threshold without validation images.</p>"
         at = f"the threshold that accepts {100 * decisions_lib.START:g} % of the known test images"
     counts = np.asarray(stored["counts"]) if stored else decisions.confusion(decisions.start)
     groups = grouping(stored["rows"] if stored else list(decisions.rows), counts)
@@ -92,8 +91,7 @@ def confusion(run: Run, decisions: Decisions | None) -> tuple[str, dict[str, Any
         "images, shaded by the share of their row, blue where the decision is right and orange where it is wrong. "
         f"Unknown images belong in the last column.{escape_html(groups.note)}"
     )
-    table = _matrix(groups, groups.sum(counts), caption)
-    return lead + table, None if decisions is None else _cells(groups, decisions)
+    return _matrix(groups, groups.sum(counts), caption), None if decisions is None else _cells(groups, decisions)
 
 
 def _cells(groups: Grouping, decisions: Decisions) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_the_page_has_every_part(written):
     assert '<tr><th scope="row">seed</th><td>0</td></tr>' in text
     assert "no checkpoint in" in page.text["method-0-maps"]
     assert "mix.method is none" in page.text["method-1-maps"]
-    assert "there is no threshold without validation images" in page.text["method-1-classes"]
+    assert "at the threshold that accepts 95 % of the known test images" in page.text["method-1-classes"]
     assert "AUROC and accuracy of all classes" in page.text["method-0-classes"]
     auroc = json.loads((out.parent / "a" / "results.json").read_text())["per_class"][KNOWN[2]]["auroc"]
     row = f'<tr><th scope="row">{html.escape(KNOWN[2])}</th><td>known</td><td data-v="{auroc!r}">{auroc:.4f}</td>'
