@@ -5,9 +5,10 @@ python -m gradmix_jax.main --config=configs/imagenet_osr.py:p2 --config.dataset.
     --config.dataset.negative="('published',)"
 
 DATA holds imagenet, with train/<wnid> and val/<wnid>. After the colon: p1 (default), p2 or p3, then a recipe of
-configs/cifar_osr.py. Negative classes take part in training, with label -1, if dataset.negative requests them, and are
-never in the test. Like the paper's baseline, a classifier is trained with cross-entropy and scored by its largest
-probability; `ccr_at_fpr_01` and `ccr_at_fpr_10` are two points of the paper's curves.
+configs/cifar_osr.py or a method of docs/methods.md, such as p1,outlier_exposure. Negative classes take part in
+training, with label -1, if dataset.negative requests them, and are never in the test. Like the paper's baseline, a
+classifier is trained with cross-entropy and scored by its largest probability; `ccr_at_fpr_01` and `ccr_at_fpr_10` are
+two points of the paper's curves.
 
 Not yet run at this size: it needs an accelerator.
 """
@@ -43,5 +44,7 @@ def get_config(variant: str = "p1"):
     c.evaluate.feature = "logits"
     c.evaluate.score = "msp"
     apply_recipe(c, recipe)
+    if c.dataset.num_negative:  # outlier exposure, for which the protocol has classes of its own
+        c.dataset.num_negative, c.dataset.negative = 0, ("published",)
     c.mix.mixed_views = "all"  # for cross-entropy of mixed images
     return c

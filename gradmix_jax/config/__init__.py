@@ -117,11 +117,12 @@ def variant_of(text: str, variants: Iterable[str], *, recipe: str = "input") -> 
     """
     variants = tuple(variants)
     first, comma, rest = text.partition(",")
-    if not comma and first in RECIPES:
+    names = (*RECIPES, *RIVALS)
+    if not comma and first in names:
         return variants[0], first
     check_choice("the variant", first, variants)
     if comma:
-        check_choice("the recipe", rest, RECIPES)
+        check_choice("the recipe", rest, names)
     return first, rest or recipe
 
 

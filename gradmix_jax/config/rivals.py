@@ -62,11 +62,25 @@ _MAGNITUDE = {"mnist": 8, "svhn": 18, "cifar10": 6, "cifar+10": 6, "cifar+50": 6
 
 
 def _tuned(**changes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings of the maximum-logit baseline by benchmark; `changes` are by benchmark too, "" for all."""
+    """The settings of the maximum-logit baseline by benchmark; `changes` are by benchmark too, `all` for all."""
     every = {"": _CLASSIFIER32} | {name: {"augment.magnitude": value} for name, value in _MAGNITUDE.items()}
     tiny = {"optimizer.learning_rate": 0.01, "objective.label_smoothing": _smoothing(0.9, 20)}
     every["tiny_imagenet"] = every["tiny_imagenet"] | tiny
-    return {name: keys | changes.get(name or "all", {}) for name, keys in every.items()}
+    more = dict.fromkeys(name for name in changes if name not in (*every, "all"))
+    return {name: every.get(name, {}) | changes.get(name or "all", {}) for name in every | more}
+
+
+def _fine_grained(magnitude: int, smoothing: float, classes: int) -> dict[str, Any]:
+    """A ResNet-50 on 448 pixels; its published runs start from weights of Places (`model.init_from`)."""
+    return {
+        "dataset.image_size": 448,
+        "model.name": "resnet50",
+        "train.batch_size": 32,
+        "optimizer.learning_rate": 0.001,
+        "objective.label_smoothing": _smoothing(smoothing, classes),
+        "augment.num_ops": 2,
+        "augment.magnitude": magnitude,
+    }
 
 
 _ADAM = {"optimizer.name": "adam", "optimizer.learning_rate": 0.001, "optimizer.weight_decay": 0.0}
@@ -102,13 +116,14 @@ RIVALS = {
         "2110.06207",
         {"cross_entropy": 1.0},
         ONE_VIEW | LINEAR | {"augment": RANDAUGMENT | {"magnitude": 8}, "optimizer": {"warmup_epochs": 5.0}},
-        _tuned(),
+        _tuned(ssb_cub=_fine_grained(30, 0.3, 100), ssb_aircraft=_fine_grained(15, 0.2, 50)),
         VAZE,
         (
             CROPS,
             NESTEROV,
             "classifier32 has no dropout",
             "SGD on TinyImageNet, too, where the scripts leave Adam as the default",
+            "on CUB and Aircraft, pretrained weights have to be given",
         ),
     ),
     "arpl": Rival(
@@ -116,7 +131,12 @@ RIVALS = {
         "2103.00953",
         {"arpl": 1.0},
         ONE_VIEW | {"model": {"classifier": "reciprocal_points"}, "evaluate": LOGITS, "augment": RANDAUGMENT},
-        _tuned(cifar10={"augment.magnitude": 15}, tiny_imagenet=_ADAM),
+        _tuned(
+            cifar10={"augment.magnitude": 15},
+            tiny_imagenet=_ADAM,
+            ssb_cub=_fine_grained(30, 0.2, 100),
+            ssb_aircraft=_fine_grained(18, 0.1, 50),
+        ),
         VAZE + ", ARPLoss",
         (
             CROPS,

@@ -72,6 +72,14 @@ def test_published_settings():
     assert (2 * c.optimizer.learning_rate, c.optimizer.weight_decay / 2, c.model.projection) == (0.5, 1e-4, 32)
     assert c.objective.options.sphor.orthogonality == 2 * 0.05  # once for each of the two
     assert [each.epochs for each in c.phases] == [5 + 10, 20, 40, 80, 160, 285] and c.optimizer.warmup_epochs == 5
+    for name, magnitudes, smoothings in (("mls", (30, 15), (0.3, 0.2)), ("arpl", (30, 18), (0.2, 0.1))):
+        for dataset, classes, magnitude, smoothing in zip(("cub", "aircraft"), (100, 50), magnitudes, smoothings):
+            c = config_of("ssb", f"{dataset},{name}")
+            assert (c.dataset.image_size, c.train.batch_size, c.optimizer.learning_rate) == (448, 32, 0.001)
+            assert (c.model.name, c.model.stem) == ("resnet50", "imagenet")
+            assert (c.augment.num_ops, c.augment.magnitude) == (2, magnitude)
+            assert c.objective.label_smoothing * (classes - 1) / classes == pytest.approx(smoothing)
+            config_lib.from_config(c, num_devices=8)
     c = config_of("tiny_imagenet_osr", "conosr")
     assert (c.objective.temperature, c.objective.options.soft_supcon.smoothing) == (0.1, 0.2)
     assert sum(each.epochs for each in c.phases) == 600 and c.mix.options.mixup.alpha == 1.0
@@ -80,6 +88,15 @@ def test_published_settings():
     schedule = config_of("cifar_osr", "negcossch_ce").objective
     assert schedule.options.cross_entropy.temperature == 0.5
     assert schedule.options.cross_entropy.temperature * schedule.schedules.negative_cosine.ratio == 2.0
+
+
+@pytest.mark.parametrize("name", ["ssb", "imagenet_osr", "openood", "cifar100_superclasses"])
+def test_every_method_may_follow_a_variant(name):
+    first = {"ssb": "cars", "imagenet_osr": "p2", "openood": "cifar100", "cifar100_superclasses": "macro"}[name]
+    for recipe, rival in RIVALS.items():
+        specs = config_lib.from_config(config_of(name, f"{first},{recipe}"), num_devices=1)
+        assert all(dict(each.weights) == rival.weights for each in specs.phases)
+    assert config_of("imagenet_osr", "p2,outlier_exposure").dataset.negative == ("published",)
 
 
 def small_rival(recipe, mixing):
