@@ -147,11 +147,12 @@ def write(root, name):
     return keys
 
 
-def config(root, name, **changes):
-    """The protocol's config, made small, on the tree that `write` makes in `root`."""
+def config(root, name, recipe="", **changes):
+    """The protocol's config with a recipe, made small, on the tree that `write` makes in `root`."""
     changes = write(root, name) | changes
     file, _, variant = PROTOCOLS[name].config.partition(":")
     get_config = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"]
+    variant = ",".join(filter(None, (variant, recipe)))
     c = get_config(variant) if variant else get_config()
     c.dataset.root, c.dataset.image_size, c.dataset.storage = str(root), SIZE, "resident"
     c.dataset.channels = 3

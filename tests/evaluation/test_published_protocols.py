@@ -113,6 +113,20 @@ def test_a_protocol_trains(name, tmp_path):
     assert run_many.is_finished(c, workdir), "negative images count toward an epoch"
 
 
+@pytest.mark.slow
+def test_outlier_exposure_trains_on_the_negative_classes_of_a_protocol(tmp_path):
+    c = config(tmp_path / "data", "imagenet_p2", "outlier_exposure")
+    workdir = tmp_path / "run"
+    run.run(c, str(workdir))
+    found = workdir_lib.read_json(str(workdir), workdir_lib.RESULTS)
+    split = data_lib.splits.get("imagenet_p2", 0)
+    assert found["num_negative"] == 31 * 2 and found["failed"] == {}  # two training images of each
+    assert found["num_unknown"] == len(split.unknown) == 55, "one test image of each, and none of the negative ones"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    # Between the logarithm of the number of classes, which is that of uniform predictions, and a little more.
+    assert np.log(30) <= lines[-1]["outlier_exposure"] < np.log(30) + 1
+
+
 # Leaderboard
 
 
