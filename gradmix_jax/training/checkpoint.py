@@ -219,7 +219,7 @@ class Checkpoints:
         if self._bucket:  # outside `try`, because a bucket that cannot be reached is not damage
             self._download(step)
         try:
-            wanted = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
+            wanted = {name: ocp.args.StandardRestore(jax.tree.map(_hollow, tree)) for name, tree in shapes.items()}
             if os.path.isdir(os.path.join(self._local, str(step), "about")):  # older checkpoints have none
                 wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
@@ -274,6 +274,14 @@ def _present(directory: str) -> list[int]:
     if storage.is_remote(directory):
         return bucket_lib.committed(directory)
     return sorted(int(name) for name in storage.names(directory) if name.isdigit())
+
+
+def _hollow(leaf: Any) -> np.ndarray:
+    """An array of a leaf's shape and dtype that takes no memory.
+
+    For leaves that may have a sharding, Orbax first reads every array's metadata, which TensorStore never frees.
+    """
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _check_shape(path: tuple, wanted: Any, found: Any) -> None:

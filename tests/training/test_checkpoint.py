@@ -1,5 +1,6 @@
 """Checkpoints restore what was saved, to the bit."""
 
+import gc
 import json
 import re
 import shutil
@@ -217,3 +218,22 @@ def test_a_checkpoint_without_digests_is_restored(tmp_path):
     reader = Checkpoints(str(tmp_path), read_only=True, of={"seed": 3})
     assert int(reader.restore(state).step) == 1
     reader.close()
+
+
+def test_restoring_leaves_nothing_in_memory(tmp_path):
+    """Orbax's description of an array stays in memory for ever, so it must not be asked for."""
+    state = jax.device_get(small_state(*small_program()))
+    checkpoints = Checkpoints(str(tmp_path), of=None)
+    checkpoints.save(state)
+    checkpoints.close()
+
+    def objects(restores):
+        for _ in range(restores):
+            reader = Checkpoints(str(tmp_path), of=None, read_only=True)
+            reader.restore(state)
+            reader.close()
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects(2)
+    assert objects(4) - before < len(jax.tree.leaves(state))
