@@ -310,6 +310,7 @@ def test_rows_by_column(tmp_path):
         (b'{"step": 1, "loss": 2}\n{"step": 2, "lo', [1], 0),
         (b'{"step": 1, "loss": 2}\ngarbage\n{"step": 3, "loss": null}\n', [1, 3], 1),
         (bytes(range(256)) + b'\n{"step": 3}\n', [3], None),
+        (b"\x80\x04]\x94}\x94K\x01e.", [], 1),
         (b'{"step": "1"}\n{"step": -1}\n{"step": true}\n[1]\n{"loss": 1}\n', [], 5),
         (b'{"step": 1, "loss": "low"}\n{"step": 2, "loss": Infinity}\n', [], 2),
     ],

@@ -281,7 +281,8 @@ def metrics(workdir: str) -> list[dict[str, Any]]:
     text = storage.read(path).decode(errors="replace")
     lines = [line for line in io.StringIO(text, newline=None) if line.strip()]
     parsed = [_metrics_line(line) for line in lines]
-    bad = sum(each is None for each in parsed[:-1]) + (parsed[-1:] == [None] and lines[-1].endswith("\n"))
+    is_cut = parsed[-1:] == [None] and lines[-1].startswith("{") and not lines[-1].endswith("\n")
+    bad = sum(each is None for each in parsed) - is_cut
     if bad:
         print(f"warning: {path} is damaged: {bad} of {len(lines)} lines are left out.", file=sys.stderr)
     return [each for each in parsed if each is not None]
