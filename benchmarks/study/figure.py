@@ -6,7 +6,7 @@ from html import escape
 from .differences import Difference
 
 # Units of the drawing. A panel has a title, a row for each comparison and an axis.
-LEFT, PANEL, GAP, ROW, TITLE, AXIS = 112, 300, 28, 26, 34, 40
+LEFT, PANEL, GAP, RIGHT, ROW, TITLE, AXIS = 112, 300, 28, 24, 26, 34, 40
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#b8b8b8"
 
@@ -21,7 +21,7 @@ def svg(panels: Sequence[tuple[str, Sequence[Difference]]]) -> str:
     step = next((each for each in STEPS if largest / each <= 4), STEPS[-1])
     span = step * max(1, -(-largest // step))
     rows = max((len(each) for _, each in panels), default=0)
-    width = 2 * (LEFT + PANEL) + GAP
+    width = 2 * (LEFT + PANEL) + GAP + RIGHT
     height = TITLE + rows * ROW + AXIS
     whole = height * -(-len(panels) // 2)
     parts = []
