@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TINY_IMAGENET = tuple(f"n{number:08d}" for number in range(200))
+TINY_IMAGENET = tuple(map(str, range(200)))  # the places of the classes in the benchmark's list
 SIZE = 16
 # {folder: (classes, {part: images per class})}
 DATA = {

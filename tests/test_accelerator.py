@@ -2,12 +2,15 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 
 import pytest
 from test_launch import ROOT, Checkout, assert_refused
+
+from gradmix_jax.data import class_names
 
 SCRIPT = "launch/accelerator.sh"
 RECIPES = ("none", "cutmix", "random", "layer", "input")
@@ -138,6 +141,14 @@ def test_an_interrupted_step_stops_the_script(small, status):
     result, calls = small("cifar_osr.py:cutmix", STATUS=status)
     assert result.returncode == 2 and "stopped during cifar10, cutmix, trial 0; run the same command" in result.stderr
     assert "cutmix" in calls[-1]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tiny_imagenet"])
+def test_the_classes_of_the_miniature_are_those_of_its_benchmark(name):
+    classes, _ = runpy.run_path(os.path.join(ROOT, "launch", "miniature.py"))["DATA"][name]
+    assert class_names.ids_in(class_names.in_order(classes), name, range(len(classes)), whole=True) == tuple(
+        range(len(classes))
+    )
 
 
 @pytest.mark.slow
