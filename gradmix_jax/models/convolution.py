@@ -23,12 +23,13 @@ def convolve(
     """`lax.conv_general_dilated` with these arguments, BxHxWxF; differentiable in reverse mode only."""
     plain = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
 
+    shape = jax.ShapeDtypeStruct(kernel_hxwxCxF.shape, kernel_hxwxCxF.dtype)
+
     def gradient(images, cotangent):
-        (of_kernel,) = jax.linear_transpose(lambda kernel: plain(images, kernel), kernel_hxwxCxF)(cotangent)
+        (of_kernel,) = jax.linear_transpose(lambda kernel: plain(images, kernel), shape)(cotangent)
         return of_kernel
 
-    def in_parts(images, cotangent):
-        parts = _parts(cotangent.shape, kernel_hxwxCxF.size)
+    def in_parts(images, cotangent, parts):
         # Every parts-th image, so that a batch that is sharded over devices is not moved between them.
         split = [x.reshape(-1, parts, *x.shape[1:]) for x in (images, cotangent)]
         return sum(gradient(*(x[:, part] for x in split)) for part in range(parts))
@@ -40,7 +41,11 @@ def convolve(
     def backward(saved, cotangent):
         images, kernel = saved
         (of_images,) = jax.linear_transpose(lambda x: plain(x, kernel), images)(cotangent)
-        return of_images, lax.platform_dependent(images, cotangent, cpu=in_parts, default=gradient)
+        parts = _parts(cotangent.shape, kernel.size)
+        if parts == 1:
+            return of_images, gradient(images, cotangent)
+        on_cpu = partial(in_parts, parts=parts)
+        return of_images, lax.platform_dependent(images, cotangent, cpu=on_cpu, default=gradient)
 
     function.defvjp(lambda images, kernel: (plain(images, kernel), (images, kernel)), backward)
     return function(images_BxHxWxC, kernel_hxwxCxF)
@@ -49,7 +54,8 @@ def convolve(
 def _parts(shape_BxHxWxF: tuple[int, ...], kernel_size: int) -> int:
     """Into how many equal parts a batch is split on CPUs."""
     batch, height, width, _ = shape_BxHxWxF
-    if 2 * kernel_size * batch * height * width < LEAST_FLOPS:
+    # An export's batch is a symbol.
+    if not isinstance(batch, int) or 2 * kernel_size * batch * height * width < LEAST_FLOPS:
         return 1
     most = min(batch // IMAGES, MOST_PARTS)
     return next((parts for parts in range(most, 1, -1) if batch % parts == 0), 1)

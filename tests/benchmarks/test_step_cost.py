@@ -57,15 +57,16 @@ def test_the_map_costs_next_to_nothing(name, most_flops, most_memory):
 
 
 # GFLOP, GB moved and MB of temporary memory of the step by XLA:CPU, the same with jax 0.10.2 and 0.11.2. A change
-# that slows all recipes down alike, which no ratio shows, has to raise these numbers and say why.
+# that slows all recipes down alike, which no ratio shows, has to raise these numbers and say why. Weight gradients in
+# parts of the batch raised FLOPs by .9 % and bytes by 18 % and lowered the time (benchmarks/README.md).
 @pytest.mark.parametrize(
     "recipe, dtype, gigaflops, gigabytes, megabytes",
     [
-        ("cutmix", "float32", 48.25, 4.32, 465),
-        ("layer", "float32", 49.93, 4.41, 465),
-        ("input", "float32", 56.51, 5.41, 465),
-        slow("none", "float32", 24.15, 2.19, 234),
-        slow("layer", "bfloat16", 49.9, 4.33, 496),
+        ("cutmix", "float32", 48.70, 5.11, 465),
+        ("layer", "float32", 50.37, 5.20, 465),
+        ("input", "float32", 56.95, 6.20, 465),
+        slow("none", "float32", 24.38, 2.59, 234),
+        slow("layer", "bfloat16", 50.15, 4.67, 496),
     ],
 )
 def test_the_step_as_a_whole_does_not_grow(recipe, dtype, gigaflops, gigabytes, megabytes):
