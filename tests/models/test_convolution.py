@@ -1,10 +1,13 @@
 """The convolution against the one of JAX: values, gradients, and where the batch is split."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradmix_jax.models import convolution
 
@@ -51,3 +54,17 @@ def test_the_number_of_parts_is_bounded():
     large = 2**31
     assert [convolution._parts((batch, 8, 8, 4), large) for batch in (1, 63, 64, 128, 256, 4096)] == [1, 1, 2, 4, 8, 8]
     assert convolution._parts((4096, 8, 8, 4), 4) == 1
+
+
+def test_a_batch_over_devices_is_split_without_moving_images(monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST_FLOPS", 0)
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    whole, split = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((), ("devices",)))
+    images, kernel = jnp.ones((128, 4, 4, 3)), jnp.ones((3, 3, 3, 2))
+    loss = lambda kernel, x: jnp.sum(
+        jnp.sin(convolution.convolve(x, kernel, (1, 1), PADDING, dimension_numbers=NUMBERS))
+    )
+    gradient = jax.jit(jax.grad(loss), in_shardings=(whole, split), out_shardings=whole)
+    text = gradient.lower(kernel, images).compile().as_text()
+    moves = r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    assert re.findall(moves, text) == ["all-reduce"] and text.count(" convolution(") == 5
