@@ -22,6 +22,7 @@ import time
 
 import jax
 from ml_collections import ConfigDict
+from study import runs
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import run_many
@@ -47,13 +48,9 @@ def experiment(seed: int) -> ConfigDict:
 
 def measured() -> dict[str, float]:
     """Resident memory in MB, memory mappings, open files, threads of Python and of the system."""
-    with open("/proc/self/statm", encoding="utf-8") as file:
-        memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    with open("/proc/self/maps", encoding="utf-8") as file:
-        mappings = len(file.readlines())
     return {
-        "memory_mb": round(memory, 1),
-        "mappings": mappings,
+        "memory_mb": round(runs.memory() / 1e6, 1),
+        "mappings": runs.mappings(),
         "open_files": len(os.listdir("/proc/self/fd")),
         "python_threads": threading.active_count(),
         "threads": len(os.listdir("/proc/self/task")),

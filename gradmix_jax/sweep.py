@@ -144,6 +144,7 @@ def table(name: str, variants: dict[str, Variant], directories: list[str]) -> st
     costs = {method.label: _flops(method.example) for method in methods}
     totals = {method.label: costs[method.label] * method.example.results["step"] for method in methods}
     scores = {method.label: _score(method.example) for method in methods}
+    several = len(set(scores.values())) > 1
     with_negatives = [method.label for method in methods if method.example.config["dataset"]["num_negative"]]
     first, scaled = next(iter(costs)), any(variant.epochs for variant in variants.values())
     reference = REFERENCES[name] if scaled and REFERENCES[name] in totals else first
@@ -151,7 +152,7 @@ def table(name: str, variants: dict[str, Variant], directories: list[str]) -> st
     def row(method):
         label, variant = method.label, variants[method.label]
         words = [label, _words(variant), variant.paper, f"{costs[label] / costs[first]:.3f} x"]
-        if len(set(scores.values())) > 1:
+        if several:
             words.append(scores[label])
         if scaled:
             words += [" + ".join(map(str, variant.epochs)), f"{totals[label] / totals[reference]:.3f} x"]
@@ -159,7 +160,7 @@ def table(name: str, variants: dict[str, Variant], directories: list[str]) -> st
 
     heads = (
         *("method", "config", "source", "FLOPs"),
-        *(("score",) if len(set(scores.values())) > 1 else ()),
+        *(("score",) if several else ()),
         *(("epochs", "FLOPs of all steps") if scaled else ()),
     )
     metrics = [contents.ACCURACY, contents.AUROC, contents.OSCR]

@@ -67,8 +67,8 @@ def _tuned(**changes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     every = {"": _CLASSIFIER32} | {name: {"augment.magnitude": value} for name, value in _MAGNITUDE.items()}
     tiny = {"optimizer.learning_rate": 0.01, "objective.label_smoothing": _smoothing(0.9, 20)}
     every["tiny_imagenet"] = every["tiny_imagenet"] | tiny
-    more = dict.fromkeys(name for name in changes if name not in (*every, "all"))
-    return {name: every.get(name, {}) | changes.get(name or "all", {}) for name in every | more}
+    names = [name for name in every | changes if name != "all"]
+    return {name: every.get(name, {}) | changes.get(name or "all", {}) for name in names}
 
 
 def _fine_grained(magnitude: int, smoothing: float, classes: int) -> dict[str, Any]:

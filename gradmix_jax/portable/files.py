@@ -71,14 +71,13 @@ def write(
     aside = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}.", dir=parent)
     try:
         metadata = _write_all(classifier, aside, weights, names, layout)
-        stored_lib.write_sums(aside)
-        _compare(classifier, read(aside))
         if onnx:
             onnx_file.write(classifier, os.path.join(aside, onnx_file.FILE))
-        text = card.text(metadata, results, os.listdir(aside))
+        text = card.text(metadata, results, [*os.listdir(aside), stored_lib.SUMS])
         with open(os.path.join(aside, CARD), "w", encoding="utf-8") as file:
             file.write(text)
         stored_lib.write_sums(aside)
+        _compare(classifier, read(aside))
         os.chmod(aside, 0o755)
         if os.path.isdir(out):
             os.rmdir(out)

@@ -14,7 +14,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 def write_sums(directory: str) -> None:
     """Write the digests of all files of a directory."""
     names = sorted(set(os.listdir(directory)) - {SUMS})
-    lines = [f"{_digest(os.path.join(directory, name))}  {name}\n" for name in names]
+    lines = [f"{digest(os.path.join(directory, name))}  {name}\n" for name in names]
     with open(os.path.join(directory, SUMS), "w", encoding="utf-8") as file:
         file.writelines(lines)
 
@@ -42,11 +42,12 @@ def check_sums(sums: Mapping[str, str] | None, files: Iterable[str]) -> None:
     """
     for path in files if sums is not None else ():
         name = os.path.basename(path)
-        if _digest(path) != sums.get(name):
+        if digest(path) != sums.get(name):
             why = "its SHA-256 is not the one in" if name in sums else "it is not listed in"
             raise ValueError(f"{name} is damaged: {why} {SUMS}; export the run again.")
 
 
-def _digest(path: str) -> str:
+def digest(path: str) -> str:
+    """SHA-256 of a local file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

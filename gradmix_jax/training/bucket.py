@@ -5,10 +5,10 @@ with a commit by rename or marker that depends on the store. Copying whole files
 of a run does, and the copies are verified. The files keep Orbax's layout, so a workdir copied from a bucket is a run.
 """
 
-import hashlib
 import json
 import os
 
+from gradmix_jax import stored
 from gradmix_jax.workdir import storage
 
 
@@ -39,7 +39,7 @@ class Bucket:
         storage.remove_below(folder)  # files of an interrupted upload
         digests = {}
         for name in storage.files_below(local):
-            digests[name] = _digest(os.path.join(local, name))
+            digests[name] = stored.digest(os.path.join(local, name))
             storage.upload(os.path.join(local, name), f"{folder}/{name}")
         storage.write(f"{folder}.json", json.dumps({"sha256": digests}).encode())
         self.steps = sorted({*self.steps, step})
@@ -57,7 +57,7 @@ class Bucket:
                 if not os.path.abspath(copy).startswith(os.path.join(os.path.abspath(local), "")):
                     raise MissingError(f"{name!r} is not a file of a checkpoint")
                 storage.download(f"{self._directory}/{step}/{name}", copy)
-                if _digest(copy) != digest:
+                if stored.digest(copy) != digest:
                     raise MissingError(f"the SHA-256 of {name} differs from the recorded one")
         except FileNotFoundError as error:
             raise MissingError(f"there is no {error.filename}") from error
@@ -84,8 +84,3 @@ def committed(directory: str) -> list[int]:
     """The steps of the complete checkpoints in a directory of a bucket, the oldest first."""
     stems = [name.removesuffix(".json") for name in storage.names(directory) if name.endswith(".json")]
     return sorted(int(stem) for stem in stems if stem.isdigit())
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
