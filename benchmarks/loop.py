@@ -132,7 +132,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     names = jax.eval_shape(
         step_lib.make_train_step(program, axis_name=None),
         run_lib.initial_state(specs, program),
-        *cost.resident_shapes(len(data.train), specs.image_shape),
+        *cost.resident_shapes(program),
     )[1]
 
     def nothing(state, *inputs):

@@ -96,5 +96,5 @@ def compile_mapped(
     program = run_lib.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images, mapped=mapped)
     state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
     step = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
-    arguments = mapped.abstract(state, cost.resident_shapes(num_images, specs.image_shape))
+    arguments = mapped.abstract(state, cost.resident_shapes(program))
     return step.lower(*arguments).compile(), program, state

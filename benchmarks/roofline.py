@@ -119,7 +119,7 @@ def build(arguments, batch: int, variant: Variant):
 
         state = state_lib.create(program.model, program.transform, 0, (size, size, variant.channels))
         compiled = jax.jit(several if variant.steps > 1 else step, donate_argnums=0 if variant.donated else ())
-        return compiled.lower(state, *cost.resident_shapes(NUM_IMAGES, (size, size, 3))).compile(), state
+        return compiled.lower(state, *cost.resident_shapes(program)).compile(), state
 
 
 def unfused(executable) -> int:

@@ -1,6 +1,7 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
+import dataclasses
 import sys
 from typing import Any
 
@@ -33,13 +34,33 @@ _OF_A_HOST = ("dataset.data_dir", "dataset.root", "dataset.download", "train.wor
 ARRAYS = {"arrays": workdir_lib.SCORES, "gallery": workdir_lib.GALLERY}
 
 
-def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[str, Any] | None:
+class LastProgram:
+    """The program of the last run, kept for the next one: if only the seed differs, nothing is traced or compiled."""
+
+    def __init__(self):
+        self._of: tuple[Experiment, int, int] | None = None
+        self._made: tuple[mapping.Mapping, Program] | None = None
+
+    def of(self, experiment: Experiment, *, num_classes: int, num_images: int) -> tuple[mapping.Mapping, Program]:
+        """How the step of an experiment runs on all devices, and its static part; see `make_program`."""
+        of = dataclasses.replace(experiment, seed=0), num_classes, num_images
+        if self._made is None or of != self._of:
+            mapped = mapping.MAPPINGS[experiment.train.mapping]()
+            program = make_program(experiment, num_classes=num_classes, num_images=num_images, mapped=mapped)
+            self._of, self._made = of, (mapped, program)
+        return self._made
+
+
+def run(
+    config: ConfigDict, workdir: str, mode: str = "train_and_eval", *, last: LastProgram | None = None
+) -> dict[str, Any] | None:
     """Train in `workdir`, or resume the run in it, and evaluate.
 
     Args:
       config: the experiment.
       workdir: directory of the run; created if missing.
       mode: one of MODES.
+      last: shared by consecutive runs, so that those of several seeds compile once.
 
     Returns:
       The results, also written to the workdir; None without an evaluation, and on all processes except the main one.
@@ -56,10 +77,12 @@ def run(config: ConfigDict, workdir: str, mode: str = "train_and_eval") -> dict[
         pod.agree(_facts(plain, mode))
     # The other processes of a pod may have no disk in common with the main one, or the same one.
     with lock.hold(workdir) if mapping.is_main_process() else contextlib.nullcontext():
-        return _run(experiment, plain, workdir, mode)
+        return _run(experiment, plain, workdir, mode, last)
 
 
-def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str) -> dict[str, Any] | None:
+def _run(
+    experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str, last: LastProgram | None
+) -> dict[str, Any] | None:
     """`run` in a workdir that this process has locked."""
     check_same_run(plain, workdir)
     data = data_lib.open_set(experiment.dataset)
@@ -69,7 +92,7 @@ def _run(experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str)
         fresh = not Checkpoints.exist(workdir)
         evaluation.check_data(experiment.setup, data, reference=mapping.is_main_process(), decode=fresh)
     if mode != "eval":
-        train(experiment, plain, workdir, data=data)
+        train(experiment, plain, workdir, data=data, last=last)
     results = None
     if mode != "train":
         results = _evaluate(experiment, plain, workdir, data)
@@ -226,7 +249,12 @@ def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> c
 
 
 def train(
-    experiment: Experiment, config: dict[str, Any], workdir: str, *, data: data_lib.OpenSet | None = None
+    experiment: Experiment,
+    config: dict[str, Any],
+    workdir: str,
+    *,
+    data: data_lib.OpenSet | None = None,
+    last: LastProgram | None = None,
 ) -> tuple[int, int]:
     """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
 
@@ -235,6 +263,7 @@ def train(
       config: the config they were made from, recorded in the workdir.
       workdir: directory of the run; created if missing.
       data: the run's data, if already open.
+      last: see `run`.
 
     Returns:
       The number of steps done and planned.
@@ -244,8 +273,8 @@ def train(
     """
     check_same_run(config, workdir)
     data = data_lib.open_set(experiment.dataset) if data is None else data
-    mapped = mapping.MAPPINGS[experiment.train.mapping]()
-    program = make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training), mapped=mapped)
+    sizes = dict(num_classes=data.num_classes, num_images=len(data.for_training))
+    mapped, program = (last or LastProgram()).of(experiment, **sizes)
     init = lambda: initial_state(experiment, program)
     train_lib.check_memory(jax.eval_shape(init), data.for_training, experiment.dataset.storage)
     of = identity(experiment.dataset, experiment.seed, data.class_names)

@@ -8,13 +8,17 @@ import sys
 import types
 
 import commands
+import jax
+import numpy as np
 import pytest
+import untrained_runs
 from evaluated_runs import ENVIRONMENT
-from programs import small_config
+from programs import final_state, small_config
 
 from gradmix_jax import protocol, run_many
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
+from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import SaveError
 from gradmix_jax.workdir import lock, storage
 
@@ -26,7 +30,7 @@ def pretended(monkeypatch):
     """`run.run` that leaves results behind without training; returns the list of its calls."""
     calls = []
 
-    def run(config, workdir):
+    def run(config, workdir, *, last):
         calls.append((config.dataset.trial, config.seed))
         os.makedirs(workdir, exist_ok=True)
         values = {"accuracy": 0.9, "oscr": 0.8, "auroc": 0.5 + 0.1 * config.dataset.trial, "fpr95_known_positive": 0.3}
@@ -134,10 +138,10 @@ def _failing(monkeypatch, trial, error):
     """Make the pretended `run.run` fail on a trial; emptying the returned list makes the trial work again."""
     pretend, broken = run_lib.run, [trial]
 
-    def run(config, workdir):
+    def run(config, workdir, *, last):
         if config.dataset.trial in broken:
             raise error
-        return pretend(config, workdir)
+        return pretend(config, workdir, last=last)
 
     monkeypatch.setattr(run_lib, "run", run)
     return broken
@@ -210,9 +214,26 @@ def test_the_status_says_that_a_run_failed(failed, status, pretended, tmp_path, 
     assert "| 1 | 1 |" in capsys.readouterr().out or not failed
 
 
+def test_seeds_share_one_compiled_step_and_stay_what_they_are(tmp_path, monkeypatch):
+    made = []
+    make = train_lib.step_lib.make_train_step
+    monkeypatch.setattr(train_lib.step_lib, "make_train_step", lambda *a, **k: made.append(0) or make(*a, **k))
+    config = untrained_runs.digits(**{"evaluate.scores": (), "evaluate.stages": ()})
+    shared, alone = str(tmp_path / "shared"), str(tmp_path / "alone")
+    planned = run_many.check_runs(config, shared, [0], [0, 1], num_devices=8)
+    assert not run_many.run_all(planned) and len(made) == 1
+    assert not run_many.run_all(run_many.check_runs(config, alone, [0], [1], num_devices=8)) and len(made) == 2
+    others = run_many.check_runs(config, str(tmp_path / "others"), [0, 1], [0], num_devices=8)
+    assert not run_many.run_all(others) and len(made) == 4
+    states = [final_state(planned[1][0], f"{parent}/trial0_seed1") for parent in (shared, alone)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    first = final_state(planned[0][0], f"{shared}/trial0_seed0")
+    assert not np.array_equal(jax.tree.leaves(first.params)[0], jax.tree.leaves(states[0].params)[0])
+
+
 MEMORY = """
 import sys, tempfile
-from programs import small_config
+from programs import final_state, small_config
 from gradmix_jax import run_many as run
 from gradmix_jax.config import phase
 import jax

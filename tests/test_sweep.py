@@ -80,7 +80,7 @@ def test_scores_have_a_column_and_methods_that_train_on_unknown_classes_are_not_
 
 
 def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
-    def pretend(config, workdir):
+    def pretend(config, workdir, *, last):
         write_results(config, workdir, auroc={"none": 0.6, "input": 0.8}[config.name] + 0.1 * config.seed)
 
     monkeypatch.setattr(run_lib, "run", pretend)
@@ -106,7 +106,7 @@ def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
     costs, seen = {"none": 100.0, "input": 250.0, "cutmix": 10_000.0}, []
     two_phases = (phase("ssl", epochs=6, ssl=1.0), phase("joint", epochs=3, supcon=1.0, ssl=1.2))
 
-    def pretend(config, workdir):
+    def pretend(config, workdir, *, last):
         epochs = [each.epochs for each in config.phases]
         seen.append((config.name, epochs))
         write_results(config, workdir, auroc=0.6, step=2 * sum(epochs))
@@ -139,7 +139,7 @@ def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
 
 
 def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_path, capsys):
-    def pretend(config, workdir):
+    def pretend(config, workdir, *, last):
         if config.name == "none" and config.seed == 1 or config.name == "cutmix":
             raise ValueError("no disk.")
         write_results(config, workdir, auroc=0.6)
@@ -164,7 +164,7 @@ def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_pa
 
 
 def test_an_invalid_variant_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run_lib, "run", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr(run_lib, "run", lambda *_, **__: pytest.fail("something was run"))
     variants = {"none": sweep.Variant("none", {}, ""), "bad": sweep.Variant("input", {"mix.fill": "nois"}, "")}
     monkeypatch.setitem(sweep.SWEEPS, "two", variants)
     config, names = small_config(phases=PHASES), ([0], [0])

@@ -24,7 +24,7 @@ from . import mechanism
 from .plan import ROOT, Job
 from .raw import OK, Row, append, read
 
-# Bytes and memory mappings beyond which compiled programs are freed. A train step is used only by its own run and takes
+# Bytes and memory mappings beyond which compiled programs are freed. A train step serves the seeds of a split and takes
 # about 60 MB and a thousand mappings, of which Linux allows a process 65,530; the programs of an evaluation are shared
 # by all runs of a shape.
 MOST_MEMORY = 3e9
@@ -49,9 +49,10 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
     done = {row.key for row in rows if row.ok or not retry}
     flops = {(row.key.dataset, row.key.variant): row.flops for row in rows if row.flops and row.key.part == "main"}
     planned, failed = [job for job in jobs if job.key not in done], 0
+    last = run_lib.LastProgram()
     for number, job in enumerate(planned, 1):
         started = time.monotonic()
-        row = run(job, workdir, flops)
+        row = run(job, workdir, flops, last)
         append(raw, row)
         if memory() > MOST_MEMORY or mappings() > MOST_MAPPINGS:
             run_many.forget_programs()
@@ -73,19 +74,20 @@ def remeasure(jobs: Iterable[Job], raw: str, workdir: str) -> None:
             append(raw, measure(job, directory, row, {(job.key.dataset, job.of): row.flops}))
 
 
-def run(job: Job, workdir: str, flops: dict[tuple[str, str], float]) -> Row:
+def run(job: Job, workdir: str, flops: dict[tuple[str, str], float], last: run_lib.LastProgram) -> Row:
     """The row of a run, which is carried out unless its directory is complete.
 
     Args:
       job: the run.
       workdir: parent directory of all runs.
       flops: FLOPs of the train step by (dataset, row of the sweep); a missing entry is added.
+      last: program of the run before.
     """
     directory, config = job.directory(workdir), job.config()
     empty = Row(job.key, config.phases[0].epochs, config.model.width, **conditions(workdir_lib.environment()))
     try:
         if not is_whole(config, directory):
-            run_lib.run(config, directory)
+            run_lib.run(config, directory, last=last)
         return measure(job, directory, empty, flops)
     except OF_THE_MACHINE:
         raise

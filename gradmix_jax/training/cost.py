@@ -30,13 +30,18 @@ def compile_step(program: Program, state: Any) -> jax.stages.Compiled:
       state: a TrainState, or its shapes.
     """
     step = jax.jit(step_lib.make_train_step(program, axis_name=None), donate_argnums=0)
-    return step.lower(state, *resident_shapes(program.num_images, program.image_shape)).compile()
+    return step.lower(state, *resident_shapes(program)).compile()
 
 
-def resident_shapes(num_images: int, image_shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Shapes of a step's inputs besides its state: pixels of all images, their labels, the order of the epoch."""
-    numbers = jax.ShapeDtypeStruct((num_images,), jnp.int32)
-    return jax.ShapeDtypeStruct((num_images, math.prod(image_shape)), jnp.uint8), numbers, numbers
+def resident_shapes(program: Program) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of a step's inputs besides its state: pixels of all images, their labels, the order of the epoch.
+
+    Images and labels fill whole batches, and the order names whole batches, as in `train.resident_data`.
+    """
+    used = program.steps_per_epoch * program.batch_size
+    size = -(-program.num_images // program.batch_size) * program.batch_size
+    numbers = lambda count: jax.ShapeDtypeStruct((count,), jnp.int32)
+    return jax.ShapeDtypeStruct((size, math.prod(program.image_shape)), jnp.uint8), numbers(size), numbers(used)
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:

@@ -12,9 +12,9 @@ from gradmix_jax.method import attribution, mix
 from gradmix_jax.training.phases import Phase
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """Everything static about a step.
+    """Everything static about a step; equal only to itself, because its schedule and transform are functions.
 
     `batch_size` is global, and `num_images` is the size of the training set. `patch_size` is that of a transformer, 0
     for other models; `class_token` says whether the model has one, `has_negatives` whether some images have the label

@@ -203,21 +203,33 @@ def make_step(
     start_step: int,
 ) -> Callable:
     """state -> (state, metrics), with the data bound: resident on the device, or streamed batch by batch."""
-    step = step_lib.make_train_step(program, axis_name=mapped.axis_name)
-    compiled = mapped.compile_step(step, streamed=storage == "stream")
+    compiled = _compiled(program, mapped, storage == "stream")
     batches = {"resident": resident_data, "stream": _streamed}[storage](program, spec, source, mapped, seed, start_step)
     return lambda state: compiled(state, *next(batches))
+
+
+@functools.lru_cache(maxsize=1)  # for the next run of the same program, see `run.LastProgram`
+def _compiled(program: Program, mapped: mapping.Mapping, streamed: bool) -> Callable:
+    step = step_lib.make_train_step(program, axis_name=mapped.axis_name)
+    return mapped.compile_step(step, streamed=streamed)
 
 
 def resident_data(
     program: Program, spec: Spec, source: data_lib.Source, mapped: mapping.Mapping, seed: int, start_step: int
 ) -> Iterator:
-    """(images, labels, order of the epoch) for every step: always the same images, and a new order every epoch."""
+    """(images, labels, order of the epoch) for every step: always the same images, and a new order every epoch.
+
+    Images and labels are padded with zeros, which no order names, to whole batches, and the order is cut to them: class
+    splits of nearly the same size then share a compiled step.
+    """
     images, labels = data_lib.resident(source, progress=mapping.is_main_process())
     if jax.process_count() > 1:  # before the first step, because one different pixel would give different parameters
         pod.agree({"the content of the training images": data_lib.hash_of(images, labels)})
-    images, labels = mapped.replicate((images.reshape(len(images), -1), labels))
-    epoch_order = mapped.compile_replicated(functools.partial(order.epoch_order, size=program.num_images))
+    missing = -len(images) % program.batch_size
+    padded = np.pad(images.reshape(len(images), -1), ((0, missing), (0, 0))), np.pad(labels, (0, missing))
+    images, labels = mapped.replicate(padded)
+    used = program.steps_per_epoch * program.batch_size
+    epoch_order = mapped.compile_replicated(lambda *key: order.epoch_order(*key, size=program.num_images)[:used])
     for step in itertools.count(start_step):
         if step == start_step or step % program.steps_per_epoch == 0:
             # Not on the host, which would have to wait for it.

@@ -171,7 +171,7 @@ def pretended(monkeypatch):
     """Runs that take no time; those of `failing` variants fail. Returns (made, failing)."""
     made, failing = [], {}
 
-    def pretend(config, workdir):
+    def pretend(config, workdir, *, last):
         made.append((config.name, config.dataset.trial))
         if config.name in failing:
             raise failing[config.name]
