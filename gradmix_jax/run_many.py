@@ -88,7 +88,9 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
             sizes[repr(experiment.dataset)] = known
         size = sizes[repr(experiment.dataset)]
         steps = order.steps_per_epoch(size["num_images"], experiment.train.batch_size)
-        return steps * run_lib.step_cost(experiment, **size).flops
+        flops = steps * run_lib.step_cost(experiment, **size).flops
+        forget_programs()
+        return flops
 
     epochs = {}
     of_reference = flops_of_epoch(configs[reference])

@@ -190,7 +190,9 @@ def _flops(one: runs.Run) -> float:
         num_classes=len(one.results["known_classes"]),
         num_images=one.results["num_train"] + one.results.get("num_negative", 0),
     )
-    return run.step_cost(experiment, **sizes).flops
+    flops = run.step_cost(experiment, **sizes).flops
+    run_many.forget_programs()
+    return flops
 
 
 def print_commands(

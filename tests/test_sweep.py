@@ -116,6 +116,8 @@ def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
     opened = types.SimpleNamespace(num_classes=4, for_training=range(NUM_IMAGES))
     monkeypatch.setattr(run_lib, "run", pretend)
     monkeypatch.setattr(run_lib, "step_cost", step_cost)
+    forgotten = []  # otherwise every counted step stays in memory
+    monkeypatch.setattr(run_many, "forget_programs", lambda: forgotten.append(len(forgotten)))
     monkeypatch.setattr(run_many.data, "open_set", lambda spec: opened)
     variants = {name: sweep.Variant(name, {}, "") for name in costs}
     monkeypatch.setitem(sweep.SWEEPS, "three", variants)
@@ -123,7 +125,7 @@ def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
     config = small_config(phases=two_phases)
     text = sweep.run_sweep("three", config, str(tmp_path), [0], [0], "flops")
     expected = {"none": [15, 8], "input": [6, 3], "cutmix": [1, 1]}
-    assert dict(seen) == expected
+    assert dict(seen) == expected and len(forgotten) == 3 * len(costs)  # to count, to run, for the table
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
     # 23 epochs of 100 are 1.022 x 9 of 250; one epoch is the least that a phase can have.
     assert [(row[1], row[4], row[5], row[6]) for row in rows[2:]] == [
