@@ -4,8 +4,8 @@ python -m gradmix_jax.sweep overview --config=configs/digits_osr.py --workdir=ru
 python -m gradmix_jax.sweep ablation ... --print_commands       print one command per run, for a scheduler; run nothing
 python -m gradmix_jax.sweep overview ... --budget=flops         choose epochs so that every variant takes the same FLOPs
 
-overview: every objective, mixing method, view policy and optimizer, and published rivals. ablation: each choice of
-GradMix, one at a time. map: whether the map matters (results/plan.md).
+overview: every objective, mixing method, view policy and optimizer, and published rivals. main: seven of its rows.
+ablation: each choice of GradMix, one at a time. map: whether the map matters (results/plan.md).
 
 A run with results is skipped and an interrupted one is resumed, so rerunning the command completes it.
 A directory that holds a run of another config is refused.
