@@ -42,12 +42,12 @@ def our_step(specs, data: tuple[np.ndarray, ...]):
     import jax
     import resnet18
 
-    from gradmix_jax import run as run_lib
+    from gradmix_jax import assembly
     from gradmix_jax.training import cost
 
     sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=len(data[0]))
-    program = run_lib.make_program(specs, **sizes)
-    state = run_lib.initial_state(specs, program)
+    program = assembly.make_program(specs, **sizes)
+    state = assembly.initial_state(specs, program)
     executable = cost.compile_step(program, state)
     first = jax.device_get(state)
     return turns.of_executable(executable, state, jax.device_put(data)), first

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import resnet18
 
+from gradmix_jax import assembly, objectives
 from gradmix_jax import config as config_lib
-from gradmix_jax import objectives
-from gradmix_jax import run as run_lib
 
 DEVICES, VIEWS, PROJECTION = 8, 2, 128
 BLOCKS = (256, 4096, sys.maxsize)
@@ -51,7 +50,7 @@ def print_micro_batches(width: int, batch: int, size: int) -> None:
         for images in (batch, size):
             keys = {"train.micro_batch_size": images}
             specs = resnet18.settings(recipe, resnet18.JOINT, width=width, batch=batch, overrides=keys)
-            own = run_lib.step_cost(specs, num_classes=resnet18.NUM_CLASSES, num_images=batch)
+            own = assembly.step_cost(specs, num_classes=resnet18.NUM_CLASSES, num_images=batch)
             whole = whole or own
             flops, memory = own.flops / whole.flops, own.temporary_bytes / whole.temporary_bytes
             cells = f"{own.flops / 1e12:.2f} | {flops:.3f} x | {own.temporary_bytes / 1e9:.2f} | {memory:.3f} x"

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import resnet18
 
+from gradmix_jax import assembly
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.data import order
@@ -70,10 +71,10 @@ def bare(specs, arguments) -> float:
     """Seconds per step for dispatching alone, with at most two steps in flight, as in the loop."""
     data = data_lib.open_set(specs.dataset)
     mapped = mapping.MAPPINGS[specs.train.mapping]()
-    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
+    program = assembly.make_program(specs, num_classes=data.num_classes, num_images=len(data.train), mapped=mapped)
     compiled = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
     inputs = next(train.resident_data(program, specs.train, data.train, mapped, specs.seed, 0))
-    state, metrics = mapped.create(lambda: run_lib.initial_state(specs, program)), []
+    state, metrics = mapped.create(lambda: assembly.initial_state(specs, program)), []
     for index in range(SKIPPED + arguments.steps):
         if index == SKIPPED:
             jax.block_until_ready(state)
@@ -128,10 +129,10 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     """Microseconds of host work per step: the dispatch alone, and the whole loop with fetching, logging and the bar."""
     data = data_lib.open_set(specs.dataset)
     sizes = dict(num_classes=data.num_classes, num_images=len(data.train))
-    program = run_lib.make_program(specs, **sizes)
+    program = assembly.make_program(specs, **sizes)
     names = jax.eval_shape(
         step_lib.make_train_step(program, axis_name=None),
-        run_lib.initial_state(specs, program),
+        assembly.initial_state(specs, program),
         *cost.resident_shapes(program),
     )[1]
 
@@ -141,7 +142,7 @@ def host_work(specs, arguments, steps: int = 400) -> dict[str, float]:
     mapped = mapping.MAPPINGS[specs.train.mapping]()
     compiled = mapped.compile_step(nothing)
     inputs = next(train.resident_data(program, specs.train, data.train, mapped, specs.seed, 0))
-    state, _ = compiled(mapped.create(lambda: run_lib.initial_state(specs, program)), *inputs)
+    state, _ = compiled(mapped.create(lambda: assembly.initial_state(specs, program)), *inputs)
     dispatches = []
     for _ in range(steps):
         started = time.perf_counter()

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradmix_jax import augment, models
+from gradmix_jax import assembly, augment, models
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
@@ -103,10 +103,10 @@ def trained(c, workdir: str, count: int) -> Trained:
     run_lib.run(c, workdir, "train")
     experiment = run_lib.from_config(config_lib.read(workdir), num_devices=1)
     data = data_lib.open_set(experiment.dataset)
-    program = run_lib.make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
+    program = assembly.make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
     of = identity(experiment.dataset, experiment.seed, data.class_names)
     checkpoints = Checkpoints(workdir, of=of, read_only=True)
-    start = run_lib.initial_state(experiment, program)
+    start = assembly.initial_state(experiment, program)
     state = checkpoints.restore(start, max(checkpoints.steps()))
     checkpoints.close()
     test = data.test_known
@@ -227,7 +227,7 @@ def relative_costs(model: str) -> dict[str, float]:
         c.mix.method, c.mix.mask, c.mix.fill = "gradmix", "threshold", "partner"
         c.attribution.update(kind.keys)
         experiment = config_lib.from_config(config_lib.to_plain(c), num_devices=1)
-        flops[name] = run_lib.step_cost(experiment, num_classes=6, num_images=1024).flops
+        flops[name] = assembly.step_cost(experiment, num_classes=6, num_images=1024).flops
     return {name: value / flops["random"] for name, value in flops.items()}
 
 

@@ -11,9 +11,8 @@ import runpy
 
 import jax
 
+from gradmix_jax import assembly, sweep
 from gradmix_jax import config as config_lib
-from gradmix_jax import run as run_lib
-from gradmix_jax import sweep
 
 # Numbers of the digits' first split that the step's FLOPs depend on.
 NUM_CLASSES, NUM_IMAGES = 6, 1280
@@ -23,7 +22,7 @@ def flops(base, label: str) -> float:
     """FLOPs of one step of a row on one device."""
     one = sweep.config_of(base, label, sweep.OVERVIEW[label])
     experiment = config_lib.from_config(config_lib.to_plain(one), num_devices=1)
-    return run_lib.step_cost(experiment, num_classes=NUM_CLASSES, num_images=NUM_IMAGES).flops
+    return assembly.step_cost(experiment, num_classes=NUM_CLASSES, num_images=NUM_IMAGES).flops
 
 
 def main() -> None:

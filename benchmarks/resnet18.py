@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from gradmix_jax import assembly, models
 from gradmix_jax import config as config_lib
-from gradmix_jax import models
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.models.resnet import BasicBlock, ResNet
@@ -93,8 +93,8 @@ def compile_mapped(
     """
     specs = settings(recipe, phase_of, devices=len(devices), **options)
     mapped = mapping.MAPPINGS[mapping_name](devices)
-    program = run_lib.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images, mapped=mapped)
-    state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
+    program = assembly.make_program(specs, num_classes=NUM_CLASSES, num_images=num_images, mapped=mapped)
+    state = jax.eval_shape(lambda: assembly.initial_state(specs, program))
     step = mapped.compile_step(step_lib.make_train_step(program, axis_name=mapped.axis_name))
     arguments = mapped.abstract(state, cost.resident_shapes(program))
     return step.lower(*arguments).compile(), program, state

@@ -27,8 +27,7 @@ import resnet18
 import turns
 from jax import lax
 
-from gradmix_jax import augment
-from gradmix_jax import run as run_lib
+from gradmix_jax import assembly, augment
 from gradmix_jax.training import cost
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import step as step_lib
@@ -111,7 +110,7 @@ def build(arguments, batch: int, variant: Variant):
         return jnp.pad(images_BxHxWxC, ((0, 0), (0, 0), (0, 0), (0, variant.channels - images_BxHxWxC.shape[-1])))
 
     with network, mock.patch.object(augment, "normalize", padded):
-        program = run_lib.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
+        program = assembly.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
         step = step_lib.make_train_step(program, axis_name=None)
 
         def several(state, *data):

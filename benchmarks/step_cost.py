@@ -15,7 +15,7 @@ import jax
 import resnet18
 import turns
 
-from gradmix_jax import run as run_lib
+from gradmix_jax import assembly
 from gradmix_jax.method import masks, mix
 from gradmix_jax.training import cost
 
@@ -60,8 +60,8 @@ def compiled(recipe: str, overrides: dict, phase_of, *, width: int, batch: int, 
     """(executable, function that makes its first state) of one variant on one device."""
     specs = resnet18.settings(recipe, phase_of, width=width, batch=batch, dtype=dtype, overrides=overrides)
     sizes = dict(num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
-    program = run_lib.make_program(specs, **sizes)
-    make_state = lambda: run_lib.initial_state(specs, program)
+    program = assembly.make_program(specs, **sizes)
+    make_state = lambda: assembly.initial_state(specs, program)
     return cost.compile_step(program, jax.eval_shape(make_state)), make_state
 
 

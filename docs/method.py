@@ -13,8 +13,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from gradmix_jax import assembly
 from gradmix_jax import config as config_lib
-from gradmix_jax import run
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain
 from gradmix_jax.workdir import replacing
@@ -30,7 +30,9 @@ def explained(workdir, recipe):
         config[section] |= keys
     prepared = prepare(config, workdir)
     with contextlib.closing(prepared.checkpoints()) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
+        state = checkpoints.restore(
+            jax.eval_shape(lambda: assembly.initial_state(prepared.experiment, prepared.program))
+        )
     batch, labels = prepared.batch(int(state.seed), int(state.step))
     return jax.device_get(jax.jit(lambda *arrays: explain.explain(prepared.program, *arrays))(state, batch, labels))
 

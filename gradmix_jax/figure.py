@@ -10,7 +10,7 @@ import os
 import jax
 from absl import flags
 
-from gradmix_jax import cli, run
+from gradmix_jax import assembly, cli
 from gradmix_jax import config as config_lib
 from gradmix_jax.report.labels import short
 from gradmix_jax.report.prepared import prepare
@@ -44,7 +44,9 @@ def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = No
     if not chosen or not all(0 <= place < size for place in chosen):
         raise ValueError(f"--images must be positions from 0 to {size - 1}, got {chosen}.")
     with contextlib.closing(prepared.checkpoints()) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: run.initial_state(prepared.experiment, prepared.program)))
+        state = checkpoints.restore(
+            jax.eval_shape(lambda: assembly.initial_state(prepared.experiment, prepared.program))
+        )
     batch, labels = prepared.batch(int(state.seed), int(state.step))
     explanation = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))(state, batch, labels)
     _draw(jax.device_get(explanation), {i: prepared.data.class_names[labels[i]] for i in chosen}, out, kind)

@@ -1,7 +1,6 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
-import dataclasses
 import sys
 from typing import Any
 
@@ -10,21 +9,18 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from gradmix_jax import assembly, pod, stored
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import models, pod, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, derive, from_config
-from gradmix_jax.data import order
 from gradmix_jax.evaluation import evaluate as evaluation
-from gradmix_jax.training import cost, mapping, tracking
 from gradmix_jax.training import initial as initial_lib
-from gradmix_jax.training import optimizer as optimizer_lib
+from gradmix_jax.training import mapping, tracking
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.identity import identity
-from gradmix_jax.training.program import Program
 from gradmix_jax.workdir import lock, storage
 
 MODES = ("train", "eval", "train_and_eval")
@@ -34,25 +30,8 @@ _OF_A_HOST = ("dataset.data_dir", "dataset.root", "dataset.download", "train.wor
 ARRAYS = {"arrays": workdir_lib.SCORES, "gallery": workdir_lib.GALLERY}
 
 
-class LastProgram:
-    """The program of the last run, kept for the next one: if only the seed differs, nothing is traced or compiled."""
-
-    def __init__(self):
-        self._of: tuple[Experiment, int, int] | None = None
-        self._made: tuple[mapping.Mapping, Program] | None = None
-
-    def of(self, experiment: Experiment, *, num_classes: int, num_images: int) -> tuple[mapping.Mapping, Program]:
-        """How the step of an experiment runs on all devices, and its static part; see `make_program`."""
-        of = dataclasses.replace(experiment, seed=0), num_classes, num_images
-        if self._made is None or of != self._of:
-            mapped = mapping.MAPPINGS[experiment.train.mapping]()
-            program = make_program(experiment, num_classes=num_classes, num_images=num_images, mapped=mapped)
-            self._of, self._made = of, (mapped, program)
-        return self._made
-
-
 def run(
-    config: ConfigDict, workdir: str, mode: str = "train_and_eval", *, last: LastProgram | None = None
+    config: ConfigDict, workdir: str, mode: str = "train_and_eval", *, last: assembly.LastProgram | None = None
 ) -> dict[str, Any] | None:
     """Train in `workdir`, or resume the run in it, and evaluate.
 
@@ -81,7 +60,7 @@ def run(
 
 
 def _run(
-    experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str, last: LastProgram | None
+    experiment: Experiment, plain: dict[str, Any], workdir: str, mode: str, last: assembly.LastProgram | None
 ) -> dict[str, Any] | None:
     """`run` in a workdir that this process has locked."""
     check_same_run(plain, workdir)
@@ -177,84 +156,13 @@ def _evaluate(
     return written
 
 
-def make_program(
-    experiment: Experiment, *, num_classes: int, num_images: int, mapped: mapping.Mapping | None = None
-) -> Program:
-    """The static part of the train step.
-
-    Args:
-      experiment: the specs.
-      num_classes: number K of known classes.
-      num_images: size of the training set.
-      mapped: how the step runs on several devices; None: on one, with plain `jax.jit`.
-    """
-    module = models.create(experiment.model, num_classes=num_classes, axis_name=mapped and mapped.axis_name)
-    batch_size = experiment.train.batch_size
-    steps_per_epoch = order.steps_per_epoch(num_images, batch_size)
-    schedule = optimizer_lib.learning_rate_schedule(experiment.optimizer, experiment.phases, steps_per_epoch)
-    return Program(
-        model=mapped.model(module) if mapped else module,
-        transform=optimizer_lib.optimizer(
-            experiment.optimizer,
-            schedule,
-            frozen=experiment.model.frozen,
-            encoder_factor=experiment.model.loaded_learning_rate_factor,
-        ),
-        schedule=schedule,
-        phases=experiment.phases,
-        augment=experiment.augment,
-        attribution=experiment.attribution,
-        mix=experiment.mix,
-        objective=experiment.objective,
-        mean=experiment.normalization.mean,
-        std=experiment.normalization.std,
-        num_views=experiment.train.num_views,
-        num_classes=num_classes,
-        num_images=num_images,
-        image_shape=experiment.image_shape,
-        batch_size=batch_size,
-        average_decay=experiment.optimizer.ema,
-        patch_size=models.patch_size(experiment.model),
-        class_token=models.ENCODERS[experiment.model.name].class_token,
-        has_negatives=experiment.dataset.has_negatives,
-        skips_nonfinite=experiment.train.skip_nonfinite > 0,
-        micro_batch_size=experiment.train.micro_batch_size,
-        devices_in_rows=len(mapped.devices) if mapped and mapped.axis_name is None else 1,
-    )
-
-
-def initial_state(experiment: Experiment, program: Program) -> state_lib.TrainState:
-    """The state before the first step, a function of the config's seed; not yet that of `model.init_from`."""
-    return state_lib.create(
-        program.model,
-        program.transform,
-        experiment.seed,
-        experiment.image_shape,
-        averaged=bool(program.average_decay),
-        carrying=program.carrying,
-        objective=program.objective,
-    )
-
-
-def step_cost(experiment: Experiment, *, num_classes: int, num_images: int) -> cost.Cost:
-    """Cost of one train step on one device, by XLA's count.
-
-    Args:
-      experiment: the specs.
-      num_classes: K, known classes.
-      num_images: size of the training set, at least a batch.
-    """
-    program = make_program(experiment, num_classes=num_classes, num_images=num_images)
-    return cost.of(cost.compile_step(program, jax.eval_shape(lambda: initial_state(experiment, program))))
-
-
 def train(
     experiment: Experiment,
     config: dict[str, Any],
     workdir: str,
     *,
     data: data_lib.OpenSet | None = None,
-    last: LastProgram | None = None,
+    last: assembly.LastProgram | None = None,
 ) -> tuple[int, int]:
     """Train until the last phase is over, from the newest checkpoint in `workdir` if there is one.
 
@@ -274,8 +182,8 @@ def train(
     check_same_run(config, workdir)
     data = data_lib.open_set(experiment.dataset) if data is None else data
     sizes = dict(num_classes=data.num_classes, num_images=len(data.for_training))
-    mapped, program = (last or LastProgram()).of(experiment, **sizes)
-    init = lambda: initial_state(experiment, program)
+    mapped, program = (last or assembly.LastProgram()).of(experiment, **sizes)
+    init = lambda: assembly.initial_state(experiment, program)
     train_lib.check_memory(jax.eval_shape(init), data.for_training, experiment.dataset.storage)
     of = identity(experiment.dataset, experiment.seed, data.class_names)
     options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of)

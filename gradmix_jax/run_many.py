@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from gradmix_jax import assembly, data, stored
 from gradmix_jax import config as config_lib
-from gradmix_jax import data, stored
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import derive, from_config
@@ -88,7 +88,7 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
             sizes[repr(experiment.dataset)] = known
         size = sizes[repr(experiment.dataset)]
         steps = order.steps_per_epoch(size["num_images"], experiment.train.batch_size)
-        flops = steps * run_lib.step_cost(experiment, **size).flops
+        flops = steps * assembly.step_cost(experiment, **size).flops
         forget_programs()
         return flops
 
@@ -116,7 +116,7 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, Failure]:
       {workdir: why it failed} for runs without results and runs whose evaluation failed in part.
     """
     failed: dict[str, Failure] = {}
-    last, before = run_lib.LastProgram(), None
+    last, before = assembly.LastProgram(), None
     for one, directory in planned:
         try:
             if not is_finished(one, directory):

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from gradmix_jax import assembly, models
 from gradmix_jax import config as config_lib
-from gradmix_jax import models
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.data import order
@@ -48,7 +48,7 @@ def small_program(recipe="input", *, mapped=None, phases=PHASES, **overrides):
     config = small_config(recipe, phases, **overrides)
     num_devices = len(mapped.devices) if mapped else 1
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=num_devices)
-    return specs, run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES, mapped=mapped)
+    return specs, assembly.make_program(specs, num_classes=4, num_images=NUM_IMAGES, mapped=mapped)
 
 
 def shorten_transformers(monkeypatch):
@@ -59,7 +59,7 @@ def shorten_transformers(monkeypatch):
 
 
 def small_state(specs, program) -> state_lib.TrainState:
-    return run_lib.initial_state(specs, program)
+    return assembly.initial_state(specs, program)
 
 
 def small_images(channels=3):
@@ -81,8 +81,8 @@ def small_order(program, step):
 def final_state(config, workdir):
     """The state of a digits run's newest checkpoint."""
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
-    program = run_lib.make_program(specs, num_classes=6, num_images=256)
+    program = assembly.make_program(specs, num_classes=6, num_images=256)
     checkpoints = Checkpoints(str(workdir), of=None, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)))
+    state = checkpoints.restore(jax.eval_shape(lambda: assembly.initial_state(specs, program)))
     checkpoints.close()
     return state

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from programs import final_state, small_config
 
-from gradmix_jax import cli, figure, predict
+from gradmix_jax import assembly, cli, figure, predict
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
@@ -131,8 +131,8 @@ def test_a_step_reuses_the_memory_of_its_input_state():
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
     mapped = mapping.Pmap()
-    program = run_lib.make_program(specs, num_classes=6, num_images=len(source), mapped=mapped)
-    before = mapped.create(lambda: run_lib.initial_state(specs, program))
+    program = assembly.make_program(specs, num_classes=6, num_images=len(source), mapped=mapped)
+    before = mapped.create(lambda: assembly.initial_state(specs, program))
     options = dict(storage="resident", seed=specs.seed, start_step=0)
     after, _ = train.make_step(program, specs.train, source, mapped, **options)(before)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
@@ -145,7 +145,7 @@ def test_training_images_lie_on_every_device_as_rows_of_pixels(name):
     # they have one shape for all class splits of nearly the same size.
     specs = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8)
     source = data_lib.open_set(specs.dataset).train
-    program = run_lib.make_program(specs, num_classes=6, num_images=len(source))
+    program = assembly.make_program(specs, num_classes=6, num_images=len(source))
     start = program.steps_per_epoch - 1  # the last step of an epoch, then the first of the next one
     (images, labels, last), (same_images, same_labels, first) = itertools.islice(
         train.resident_data(program, specs.train, source, mapping.MAPPINGS[name](), specs.seed, start), 2

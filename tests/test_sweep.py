@@ -18,9 +18,9 @@ from evaluated_runs import ENVIRONMENT
 from ml_collections.config_flags import config_path
 from programs import NUM_IMAGES, SIZE, small_config
 
+from gradmix_jax import assembly, run_many, sweep
 from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax import run_many, sweep
 from gradmix_jax.config import phase
 from gradmix_jax.config.rivals import RIVALS
 from gradmix_jax.training import step as step_lib
@@ -115,7 +115,7 @@ def test_equal_flops_scale_the_epochs(tmp_path, monkeypatch, capsys):
     step_cost = lambda experiment, **sizes: types.SimpleNamespace(flops=costs[of_method(experiment)])
     opened = types.SimpleNamespace(num_classes=4, for_training=range(NUM_IMAGES))
     monkeypatch.setattr(run_lib, "run", pretend)
-    monkeypatch.setattr(run_lib, "step_cost", step_cost)
+    monkeypatch.setattr(assembly, "step_cost", step_cost)
     forgotten = []  # otherwise every counted step stays in memory
     monkeypatch.setattr(run_many, "forget_programs", lambda: forgotten.append(len(forgotten)))
     monkeypatch.setattr(run_many.data, "open_set", lambda spec: opened)
@@ -228,10 +228,10 @@ def test_extreme_images_leave_every_method_finite(label):
     base = small_config(phases=PHASES, **{"objective.options.moco.queue_size": 64})
     config = sweep.config_of(base, label, sweep.OVERVIEW[label])
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=1)
-    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
+    program = assembly.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
     step = jax.jit(step_lib.make_train_step(program, axis_name=None))
     for value in (0, 255):
-        state = run_lib.initial_state(specs, program)
+        state = assembly.initial_state(specs, program)
         images = jnp.full((NUM_IMAGES, SIZE * SIZE * 3), value, jnp.uint8)
         for _ in range(2):
             state, metrics = step(state, images, jnp.zeros(NUM_IMAGES, jnp.int32), jnp.arange(NUM_IMAGES))

@@ -6,6 +6,7 @@ from PIL import Image
 from programs import small_config
 from stored_data import write_folder
 
+from gradmix_jax import assembly
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
@@ -27,9 +28,9 @@ def untrained(config, workdir):
     plain = config_lib.to_plain(config)
     specs = run_lib.from_config(plain, num_devices=jax.device_count())
     data = data_lib.open_set(specs.dataset)
-    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
+    program = assembly.make_program(specs, num_classes=data.num_classes, num_images=10**4)
     checkpoints = Checkpoints(str(workdir), of=None)
-    checkpoints.save(run_lib.initial_state(specs, program))
+    checkpoints.save(assembly.initial_state(specs, program))
     checkpoints.close()
     workdir_lib.write_json(str(workdir), workdir_lib.CONFIG, plain)
     return plain, str(workdir)

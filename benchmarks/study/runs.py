@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import jax
 from ml_collections import ConfigDict
 
+from gradmix_jax import assembly, run_many, stored
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax import run_many, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import order
 from gradmix_jax.training import phases
@@ -49,7 +49,7 @@ def run_all(jobs: Iterable[Job], raw: str, workdir: str, *, retry: bool = False)
     done = {row.key for row in rows if row.ok or not retry}
     flops = {(row.key.dataset, row.key.variant): row.flops for row in rows if row.flops and row.key.part == "main"}
     planned, failed = [job for job in jobs if job.key not in done], 0
-    last = run_lib.LastProgram()
+    last = assembly.LastProgram()
     for number, job in enumerate(planned, 1):
         started = time.monotonic()
         row = run(job, workdir, flops, last)
@@ -74,7 +74,7 @@ def remeasure(jobs: Iterable[Job], raw: str, workdir: str) -> None:
             append(raw, measure(job, directory, row, {(job.key.dataset, job.of): row.flops}))
 
 
-def run(job: Job, workdir: str, flops: dict[tuple[str, str], float], last: run_lib.LastProgram) -> Row:
+def run(job: Job, workdir: str, flops: dict[tuple[str, str], float], last: assembly.LastProgram) -> Row:
     """The row of a run, which is carried out unless its directory is complete.
 
     Args:
@@ -123,7 +123,7 @@ def measure(job: Job, directory: str, empty: Row, flops: dict[tuple[str, str], f
     of = (job.key.dataset, job.of)  # the further keys do not affect the FLOPs
     if of not in flops:
         sizes = dict(num_classes=len(results["known_classes"]), num_images=results["num_train"])
-        flops[of] = run_lib.step_cost(experiment, **sizes).flops
+        flops[of] = assembly.step_cost(experiment, **sizes).flops
     return empty._replace(
         auroc=results["auroc"],
         oscr=results["oscr"],

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from gradmix_jax import run as run_lib
+from gradmix_jax import assembly
 from gradmix_jax.config import default_config, to_plain
 from gradmix_jax.method import mix
 from gradmix_jax.report.drawing import Marks, framed, subplots, svg
@@ -53,7 +53,7 @@ def _explanations(prepared, checkpoints) -> dict[int, explain_lib.Explanation]:
 
     Batch, views, partners and kept shares are those of step 0 throughout, so that only the parameters change.
     """
-    start = run_lib.initial_state(prepared.experiment, prepared.program)
+    start = assembly.initial_state(prepared.experiment, prepared.program)
     images, labels = prepared.batch(prepared.experiment.seed, 0)
     explain = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))
     found, saved = {}, checkpoints.steps()

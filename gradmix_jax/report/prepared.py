@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gradmix_jax import assembly
 from gradmix_jax import data as data_lib
-from gradmix_jax import run as run_lib
 from gradmix_jax.config import Experiment, from_config
 from gradmix_jax.data import order
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -50,5 +50,5 @@ def prepare(config: dict[str, Any], workdir: str) -> Prepared:
     if not experiment.mix.mixes:
         raise ValueError(f"the run in {workdir} does not mix (mix.method {experiment.mix.method!r}): nothing to show.")
     data = data_lib.open_set(experiment.dataset)
-    program = run_lib.make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training))
+    program = assembly.make_program(experiment, num_classes=data.num_classes, num_images=len(data.for_training))
     return Prepared(workdir, experiment, data, program)

@@ -208,7 +208,7 @@ def make_step(
     return lambda state: compiled(state, *next(batches))
 
 
-@functools.lru_cache(maxsize=1)  # for the next run of the same program, see `run.LastProgram`
+@functools.lru_cache(maxsize=1)  # for the next run of the same program, see `assembly.LastProgram`
 def _compiled(program: Program, mapped: mapping.Mapping, streamed: bool) -> Callable:
     step = step_lib.make_train_step(program, axis_name=mapped.axis_name)
     return mapped.compile_step(step, streamed=streamed)

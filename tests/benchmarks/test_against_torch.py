@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch_gradmix
 
-from gradmix_jax import augment, objectives
-from gradmix_jax import run as run_lib
+from gradmix_jax import assembly, augment, objectives
 from gradmix_jax.method import attribution, masks, mix
 from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.forward import apply_model
@@ -38,8 +37,8 @@ def keep():
 @pytest.fixture(scope="module")
 def batches(specs, keep):
     """What our step computes from the views of three batches: one compiled program."""
-    program = run_lib.make_program(specs, num_classes=6, num_images=64)
-    state = run_lib.initial_state(specs, program)
+    program = assembly.make_program(specs, num_classes=6, num_images=64)
+    state = assembly.initial_state(specs, program)
     weights = {"simclr": jnp.ones(())}
     params, batch_stats, keys = state.params, state.batch_stats, {"map": jax.random.key(4), "mix": jax.random.key(5)}
 

@@ -16,9 +16,9 @@ import scipy.stats
 from evaluated_runs import ENVIRONMENT
 from study import differences, figure, mechanism, page, pilot, plan, raw, runs
 
+from gradmix_jax import assembly, sweep
 from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax import sweep
 from gradmix_jax.evaluation.features import Features
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -192,8 +192,8 @@ def pretended(monkeypatch):
     monkeypatch.setattr(run_lib, "run", pretend)
     monkeypatch.setattr(mechanism, "halving_shares", lambda directory, data: (0.25, 0.5))
     monkeypatch.setattr(runs.data_lib, "open_set", lambda spec: None)
-    cost = run_lib.cost.Cost(2e9, 1.0, 1)
-    monkeypatch.setattr(run_lib, "step_cost", lambda experiment, **sizes: cost)
+    cost = assembly.cost.Cost(2e9, 1.0, 1)
+    monkeypatch.setattr(assembly, "step_cost", lambda experiment, **sizes: cost)
     return made, failing
 
 

@@ -9,9 +9,9 @@ import pytest
 from programs import NUM_IMAGES, small_config, small_images, small_order
 from stored_data import make_spec, write_folder
 
+from gradmix_jax import assembly, objectives
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
-from gradmix_jax import objectives
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase, rivals
 from gradmix_jax.config.rivals import RIVALS, published
@@ -113,8 +113,8 @@ def small_rival(recipe, mixing):
 def traced(config, run=jax.eval_shape):
     """Names of the metrics of a step that is traced but not compiled."""
     specs = config_lib.from_config(config, num_devices=1)
-    program = run_lib.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
-    state = jax.eval_shape(lambda: run_lib.initial_state(specs, program))
+    program = assembly.make_program(specs, num_classes=4, num_images=NUM_IMAGES)
+    state = jax.eval_shape(lambda: assembly.initial_state(specs, program))
     images, labels = small_images()
     step = step_lib.make_train_step(program, axis_name=None)
     return set(jax.eval_shape(step, state, images.reshape(NUM_IMAGES, -1), labels, small_order(program, 0))[1])

@@ -4,9 +4,8 @@ import jax
 import pytest
 from untrained_runs import digits
 
+from gradmix_jax import assembly, figure
 from gradmix_jax import config as config_lib
-from gradmix_jax import figure
-from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import open_set
 from gradmix_jax.evaluation import fitting
@@ -31,9 +30,9 @@ def saved(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("run"))
     specs = config_lib.from_config(config_lib.to_plain(digits()), num_devices=jax.device_count())
     data = open_set(specs.dataset)
-    program = run_lib.make_program(specs, num_classes=data.num_classes, num_images=10**4)
+    program = assembly.make_program(specs, num_classes=data.num_classes, num_images=10**4)
     checkpoints = Checkpoints(workdir, of=identity(specs.dataset, specs.seed, data.class_names))
-    checkpoints.save(run_lib.initial_state(specs, program))
+    checkpoints.save(assembly.initial_state(specs, program))
     checkpoints.close()
     return specs, data, workdir
 

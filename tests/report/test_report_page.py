@@ -14,9 +14,8 @@ import pytest
 from evaluated_runs import KNOWN, UNKNOWN, write_run
 from programs import small_images
 
+from gradmix_jax import assembly, report
 from gradmix_jax import config as config_lib
-from gradmix_jax import report
-from gradmix_jax import run as run_lib
 from gradmix_jax.report import classes, drawing, labels, matrix, overlays, plots, runs
 from gradmix_jax.report.prepared import prepare
 from gradmix_jax.training import explain as explain_lib
@@ -192,7 +191,7 @@ def trained(tmp_path_factory):
     path = write_run(folder / "run", "input", **names, **{"dataset.validation_fraction": 0.0})
     config = config_lib.read(path)
     prepared = prepare(config, path)
-    state = run_lib.initial_state(prepared.experiment, prepared.program)
+    state = assembly.initial_state(prepared.experiment, prepared.program)
     checkpoints = Checkpoints(path, of=None)
     checkpoints.save(state.replace(step=state.step + 10))
     other = jax.tree.map(lambda leaf: leaf + 0.3 * np.sin(np.arange(leaf.size)).reshape(leaf.shape), state.params)

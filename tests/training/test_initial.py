@@ -10,8 +10,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from programs import small_config
 
+from gradmix_jax import assembly, models, run_many
 from gradmix_jax import config as config_lib
-from gradmix_jax import models, run_many
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
@@ -42,9 +42,9 @@ def fit(config, workdir):
 
 def state_at(config, workdir, step=None):
     specs = run_lib.from_config(config_lib.to_plain(config), num_devices=8)
-    program = run_lib.make_program(specs, num_classes=6, num_images=256)
+    program = assembly.make_program(specs, num_classes=6, num_images=256)
     checkpoints = Checkpoints(str(workdir), of=None, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: run_lib.initial_state(specs, program)), step)
+    state = checkpoints.restore(jax.eval_shape(lambda: assembly.initial_state(specs, program)), step)
     checkpoints.close()
     return state
 
