@@ -48,6 +48,7 @@ CPU = {
     "against_torch": Benchmark("against_torch", "--repeats=10"),
     "roofline": Benchmark("roofline", "--width=16 --batches=64 --repeats=5 --skip=scan"),
     "loop": Benchmark("loop", "--width=8 --batch=64 --steps=20 --repeats=5 --images=2400"),
+    "weight_gradient": Benchmark("weight_gradient"),
     **ANYWHERE,
 }
 STEP = "--width=64 --batch=256 --dtype=bfloat16"

@@ -33,6 +33,7 @@ COMMANDS = {
     "streaming": ["--workers=1", "--seconds=0.2"],
     "step_cost": ["--width=4", "--batch=16", "--repeats=2", "--steps=2"],
     "trial": ["--config=configs/digits_osr.py", "--epochs=2", "--config.model.width=4"],
+    "weight_gradient": ["--repeats=1", "--most_gflop=1"],
 }
 
 
