@@ -204,7 +204,7 @@ def test_an_unknown_sweep_is_one_sentence():
     command = ["gradmix_jax.sweep", "everything", "--config=configs/digits_osr.py", "--workdir=w"]
     result = commands.run(*command)
     assert result.returncode == 2 and result.stderr.startswith(
-        "error: name one sweep, overview, ablation, map; got 'everything'"
+        "error: name one sweep, overview, main, ablation, map; got 'everything'"
     )
 
 

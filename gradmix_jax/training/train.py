@@ -226,8 +226,9 @@ def resident_data(
     if jax.process_count() > 1:  # before the first step, because one different pixel would give different parameters
         pod.agree({"the content of the training images": data_lib.hash_of(images, labels)})
     missing = -len(images) % program.batch_size
-    padded = np.pad(images.reshape(len(images), -1), ((0, missing), (0, 0))), np.pad(labels, (0, missing))
-    images, labels = mapped.replicate(padded)
+    # Under the same names, so that no array on the host is kept while training.
+    images, labels = np.pad(images.reshape(len(images), -1), ((0, missing), (0, 0))), np.pad(labels, (0, missing))
+    images, labels = mapped.replicate((images, labels))
     used = program.steps_per_epoch * program.batch_size
     epoch_order = mapped.compile_replicated(lambda *key: order.epoch_order(*key, size=program.num_images)[:used])
     for step in itertools.count(start_step):
