@@ -62,6 +62,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "comparison", "Directory to write report.html, results.md and results.tex to.")
+    flags.DEFINE_string("out", "comparison", "Directory to write report.html, results.md, results.tex and runs.csv to.")
     flags.DEFINE_bool("open", True, "Whether to open the page in the browser if there is a screen.")
     cli.run(main)

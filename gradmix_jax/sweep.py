@@ -24,7 +24,7 @@ from ml_collections.config_flags import config_path
 from gradmix_jax import assembly, cli, report, run_many
 from gradmix_jax import config as config_lib
 from gradmix_jax.config.variants import MAP, OVERVIEW, REFERENCES, SWEEPS, Variant
-from gradmix_jax.report import contents, formats, runs
+from gradmix_jax.report import contents, formats, raw, runs
 from gradmix_jax.report.conditions import conditions
 from gradmix_jax.report.tables import Row, build
 from gradmix_jax.workdir import replacing, resolve
@@ -84,7 +84,7 @@ def run_sweep(
       budget: one of BUDGETS.
 
     Returns:
-      The Markdown table, also written to `<workdir>/<name>.md`.
+      The Markdown table, also written to `<workdir>/<name>.md`; `<workdir>/<name>.csv` has a row for every run.
 
     Raises:
       ValueError: as `run_many.check_runs`, for any variant, before anything is run.
@@ -101,10 +101,11 @@ def run_sweep(
     if failed:
         print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
     notes = [f"failed: {os.path.relpath(folder, workdir)}: {failure.reason}" for folder, failure in failed.items()]
-    rows = table(name, variants, directories)
-    text = "\n".join([rows, *(f"- {formats.escape_markdown(n)}" for n in notes)])
-    with replacing(os.path.join(workdir, f"{name}.md")) as file:
-        file.write(text + "\n")
+    methods = runs.load(list(filter(run_many.has_results, directories)))
+    text = "\n".join([table(name, variants, methods), *(f"- {formats.escape_markdown(n)}" for n in notes)])
+    for ending, content in ((".md", text + "\n"), (".csv", raw.rows([(config.dataset.name, methods)]))):
+        with replacing(os.path.join(workdir, name + ending)) as file:
+            file.write(content)
     return text
 
 
@@ -135,12 +136,11 @@ def directories_of(
     return [directory for folder in folders for _, directory in run_many.runs(config, folder, trials, seeds)]
 
 
-def table(name: str, variants: dict[str, Variant], directories: list[str]) -> str:
+def table(name: str, variants: dict[str, Variant], methods: list[runs.Method]) -> str:
     """Markdown: every variant that has results, with its keys, source, cost and results, and their conditions.
 
     Within a budget of FLOPs, also its epochs and the FLOPs of all its steps.
     """
-    methods = runs.load(list(filter(run_many.has_results, directories)))
     costs = {method.label: _flops(method.example) for method in methods}
     totals = {method.label: costs[method.label] * method.example.results["step"] for method in methods}
     scores = {method.label: _score(method.example) for method in methods}

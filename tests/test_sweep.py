@@ -1,6 +1,7 @@
 """Sweeps: every variant is a valid experiment, differs from the others, and appears in the table."""
 
 import ast
+import csv
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax.config import phase
 from gradmix_jax.config.rivals import RIVALS
+from gradmix_jax.report import runs
 from gradmix_jax.training import step as step_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -72,7 +74,7 @@ def test_scores_have_a_column_and_methods_that_train_on_unknown_classes_are_not_
     for label, auroc in {"none": 0.6, "LogitNorm": 0.7, "outlier exposure": 0.8}.items():
         directories.append(str(tmp_path / sweep.folder_of(label) / "trial0_seed0"))
         write_results(sweep.config_of(base, label, sweep.OVERVIEW[label]), directories[-1], auroc=auroc)
-    text = sweep.table("overview", sweep.OVERVIEW, directories)
+    text = sweep.table("overview", sweep.OVERVIEW, runs.load(directories))
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert " | topk_cosine, features | " in rows["none"] and " | msp, logits | " in rows["LogitNorm"]
     assert "**0.7000**" in rows["LogitNorm"] and "**" not in rows["outlier exposure"]
@@ -97,6 +99,13 @@ def test_the_table_holds_results_and_costs(tmp_path, monkeypatch):
     # A third forward and backward pass, of the mixed images.
     cost = float(lines[3].split("|")[4].strip().removesuffix(" x"))
     assert 1.5 < cost < 3
+    rows = list(csv.DictReader((tmp_path / "two.csv").open(encoding="utf-8")))
+    assert [(row["method"], row["seed"], float(row["auroc"])) for row in rows] == [
+        ("none", "0", 0.6),
+        ("none", "1", 0.7),
+        ("input", "0", 0.8),
+        ("input", "1", 0.9),
+    ]
     again = sweep.run_sweep("two", small_config(phases=PHASES), str(tmp_path), [0], [0, 1])
     assert again == text
 

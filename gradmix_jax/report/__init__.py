@@ -7,7 +7,7 @@ from gradmix_jax.report.text import ROWS, summary, table, write_summary
 
 
 def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str]:
-    """Write `report.html`, `results.md` and `results.tex` of finished runs into `out_dir`; see `files.write`."""
+    """Write the FILES of finished runs into `out_dir`; see `files.write`."""
     # Imported here so that training, which prints a table, does not wait for matplotlib.
     from gradmix_jax.report import files
 
@@ -15,6 +15,6 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
 
 
 # The files that `write` writes.
-FILES = ("report.html", "results.md", "results.tex")
+FILES = ("report.html", "results.md", "results.tex", "runs.csv")
 
 __all__ = ["FILES", "ROWS", "summary", "table", "write", "write_summary"]

@@ -22,5 +22,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "Directory to write report.html, results.md and results.tex to.")
+    flags.DEFINE_string("out", None, "Directory to write report.html, results.md, results.tex and runs.csv to.")
     cli.run(main)

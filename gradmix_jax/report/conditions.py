@@ -17,8 +17,8 @@ def conditions(methods: list[Method]) -> list[str]:
         f"trials {unique(trials)}; seeds {unique(seeds)}",
         f"score: {unique(result['score'] for result in results)}",
         f"steps: {unique(_or_unknown(result['step']) for result in results)}; "
-        f"hardware: {unique(map(_hardware, environments))}; "
-        f"{unique(map(_versions, environments))}; commit: {unique(map(_commit, environments))}",
+        f"hardware: {unique(map(hardware, environments))}; "
+        f"{unique(map(versions, environments))}; commit: {unique(map(commit, environments))}",
     ]
 
 
@@ -26,19 +26,22 @@ def _or_unknown(value: Any) -> Any:
     return "unknown" if value is None else value
 
 
-def _hardware(environment: dict[str, Any]) -> str:
+def hardware(environment: dict[str, Any]) -> str:
+    """Devices and CPU cores."""
     devices = environment.get("devices") or ["unknown"]
     return f"{len(devices)} x {devices[0]} ({environment.get('cpu_count', 'unknown number of')} CPU cores)"
 
 
-def _versions(environment: dict[str, Any]) -> str:
+def versions(environment: dict[str, Any]) -> str:
+    """Versions of JAX and Flax."""
     packages = environment.get("packages", {})
     return ", ".join(f"{name} {packages.get(name, 'unknown')}" for name in ("jax", "flax"))
 
 
-def _commit(environment: dict[str, Any]) -> str:
-    commit = environment.get("commit", "")[:12] or "unknown"
-    return commit + (" with changes" if environment.get("uncommitted_changes") else "")
+def commit(environment: dict[str, Any]) -> str:
+    """Commit of the code, shortened, and whether it was changed."""
+    short = environment.get("commit", "")[:12] or "unknown"
+    return short + (" with changes" if environment.get("uncommitted_changes") else "")
 
 
 def details(methods: list[Method]) -> list[str]:

@@ -50,8 +50,7 @@ def all_tables(methods: list[Method]) -> list[Table]:
 
 def overall(methods: list[Method]) -> Table | None:
     """method x headline metrics, with intervals."""
-    pick = lambda results: results | _probe_accuracies(results["closed_set"])
-    rows = [Row((method.label,), method, pick) for method in methods]
+    rows = [Row((method.label,), method, headline) for method in methods]
     distinct = lambda key: dict.fromkeys(run.results[key] for m in methods for run in m.runs if run.results[key])
     notes = [f"Score: {'; '.join(distinct('score'))}."] if distinct("score") else []
     notes += [f"Threshold of macro-F1: {rule}." for rule in distinct("threshold_rule")]
@@ -64,6 +63,11 @@ def across(groups: list[Group]) -> Table | None:
     columns = [ACCURACY, AUROC, OSCR, MACRO_F1, DETECTION[1]]
     notes = ("Compared within the same data.",)
     return build("across", "All data", ("data", "method"), columns, rows, notes=notes)
+
+
+def headline(results: dict[str, Any]) -> dict[str, Any]:
+    """Results in which the numbers of OVERALL are entries."""
+    return results | _probe_accuracies(results["closed_set"])
 
 
 def _probe_accuracies(closed_set: dict[str, Any]) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""Write a report: the page, Markdown and LaTeX."""
+"""Write a report: the page, Markdown, LaTeX, and the numbers of every run."""
 
 import contextlib
 import dataclasses
 import os
 
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.report import contents, formats, page
+from gradmix_jax.report import contents, formats, page, raw
 from gradmix_jax.report.conditions import conditions, details
 from gradmix_jax.report.runs import Group, load_groups
 from gradmix_jax.report.tables import Table
@@ -13,7 +13,7 @@ from gradmix_jax.workdir import storage
 
 
 def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str]:
-    """Write `report.html`, `results.md` and `results.tex`: all of them, or none on an error.
+    """Write `report.html`, `results.md`, `results.tex` and `runs.csv`: all of them, or none on an error.
 
     Args:
       workdirs: directories of runs that have been evaluated.
@@ -21,7 +21,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
       apart: see `runs.load_groups`.
 
     Returns:
-      The paths of the three files.
+      The paths of the files.
 
     Raises:
       ValueError: `out_dir` is a file, or as `runs.load_groups`.
@@ -37,6 +37,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
         "report.html": page.page(groups, tables, across),
         "results.md": _markdown(groups, tables, across),
         "results.tex": _latex(groups, tables, across),
+        "runs.csv": raw.rows((group.label, list(group.methods)) for group in groups),
     }
     storage.make_directory(out_dir)
     paths = {os.path.join(out_dir, name): text for name, text in texts.items()}

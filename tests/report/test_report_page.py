@@ -1,9 +1,11 @@
 """report.html and the files beside it are complete, well formed and self-contained."""
 
+import csv
 import html
 import html.parser
 import json
 import os
+import pathlib
 import re
 import warnings
 
@@ -80,8 +82,8 @@ def written(tmp_path_factory):
     (out / "mine.txt").write_text("keep")
     (out / "results.md").write_text("old")
     files = report.write(paths, str(out))
-    assert sorted(os.listdir(out)) == ["mine.txt", "report.html", "results.md", "results.tex"]
-    assert sorted(map(os.path.basename, files)) == ["report.html", "results.md", "results.tex"]
+    assert sorted(os.listdir(out)) == ["mine.txt", "report.html", "results.md", "results.tex", "runs.csv"]
+    assert sorted(map(os.path.basename, files)) == ["report.html", "results.md", "results.tex", "runs.csv"]
     text = (out / "report.html").read_text()
     return out, text, Page(text)
 
@@ -140,6 +142,22 @@ def test_markdown_and_latex_files(written):
     assert markdown.startswith("# Results") and "## Conditions" in markdown and r"c_d\|e" in markdown
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == latex.count(r"\toprule") == 9
     assert latex.isascii()
+
+
+def test_one_row_per_run_has_its_unrounded_numbers(written):
+    out, _, _ = written
+    rows = list(csv.DictReader((out / "runs.csv").open(encoding="utf-8")))
+    assert [(row["method"], row["trial"], row["seed"]) for row in rows] == [
+        ("input", "0", "0"),
+        ("input", "1", "0"),
+        ("none", "0", "0"),
+    ]
+    for row in rows:
+        results = json.loads(pathlib.Path(row["workdir"], "results.json").read_text())
+        assert all(float(row[key]) == results[key] for key in ("accuracy", "auroc", "oscr", "fpr95_known_positive"))
+        assert row["linear_probe"] == str(results["closed_set"].get("linear_probe", {}).get("accuracy", ""))
+        assert int(row["num_unknown"]) == results["num_unknown"] and row["data"] == "digits"
+        assert row["commit"] == results["environment"]["commit"][:12] and "jax" in row["versions"]
 
 
 def test_an_error_leaves_no_half_report(written, tmp_path, monkeypatch):
