@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from gradmix_jax import cli, stored
+from gradmix_jax import config as config_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.portable import files, from_run, gallery, onnx_file
 from gradmix_jax.workdir import storage
@@ -45,6 +46,8 @@ def export(
     classifier = from_run.load(workdir, reduction)
     has_results = storage.exists(workdir_lib.path(workdir, workdir_lib.RESULTS))
     results = stored.results(workdir) if has_results else None
+    if results:
+        stored.check_same_run(results, config_lib.read(workdir), workdir)
     files.write(classifier, out, layout=layout, results=results, onnx=onnx)
     return classifier
 

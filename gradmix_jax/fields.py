@@ -159,6 +159,11 @@ def nearest(value: Any, allowed: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(str(value), tuple(allowed), 1)), "")
 
 
+def one_line(text: str) -> str:
+    """The text with control characters, which file names may contain, escaped as in Python."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def check_choice(name: str, value: Any, allowed: Iterable[str], *, guess: str = "") -> None:
     """Raises ValueError unless `value` is one of `allowed`: one line with name, choices, value and a suggestion."""
     allowed = tuple(allowed)

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from gradmix_jax import cli
-from gradmix_jax.fields import check_number
+from gradmix_jax.fields import check_number, one_line
 from gradmix_jax.portable import conformal, files, from_run
 from gradmix_jax.portable import images as images_lib
 from gradmix_jax.portable.classifier import BATCH, Classifier
@@ -170,7 +170,7 @@ def _read(classifier: OpenSetClassifier, paths: Iterable[str], broken: list[str]
             names.append(path)
         except ValueError as error:
             broken.append(path)
-            print(f"error: {cli.one_line(str(error))}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
         if len(names) == BATCH:
             yield names, np.stack(arrays)
             names, arrays = [], []
@@ -185,11 +185,12 @@ class _Plain:
         self.threshold = classifier.threshold
 
     def write(self, path: str, record: dict[str, Any]) -> None:
-        print(f"{path}: {record['label']} (score {record['score']:.3f}, threshold {self.threshold:.3f})")
+        said = f"{path}: {record['label']} (score {record['score']:.3f}, threshold {self.threshold:.3f})"
+        print(one_line(said))
         for each in record["top"] if flags.FLAGS["top"].present else ():
-            print(f"    class {each['class']} {each['score']:.3f}")
+            print(one_line(f"    class {each['class']} {each['score']:.3f}"))
         for each in record.get("neighbors", ()):
-            print(f"    neighbor {each['image']} ({each['class']}) {each['cosine']:.3f}")
+            print(one_line(f"    neighbor {each['image']} ({each['class']}) {each['cosine']:.3f}"))
 
 
 class _Json:

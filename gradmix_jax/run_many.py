@@ -26,15 +26,27 @@ from gradmix_jax.workdir import lock, storage
 
 
 def is_finished(config: ConfigDict, workdir: str) -> bool:
-    """Whether there are results of the last step, evaluated as configured, with no part missing or failed."""
-    if not storage.exists(workdir_lib.path(workdir, workdir_lib.RESULTS)):
+    """Whether there are results of the last step, evaluated as configured, with no part missing or failed.
+
+    Raises ValueError if the results are damaged, those of another run, or of a newer version.
+    """
+    path = workdir_lib.path(workdir, workdir_lib.RESULTS)
+    if not storage.exists(path):
         return False
-    results, wanted = stored.results(workdir), config_lib.to_plain(config)
-    size = results["num_train"] + results.get("num_negative", 0)
+    try:
+        results, recorded = stored.results(workdir), config_lib.read(workdir)
+        stored.check_same_run(results, recorded, workdir)
+    except storage.UnavailableError:
+        raise
+    except ValueError as error:  # it stays as it is, in case a person can mend it
+        raise ValueError(f"{str(error).rstrip('.')}; delete {path} to evaluate the run again.") from error
+    if results["num_train"] is None:  # of an older version
+        return False
+    size = results["num_train"] + (results.get("num_negative") or 0)
     steps_per_epoch = order.steps_per_epoch(size, config.train.batch_size)
     whole = results["step"] == phases_lib.total_steps(config.phases, steps_per_epoch)
     whole = whole and not results.get("pending") and not results.get("failed")
-    return whole and config_lib.read(workdir)["evaluate"] == wanted["evaluate"]
+    return whole and recorded["evaluate"] == config_lib.to_plain(config)["evaluate"]
 
 
 def runs(config: ConfigDict, workdir: str, trials: list[int], seeds: list[int]) -> Iterator[tuple[ConfigDict, str]]:
@@ -55,6 +67,7 @@ def check_runs(
     """
     planned = list(runs(config, workdir, trials, seeds))
     for one, directory in planned:
+        workdir_lib.check_directory(directory, "--workdir")
         plain = run_lib.finished(one, directory, num_devices=num_devices, from_data=from_data)
         for key in derive.missing(config_lib.to_plain(one)):
             section, name = key.split(".")

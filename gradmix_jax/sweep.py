@@ -101,7 +101,10 @@ def run_sweep(
     if failed:
         print(f"{len(failed)} of {len(directories)} runs failed; rerun the command to repeat them", file=sys.stderr)
     notes = [f"failed: {os.path.relpath(folder, workdir)}: {failure.reason}" for folder, failure in failed.items()]
-    methods = runs.load(list(filter(run_many.has_results, directories)))
+    # By their folders, because a copied run may bear the name that it has in another sweep.
+    labels = {folder_of(label): label for label in variants}
+    names = {each: labels[os.path.basename(os.path.dirname(each))] for each in directories}
+    methods = runs.load(list(filter(run_many.has_results, directories)), names)
     text = "\n".join([table(name, variants, methods), *(f"- {formats.escape_markdown(n)}" for n in notes)])
     for ending, content in ((".md", text + "\n"), (".csv", raw.rows([(config.dataset.name, methods)]))):
         with replacing(os.path.join(workdir, name + ending)) as file:

@@ -55,6 +55,7 @@ def _write_data(root):
     _image(root / "image.png")
     (root / "no_images" / "cat").mkdir(parents=True)
     (root / "empty").mkdir()
+    (root / "link").symlink_to("nowhere")
     (root / "broken.png").write_bytes(b"\x89PNG nothing")
     (root / "text.txt").write_text("hello\n")
     (root / "columns.csv").write_text("file,class\na.png,cat\n")
@@ -82,6 +83,7 @@ def _write_runs(root):
         if content is None:
             content = json.dumps(json.loads((root / name / file).read_text()) | {"mix": 5}).encode()
         (root / name / file).write_bytes(content)
+    write_run(root / "other_seed", results={"seed": 5})
     write_run(root / "no_results")
     (root / "no_results" / "results.json").unlink()
     write_run(root / "no_config")
@@ -167,7 +169,9 @@ CASES += [  # flags
     ("export", ["runs/x", "--out=gs://a/b"], "--out must be a directory on this machine"),
     ("main", [CONFIG, "--workdir={bad}/text.txt"], "--workdir must be a directory, got the file"),
     ("main", [CONFIG, "--workdir={new}/a[0]"], "--workdir must not have [ ] in its absolute path"),
-    ("main", [CONFIG, "--workdir={bad}/text.txt/run"], ""),
+    ("main", [CONFIG, "--workdir={bad}/text.txt/run"], "'{bad}/text.txt/run', which is below the file '{bad}/text.tx"),
+    ("main", [CONFIG, "--workdir={bad}/link"], "--workdir must be a directory, got the dangling link '{bad}/link'."),
+    ("protocol", [CONFIG, "--workdir={bad}/link/a"], "which is below the dangling link '{bad}/link'."),
     ("protocol", [CONFIG, RUN, "--trials=a"], "--trials must be numbers separated by commas, got 'a'."),
     ("protocol", [CONFIG, RUN, "--trials=0,0"], "--trials must name every number once, got '0,0'."),
     ("protocol", [CONFIG, RUN, "--seeds="], "--seeds must be numbers separated by commas"),
@@ -289,6 +293,8 @@ CASES += [  # reports
     ("report", ["{bad}/scores_pickled", "--out={new}"], "{bad}/scores_pickled/scores.npz is damaged: File is"),
     ("report", ["{bad}/good", "{bad}/good"], "have the same trial and seed; give each run once."),
     ("report", ["{bad}/good", "--out={bad}/text.txt"], "--out must be a directory, got the file"),
+    ("report", ["{bad}/good", "--out={bad}/link/a"], "which is below the dangling link '{bad}/link'."),
+    ("report", ["{bad}/other_seed"], "results.json is of seed 5, and config.json of seed 0; restore the file"),
 ]
 CASES += [  # comparisons and datasets
     ("compare", ["{bad}/gone"], "{bad}/gone holds no evaluated run"),
@@ -296,6 +302,9 @@ CASES += [  # comparisons and datasets
     ("compare", ["{bad}/scores_garbage"], "{bad}/scores_garbage/scores.npz is damaged: File is"),
     ("data", ["{bad}/gone"], "{bad}/gone"),
     ("data", ["{bad}/no_images"], "{bad}/no_images"),
+    ("data", ["folder:"], "got 'folder:'; did you mean 'folder:PATH'?"),
+    ("data", ["{bad}/tree", "--out={bad}/tree"], "--out must be a file in an existing folder, got '{bad}/tree'."),
+    ("data", ["{bad}/tree", "--out={new}/x.png"], "--out must be a file in an existing folder, got '{new}/x.png'."),
 ]
 CASES += [  # predictions
     ("predict", [], "predict takes the workdir of a run or an export"),
@@ -344,7 +353,7 @@ def _listing(root):
     found = {}
     for parent, _, files in os.walk(root):
         for name in files:
-            status = os.stat(os.path.join(parent, name))
+            status = os.lstat(os.path.join(parent, name))
             found[os.path.join(parent, name)] = status.st_size, status.st_mtime_ns
     return found
 

@@ -183,6 +183,60 @@ def test_where_every_run_fails_the_reason_is_the_error(pretended, tmp_path, monk
     assert storage.may_pass(raised.value) == (kind is SaveError)
 
 
+def _change(folder, name, **entries):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "results.json").write_text('{"st'), "is damaged: Unterminated string"),
+        (lambda folder: _change(folder, "results.json", seed=7), "is of seed 7, and config.json of seed 1; restore"),
+        (lambda folder: _change(folder, "results.json", trial=7), "is of trial 7, and config.json of trial 0; restore"),
+    ],
+)
+def test_results_that_cannot_count_are_named_and_kept(pretended, tmp_path, change, reason):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    protocol.run_protocol(config, str(tmp_path), [0], [0, 1, 2])
+    folder = tmp_path / "trial0_seed1"
+    change(folder)
+    before = (folder / "results.json").read_text()
+    table = protocol.run_protocol(config, str(tmp_path), [0], [0, 1, 2])
+    assert "| 1 | 2 |" in table and len(pretended) == 3 and (folder / "results.json").read_text() == before
+    said = json.loads((folder / "failed.json").read_text())["error"]
+    assert reason in said and said.endswith(f"; delete {folder}/results.json to evaluate the run again.")
+    (folder / "results.json").unlink()
+    assert "| 1 | 3 |" in protocol.run_protocol(config, str(tmp_path), [0], [0, 1, 2]) and len(pretended) == 4
+
+
+def test_results_without_a_number_of_images_are_made_again(pretended, tmp_path):
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
+    _change(tmp_path / "trial0_seed0", "results.json", num_train=None)
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
+    assert len(pretended) == 2
+
+
+def test_runs_of_two_machines_are_averaged(pretended, tmp_path):
+    """Paths and other keys that a resumed run may change do not matter."""
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    protocol.run_protocol(config, str(tmp_path), [0], [0])
+    config.dataset.data_dir, config.train.workers = "/elsewhere", 3
+    assert "| 1 | 2 |" in protocol.run_protocol(config, str(tmp_path), [0], [0, 1])
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_in_place_of_a_run_is_found_before_anything_is_run(pretended, tmp_path, is_link):
+    path = tmp_path / "trial1_seed0"
+    path.symlink_to("nowhere") if is_link else path.write_text("x")
+    config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))
+    kind = "dangling link" if is_link else "file"
+    with pytest.raises(ValueError, match=f"^--workdir must be a directory, got the {kind} '{path}'.$"):
+        protocol.run_protocol(config, str(tmp_path), [0, 1], [0])
+    assert pretended == []
+
+
 def test_ctrl_c_ends_all_of_them(pretended, tmp_path, monkeypatch):
     _failing(monkeypatch, 0, KeyboardInterrupt())
     config = small_config(phases=(phase("ssl", epochs=1, ssl=1.0),))

@@ -174,6 +174,17 @@ def test_a_failing_run_is_named_and_the_other_variants_go_on(monkeypatch, tmp_pa
     assert lines == [f"- failed: {each}: no disk." for each in failed]
 
 
+def test_a_run_copied_from_another_sweep_is_a_row_of_this_one(tmp_path, monkeypatch):
+    """Under the name of the other sweep: some rows of two sweeps train the same."""
+    monkeypatch.setattr(run_lib, "run", lambda *_, **__: pytest.fail("something was run"))
+    monkeypatch.setattr(sweep, "_flops", lambda run: 1.0)
+    variant = sweep.OVERVIEW["GradMix, input"]
+    monkeypatch.setitem(sweep.SWEEPS, "one", {"input": variant})
+    base = small_config(phases=PHASES)
+    write_results(sweep.config_of(base, "GradMix, input", variant), str(tmp_path / "input" / "trial0_seed0"), auroc=0.6)
+    assert "| input | input |" in sweep.run_sweep("one", base, str(tmp_path), [0], [0])
+
+
 def test_an_invalid_variant_is_found_before_anything_is_run_or_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run_lib, "run", lambda *_, **__: pytest.fail("something was run"))
     variants = {"none": sweep.Variant("none", {}, ""), "bad": sweep.Variant("input", {"mix.fill": "nois"}, "")}

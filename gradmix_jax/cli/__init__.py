@@ -21,7 +21,7 @@ from ml_collections.config_flags import config_path
 from gradmix_jax import config as config_lib
 from gradmix_jax import pod
 from gradmix_jax.cli import config_file, help_text, program_cache
-from gradmix_jax.fields import check_choice
+from gradmix_jax.fields import check_choice, one_line
 from gradmix_jax.workdir import storage
 
 # Flags defined here are listed by the --help of the command that uses them.
@@ -154,11 +154,6 @@ def _said(error: Exception) -> str:
         where = f": {error.filename}" if error.filename else ""
         return one_line(f"{error.strerror or error}{where}") + "."
     return ""
-
-
-def one_line(text: str) -> str:
-    """The text with control characters, which file names may contain, escaped as in Python."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def config_path_of(name: str) -> str:

@@ -197,14 +197,19 @@ def described(config: ConfigDict) -> list[tuple[str, Any, Any, str]]:
     return [(key, values[key], defaults[key], comment) for key, comment in comments.items()]
 
 
-def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a plain config that a resumed run must share, flat: {"mix.fill": ...}."""
-    free = {
+def may_change() -> set[str]:
+    """The keys of sections that a resumed run may change, because the model does not depend on them."""
+    return {
         f"{name}.{field.name}"
         for name, section in SECTIONS.items()
         for field in dataclasses.fields(section)
         if "key" in field.metadata and field.metadata["key"].may_change
     }
+
+
+def fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a plain config that a resumed run must share, flat: {"mix.fill": ...}."""
+    free = may_change()
     flat = flatten(json.loads(json.dumps(config)))
     # A weight of 0 may be omitted.
     flat["phases"] = [{name: value for name, value in entry.items() if value != 0} for entry in flat["phases"]]

@@ -16,6 +16,7 @@ from gradmix_jax import cli
 from gradmix_jax import data as data_lib
 from gradmix_jax.data import describe, readers, sheet
 from gradmix_jax.data.source import BACKGROUNDS
+from gradmix_jax.fields import one_line
 from gradmix_jax.workdir import replacing
 
 
@@ -62,14 +63,17 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ValueError(f"data takes one dataset, got {len(argv) - 1}; see --help.")
     options = flags.FLAGS
+    out = os.path.expanduser(options.out or "")
+    if out and (os.path.isdir(out) or not os.path.isdir(os.path.dirname(out) or ".")):
+        raise ValueError(f"--out must be a file in an existing folder, got {options.out!r}.")
     spec = data_lib.Spec(download=options.download, data_dir=options.data_dir)
     data = readers.load(spec, name_of(argv[1]), with_train=True)
     found = describe.describe(data, progress=sys.stderr.isatty())
     print(describe.text(found))
-    if options.out:
-        with replacing(os.path.expanduser(options.out), "wb") as file:
+    if out:
+        with replacing(out, "wb") as file:
             sheet.draw(data, background=options.background).save(file, format="PNG")
-        print(f"contact sheet: {options.out}")
+        print(one_line(f"contact sheet: {options.out}"))
     print("\n".join(commands_for(found)))
 
 

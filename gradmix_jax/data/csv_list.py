@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,12 +39,12 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
         raise ValueError(
             f"{file} must be a CSV file in UTF-8 ({error}); unpack an archive and give its folder."
         ) from error
-    names = class_names.in_order(label for _, label, _ in rows)
+    names = class_names.in_order(row.label for row in rows)
     records = _records(rows, names)
-    if all(split is None for _, _, split in rows):
+    if all(row.split is None for row in rows):
         train, test = divide.divide(records, test_fraction=test_fraction, seed=seed)
         return DataSet(names, train if with_train else None, test)
-    splits = np.array([split for _, _, split in rows])
+    splits = np.array([row.split for row in rows])
     test_name = next((name for name in TEST if name in splits), None)
     if test_name is None:
         raise ValueError(f"{file} has no test images; set the split of some rows to test.")
@@ -52,32 +53,49 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     return DataSet(names, records.take(splits == "train") if with_train else None, records.take(splits == test_name))
 
 
-def _rows(file: Path) -> list[tuple[str, str, str | None]]:
-    """(path, label, split or None) of every row."""
+class _Row(NamedTuple):
+    """A row of a list, its last line in the file, and its split; None: there is no such column."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+
+
+def _rows(file: Path) -> list[_Row]:
     with open(file, newline="", encoding="utf-8-sig") as lines:
-        table = csv.DictReader(lines)
+        # Strict, because a quotation mark that is never closed would otherwise swallow the rows after it.
+        table = csv.DictReader(lines, strict=True)
         columns = table.fieldnames or ()
-        if not {"path", "label"} <= set(columns):
-            raise ValueError(f"{file} must have the columns path and label, got {', '.join(columns)}.")
+        if not all(columns.count(name) == 1 for name in ("path", "label")) or columns.count("split") > 1:
+            got = ", ".join(columns) or "an empty file"
+            raise ValueError(f"{file} must have the columns path and label, got {got}.")
         rows = []
-        for number, row in enumerate(table, start=2):
+        for row in table:
+            line = table.line_num
+            if None in row:  # a comma in a path or a label would cut it short
+                count = len(columns) + len(row[None])
+                raise ValueError(
+                    f"line {line} of {file} has {count} values for {len(columns)} columns; put quotation marks around "
+                    "values with commas."
+                )
             path, label, split = (row.get(name) for name in ("path", "label", "split"))
             if not path or not label or "\0" in path + label:  # of which no file's name can have any
                 wanted = "a path and a label without null bytes"
-                raise ValueError(f"line {number} of {file} must have {wanted}, got {path!r} and {label!r}.")
+                raise ValueError(f"line {line} of {file} must have {wanted}, got {path!r} and {label!r}.")
             if "split" in columns:
-                check_choice(f"the split in line {number} of {file}", split, ("train", *TEST))
-            rows.append((os.path.join(file.parent, path), label, split))
+                check_choice(f"the split in line {line} of {file}", split, ("train", *TEST))
+            rows.append(_Row(line, os.path.join(file.parent, path), label, split))
     if not rows:
         raise ValueError(f"{file} has no rows; list at least one image.")
     return rows
 
 
-def _records(rows: list[tuple[str, str, str | None]], names: tuple[str, ...]) -> FileRecords:
+def _records(rows: list[_Row], names: tuple[str, ...]) -> FileRecords:
     first: dict[str, int] = {}
-    for number, (path, _, _) in enumerate(rows, start=2):
-        before = first.setdefault(os.path.realpath(path), number)
-        if before != number:
-            raise ValueError(f"{path} is listed in lines {before} and {number}; list every image once.")
+    for row in rows:
+        before = first.setdefault(os.path.realpath(row.path), row.line)
+        if before != row.line:
+            raise ValueError(f"{row.path} is listed in lines {before} and {row.line}; list every image once.")
     place_of = {name: place for place, name in enumerate(names)}
-    return FileRecords([path for path, _, _ in rows], np.array([place_of[label] for _, label, _ in rows], np.int32))
+    return FileRecords([row.path for row in rows], np.array([place_of[row.label] for row in rows], np.int32))

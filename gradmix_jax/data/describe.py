@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from gradmix_jax.data import class_names, divide, measure, splits
 from gradmix_jax.data.source import BACKGROUNDS, THREADS, DataSet, Records, reason_of
+from gradmix_jax.fields import one_line
 
 PARTS = ("train", "test")
 # Printed entries of a list.
@@ -142,7 +143,8 @@ def text(found: Description) -> str:
     data = found.data
     total = sum(map(len, found.facts.values()))
     parts = " and ".join(f"{len(facts)} {part}" for part, facts in found.facts.items())
-    lines = [f"{data.name}: {len(data.class_names)} classes, {total} images ({parts})", "", *_classes(found), ""]
+    head = one_line(f"{data.name}: {len(data.class_names)} classes, {total} images ({parts})")
+    lines = [head, "", *_classes(found), ""]
     if found.readable:
         lines += _properties(found)
     unreadable = [
@@ -162,10 +164,11 @@ def text(found: Description) -> str:
 
 def _classes(found: Description) -> list[str]:
     names = found.data.class_names
-    width = max(5, *(len(name) for name in names[:SHOWN_CLASSES]))
+    shown = [one_line(name) for name in names[:SHOWN_CLASSES]]
+    width = max(5, *map(len, shown))
     counts = {part: found.counts(part) for part in found.facts}
     lines = [f"{'class':{width}}" + "".join(f"{part:>8}" for part in counts)]
-    for place, name in enumerate(names[:SHOWN_CLASSES]):
+    for place, name in enumerate(shown):
         lines.append(f"{name:{width}}" + "".join(f"{each[place]:>8}" for each in counts.values()))
     if len(names) > SHOWN_CLASSES:
         lines.append(f"... and {len(names) - SHOWN_CLASSES} more classes")
@@ -207,7 +210,7 @@ def _listed(what: str, entries: Sequence[str], remedy: str) -> list[str]:
     if not entries:
         return [f"{what}: none"]
     more = [f"    ... and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
-    return [f"{what}: {len(entries)} ({remedy})", *(f"    {each}" for each in entries[:SHOWN]), *more]
+    return [f"{what}: {len(entries)} ({remedy})", *(f"    {one_line(each)}" for each in entries[:SHOWN]), *more]
 
 
 def _published(data: DataSet) -> list[str]:

@@ -1,6 +1,7 @@
 """Image lists of OpenOOD: `imglist:FOLDER/NAME` is FOLDER/train_NAME.txt and FOLDER/test_NAME.txt."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from gradmix_jax.data.source import DataSet
 # Folders that paths may be relative to, seen from the folder of a list: OpenOOD's are beside benchmark_imglist/.
 IMAGES = ("../../images_classic", "../../images_largescale", "../..", ".")
 UNLABELED = "unlabeled"
+# Classes are counted up to the largest label, so a number that is none must not get that far.
+_LABEL = re.compile(r"-?[0-9]{1,6}")
 
 
 def load(path: str, *, with_train: bool) -> DataSet:
@@ -45,12 +48,17 @@ def _rows(file: Path) -> list[tuple[str, int]]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist; an imglist dataset is named FOLDER/NAME, for FOLDER/test_NAME.txt.")
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be a list in UTF-8 ({error}).") from error
+    for number, line in enumerate(lines, start=1):
         path, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
-        if not path or not label.lstrip("-").isdigit():
-            raise ValueError(f"line {number} of {file} must be a path and a label, got {line!r}.")
+        if not path or not _LABEL.fullmatch(label):
+            wanted = "a path and a label of at most 6 digits"
+            raise ValueError(f"line {number} of {file} must be {wanted}, got {line[:80]!r}.")
         rows.append((path, int(label)))
     if not rows:
         raise ValueError(f"{file} is empty; list at least one image.")

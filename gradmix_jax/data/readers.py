@@ -120,7 +120,8 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
         raise ValueError(f"{label} must say how to read a path, got {name!r}; did you mean {guess(name)!r}?")
     forms = [form for kind, reader in table.items() for form in reader.forms(kind)]
     near = nearest(kind, [kind for kind, reader in table.items() if reader.argument]) if ":" in name else ""
-    check_choice(label, name, forms, guess=near and f"{near}:{name.partition(':')[2]}")
+    argument = name.partition(":")[2]
+    check_choice(label, name, forms, guess=f"{near}:{argument}" if near and argument else "")
 
 
 def guess(path: str) -> str:

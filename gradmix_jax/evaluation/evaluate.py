@@ -87,6 +87,7 @@ def _evaluate(setup: Setup, workdir: str, data: data_lib.OpenSet, save: Callable
         "step": model.step,
         "checkpoint": model.checkpoint,
         "trial": model.data_spec.trial,
+        "seed": setup.seed,
         "known_classes": list(model.data.class_names),
         "openness": metrics.openness(*_openness_of(model.data)),
         "num_train": len(parts["train"]),

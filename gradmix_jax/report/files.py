@@ -5,6 +5,7 @@ import dataclasses
 import os
 
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.fields import one_line
 from gradmix_jax.report import contents, formats, page, raw
 from gradmix_jax.report.conditions import conditions, details
 from gradmix_jax.report.runs import Group, load_groups
@@ -28,6 +29,7 @@ def write(workdirs: list[str], out_dir: str, *, apart: bool = False) -> list[str
     """
     if storage.exists(out_dir) and not storage.is_directory(out_dir):
         raise ValueError(f"--out must be a directory, got the file {out_dir!r}.")
+    workdir_lib.check_directory(out_dir, "--out")
     groups = load_groups(workdirs, apart=apart)
     for run in (run for group in groups for method in group.methods for run in method.runs):
         run.check()  # before anything is drawn
@@ -66,7 +68,7 @@ def _latex(groups: list[Group], tables: list[list[Table]], across: Table | None)
     parts = ["% Needs \\usepackage{booktabs,graphicx}."]
     parts += [formats.latex(across)] if across else []
     for index, (group, of_group) in enumerate(zip(groups, tables)):
-        parts.append("\n".join(f"% {' '.join(line.split())}" for line in _lines(group)))
+        parts.append("\n".join(f"% {one_line(' '.join(line.split()))}" for line in _lines(group)))
         if len(groups) > 1:
             pre = page.prefix(index)
             of_group = [

@@ -10,7 +10,7 @@ import numpy as np
 from gradmix_jax import config as config_lib
 from gradmix_jax import metrics, stored
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.config import RECIPES, flatten
+from gradmix_jax.config import RECIPES, flatten, may_change
 from gradmix_jax.stored import Arrays
 
 # Keys that may differ between averaged runs.
@@ -94,9 +94,10 @@ def read(workdir: str) -> Run:
     """The run in a workdir, with defaults for what an older version did not write.
 
     Raises:
-      ValueError: config.json or results.json is missing or damaged.
+      ValueError: config.json or results.json is missing, damaged or of another run.
     """
     config, results = config_lib.read(workdir), stored.results(workdir)
+    stored.check_same_run(results, config, workdir)
     if results["confusion"]:  # a thousand classes are a million numbers
         results["confusion"]["counts"] = np.array(results["confusion"]["counts"], np.int32)
     return Run(workdir, config, results)
@@ -125,14 +126,20 @@ class Method:
         return self.runs[0]
 
 
-def load(workdirs: list[str]) -> list[Method]:
+def load(workdirs: list[str], names: dict[str, str] | None = None) -> list[Method]:
     """Read runs and group them by the recipe that they follow, in the order in which the recipes first come.
+
+    Args:
+      workdirs: directories of runs.
+      names: names of their methods by directory, if not those of their configs.
 
     Raises:
       ValueError: no directories, one without results, runs of one method that differ in more than trial and seed, the
         same trial and seed twice, or methods on different data.
     """
     everything = _read_all(workdirs)
+    if names:
+        everything = [dataclasses.replace(run, config=run.config | {"name": names[run.workdir]}) for run in everything]
     _check_same("the runs of a report", everything, SHARED)
     return _methods(everything)
 
@@ -193,7 +200,7 @@ def _methods(everything: list[Run], apart: bool = False) -> list[Method]:
 def _apart(label: str, runs: list[Run]) -> dict[str, list[Run]]:
     """Runs of one recipe, grouped by the keys that differ, and by directory if a run occurs twice."""
     flats = [flatten(run.config) for run in runs]
-    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in AVERAGED_OVER]
+    keys = _telling_apart(runs)
     differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
     sorts: dict[str, list[list[Run]]] = {}
     for run, flat in zip(runs, flats):
@@ -223,9 +230,15 @@ def _method(run: Run) -> str:
     return max(matching, key=lambda name: len(wanted[name]), default=f"{flat['mix.method']}, other keys")
 
 
-def _check_distinct(label: str, runs: list[Run]) -> None:
+def _telling_apart(runs: list[Run]) -> list[str]:
+    """The keys that must not differ between averaged runs: not those that a resumed run may change, such as paths."""
     keys = dict.fromkeys(key for run in runs for key in flatten(run.config))
-    _check_same(f"runs of {label!r}", runs, [key for key in keys if key not in AVERAGED_OVER])
+    free = may_change()
+    return [key for key in keys if key not in AVERAGED_OVER and key not in free]
+
+
+def _check_distinct(label: str, runs: list[Run]) -> None:
+    _check_same(f"runs of {label!r}", runs, _telling_apart(runs))
     if len({run.key for run in runs}) < len(runs):
         raise ValueError(f"two runs of {label!r} have the same trial and seed; give each run once.")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.fields import one_line
 from gradmix_jax.report import contents, formats
 from gradmix_jax.report.conditions import conditions
 from gradmix_jax.report.runs import load_groups
@@ -87,7 +88,7 @@ def summary(workdirs: list[str], *, apart: bool = False) -> str:
         table = contents.by_feature(methods, contents.BY_FEATURE, marks=False)
         parts += [f"## {formats.escape_markdown(group.label)}", ""] if len(groups) > 1 else []
         rows = formats.markdown_rows(table) if table else ["The runs hold no metrics of any feature."]
-        parts += [*rows, "", *(f"- {line}" for line in conditions(methods)), ""]
+        parts += [*rows, "", *(f"- {one_line(line)}" for line in conditions(methods)), ""]
     return "\n".join(parts[:-1])
 
 

@@ -11,13 +11,14 @@ from gradmix_jax.stored.files import (
     VERSION,
     arrays,
     check_results,
+    check_same_run,
     config,
-    metrics,
     results,
 )
+from gradmix_jax.stored.log import metrics
 from gradmix_jax.stored.schema import Wrong
 from gradmix_jax.stored.sums import SUMS, check_sums, digest, read_sums, write_sums
 
 __all__ = ["FEATURES", "GALLERY", "MISSING_PARTS", "RESULTS", "SCORES", "VERSION", "ArraySpec", "Arrays", "Wrong"]
-__all__ += ["arrays", "check_results", "config", "export_metadata", "metrics", "read_npz", "results"]
+__all__ += ["arrays", "check_results", "check_same_run", "config", "export_metadata", "metrics", "read_npz", "results"]
 __all__ += ["SUMS", "check_sums", "digest", "read_sums", "write_sums"]

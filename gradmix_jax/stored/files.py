@@ -3,9 +3,6 @@
 Every error is one line that names the file and what is wrong with it.
 """
 
-import io
-import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,7 @@ from gradmix_jax.stored.schema import (
     nullable,
     number,
     record,
+    shown,
     text,
     whole,
 )
@@ -134,6 +132,7 @@ RESULTS = {
     "environment": nullable(_environment),
     "known_classes": nullable(listing(text)),
     **dict.fromkeys(("step", "num_train", "num_negative", "num_known", "num_unknown", "trial"), whole()),
+    "seed": whole(-(2**31)),
 }
 _results = record(RESULTS)
 
@@ -173,6 +172,21 @@ def results(workdir: str) -> dict[str, Any]:
         reason = workdir_lib.read_json(workdir, workdir_lib.FAILED).get("error")
         raise ValueError(f"no {workdir_lib.RESULTS} in {workdir}: the run failed ({str(reason).rstrip('.')}).")
     return check_results(workdir_lib.read_json(workdir, workdir_lib.RESULTS), path)
+
+
+def check_same_run(found: dict[str, Any], config: dict[str, Any], workdir: str) -> None:
+    """Raises ValueError if results have another trial or seed than the config beside them: one is of another run.
+
+    Args:
+      found: results, see `results`.
+      config: the config, with all keys.
+      workdir: their directory.
+    """
+    for name, value in {"trial": config["dataset"]["trial"], "seed": config["seed"]}.items():
+        if found.get(name) not in (None, value):
+            path = workdir_lib.path(workdir, workdir_lib.RESULTS)
+            both = f"{name} {found[name]}, and {workdir_lib.CONFIG} of {name} {shown(value)}"
+            raise ValueError(f"{path} is of {both}; restore the file that is of another run.")
 
 
 def config(workdir: str, defaults: dict[str, Any], renamed) -> dict[str, Any]:
@@ -268,31 +282,3 @@ def _group(file: str, name: str) -> str:
         if name in ("unknown_scores", "predicted_unknown", "unknown_classes")
         else ("unknown" if name.endswith("/unknown") else "known")
     )
-
-
-def metrics(workdir: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, {"step": ..., "loss": ..., ...} each; [] if there is no such file.
-
-    A last line that a crash cut short is left out; a warning counts any other invalid lines.
-    """
-    path = workdir_lib.path(workdir, workdir_lib.METRICS)
-    if not storage.exists(path):
-        return []
-    text = storage.read(path).decode(errors="replace")
-    lines = [line for line in io.StringIO(text, newline=None) if line.strip()]
-    parsed = [_metrics_line(line) for line in lines]
-    is_cut = parsed[-1:] == [None] and lines[-1].startswith("{") and not lines[-1].endswith("\n")
-    bad = sum(each is None for each in parsed) - is_cut
-    if bad:
-        print(f"warning: {path} is damaged: {bad} of {len(lines)} lines are left out.", file=sys.stderr)
-    return [each for each in parsed if each is not None]
-
-
-def _metrics_line(line: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-        record({"step": whole(required=True)}, required=("step",))("line", found)
-        mapping(number())("line", found)
-    except (ValueError, RecursionError):
-        return None
-    return found

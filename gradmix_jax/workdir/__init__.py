@@ -47,17 +47,36 @@ def resolve(path: str, what: str = "--workdir", *, remote: bool = True) -> str:
       remote: whether it may be in a bucket.
 
     Raises:
-      ValueError: as in `storage.expand`, or it is a file or has characters that Orbax or fsspec reads as a pattern.
+      ValueError: as in `storage.expand` and `check_directory`, or it has characters that Orbax or fsspec reads as a
+        pattern.
     """
     expanded = storage.expand(path, what, remote=remote)
     resolved = expanded if storage.is_remote(expanded) else os.path.abspath(expanded)
-    if not storage.is_remote(resolved) and os.path.exists(resolved) and not os.path.isdir(resolved):
-        raise ValueError(f"{what} must be a directory, got the file {path!r}.")
+    check_directory(path, what)
     special = sorted(set(resolved) & set("[]*?"))
     if special:
         # Orbax looks for checkpoints by a pattern that begins with this path, and would find none.
         raise ValueError(f"{what} must not have {' '.join(special)} in its absolute path, got {resolved!r}.")
     return resolved
+
+
+def check_directory(path: str, what: str) -> None:
+    """Raises ValueError if no directory can be made there, because a file or a dangling link is in the way.
+
+    Args:
+      path: the path as given, see `storage.expand`.
+      what: its name in the error message.
+    """
+    expanded = storage.expand(path, what)
+    if storage.is_remote(expanded):
+        return
+    wanted = found = os.path.abspath(expanded)
+    while not os.path.lexists(found) and os.path.dirname(found) != found:
+        found = os.path.dirname(found)
+    if not os.path.isdir(found):
+        kind = "file" if os.path.exists(found) else "dangling link"
+        got = f"the {kind} {path!r}" if found == wanted else f"{path!r}, which is below the {kind} {found!r}"
+        raise ValueError(f"{what} must be a directory, got {got}.")
 
 
 def path(workdir: str, name: str) -> str:
@@ -69,23 +88,23 @@ def path(workdir: str, name: str) -> str:
 def replacing(path: str, mode: str = "w") -> Iterator[IO]:
     """Atomic file write: yields a file that replaces `path` at the end, in one move or one upload.
 
-    On an error, `path` stays unchanged.
+    On an error, `path` stays unchanged. Names of files that are not UTF-8 are written with question marks.
 
     Args:
       path: path of the file.
       mode: "w" or "wb".
     """
-    encoding = None if "b" in mode else "utf-8"
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "replace")
     if storage.is_remote(path):
         with temporary.directory() as folder:
             written = os.path.join(folder, "file")
-            with open(written, mode, encoding=encoding) as file:
+            with open(written, mode, encoding=encoding, errors=errors) as file:
                 yield file
             storage.upload(written, path)
         return
     written = f"{path}.tmp"
     try:
-        with open(written, mode, encoding=encoding) as file:
+        with open(written, mode, encoding=encoding, errors=errors) as file:
             yield file
         os.replace(written, path)
     except BaseException:

@@ -1,6 +1,7 @@
 """`gradmix data PATH`: what a dataset holds, and its contact sheet."""
 
 import ast
+import os
 import shlex
 
 import commands
@@ -153,3 +154,16 @@ def test_a_shell_understands_the_printed_commands(names, tmp_path):
     assert len(lines) == 2 and not any("bad_images" in word for line in lines for word in line)
     (known,) = [word for word in lines[1] if word.startswith("--config.dataset.known=")]
     assert ast.literal_eval(known.partition("=")[2]) == names[:2]
+
+
+def test_names_stay_on_one_line_and_need_not_be_utf_8(tmp_path):
+    for name in (b"a\nb", b"\x1b[31mred", b"caf\xe9"):
+        folder_of_class = os.path.join(os.fsencode(tmp_path / "set"), name)
+        os.makedirs(folder_of_class)
+        for seed in range(5):
+            photo(seed).save(os.fsdecode(os.path.join(folder_of_class, b"%d.png" % seed)))
+    result = commands.run("gradmix_jax.data", tmp_path / "set", f"--out={tmp_path}/sheet.png")
+    assert result.returncode == 0 and "\x1b" not in result.stdout, result
+    names = [line.split()[0] for line in result.stdout.splitlines()[3:6]]
+    assert names == [r"\x1b[31mred", r"a\nb", r"caf\udce9"]
+    Image.open(tmp_path / "sheet.png").verify()

@@ -355,6 +355,15 @@ def test_csv_lists(tmp_path):
     assert len(csv_list.load(str(tmp_path / "list.csv"), with_train=False).test.paths) == 4
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_lists_of_spreadsheets(tmp_path, end):
+    """With a byte order mark, other line ends, quotation marks, commas, and columns that mean nothing here."""
+    lines = ["path,label,note", *(f'"{place}.png","a ""b"", {place % 2}",' for place in range(4))]
+    (tmp_path / "list.csv").write_bytes(("\ufeff" + end.join(lines) + end).encode())
+    data = csv_list.load(str(tmp_path / "list.csv"), with_train=True, test_fraction=0.5)
+    assert data.class_names == ('a "b", 0', 'a "b", 1') and len(data.train.paths) == len(data.test.paths) == 2
+
+
 def test_csv_lists_without_splits_are_divided(tmp_path):
     write_tree(tmp_path, {"a": 10, "b": 10})
     name = write_list(tmp_path, [f"{c}/{i:03d}.png,{c}" for c in "ab" for i in range(10)], "path,label")
@@ -366,6 +375,11 @@ def test_csv_lists_without_splits_are_divided(tmp_path):
     ("rows", "header", "message"),
     [
         (["a.png,x"], "file,label", "must have the columns path and label, got file, label"),
+        (["a.png,x,y"], "path,label,label", "must have the columns path and label, got path, label, label"),
+        ([], "", "must have the columns path and label, got an empty file"),
+        (["a.png,x", "b.png,x, y"], "path,label", "line 3 of .* has 3 values for 2 columns; put quotation marks"),
+        (['a.png,"x', 'b.png,"y'], "path,label", "must be a CSV file in UTF-8 .*expected after"),
+        (["", '"a.png","x\n"', "a.png,x"], "path,label", "a.png is listed in lines 4 and 5"),
         ([], "path,label", "has no rows"),
         (["a.png,"], "path,label", "line 2 of .* must have a path and a label without null bytes, got 'a.png' and ''"),
         (["a\0.png,x"], "path,label", r"line 2 of .* without null bytes, got 'a\\x00.png' and 'x'"),

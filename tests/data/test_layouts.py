@@ -200,7 +200,11 @@ def test_image_lists(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.png 1\nb.png one\n", "line 2 of .*test_x.txt must be a path and a label, got 'b.png one'"),
+        ("a.png 1\nb.png one\n", "line 2 of .*test_x.txt must be a path and a label of .*, got 'b.png one'"),
+        ("a.png 99999999999\n", "a label of at most 6 digits, got 'a.png 99999999999'"),
+        ("a.png \u00b2\n", "a label of at most 6 digits, got "),
+        ("a.png --5\n", "a label of at most 6 digits, got 'a.png --5'"),
+        (b"caf\xe9.png 0\n", "test_x.txt must be a list in UTF-8 "),
         ("a.png\n", "line 1 of .* got 'a.png'"),
         ("\n", "test_x.txt is empty"),
         ("gone.png 1\n", "gone.png, the first test image of the lists in .*, is in none of .*images_classic"),
@@ -210,14 +214,14 @@ def test_image_lists(tmp_path):
 def test_unreadable_image_lists(tmp_path, text, message):
     Noise().write(tmp_path / "a.png")
     if text is not None:
-        (tmp_path / "test_x.txt").write_text(text)
+        (tmp_path / "test_x.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         imglist.load(str(tmp_path / "x"), with_train=False)
 
 
-def test_paths_of_a_list_may_have_spaces(tmp_path):
+def test_lists_may_have_spaces_and_come_from_windows(tmp_path):
     Noise().write(tmp_path / "a b" / "c d.png")
-    (tmp_path / "test_x.txt").write_text("a b/c d.png 0\n\n")
+    (tmp_path / "test_x.txt").write_bytes("\ufeffa b/c d.png 0\r\n\r\n".encode())
     assert imglist.load(str(tmp_path / "x"), with_train=False).test.paths == [f"{tmp_path}/a b/c d.png"]
 
 

@@ -40,6 +40,17 @@ def test_every_file_is_read_once(tmp_path):
     assert members and set(collections.Counter(members).values()) == {1}
 
 
+def test_names_that_are_not_utf_8_can_be_written(tmp_path):
+    """Of a folder named in Latin-1, say, which Python reads with surrogates; and control characters."""
+    path = write_run(tmp_path / "a", label="caf\udce9 \x1b[31m", **{"dataset.name": "folder:/caf\udce9\x1b"})
+    page, markdown, latex = report.write([path], str(tmp_path / "out"))
+    for each in (page, markdown, latex, tmp_path / "summary.md"):
+        if str(each).endswith("summary.md"):
+            report.write_summary([path], str(tmp_path))
+        text = pathlib.Path(each).read_text(encoding="utf-8")
+        assert "caf" in text and (each == page or "\x1b" not in text)
+
+
 def test_rows_of_an_array_are_those_of_the_array(tmp_path):
     values = np.random.default_rng(0).normal(size=(9001, 3)).astype(np.float32)
     np.savez_compressed(tmp_path / "a.npz", **{"a/b": values, "n": np.arange(4)})
