@@ -13,6 +13,12 @@ Mixed = tuple[jax.Array, jax.Array, jax.Array]
 INPUT = "input"  # in a list of stages: the images themselves
 
 
+def check_stages(name: str, stages: tuple[str, ...]) -> None:
+    """Raises ValueError, naming `stages` as `name`, unless there is a stage to draw from and each is there once."""
+    if not stages or len(set(stages)) < len(stages):
+        raise ValueError(f"{name} must name at least one stage and each of them once, got {stages!r}.")
+
+
 def mixup(
     key: jax.Array,
     images_BxHxWxC: jax.Array,
@@ -68,7 +74,11 @@ def manifold_mixup(
     Returns:
       images (mixed if "input" was drawn, else unchanged), weight_B, partner_B, and {stage: share_B}: weight_B at the
       stage that was drawn, 1 at the others.
+
+    Raises:
+      ValueError: no stage, or one of them twice.
     """
+    check_stages("stages", stages)
     mix_key, stage_key = jax.random.split(key)
     mixed, weight_B, partner_B = mixup(mix_key, images_BxHxWxC, maps_BxHxW, alpha=alpha, views=views)
     drawn = jax.random.randint(stage_key, (), 0, len(stages))

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from gradmix_jax import fields
 from gradmix_jax.fields import Key, Section, key
 from gradmix_jax.method import masks
-from gradmix_jax.method.blends import INPUT, manifold_mixup, mixup
+from gradmix_jax.method.blends import INPUT, check_stages, manifold_mixup, mixup
 from gradmix_jax.method.boxes import cutmix, fmix, resizemix, saliencymix
 from gradmix_jax.method.draws import draw_keep, partners
 from gradmix_jax.method.fills import FILLS
@@ -63,6 +63,8 @@ class Spec(Section, section="mix"):
             raise ValueError(f"mix.keep_range must be (low, high) with low <= high, got {self.keep_range}.")
         if self.mixed_views == "first" and METHODS[self.method].mixes_stages:
             raise ValueError(f"mix.mixed_views must be 'all' with mix.method {self.method!r}, got 'first'.")
+        if METHODS[self.method].mixes_stages:
+            check_stages(f"mix.options.{self.method}.stages", self.options[self.method]["stages"])
         for name, entry in METHODS.items():
             given = self.options.get(name, {})
             for option, (low, high) in ((each, given[each]) for each in entry.ranges):
@@ -116,6 +118,7 @@ class Method:
         get (see `tokens.attended_share`), in place of weight_B. It returns {"mask": mask_BxHxW} too.
       mixes_stages: whether it mixes activations: it returns {stage: share_B} too, how much of a row's activations stays
         its own, the rest being its partner's. Its option `stages` names them.
+      grid: how its option `grid` relates to the side of an image: "divides" it, or "fits" in it; "" without.
       options: {option: Key}, arguments of the function and config keys `mix.options.NAME.OPTION`.
     """
 
@@ -124,6 +127,7 @@ class Method:
     takes: tuple[str, ...] = ("keep_range", "keep_B", "fill", "border")
     attends: bool = False
     mixes_stages: bool = False
+    grid: str = ""
     options: Mapping[str, Key] = dataclasses.field(default_factory=dict)
 
     @property
@@ -158,10 +162,14 @@ METHODS = {
     "gradmix": Method(gradmix, needs_map=True, takes=_GUIDED),
     "backmix": Method(backmix, needs_map=True, takes=_GUIDED),
     "attentive_cutmix": Method(
-        attentive_cutmix, needs_map=True, takes=("fill", "border"), options={"grid": _GRID, "cells": _CELLS}
+        attentive_cutmix,
+        needs_map=True,
+        takes=("fill", "border"),
+        grid="fits",
+        options={"grid": _GRID, "cells": _CELLS},
     ),
     "keep_cutout": Method(keep_cutout, needs_map=True, options={"quantile": _QUANTILE}),
-    "puzzlemix": Method(puzzlemix, needs_map=True, options=_PUZZLE),
+    "puzzlemix": Method(puzzlemix, needs_map=True, grid="divides", options=_PUZZLE),
     "cutmix": Method(cutmix),
     "resizemix": Method(resizemix, takes=("fill", "border"), options={"scale": _SCALE}),
     "saliencymix": Method(saliencymix),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gradmix_jax.method import masks
 from gradmix_jax.method.boxes import random_box
 from gradmix_jax.method.draws import draw, fill_hole
-from gradmix_jax.method.fills import FILLS
+from gradmix_jax.method.fills import FILLS, kept_share
 
 Mixed = tuple[jax.Array, jax.Array, jax.Array]
 # Width / height of a block, at most and at least its inverse.
@@ -42,7 +42,8 @@ def tokenmix(
     are of the network itself. The paper uses the two scores directly; here they are divided by their sum. Its released
     code masks 112 of 196 tokens by blocks of 1 token to all that remain.
 
-    Without a partner (see `fills`), or if both maps are empty, the weight is the kept share.
+    An empty map, such as that of an image without a loss, counts as constant. Without a partner (see `fills`) the
+    weight is the kept share.
 
     Args:
       blocks: number of rectangles K; tokens at random positions make up for any shortfall.
@@ -55,7 +56,7 @@ def tokenmix(
     mask_BxHxW = masks.expand_cells(masks.threshold(order_Bxhxw, drawn.keep_B), (height, width))
     mixed, weight_B, partner_B = fill_hole(drawn, images_BxHxWxC, mask_BxHxW, fill=fill, border=border)
     if FILLS[fill].needs_partner:
-        weight_B = map_share(maps_BxHxW, masks.soften(mask_BxHxW, border), partner_B, weight_B)
+        weight_B = map_share(maps_BxHxW, masks.soften(mask_BxHxW, border), partner_B)
     return mixed, weight_B, partner_B
 
 
@@ -109,16 +110,16 @@ def block_order(
     return first_Bxhxw + jax.random.uniform(token_key, first_Bxhxw.shape)
 
 
-def map_share(maps_BxHxW: jax.Array, mask_BxHxW: jax.Array, partner_B: jax.Array, otherwise_B: jax.Array) -> jax.Array:
-    """The label weight of `tokenmix`, weight_B in [0, 1]; `otherwise_B` if both maps are empty."""
+def map_share(maps_BxHxW: jax.Array, mask_BxHxW: jax.Array, partner_B: jax.Array) -> jax.Array:
+    """The label weight of `tokenmix`, weight_B in [0, 1]."""
     total = lambda x: jnp.sum(x, axis=(1, 2))
-    share = lambda part_B, whole_B: jnp.where(whole_B > 0, part_B / jnp.where(whole_B > 0, whole_B, 1.0), 0.0)
     maps_BxHxW, mask_BxHxW = maps_BxHxW.astype(jnp.float32), mask_BxHxW.astype(jnp.float32)
+    maps_BxHxW = jnp.where(jnp.any(maps_BxHxW > 0, axis=(1, 2), keepdims=True), maps_BxHxW, 1.0)
     partners_BxHxW = maps_BxHxW[partner_B]
-    own_B = share(total(maps_BxHxW * (1.0 - mask_BxHxW)), total(maps_BxHxW))
-    other_B = share(total(partners_BxHxW * mask_BxHxW), total(partners_BxHxW))
+    own_B = total(maps_BxHxW * (1.0 - mask_BxHxW)) / total(maps_BxHxW)
+    other_B = total(partners_BxHxW * mask_BxHxW) / total(partners_BxHxW)
     both_B = own_B + other_B
-    return jnp.where(both_B > 0, own_B / jnp.where(both_B > 0, both_B, 1.0), otherwise_B)
+    return jnp.where(both_B > 0, own_B / jnp.where(both_B > 0, both_B, 1.0), kept_share(mask_BxHxW))
 
 
 def attended_share(

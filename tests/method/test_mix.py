@@ -480,6 +480,10 @@ def options(method, **values):
             dict(method="manifold_mixup", mixed_views="first"),
             r"mix\.mixed_views must be 'all' with mix\.method 'manifold_mixup', got 'first'",
         ),
+        (
+            dict(method="manifold_mixup", **options("manifold_mixup", alpha=1.0, stages=("stage1", "stage1"))),
+            r"mix\.options\.manifold_mixup\.stages must name at least one stage and each of them once, got \('stage1',",
+        ),
         (options("mixup", alpha=0.0), r"mix\.options\.mixup\.alpha must be a positive number, got 0\.0"),
         (options("fmix", decay=-1.0), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got -1\.0"),
         (options("fmix", decay=float("nan")), r"mix\.options\.fmix\.decay must be a number from 0 to 10, got nan"),

@@ -197,6 +197,14 @@ def test_tokenmix_of_empty_maps_weighs_by_area(key):
     mixed, weight, _ = quick(partial(mix.tokenmix, fill="partner", **options))(key, IMAGES, np.zeros_like(MAPS))
     hole = np.any(np.asarray(mixed) != IMAGES, axis=-1)
     np.testing.assert_allclose(weight, 1 - hole.mean(axis=(1, 2)), atol=1e-6)
+    # A single empty map, of an image without a loss, must not leave the label to the other image alone.
+    maps = np.where(np.arange(ROWS).reshape(-1, 1, 1) == 2, 0, MAPS)
+    constant = np.where(np.arange(ROWS).reshape(-1, 1, 1) == 2, np.float32(0.5), MAPS)
+    found, expected = (
+        quick(partial(mix.tokenmix, fill="partner", **options))(key, IMAGES, x)[1] for x in (maps, constant)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert 0.1 < found[2] < 1 and np.all(found < 1)
 
 
 def test_transmix_is_cutmix_with_its_mask(key):
@@ -324,3 +332,6 @@ def test_invalid_calls_say_why(key):
         mix.puzzlemix(key, IMAGES, MAPS, keep_range=KEEP_RANGE, fill="partner", views=1, grid=5, **options)
     with pytest.raises(ValueError, match=r"a grid of \(13, 13\) cells does not fit images of \(12, 12\) pixels"):
         mix.attentive_cutmix(key, IMAGES, MAPS, fill="partner", views=1, grid=13, cells=2)
+    for stages in ((), ("stage1", "input", "stage1")):
+        with pytest.raises(ValueError, match="stages must name at least one stage and each of them once, got"):
+            mix.manifold_mixup(key, IMAGES, MAPS, alpha=1.0, stages=stages, views=1)
