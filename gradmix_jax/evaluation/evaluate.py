@@ -143,7 +143,8 @@ def _optional_parts(
         results["ood"][kind][name] = out_of_distribution.detect(evaluator, name, spectrum=spectrum, **of)
         accuracy = {leaderboard.OOD: results["accuracy"]}
         accuracy |= {leaderboard.FULL_SPECTRUM: spectrum.accuracy} if spectrum.is_whole else {}
-        results["leaderboard"] = leaderboard.table(results["ood"], accuracy)
+        wanted = {"near": spec.near, "far": spec.far}
+        results["leaderboard"] = leaderboard.table(results["ood"], accuracy, wanted)
 
     def corruptions():
         places = tuple(parts[f"test_{side}"].places for side in _SIDES)

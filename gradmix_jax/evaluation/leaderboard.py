@@ -6,7 +6,7 @@ trapezoidal, as in OpenOOD; elsewhere in the results they are average precision.
 Letters: N known images, M unknown images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,24 @@ def row(known_N: np.ndarray, unknown_M: np.ndarray) -> list[float]:
     return [100.0 * each for each in fractions]
 
 
-def table(found: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, float]) -> dict[str, Any]:
+def table(
+    found: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, float], wanted: Mapping[str, Collection[str]]
+) -> dict[str, Any]:
     """{"ood" or "fsood": {"columns": COLUMNS, "rows": {dataset: numbers}}}, each kind followed by its mean.
 
     Args:
       found: {"near" or "far": {dataset: {"leaderboard": {"ood" or "fsood": `row`}}}}.
       accuracy: {"ood" or "fsood": accuracy on its known images}, in [0, 1].
+      wanted: {"near" or "far": all datasets of the kind}. While one has no row, for instance because it failed, the
+        kind has no mean, which would be that of other datasets than elsewhere.
     """
     return {
-        spectrum: {"columns": list(COLUMNS), "rows": _rows(found, spectrum, 100.0 * share)}
+        spectrum: {"columns": list(COLUMNS), "rows": _rows(found, spectrum, 100.0 * share, wanted)}
         for spectrum, share in accuracy.items()
     }
 
 
-def _rows(found, spectrum: str, accuracy: float) -> dict[str, list[float]]:
+def _rows(found, spectrum: str, accuracy: float, wanted) -> dict[str, list[float]]:
     rows: dict[str, list[float]] = {}
     for kind, mean in MEANS.items():
         of_kind = {
@@ -50,7 +54,7 @@ def _rows(found, spectrum: str, accuracy: float) -> dict[str, list[float]]:
             if spectrum in each.get("leaderboard", {})
         }
         rows |= {name: [*numbers, accuracy] for name, numbers in of_kind.items()}
-        if of_kind:
+        if of_kind and len(of_kind) == len(set(map(short_name, wanted[kind]))):
             rows[mean] = [*np.mean(list(of_kind.values()), axis=0).tolist(), accuracy]
     return rows
 

@@ -47,7 +47,11 @@ def detect(
     found = {name: metrics_of(known_scores, unknown_scores) for name, known_scores in against.items()}
     chosen = lambda scores: scores.get(model.spec.feature, {}).get(model.spec.score)
     unknown_M = chosen(unknown_scores)
-    rows = {name: leaderboard.row(chosen(each), unknown_M) for name, each in against.items() if unknown_M is not None}
+    rows = {
+        name: leaderboard.row(known_N, unknown_M)
+        for name, known_N in ((name, chosen(each)) for name, each in against.items())
+        if known_N is not None and unknown_M is not None
+    }
     full = {"full_spectrum": found[leaderboard.FULL_SPECTRUM]} if spectrum.is_whole else {}
     counts = {"n": len(unknown), "duplicates": dropped}
     return {**counts, "by_score": found[leaderboard.OOD], **full, "leaderboard": rows}

@@ -149,12 +149,15 @@ def test_a_row_of_the_leaderboard_equals_scikit_learn():
 def test_the_leaderboard_has_the_mean_of_each_kind_after_its_data_sets():
     of = lambda number: {"leaderboard": {"ood": [number] * 4}}
     found = {"near": {"imglist:a/b/tin": of(10.0), "svhn_cropped": of(30.0)}, "far": {"noise:uniform": of(90.0)}}
-    table = leaderboard.table(found, {"ood": 0.5})
+    wanted = {kind: tuple(names) for kind, names in found.items()}
+    table = leaderboard.table(found, {"ood": 0.5}, wanted)
     assert table["ood"]["rows"] == {
         **{"tin": [10.0] * 4 + [50.0], "svhn_cropped": [30.0] * 4 + [50.0], "nearood": [20.0] * 4 + [50.0]},
         **{"noise:uniform": [90.0] * 4 + [50.0], "farood": [90.0] * 4 + [50.0]},
     }
     assert json.loads(json.dumps(table)) == table
+    failed = leaderboard.table(found, {"ood": 0.5}, wanted | {"near": (*wanted["near"], "mnist")})["ood"]["rows"]
+    assert set(failed) == {"tin", "svhn_cropped", "noise:uniform", "farood"}, "no mean of a part"
 
 
 def test_the_full_spectrum_is_all_known_images_together():
