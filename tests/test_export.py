@@ -18,6 +18,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import export as export_lib
 from gradmix_jax import predict, scores
+from gradmix_jax.config import phase
 from gradmix_jax.evaluation import cache, fitting, weights
 from gradmix_jax.evaluation import features as features_lib
 from gradmix_jax.portable import files, from_run, onnx_file
@@ -99,11 +100,21 @@ def test_every_score_is_the_evaluation_s(workdir, restored, tmp_path, name):
     np.testing.assert_array_equal(found["class"], evaluator.predict(outputs))
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_steps_of_a_run_are_those_with_its_negative_images(cached, tmp_path):
+    config, run = untrained_runs.untrained(untrained_runs.digits(**{"dataset.num_negative": 2}), tmp_path)
+    experiment = config_lib.from_config(config, num_devices=1)
+    if cached:
+        fitting.compute_parts(fitting.restore(experiment.setup, run), run)
+    data = data_lib.open_set(experiment.dataset)
+    steps = 2 * (len(data.for_training) // 32)
+    assert steps > 2 * (len(data.train) // 32) and from_run.load(run).metadata["steps"] == steps
+
+
 def test_odin_differentiates_the_exported_model(tmp_path):
     overrides = {"evaluate.scores": ("odin",), "evaluate.score": "odin", "evaluate.feature": "logits"}
-    config, run = untrained_runs.untrained(
-        untrained_runs.digits(**overrides, **{"model.classifier": "linear"}), tmp_path / "run"
-    )
+    overrides |= {"model.classifier": "linear", "phases": (phase("classes", epochs=1, cross_entropy=1.0),)}
+    config, run = untrained_runs.untrained(untrained_runs.digits(**overrides), tmp_path / "run")
     experiment = config_lib.from_config(config, num_devices=1)
     evaluator, parts = from_run._restore(experiment, run)
     classifier = from_run.classifier_of(experiment, evaluator, parts, run, from_run.Reduction())

@@ -130,7 +130,7 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
     feature = experiment.evaluate.feature
     if parts["train"].checkpoint != model.checkpoint or feature not in {LOGITS, *parts["train"].outputs}:
         return None
-    parts = {name: parts[name] for name in NEEDED if name in parts}
+    parts = {name: parts[name] for name in (*NEEDED, guards.NEGATIVE) if name in parts}
     if "validation" in parts:
         parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
         parts = {name: part for name, part in parts.items() if part}
@@ -202,7 +202,9 @@ def _describe(
     """The metadata of a classifier, except its gallery and calibration."""
     model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
     is_trained = any(phase.epochs for phase in experiment.phases)
-    num_images = len(parts["train"]) + (0 if model.data.negative is None else len(model.data.negative))
+    # Cached features are of all parts; otherwise the data is at hand.
+    negative = parts.get(guards.NEGATIVE, model.data.negative)
+    num_images = len(parts["train"]) + (0 if negative is None else len(negative))
     per_epoch = order.steps_per_epoch(num_images, experiment.train.batch_size) if is_trained else 0
     commit, changed = workdir_lib.commit()
     inputs = ["features"] if spec.feature == LOGITS else [spec.feature]
