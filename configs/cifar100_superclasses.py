@@ -29,7 +29,6 @@ def get_config(variant: str = "superclasses"):
     c.normalization.mean = (0.5071, 0.4865, 0.4409)
     c.normalization.std = (0.2673, 0.2564, 0.2762)
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage3", "stage4")
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20

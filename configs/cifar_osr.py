@@ -25,7 +25,6 @@ def get_config(recipe: str = "input"):
     c.normalization.mean = (0.4914, 0.4822, 0.4465)
     c.normalization.std = (0.2023, 0.1994, 0.2010)
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage3", "stage4")
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20

@@ -24,7 +24,6 @@ def get_config(recipe: str = "input"):
     c.normalization.std = (0.3530,)
     c.augment.gray_prob = 0.0
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage3", "stage4")
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 10

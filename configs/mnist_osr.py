@@ -25,7 +25,6 @@ def get_config(recipe: str = "input"):
     c.augment.gray_prob = 0.0
     c.augment.rotation_degrees = 5.0
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage4",)
     c.train.batch_size = 256
     c.phases = (phase("joint", epochs=10, supcon=1.0, ssl=3.0),)

@@ -19,7 +19,6 @@ def get_config(recipe: str = "input"):
     c.normalization.std = (0.1980, 0.2010, 0.1970)
     c.augment.flip_prob = 0.0
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage4",)
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20

@@ -20,7 +20,6 @@ def get_config(recipe: str = "input"):
     c.normalization.mean = (0.485, 0.456, 0.406)
     c.normalization.std = (0.229, 0.224, 0.225)
     c.model.name = "resnet18"
-    c.model.width = 64
     c.attribution.stages = ("stage3", "stage4")
     c.train.batch_size = 256
     c.train.checkpoint_every_epochs = 20

@@ -74,7 +74,7 @@ def built_in_step(name, optimizer):
     """(params, batch_stats, opt_state, key, images, labels) -> the first three updated, by `step.gradients`."""
     forward, weights, map_spec, mix_spec = BUILT_IN[name]
     head = {
-        "model.classifier": "linear",
+        "model.classifier": "linear" if "cross_entropy" in weights else "none",
         "train.num_views": 1,
         "attribution.loss": "training",
         "objective.mixed_supcon": True,

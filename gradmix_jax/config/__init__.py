@@ -268,4 +268,5 @@ def from_config(config: ConfigDict | dict[str, Any], *, num_devices: int) -> Exp
     checks.check_attribution(experiment)
     checks.check_tokens(experiment)
     evaluation_spec.check_fits(experiment.evaluate, experiment.dataset, experiment.model)
+    checks.check_head(experiment)
     return experiment

@@ -93,6 +93,18 @@ def check_objectives(experiment: "Experiment") -> None:
         raise ValueError(f"mix.mixed_views must be 'all' with mixed images for {labeled[0]}, got 'first'.")
 
 
+def check_head(experiment: "Experiment") -> None:
+    """Check that training reaches the classification head, whose logits would otherwise be those of random weights."""
+    model, used = experiment.model, [name for phase in experiment.phases if phase.epochs for name in phase.weights]
+    if model.classifier == "none" or model.init_from or not used:
+        return
+    if not any(objectives.OBJECTIVES[name].uses_head for name in used):
+        raise ValueError(
+            f"model.classifier must be 'none' without an objective that trains it, got {model.classifier!r}; give one "
+            "such as cross_entropy a weight, or leave logits to the linear probe of the evaluation."
+        )
+
+
 def check_attribution(experiment: "Experiment") -> None:
     spec = experiment.attribution
     check_choice("attribution.loss", spec.loss, (*objectives.OBJECTIVES, attribution.TRAINING))
@@ -116,7 +128,7 @@ def with_patches(spec: mix.Spec, model: models.Spec) -> mix.Spec:
 
 
 def check_tokens(experiment: "Experiment") -> None:
-    """Check that the model has the patches, attention and stages that the mix and its map need."""
+    """Check that the model has the patches, attention and stages, and the images the size, that the mix needs."""
     spec, model, side = experiment.mix, experiment.model, experiment.dataset.image_size
     patches = models.patch_size(model)
     attending = f"mix.method {spec.method!r}" if spec.attends else ""
@@ -134,6 +146,11 @@ def check_tokens(experiment: "Experiment") -> None:
             raise ValueError(f"mix.patch_size must divide dataset.image_size {side}, got {spec.patch_size}.")
         if spec.attends and spec.patch_size != patches:
             raise ValueError(f"mix.patch_size must be that of {model.name!r}, {patches}, got {spec.patch_size}.")
+    method, grid = mix.METHODS[spec.method], spec.options.get(spec.method, {}).get("grid", 1)
+    if side and method.grid == "divides" and side % grid:
+        raise ValueError(f"mix.options.{spec.method}.grid must divide dataset.image_size {side}, got {grid}.")
+    if side and method.grid == "fits" and grid > side:
+        raise ValueError(f"mix.options.{spec.method}.grid must be at most dataset.image_size {side}, got {grid}.")
     for stage in spec.stages:
         stages = models.available_stages(model)
         check_choice(f"each element of mix.options.{spec.method}.stages", stage, (mix.INPUT, *stages))

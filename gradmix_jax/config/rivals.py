@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from gradmix_jax.config.scale import ADAM, CLASSIFIER32, PLAIN_VIEWS, WIDE, fine_grained, tuned
+
 LOGITS = {"feature": "logits", "score": "max_logit"}
 MIXUP = {"method": "mixup", "options": {"mixup": {"alpha": 1.0}}}
 RANDAUGMENT = {"policy": "randaugment", "num_ops": 1}
@@ -40,67 +42,11 @@ class Rival:
     differs: tuple[str, ...] = ()
 
 
-def _smoothing(share: float, classes: int) -> float:
-    """`objective.label_smoothing`, spread over all classes, that equals smoothing over the other classes only."""
-    return share * classes / (classes - 1)
-
-
-_CLASSIFIER32 = {
-    "epochs": (200, 200, 200),
-    "model.name": "classifier32",
-    "model.width": 64,
-    "attribution.stages": ("stage3",),
-    "train.batch_size": 128,
-    "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.1,
-    "optimizer.weight_decay": 1e-4,
-    "optimizer.warmup_epochs": 10.0,
-    "optimizer.final_fraction": 1e-3,
-    "augment.crop_scale": (0.77, 1.0),
-    "augment.crop_ratio": (1.0, 1.0),
-}
-_MAGNITUDE = {"mnist": 8, "svhn": 18, "cifar10": 6, "cifar+10": 6, "cifar+50": 6, "tiny_imagenet": 9}
-
-
-def _tuned(**changes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings of the maximum-logit baseline by benchmark; `changes` are by benchmark too, `all` for all."""
-    every = {"": _CLASSIFIER32} | {name: {"augment.magnitude": value} for name, value in _MAGNITUDE.items()}
-    tiny = {"optimizer.learning_rate": 0.01, "objective.label_smoothing": _smoothing(0.9, 20)}
-    every["tiny_imagenet"] = every["tiny_imagenet"] | tiny
-    names = [name for name in every | changes if name != "all"]
-    return {name: every.get(name, {}) | changes.get(name or "all", {}) for name in names}
-
-
-def _fine_grained(magnitude: int, smoothing: float, classes: int) -> dict[str, Any]:
-    """A ResNet-50 on 448 pixels; its published runs start from weights of Places (`model.init_from`)."""
-    return {
-        "dataset.image_size": 448,
-        "model.name": "resnet50",
-        "train.batch_size": 32,
-        "optimizer.learning_rate": 0.001,
-        "objective.label_smoothing": _smoothing(smoothing, classes),
-        "augment.num_ops": 2,
-        "augment.magnitude": magnitude,
-    }
-
-
-_ADAM = {"optimizer.name": "adam", "optimizer.learning_rate": 0.001, "optimizer.weight_decay": 0.0}
-_PLAIN_VIEWS = {"augment.jitter_prob": 0.0, "augment.gray_prob": 0.0}
+# Without a head, the evaluation's linear probe is the linear classifier of the frozen encoder.
+TWO_VIEWS = {"train": {"num_views": 2}, "model": {"classifier": "none"}}
 ONE_VIEW = {"train": {"num_views": 1}, "mix": {"method": "none"}}
 LINEAR = {"model": {"classifier": "linear"}, "evaluate": LOGITS}
 VAZE = "utils/paper_hyperparameters.csv and the scripts of the code of arXiv 2110.06207"
-WIDE = {
-    "epochs": (200,),
-    "model.name": "wide_resnet40",
-    "model.width": 32,
-    "train.batch_size": 128,
-    "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.1,
-    "optimizer.weight_decay": 5e-4,
-    "optimizer.final_fraction": 0.0,
-    "augment.crop_scale": (0.77, 1.0),
-    "augment.crop_ratio": (1.0, 1.0),
-} | _PLAIN_VIEWS
 
 RIVALS = {
     "cross_entropy": Rival(
@@ -108,7 +54,7 @@ RIVALS = {
         "2110.06207",
         {"cross_entropy": 1.0},
         ONE_VIEW | LINEAR,
-        _tuned(all=_PLAIN_VIEWS),
+        tuned(all=PLAIN_VIEWS),
         "as mls, without RandAugment",
         (CROPS, NESTEROV),
     ),
@@ -117,7 +63,7 @@ RIVALS = {
         "2110.06207",
         {"cross_entropy": 1.0},
         ONE_VIEW | LINEAR | {"augment": RANDAUGMENT | {"magnitude": 8}, "optimizer": {"warmup_epochs": 5.0}},
-        _tuned(ssb_cub=_fine_grained(30, 0.3, 100), ssb_aircraft=_fine_grained(15, 0.2, 50)),
+        tuned(ssb_cub=fine_grained(30, 0.3, 100), ssb_aircraft=fine_grained(15, 0.2, 50)),
         VAZE,
         (
             CROPS,
@@ -132,11 +78,11 @@ RIVALS = {
         "2103.00953",
         {"arpl": 1.0},
         ONE_VIEW | {"model": {"classifier": "reciprocal_points"}, "evaluate": LOGITS, "augment": RANDAUGMENT},
-        _tuned(
+        tuned(
             cifar10={"augment.magnitude": 15},
-            tiny_imagenet=_ADAM,
-            ssb_cub=_fine_grained(30, 0.2, 100),
-            ssb_aircraft=_fine_grained(18, 0.1, 50),
+            tiny_imagenet=ADAM,
+            ssb_cub=fine_grained(30, 0.2, 100),
+            ssb_aircraft=fine_grained(18, 0.1, 50),
         ),
         VAZE + ", ARPLoss",
         (
@@ -150,9 +96,9 @@ RIVALS = {
         "1805.03438",
         {"gcpl": 1.0},
         ONE_VIEW | {"model": {"classifier": "prototypes"}, "evaluate": LOGITS | {"score": "msp"}},
-        _tuned(
-            all=_PLAIN_VIEWS | {"epochs": (100,), "train.batch_size": 64, "optimizer.warmup_epochs": 0.0},
-            tiny_imagenet=_ADAM | {"objective.label_smoothing": 0.0},
+        tuned(
+            all=PLAIN_VIEWS | {"epochs": (100,), "train.batch_size": 64, "optimizer.warmup_epochs": 0.0},
+            tiny_imagenet=ADAM | {"objective.label_smoothing": 0.0},
         ),
         "the comparison of ARPL's code: SGD 0.1 (TinyImageNet: Adam 0.001), batch 64, 100 epochs, weight 0.1",
         (CROPS, NESTEROV, "a cosine in place of steps of 0.1 every 30 epochs", "one prototype a class"),
@@ -161,14 +107,15 @@ RIVALS = {
         "SupCon with soft labels, of clean and mixup images; a linear classifier of the frozen encoder",
         "AAAI 2023",
         {"soft_supcon": 1.0},
-        {
+        TWO_VIEWS
+        | {
             "mix": MIXUP,
             "objective": {"temperature": 0.1, "base_temperature": 0.1},
             "augment": RANDAUGMENT | {"magnitude": 5},
             "evaluate": LOGITS,
         },
         {
-            "": _CLASSIFIER32
+            "": CLASSIFIER32
             | {
                 "epochs": (10, 20, 40, 80, 160, 290),
                 "optimizer.name": "adam",
@@ -191,7 +138,8 @@ RIVALS = {
         "SupCon whose temperature follows a negative cosine; a linear classifier of the frozen encoder",
         "2505.18137",
         {"supcon": 1.0},
-        {
+        TWO_VIEWS
+        | {
             "mix": {"method": "none"},
             "objective": {
                 "temperature": 0.1,
@@ -202,7 +150,7 @@ RIVALS = {
             "augment": RANDAUGMENT | {"magnitude": 6},
             "evaluate": LOGITS,
         },
-        _tuned(
+        tuned(
             all={"objective.base_temperature": 0.07},
             tiny_imagenet={"optimizer.learning_rate": 0.05, "objective.label_smoothing": 0.0},
         ),
@@ -222,7 +170,7 @@ RIVALS = {
                 "options": {"cross_entropy": {"temperature": 0.5}},
             },
         },
-        _tuned(tiny_imagenet={"objective.label_smoothing": 0.0}),
+        tuned(tiny_imagenet={"objective.label_smoothing": 0.0}),
         "temp_schedulers.py and CE_tr.py of the released code: 0.5 to 2, period 200 of 600 epochs",
         (CROPS, NESTEROV, FROM_ZERO),
     ),
@@ -230,7 +178,8 @@ RIVALS = {
         "von Mises-Fisher projections with orthogonal label embeddings; a linear classifier of the frozen encoder",
         "2503.08049",
         {"sphor": 1.0},
-        {
+        TWO_VIEWS
+        | {
             "mix": MIXUP,
             "model": {"classifier": "spherical"},
             "augment": RANDAUGMENT | {"magnitude": 5},
@@ -238,7 +187,7 @@ RIVALS = {
         },
         {
             # Clean and mixed losses are added here and averaged there, where rate and decay are 0.5 and 1e-4.
-            "": _CLASSIFIER32
+            "": CLASSIFIER32
             | {
                 "epochs": (15, 20, 40, 80, 160, 285),
                 "optimizer.learning_rate": 0.25,
@@ -264,7 +213,7 @@ RIVALS = {
         "2210.13458",
         {"cross_entropy": 1.0, "open_auc": 0.1},
         ONE_VIEW | LINEAR | {"augment": RANDAUGMENT | {"magnitude": 8}},
-        _tuned(svhn={"epochs": (67, 67, 66), "optimizer.warmup_epochs": 0.0}),
+        tuned(svhn={"epochs": (67, 67, 66), "optimizer.warmup_epochs": 0.0}),
         "osr.py and bash_scripts/osr_svhn_train.sh of the released code: alpha 2, weight 0.1",
         (
             CROPS,

@@ -69,6 +69,7 @@ OBJECTIVE = Objective(
     clean=lambda given: barlow_twins(given.batch, given.spec),
     mixed=lambda given, mixed: mixed_barlow_twins(given.batch, mixed.z, mixed.weight, given.spec),
     touches_clean=lambda spec: not spec.detach_anchors,
+    uses_head=False,
     check=_check,
     options={
         "off_diagonal_weight": Key(0.005, "weight of the squared correlations between different dimensions", above=0)

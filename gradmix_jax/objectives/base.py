@@ -133,6 +133,7 @@ class Objective:
       touches_clean: Spec -> whether the mixed loss has a gradient with respect to the clean outputs.
       uses_labels: whether it needs the classes of the images. Those that do not may be `objective.ssl`. The mixed loss
         of one that does needs all views mixed.
+      uses_head: whether it depends on the outputs of `model.classifier`.
       state: what it carries from step to step, None for nothing.
       check: (experiment, key) -> None; raises ValueError, naming the key that requests the objective, if the sections
         `dataset`, `model`, `train` and `objective` of an experiment do not allow it.
@@ -144,6 +145,7 @@ class Objective:
     has_mixed: Callable[[Spec], bool] = lambda spec: True
     touches_clean: Callable[[Spec], bool] = lambda spec: False
     uses_labels: bool = False
+    uses_head: bool = True
     state: State | None = None
     check: Callable[[Any, str], None] = no_check
     options: Mapping[str, fields.Key] = dataclasses.field(default_factory=dict)

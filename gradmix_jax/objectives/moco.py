@@ -95,6 +95,7 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: moco(given.batch, mixed.z, given.carried, given.spec, mixed.weight),
     # Mixed queries are compared only with keys and queue.
     touches_clean=lambda spec: False,
+    uses_head=False,
     state=State(_init, _update, copies=("momentum",)),
     check=_check,
     options={

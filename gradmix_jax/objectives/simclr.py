@@ -41,5 +41,6 @@ OBJECTIVE = Objective(
     clean=lambda given: simclr(given.batch, given.spec),
     mixed=lambda given, mixed: mixed_simclr(given.batch, mixed.z, mixed.weight, given.spec),
     touches_clean=lambda spec: not spec.detach_anchors,
+    uses_head=False,
     check=check_two_views,
 )

@@ -75,6 +75,7 @@ OBJECTIVE = Objective(
     clean=_clean,
     mixed=_mixed,
     touches_clean=lambda spec: True,
+    uses_head=False,
     uses_labels=True,
     options={
         "smoothing": Key(0.2, "share of a label that the other classes get; 0.2 for TinyImageNet", least=0, below=1)

@@ -22,5 +22,6 @@ OBJECTIVE = Objective(
     mixed=lambda given, mixed: mixed_supcon(given.batch, mixed.z, mixed.weight, given.spec),
     has_mixed=lambda spec: spec.mixed_supcon,
     touches_clean=lambda spec: not spec.detach_anchors,
+    uses_head=False,
     uses_labels=True,
 )

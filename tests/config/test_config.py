@@ -7,14 +7,17 @@ import runpy
 
 import numpy as np
 import pytest
-from programs import small_config
+from programs import PHASES, small_config
 
 from gradmix_jax import config as config_lib
-from gradmix_jax import fields
+from gradmix_jax import fields, models
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
+from gradmix_jax.config import phase
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+CLASSIFIED = (phase("classes", epochs=1, cross_entropy=1.0),)
 
 
 def build(config, num_devices=1):
@@ -32,11 +35,20 @@ def test_every_experiment_is_valid_in_every_recipe(path, recipe):
     assert config.mix.method == config_lib.RECIPES[recipe]["mix"]["method"]
 
 
+@pytest.mark.parametrize("recipe", ["tokens", "layer", "mls", "logitnorm"])
+def test_a_network_of_a_recipe_has_its_published_width(recipe):
+    for path in CONFIGS:
+        config = runpy.run_path(str(path))["get_config"](recipe)
+        published = models.ENCODERS[config.model.name].width
+        if path.stem not in ("digits_osr", "digits_ssl", "folder_osr"):  # small networks, for a CPU
+            assert (config.model.width or published) == published, path
+
+
 def test_the_papers_recipe():
     c = runpy.run_path(str(next(path for path in CONFIGS if path.stem == "cifar_osr")))["get_config"]("layer")
     assert [(p.epochs, p.supcon, p.ssl) for p in c.phases] == [(600, 0.0, 1.0), (10, 1.0, 1.2)]
     assert (c.optimizer.name, c.optimizer.learning_rate, c.optimizer.final_fraction) == ("adam", 1e-3, 0.512)
-    assert (c.train.batch_size, c.objective.temperature, c.model.width, c.model.hidden) == (256, 0.05, 64, 512)
+    assert (c.train.batch_size, c.objective.temperature, c.model.width, c.model.hidden) == (256, 0.05, 0, 512)
     assert (c.attribution.method, c.mix.mask, c.mix.fill) == ("layer", "box", "partner_resized")
 
 
@@ -80,6 +92,19 @@ def test_a_wrong_value_is_named(key, value, sentence):
     config = small_config("layer", **{key: value})
     with pytest.raises(ValueError, match=sentence):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "grid", "message"),
+    [
+        ("puzzlemix", 3, "divide dataset.image_size 8, got 3"),
+        ("attentive_cutmix", 9, "be at most dataset.image_size 8, got 9"),
+    ],
+)
+def test_a_grid_that_images_do_not_fit_is_named_before_training(method, grid, message):
+    overrides = {"mix.method": method, "mix.options": {method: {"grid": grid}}}
+    with pytest.raises(ValueError, match=rf"mix\.options\.{method}\.grid must {message}"):
+        build(small_config(**overrides))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +161,17 @@ def test_an_evaluation_that_would_fail_after_training(overrides, message):
     ],
 )
 def test_an_evaluation_that_works(overrides):
-    build(small_config(**overrides))
+    build(small_config(phases=CLASSIFIED if "model.classifier" in overrides else PHASES, **overrides))
+
+
+def test_a_head_needs_an_objective_that_trains_it():
+    head = {"model.classifier": "linear"}
+    for phases in (PHASES, (phase("first", epochs=0, cross_entropy=1.0), phase("second", epochs=1, soft_supcon=1.0))):
+        with pytest.raises(ValueError, match=r"model\.classifier must be 'none' without an objective that trains it"):
+            build(small_config(phases=phases, **head))
+        build(small_config(phases=phases, **head, **{"model.init_from": "weights.pth"}))  # which may have it
+    build(small_config(phases=(*PHASES, *CLASSIFIED), **head))
+    build(small_config(phases=(phase("none", epochs=0, ssl=1.0),), **head))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,9 @@ def test_every_method_may_follow_a_variant(name):
     for recipe, rival in RIVALS.items():
         specs = config_lib.from_config(config_of(name, f"{first},{recipe}"), num_devices=1)
         assert all(dict(each.weights) == rival.weights for each in specs.phases)
+        # Logits of a classifier that no loss trains would be those of random weights.
+        contrastive = recipe in ("conosr", "negcossch", "sphor")
+        assert specs.model.has_logits != contrastive and specs.train.num_views == (2 if contrastive else 1), recipe
     assert config_of("imagenet_osr", "p2,outlier_exposure").dataset.negative == ("published",)
 
 

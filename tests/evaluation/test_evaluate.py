@@ -22,6 +22,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import corruptions, metrics, scores
 from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
+from gradmix_jax.config import phase
 from gradmix_jax.evaluation import (
     cache,
     closed_set,
@@ -268,7 +269,8 @@ def test_a_damaged_cache_is_computed_again(run, tmp_path, capsys):
 
 
 def test_a_classifier_head_gives_the_logits(tmp_path):
-    config = digits(**{"model.classifier": "linear", "evaluate.stages": (), "evaluate.scores": ("msp", "vim")})
+    overrides = {"model.classifier": "linear", "evaluate.stages": (), "evaluate.scores": ("msp", "vim")}
+    config = digits(phases=(phase("classes", epochs=1, cross_entropy=1.0),), **overrides)
     config, workdir = untrained(config, tmp_path)
     results = run_lib.evaluate(config, workdir)
     assert results["logits_from"] == "classifier head" and set(results["by_score"]["logits"]) == {"msp", "vim"}
