@@ -33,7 +33,7 @@ def explained(workdir, recipe):
         state = checkpoints.restore(
             jax.eval_shape(lambda: assembly.initial_state(prepared.experiment, prepared.program))
         )
-    batch, labels = prepared.batch(int(state.seed), int(state.step))
+    batch, labels, _ = prepared.batch(int(state.seed), int(state.step))
     return jax.device_get(jax.jit(lambda *arrays: explain.explain(prepared.program, *arrays))(state, batch, labels))
 
 

@@ -47,9 +47,9 @@ def grid(workdir: str, out: str, *, rows: int = 8, images: list[int] | None = No
         state = checkpoints.restore(
             jax.eval_shape(lambda: assembly.initial_state(prepared.experiment, prepared.program))
         )
-    batch, labels = prepared.batch(int(state.seed), int(state.step))
+    batch, labels, names = prepared.batch(int(state.seed), int(state.step))
     explanation = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))(state, batch, labels)
-    _draw(jax.device_get(explanation), {i: prepared.data.class_names[labels[i]] for i in chosen}, out, kind)
+    _draw(jax.device_get(explanation), {i: names[i] for i in chosen}, out, kind)
 
 
 def _draw(explanation, names, out, kind):

@@ -44,8 +44,7 @@ def overlays(run: Run) -> str:
 
 
 def _names(prepared) -> list[str]:
-    _, labels = prepared.batch(prepared.experiment.seed, 0)
-    return [prepared.data.class_names[label] for label in labels[:ROWS]]
+    return prepared.batch(prepared.experiment.seed, 0)[2][:ROWS]
 
 
 def _explanations(prepared, checkpoints) -> dict[int, explain_lib.Explanation]:
@@ -54,7 +53,7 @@ def _explanations(prepared, checkpoints) -> dict[int, explain_lib.Explanation]:
     Batch, views, partners and kept shares are those of step 0 throughout, so that only the parameters change.
     """
     start = assembly.initial_state(prepared.experiment, prepared.program)
-    images, labels = prepared.batch(prepared.experiment.seed, 0)
+    images, labels, _ = prepared.batch(prepared.experiment.seed, 0)
     explain = jax.jit(lambda *arrays: explain_lib.explain(prepared.program, *arrays))
     found, saved = {}, checkpoints.steps()
     # A run that starts from other weights has its first state only in a checkpoint, if at all.

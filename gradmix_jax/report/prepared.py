@@ -28,12 +28,13 @@ class Prepared:
         of = identity(self.experiment.dataset, self.experiment.seed, self.data.class_names)
         return Checkpoints(self.workdir, of=of, read_only=True)
 
-    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images uint8 [b, H, W, C], labels int32 [b]) that the run is trained on at a step."""
+    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """(images uint8 [b, H, W, C], labels int32 [b], names of their classes) that the run trains on at a step."""
         sizes = dict(size=self.program.num_images, batch_size=self.program.batch_size)
         chosen = order.host_batch_indices(seed, step, **sizes)
-        source = self.data.for_training
-        return np.stack([source[int(index)] for index in chosen]), np.asarray(source.labels)[chosen]
+        source = self.data.for_training.take(chosen)
+        names = [f"negative {name}" if label < 0 else str(name) for name, label in zip(source.classes, source.labels)]
+        return np.stack([source[index] for index in range(len(source))]), source.labels, names
 
 
 def prepare(config: dict[str, Any], workdir: str) -> Prepared:

@@ -1,5 +1,6 @@
 """report.html and the files beside it are complete, well formed and self-contained."""
 
+import copy
 import csv
 import html
 import html.parser
@@ -237,6 +238,17 @@ def test_maps_of_every_checkpoint_from_one_compilation(trained, monkeypatch):
     text = "".join(page.text.values())
     assert all(f"step {step}" in text for step in found)
     assert len(page.sources) == overlays.ROWS * (1 + len(found))  # matplotlib merges image and map
+
+
+def test_negative_images_have_their_own_name(trained):
+    config = copy.deepcopy(trained[0].config)
+    config["dataset"] |= {"num_known": 2, "num_negative": 1}
+    prepared = prepare(config, trained[0].workdir)
+    _, labels, names = prepared.batch(0, 0)
+    known, negative = prepared.data.class_names, prepared.data.stored_names[prepared.data.split.negative[0]]
+    assert set(labels) == {0, 1, -1}
+    assert names == [known[label] if label >= 0 else f"negative {negative}" for label in labels]
+    assert overlays._names(prepared) == names[: overlays.ROWS]
 
 
 def test_maps_without_their_data(trained, tmp_path):
