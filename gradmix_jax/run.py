@@ -13,7 +13,7 @@ from gradmix_jax import assembly, pod, stored
 from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
-from gradmix_jax.config import Experiment, derive, from_config
+from gradmix_jax.config import Experiment, checks, derive, from_config
 from gradmix_jax.evaluation import evaluate as evaluation
 from gradmix_jax.training import initial as initial_lib
 from gradmix_jax.training import mapping, tracking
@@ -199,6 +199,8 @@ def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.
     template = {"params": initial.params, "batch_stats": initial.batch_stats}
     variables, report = initial_lib.load(experiment.model.init_from, experiment.dataset.trial, template)
     print(report, file=sys.stderr)
+    if experiment.model.has_logits and not checks.trains_head(experiment.phases):
+        initial_lib.check_head(report, experiment.model.classifier)
     return state_lib.with_weights(initial, variables)
 
 

@@ -93,12 +93,17 @@ def check_objectives(experiment: "Experiment") -> None:
         raise ValueError(f"mix.mixed_views must be 'all' with mixed images for {labeled[0]}, got 'first'.")
 
 
+def trains_head(phases: tuple[phases_lib.Phase, ...]) -> bool:
+    """Whether a phase has an objective that uses the classification head."""
+    return any(objectives.OBJECTIVES[name].uses_head for phase in phases if phase.epochs for name in phase.weights)
+
+
 def check_head(experiment: "Experiment") -> None:
     """Check that training reaches the classification head, whose logits would otherwise be those of random weights."""
-    model, used = experiment.model, [name for phase in experiment.phases if phase.epochs for name in phase.weights]
-    if model.classifier == "none" or model.init_from or not used:
+    model, phases = experiment.model, experiment.phases
+    if model.classifier == "none" or model.init_from or not any(phase.epochs for phase in phases):
         return
-    if not any(objectives.OBJECTIVES[name].uses_head for name in used):
+    if not trains_head(phases):
         raise ValueError(
             f"model.classifier must be 'none' without an objective that trains it, got {model.classifier!r}; give one "
             "such as cross_entropy a weight, or leave logits to the linear probe of the evaluation."

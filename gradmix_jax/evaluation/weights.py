@@ -16,7 +16,10 @@ from gradmix_jax.training.identity import identity
 def restored(setup: Setup, model: Any, workdir: str, *, class_names: Sequence[str]) -> tuple[int, Any, tuple[str, ...]]:
     """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
 
-    `random` names meaningless outputs: those of heads that are neither in `model.init_from` nor trained.
+    `random` names meaningless outputs: those of a projection that is neither in `model.init_from` nor trained.
+
+    Raises:
+      ValueError: there are no such weights, they do not fit, or they lack the classification head.
     """
     init_from = setup.model.init_from
     if init_from and not Checkpoints.exist(workdir):
@@ -26,6 +29,8 @@ def restored(setup: Setup, model: Any, workdir: str, *, class_names: Sequence[st
         start = jax.device_get({"batch_stats": {}} | dict(start))
         variables, report = initial.load(init_from, setup.dataset.trial, start)
         print(report, file=sys.stderr)
+        if setup.model.has_logits:
+            initial.check_head(report, setup.model.classifier)
         random = any(path.startswith("params/projection/") for path in report.kept)
         return 0, variables, ("projection",) if random else ()
     of = identity(setup.dataset, setup.seed, class_names)

@@ -49,3 +49,16 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     variables = checkpoints.saved_model()
     checkpoints.close()
     return pretrained.merge_variables(variables, template, source=path)
+
+
+def check_head(report: pretrained.Report, classifier: str) -> None:
+    """Check that the classification head was loaded, where nothing has trained it or will.
+
+    Raises:
+      ValueError: it keeps its initialization, so its logits would be those of random weights.
+    """
+    if any(path.startswith("params/classifier/") for path in report.kept):
+        raise ValueError(
+            f"model.classifier must be 'none' where neither weights nor training give one, got {classifier!r}: "
+            f"{report.source} has no head for these classes; train one, or leave logits to the linear probe."
+        )

@@ -62,7 +62,7 @@ def changed(before, after):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """(safetensors file, its variables): an encoder with a classifier of 6 classes and no projection."""
-    spec = run_lib.from_config(config_lib.to_plain(digits()), num_devices=8).model
+    spec = run_lib.from_config(config_lib.to_plain(digits(epochs=0)), num_devices=8).model
     module = models.create(spec, num_classes=6)
     shapes = jax.eval_shape(
         lambda key: module.init(key, np.zeros((1, 8, 8, 3), np.float32), train=False), jax.random.key(0)
@@ -88,7 +88,7 @@ def test_a_run_starts_from_the_file_and_initializes_the_rest(source, untrained, 
     ours, loaded, random = (
         leaves(state_at(*untrained)),
         flatten_dict(source[1], sep="/"),
-        leaves(state_at(digits(), tmp_path)),
+        leaves(state_at(digits(epochs=0), tmp_path)),
     )
     for path, leaf in ours.items():
         wanted = random if path.startswith("params/projection") else loaded
@@ -192,6 +192,16 @@ def test_a_head_that_is_not_loaded_cannot_be_the_headline(untrained, tmp_path):
     config.evaluate.feature = "projection"
     with pytest.raises(ValueError, match="evaluate.feature='projection' is the output of a head that .* lacks"):
         run_lib.evaluate(config, str(tmp_path))
+
+
+def test_logits_of_a_head_that_is_neither_loaded_nor_trained(source, tmp_path):
+    """Six classes in the file, three here: contrastive training would leave the head as it was drawn."""
+    keys = {"model.init_from": source[0], "dataset.benchmark": "random", "dataset.num_known": 3}
+    for run in (fit, lambda config, workdir: run_lib.evaluate(config, str(workdir))):
+        with pytest.raises(
+            ValueError, match=r"model\.classifier must be 'none' where neither .* got 'linear': .* has no"
+        ):
+            run(digits(**keys), tmp_path)
 
 
 @pytest.mark.parametrize(
