@@ -135,6 +135,8 @@ def data(name, said, *more):
     return "main", [CONFIG, RUN, f"--config.dataset.name={name}", *options, *more], said
 
 
+# Kinds of datasets that are named by a path.
+PATHS = ("folder", "csv", "idx", "imglist", "hf", "cub", "aircraft", "cars", "imagenet")
 CASES = []
 # fmt: off
 CASES += [  # experiment files
@@ -303,6 +305,7 @@ CASES += [  # comparisons and datasets
     ("data", ["{bad}/gone"], "{bad}/gone"),
     ("data", ["{bad}/no_images"], "{bad}/no_images"),
     ("data", ["folder:"], "got 'folder:'; did you mean 'folder:PATH'?"),
+    *(("data", [f"{kind}:~nobody_here/x"], "~nobody_here") for kind in PATHS),
     ("data", ["{bad}/tree", "--out={bad}/tree"], "--out must be a file in an existing folder, got '{bad}/tree'."),
     ("data", ["{bad}/tree", "--out={new}/x.png"], "--out must be a file in an existing folder, got '{new}/x.png'."),
 ]

@@ -398,9 +398,12 @@ def test_running_out_of_memory_gives_one_sentence(error, status, monkeypatch, ca
         assert said.startswith("error: out of memory (") and "lower train.batch_size" in said
 
 
-def test_a_missing_platform_gives_one_line(tmp_path):
+@pytest.mark.parametrize("command", ["main", "score"])
+def test_a_missing_platform_gives_one_line(command, tmp_path):
+    np.savez(tmp_path / "logits.npz", known_logits=np.eye(4), unknown_logits=np.eye(4))
+    words = {"main": [DIGITS, f"--workdir={tmp_path / 'run'}"], "score": [str(tmp_path / "logits.npz")]}[command]
     environment = os.environ | {"JAX_PLATFORMS": "cuda"}
-    command = [sys.executable, "-m", "gradmix_jax.main", DIGITS, f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", f"gradmix_jax.{command}", *words]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1] == (

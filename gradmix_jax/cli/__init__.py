@@ -146,14 +146,20 @@ def _said(error: Exception) -> str:
         short = textwrap.shorten(said, 120, placeholder=" ...")
         options = "set train.micro_batch_size, lower train.batch_size or evaluate.batch_size"
         return f"out of memory ({short}); {options}, or set dataset.storage to 'stream'."
-    # JAX looks for devices on first use; JAX_PLATFORMS may name missing ones.
-    if isinstance(error, (RuntimeError, AssertionError)) and raised_in.endswith("xla_bridge.py"):
+    if isinstance(error, (RuntimeError, AssertionError)) and not _has_devices():
         asked = os.environ.get("JAX_PLATFORMS") or "by default"
         return f"JAX finds no device of the platform asked for ({asked}); check JAX_PLATFORMS."
     if isinstance(error, OSError):  # disk full, no permission, not found
         where = f": {error.filename}" if error.filename else ""
         return one_line(f"{error.strerror or error}{where}") + "."
     return ""
+
+
+def _has_devices() -> bool:
+    """Whether JAX finds devices; the traceback of an error may not tell, because JAX hides its own frames."""
+    with contextlib.suppress(RuntimeError, AssertionError):
+        return bool(jax.devices())
+    return False
 
 
 def config_path_of(name: str) -> str:

@@ -4,6 +4,7 @@ JAX bounds its cache only with a package that we do not depend on, and warns of 
 without replacing it.
 """
 
+import builtins
 import contextlib
 import glob
 import math
@@ -19,7 +20,11 @@ SIZE = "GRADMIX_JAX_CACHE_GB"
 DEFAULT_SIZE = 5.0
 # Share of the size in use after a removal, so that not every start has to remove something.
 _FILLED = 0.8
-_DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(.+?)'")
+_FAILED = re.compile(
+    r"Error (?P<what>reading|writing) persistent compilation cache entry for '(?P<name>.+?)': "
+    r"(?P<error>\w+): (?P<why>.*)",
+    re.DOTALL,
+)
 
 
 def keep_programs() -> None:
@@ -29,10 +34,16 @@ def keep_programs() -> None:
       ValueError: the environment variable SIZE is not a number above 0.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        directory = os.path.join(cache, "gradmix_jax", "xla")
-        jax.config.update("jax_compilation_cache_dir", directory)
-        bound(directory, _size() * 1e9)
+        size = _size() * 1e9
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        # As its specification says, a relative path does not count.
+        cache = given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache")
+        if os.path.isabs(cache):
+            directory = os.path.join(cache, "gradmix_jax", "xla")
+            jax.config.update("jax_compilation_cache_dir", directory)
+            bound(directory, size)
+        else:  # a user without a home directory, as in some containers
+            print("warning: compiled programs are not cached; set HOME or XDG_CACHE_HOME to a folder.", file=sys.stderr)
     # An evaluation compiles about a hundred small programs, all below JAX's default threshold of one second.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -76,21 +87,35 @@ def bound(directory: str, size: float) -> int:
 
 
 def _heal() -> None:
-    """Remove unreadable entries: JAX warns of one and recompiles the program, but keeps the entry."""
+    """Remove unreadable entries: JAX warns of one and recompiles the program, but keeps the entry.
+
+    Of a directory that cannot be used, JAX warns for every program; once is enough.
+    """
     show = warnings.showwarning
     if getattr(show, "heals", False):
         return
+    said: set[str] = set()
 
     def showwarning(message, category, filename, lineno, file=None, line=None):
-        damaged = _DAMAGED.match(str(message))
+        failed = _FAILED.match(str(message))
         directory = jax.config.jax_compilation_cache_dir
-        if not damaged or not directory:
+        if not failed or not directory:
+            return show(message, category, filename, lineno, file, line)
+        if issubclass(getattr(builtins, failed["error"], Exception), OSError):
+            if not said:
+                why = " ".join(failed["why"].split())
+                remedy = "set XDG_CACHE_HOME to a folder that can be written"
+                print(f"warning: compiled programs are not cached in {directory} ({why}); {remedy}.", file=sys.stderr)
+            said.add(directory)
+            return None
+        if failed["what"] == "writing":
             return show(message, category, filename, lineno, file, line)
         # The warning does not say which program of this name it was, so all of them are removed and recompiled.
-        for path in glob.glob(os.path.join(glob.escape(directory), glob.escape(damaged[1]) + "*-cache")):
+        name = failed["name"]
+        for path in glob.glob(os.path.join(glob.escape(directory), glob.escape(name) + "*-cache")):
             with contextlib.suppress(OSError):
                 os.remove(path)
-        print(f"warning: a damaged program was removed from the cache in {directory}: {damaged[1]}.", file=sys.stderr)
+        print(f"warning: a damaged program was removed from the cache in {directory}: {name}.", file=sys.stderr)
 
     showwarning.heals = True
     warnings.showwarning = showwarning

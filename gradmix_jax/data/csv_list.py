@@ -30,7 +30,7 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     Raises:
       ValueError: the list is missing or not a table like this, a file is listed twice, or a part has no rows.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise ValueError(f"dataset 'csv:{path}' does not exist; give the path of a CSV file.")
     try:

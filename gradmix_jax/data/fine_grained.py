@@ -1,6 +1,7 @@
 """Fine-grained datasets in their published layouts: CUB-200-2011, FGVC-Aircraft, Stanford Cars."""
 
 import csv
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def _root(kind: str, path: str, inside: tuple[str, ...], marker: str) -> Path:
 
 def _find(path: str, inside: tuple[str, ...], marker: str) -> Path | None:
     """The folder that holds a file: the path itself, or one of the given folders in it."""
-    folders = [Path(path).expanduser() / name for name in ("", *inside)]
+    folders = [Path(os.path.expanduser(path)) / name for name in ("", *inside)]
     return next((each for each in folders if (each / marker).exists()), None)
 
 

@@ -32,7 +32,7 @@ def load(path: str, *, with_train: bool, test_fraction: float = 0.2, seed: int =
     Raises:
       ValueError: a folder is missing, or there are no images.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if root.is_file():
         raise ValueError(
             f"dataset 'folder:{path}' is a file; unpack an archive and give its folder, or name a csv:PATH."
@@ -72,7 +72,7 @@ def read_part(part: Path, names: tuple[str, ...]) -> FileRecords:
 
 def _tiny_imagenet(root: Path, annotations: Path, with_train: bool) -> DataSet:
     """Read TinyImageNet's archive; lines of the annotations are `file <tab> WordNet id <tab> box`."""
-    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
+    rows = [line.split("\t")[:2] for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
     if any(len(row) < 2 for row in rows):
         raise ValueError(f"{annotations} must have lines 'file <tab> class <tab> ...'.")
     label_of_file = dict(rows)

@@ -117,7 +117,7 @@ def _parts(name: str, download: bool) -> dict[str, Any]:
             f"dataset 'hf:{name}' needs the library datasets; run `pip install 'gradmix_jax[hf]'` or `pip install "
             "datasets`."
         ) from error
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if is_saved(path):
             found = datasets.load_from_disk(str(path))

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -22,7 +23,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
       ValueError: a file is missing, is not an IDX file of unsigned bytes, is truncated, does not match its partner, or
         has images without pixels.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise ValueError(f"dataset 'idx:{path}' does not exist; give the path of a folder.")
     test = _records(root, "t10k")

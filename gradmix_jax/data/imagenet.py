@@ -38,7 +38,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
     Raises:
       ValueError: a folder or the classes of the validation images are missing, or there are no images.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise ValueError(f"dataset 'imagenet:{path}' does not exist; give the path of a folder.")
     train, test = next((each for each in LAYOUTS if (root / each[1][0]).is_dir()), ((), ("",)))
@@ -89,7 +89,7 @@ def _validation_labels(root: Path, folder: Path) -> dict[str, str]:
 
         synsets = np.atleast_1d(io.loadmat(root / DEVKIT / "meta.mat", squeeze_me=True)["synsets"])
         wnid_of = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
-        ids = truth.read_text().split()
+        ids = truth.read_text(encoding="utf-8").split()
         return {f"ILSVRC2012_val_{place:08d}": wnid_of[int(each)] for place, each in enumerate(ids, start=1)}
     raise ValueError(
         f"{folder} has no class folders, and {root} has neither {SOLUTION} nor {DEVKIT}/{_TRUTH} to say which class an "

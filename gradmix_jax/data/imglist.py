@@ -30,7 +30,7 @@ def load(path: str, *, with_train: bool) -> DataSet:
     Raises:
       ValueError: a list is missing or empty, a line is not a path and a label, or no folder has the images.
     """
-    lists = Path(path).expanduser()
+    lists = Path(os.path.expanduser(path))
     found = {part: _rows(lists.parent / f"{part}_{lists.name}.txt") for part in ["test", "train"][: 1 + with_train]}
     labels = {part: np.array([label for _, label in rows], np.int32) for part, rows in found.items()}
     count = max(int(each.max()) for each in labels.values()) + 1

@@ -106,7 +106,7 @@ def corrupted(
         stored = readers.load(spec, f"{source}/{corruption}_{severity}", with_train=False)
     else:
         stored = _release(
-            Path(readers.located(spec, path)).expanduser(), source, corruption, severity, data.stored_names
+            Path(os.path.expanduser(readers.located(spec, path))), source, corruption, severity, data.stored_names
         )
     if stored.class_names != data.stored_names:
         raise ValueError(

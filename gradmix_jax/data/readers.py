@@ -126,7 +126,7 @@ def check_name(label: str, name: str, *, with_train: bool = True) -> None:
 
 def guess(path: str) -> str:
     """The name of the dataset at an existing path, with its kind: csv, idx, hf (saved by `datasets`) or folder."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if place.is_file():
         return f"csv:{path}"
     if hub.is_saved(place):

@@ -29,7 +29,7 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
       tables: of each group, as `contents.all_tables` makes them.
       across: a table of all groups.
     """
-    script = (_HERE / "page.js").read_text()
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
     with drawing.style():
         # Identifiers are unique on the page; those of the first group have no prefix.
         several, room = len(groups) > 1, Room()
@@ -47,7 +47,7 @@ def page(groups: list[Group], tables: list[list[Table]], across: Table | None = 
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">',
-            f"<title>{TITLE}</title><style>{(_HERE / 'page.css').read_text()}</style></head><body>",
+            f"<title>{TITLE}</title><style>{(_HERE / 'page.css').read_text(encoding='utf-8')}</style></head><body>",
             '<a class="skip" href="#main">Skip the contents</a>',
             f"<header><h1>{TITLE}</h1><p>{escape_html(lead)}</p></header>",
             _contents(groups, tables, across),

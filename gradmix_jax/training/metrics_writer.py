@@ -55,7 +55,7 @@ class MetricsWriter:
         workdir = self._mirror.local
         _keep_lines_until(workdir, start_step)
         metrics = workdir_lib.path(workdir, workdir_lib.METRICS)
-        self._file = open(metrics, "a", buffering=1)  # noqa: SIM115  (open as long as the run)
+        self._file = open(metrics, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (open as long as the run)
         self._attempt = Attempts()
         self._trackers = Tracking(trackers, workdir, start_step=start_step, attempt=self._attempt)
         # A line every half minute is enough in a log file; on a terminal, the bar moves.

@@ -60,14 +60,19 @@ def expand(path: str, what: str = "the workdir", *, remote: bool = True) -> str:
       remote: whether it may be in a bucket.
 
     Raises:
-      ValueError: it is empty or has an unknown scheme, or the package for its bucket is not installed.
+      ValueError: it is empty, has an unknown scheme, or starts with the home directory of nobody, or the package for
+        its bucket is not installed.
     """
     scheme, separator, rest = path.partition("://")
     if not path or (separator and (not remote or scheme not in PACKAGES) and scheme != "file"):
         buckets = ", gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" if remote else " on this machine"
         raise ValueError(f"{what} must be a directory{buckets}, got {path!r}.")
     if not separator:
-        return os.path.expanduser(path)
+        expanded = os.path.expanduser(path)
+        if expanded.startswith("~"):  # which would become the name of a folder
+            home = path.partition(os.sep)[0]
+            raise ValueError(f"{what} must be a directory, got {path!r}: there is no home directory {home}.")
+        return expanded
     if scheme == "file":
         url = urllib.parse.urlsplit(path)
         if url.netloc not in ("", "localhost") or not url.path:

@@ -63,3 +63,27 @@ def test_a_damaged_entry_is_replaced(tmp_path):
     assert all(path.read_bytes() != b"damaged" for path in entries)
     third = run()
     assert (third.stdout, third.stderr) == ("22.0\n", "")
+
+
+def test_a_folder_that_cannot_hold_the_cache_is_named_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    env = {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    given = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    code = CODE + "print(jax.jit(lambda x: x * 5 + 1)(7.0))\n"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, env=given | env, cwd=commands.ROOT)
+    assert result.stdout == "22.0\n36.0\n" and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"warning: compiled programs are not cached in {tmp_path}/file/gradmix_jax/xla (")
+
+
+@pytest.mark.parametrize(("given", "folder"), [("relative", "/home/me/.cache"), ("/given", "/given"), ("", None)])
+def test_the_folder_of_the_cache(given, folder, monkeypatch, capsys):
+    updated = {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    # Of a user id without an entry in the system's list, nothing is known but the tilde.
+    monkeypatch.setattr(program_cache.os.path, "expanduser", lambda path: path if folder is None else "/home/me")
+    monkeypatch.setattr(program_cache.jax.config, "update", updated.__setitem__)
+    program_cache.keep_programs()
+    assert updated.get("jax_compilation_cache_dir") == (folder and f"{folder}/gradmix_jax/xla")
+    assert ("are not cached; set HOME or XDG_CACHE_HOME" in capsys.readouterr().err) == (folder is None)

@@ -227,3 +227,14 @@ def test_later_methods_go_without_the_large_parts(tmp_path, monkeypatch, limit):
     assert all(f"method {i}/{KNOWN[2]}" in page.text["overall"] for i in range(2))
     assert "method-0-embedding" in page.ids and "method-1-curves" in page.ids and "method-1-embedding" not in page.ids
     assert "these are shown for the first 1 methods only" in page.text["method-1"]
+
+
+def test_the_encoding_of_the_locale_does_not_matter(tmp_path):
+    paths = write_run(tmp_path / "a"), str(tmp_path / "out")
+    locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "gradmix_jax.report", paths[0], f"--out={paths[1]}"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | locale)
+    assert result.returncode == 0, result.stderr
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    report.write([paths[0]], paths[1])
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

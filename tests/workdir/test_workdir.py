@@ -38,6 +38,8 @@ def test_a_path_is_expanded_and_made_absolute(monkeypatch, tmp_path):
         ("runs/lr[0.1]", r"--workdir must not have \[ \] in its absolute path"),
         ("what?/run", r"--workdir must not have \? in its absolute path"),
         (__file__, "--workdir must be a directory, got the file"),
+        (f"{__file__}/a/run", "--workdir must be a directory, got '.*/a/run', which is below the file"),
+        ("~nobody_here/run", "got '~nobody_here/run': there is no home directory ~nobody_here"),
     ],
 )
 def test_a_path_that_cannot_hold_a_run_is_refused(path, said):
