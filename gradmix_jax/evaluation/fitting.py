@@ -231,13 +231,14 @@ def fit(model: Model, parts: Mapping[str, Features], *, headline_only: bool = Fa
     """
     spec, train, validation = model.spec, parts["train"], parts.get("validation")
     guards.same_checkpoint(*parts.values())
-    linear, problem = None, None
-    needs_logits = LOGITS not in train.outputs and any(map(fitted_lib.works_on_logits, spec.all_scores))
-    if (spec.feature == LOGITS) if headline_only else (needs_logits or "closed_set" in spec.parts):
+    linear, problem, has_logits = None, None, LOGITS in train.outputs
+    is_headline = spec.feature == LOGITS and not has_logits
+    needs_logits = not has_logits and any(map(fitted_lib.works_on_logits, spec.all_scores))
+    if is_headline if headline_only else (needs_logits or "closed_set" in spec.parts):
         try:
             linear = fit_probe(train, validation, model.data.num_classes)
         except FAILURES as error:
-            if spec.feature == LOGITS:
+            if is_headline:
                 raise
             problem = f"the linear probe cannot be fitted: {error}"
     scored = model.scored_features if not headline_only else tuple({spec.feature} - {LOGITS})

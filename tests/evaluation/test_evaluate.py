@@ -616,6 +616,28 @@ def test_the_probe_is_refitted_on_all_images_when_none_are_held_out(run):
     np.testing.assert_allclose(linear.kernel_FxK, expected.kernel_FxK)
 
 
+def test_a_model_with_logits_needs_no_probe(run, monkeypatch):
+    """If it cannot be fitted, as with one image of each class, the headline is not affected; exports do without it."""
+    tried = []
+
+    def fail(*arguments):
+        tried.append(1)
+        raise ValueError("there are no validation images")
+
+    monkeypatch.setattr(fitting, "fit_probe", fail)
+    section = config_lib.to_plain(digits())["evaluate"]
+    spec = fitting.Spec(**section | {"feature": "logits", "score": "max_logit", "scores": ["max_logit"], "stages": []})
+    data, variables = SimpleNamespace(num_classes=6), {"params": {"classifier": {}}}
+    model = SimpleNamespace(spec=spec, data=data, scored_features=("features",), variables=variables)
+    part = parts_of(run)["train"]
+    with_head = dataclasses.replace(part, outputs=part.outputs | {"logits": part.outputs["features"][:, :6]})
+    evaluator = fitting.fit(model, {"train": with_head})
+    assert evaluator.linear is None and "cannot be fitted: there are no" in evaluator.problem and len(tried) == 1
+    assert fitting.fit(model, {"train": with_head}, headline_only=True).problem is None and len(tried) == 1
+    with pytest.raises(ValueError, match="no validation images"):
+        fitting.fit(model, {"train": part})
+
+
 def test_few_batches_are_on_the_device_at_once():
     # Images that are read faster than the device works would fill its memory.
     computing = []
