@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from gradmix_jax import assembly, cli, report, run_many
+from gradmix_jax import assembly, cli, objectives, report, run_many
 from gradmix_jax import config as config_lib
 from gradmix_jax.config.variants import MAP, OVERVIEW, REFERENCES, SWEEPS, Variant
 from gradmix_jax.report import contents, formats, raw, runs
@@ -112,6 +112,16 @@ def run_sweep(
     return text
 
 
+def check_experiment(config: ConfigDict) -> None:
+    """Raises ValueError for an experiment with other objectives than the variants set: its rows would train both."""
+    names = {name for entry in config.phases for name in objectives.OBJECTIVES if entry.get(name, 0.0)}
+    if names - {"supcon"}:
+        raise ValueError(
+            "a sweep varies SupCon and the objective of objective.ssl, got phases with "
+            f"{', '.join(sorted(names - {'supcon'}))}; use a config without them, such as configs/cifar_osr.py."
+        )
+
+
 def check(
     variants: dict[str, Variant],
     config: ConfigDict,
@@ -123,6 +133,7 @@ def check(
     from_data: bool = True,
 ) -> list[tuple[str, list[tuple[ConfigDict, str]]]]:
     """(directory, its runs) of every variant; raises ValueError unless all of them can run on this many devices."""
+    check_experiment(config)
     checked, options = [], dict(num_devices=num_devices, from_data=from_data)
     for label, variant in variants.items():
         folder = os.path.join(workdir, folder_of(label))

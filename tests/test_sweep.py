@@ -68,6 +68,13 @@ def write_results(config, workdir, *, auroc, step=2):
         pathlib.Path(workdir, file).write_text(json.dumps(content))
 
 
+def test_an_experiment_with_other_objectives_is_refused():
+    """The row of SimCLR, for one, would train cross-entropy as well."""
+    config = runpy.run_path(str(ROOT / "configs" / "openood.py"))["get_config"]()
+    with pytest.raises(ValueError, match=r"a sweep varies SupCon and .*, got phases with cross_entropy; use a config"):
+        sweep.check(sweep.OVERVIEW, config, "runs", [0], [0], num_devices=1)
+
+
 def test_scores_have_a_column_and_methods_that_train_on_unknown_classes_are_not_ranked(tmp_path):
     base = small_config()
     directories = []
