@@ -132,10 +132,15 @@ class Spec(Section, section="dataset"):
     @property
     def unknown_data(self) -> str:
         """Name of the dataset of the unknown classes."""
-        published = splits.BENCHMARKS.get(self.benchmark)
-        if self.unknown_name or not published or published[0].known_dataset == published[0].unknown_dataset:
-            return self.unknown_name or self.name
-        return published[0].unknown_dataset
+        return unknown_data_of(self.name, self.unknown_name, self.benchmark)
+
+
+def unknown_data_of(name: str, unknown_name: str, benchmark: str) -> str:
+    """Name of the dataset of the unknown classes, from three keys of the section."""
+    published = splits.BENCHMARKS.get(benchmark)
+    if unknown_name or not published or published[0].known_dataset == published[0].unknown_dataset:
+        return unknown_name or name
+    return published[0].unknown_dataset
 
 
 def same_data(name: str, other: str) -> bool:

@@ -165,10 +165,11 @@ def _results(results, metadata):
             rows.append((what, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""))
     yield _table(("metric", "value", "95 % bootstrap over test images"), rows)
     devices = results.get("environment", {}).get("devices") or ["an unknown device"]
+    negative = f" and {results['num_negative']} negative" if results.get("num_negative") else ""
     yield (
         f"One run, so no spread over seeds: n = 1, seed {metadata['config']['seed']}, trial "
         f"{metadata['config']['dataset']['trial']}; {results.get('num_known')} known and {results.get('num_unknown')} "
-        f"unknown test images, {results.get('num_train')} training images; evaluated on {devices[0]}, commit "
+        f"unknown test images, {results.get('num_train')}{negative} training images; evaluated on {devices[0]}, commit "
         f"{results.get('environment', {}).get('commit') or 'unknown'}. Measured with all training features in float32."
     )
 

@@ -48,7 +48,9 @@ def details(methods: list[Method]) -> list[str]:
     """More conditions, for a whole report: classes, numbers of images, duplicates, thresholds, what failed."""
     results = [run.results for method in methods for run in method.runs]
     sizes = {"training": "num_train", "known test": "num_known", "unknown test": "num_unknown"}
-    ranges = {name: _range([result[key] for result in results]) for name, key in sizes.items()}
+    if any(result.get("num_negative") for result in results):
+        sizes["negative training"] = "num_negative"
+    ranges = {name: _range([result.get(key) for result in results]) for name, key in sizes.items()}
     lines = ["images: " + ", ".join(f"{count} {name}" for name, count in ranges.items())]
     duplicates = [result["duplicates"] for result in results if result["duplicates"]]
     if duplicates:

@@ -11,12 +11,15 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import metrics, stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import RECIPES, flatten, may_change
+from gradmix_jax.data.spec import PUBLISHED, same_data, unknown_data_of
 from gradmix_jax.stored import Arrays
 
 # Keys that may differ between averaged runs.
 AVERAGED_OVER = ("dataset.trial", "seed")
 # Keys that must not differ between compared methods.
 SHARED = tuple(f"dataset.{key}" for key in ("name", "unknown_name", "benchmark", "known", "unknown"))
+# Keys that may change what is tested, with the values that do not.
+TESTED = {"dataset.num_known": 0, "dataset.negative": [], "dataset.num_negative": 0}
 MOST_CLASSES = 40
 # Longest label that lists the differing keys.
 MOST_LETTERS = 60
@@ -157,17 +160,28 @@ def load_groups(workdirs: list[str], *, apart: bool = False) -> list[Group]:
     """
     by_data: dict[str, list[Run]] = {}
     for run in _read_all(workdirs):
-        flat = flatten(run.config)
-        by_data.setdefault(repr([flat.get(key) for key in SHARED]), []).append(run)
-    firsts = [flatten(runs[0].config) for runs in by_data.values()]
-    differing = [key for key in SHARED[1:] if len({repr(flat.get(key)) for flat in firsts}) > 1]
+        by_data.setdefault(repr(_tested(run)), []).append(run)
+    firsts = [_tested(runs[0]) for runs in by_data.values()]
+    differing = [key for key in (*SHARED[1:], *TESTED) if len({repr(flat[key]) for flat in firsts}) > 1]
     names = [flat["dataset.name"] for flat in firsts]
     labels = []
     for name, flat in zip(names, firsts):
         # Only what distinguishes datasets of the same name.
-        more = [f"{key.removeprefix('dataset.')} {_said(flat.get(key))}" for key in differing if names.count(name) > 1]
+        more = [f"{key.removeprefix('dataset.')} {_said(flat[key])}" for key in differing if names.count(name) > 1]
         labels.append(", ".join([name, *more]))
     return [Group(label, tuple(_methods(runs, apart))) for label, runs in zip(labels, by_data.values())]
+
+
+def _tested(run: Run) -> dict[str, Any]:
+    """What a run is tested on: the keys of SHARED, and those of TESTED as far as they matter for it."""
+    flat = flatten(run.config)
+    shared = {key: flat.get(key) for key in SHARED}
+    name, unknown, benchmark = (shared[f"dataset.{key}"] for key in ("name", "unknown_name", "benchmark"))
+    # Negative classes of the benchmark, or of another dataset than the unknown ones, would not be tested anyway.
+    removes = same_data(name, unknown_data_of(name, unknown, benchmark))
+    removes = removes and list(flat.get("dataset.negative") or ()) != [PUBLISHED]
+    matters = {"dataset.num_known": benchmark == "random", "dataset.negative": removes, "dataset.num_negative": removes}
+    return shared | {key: flat.get(key, value) if matters[key] else value for key, value in TESTED.items()}
 
 
 def _said(value: Any) -> str:

@@ -69,6 +69,23 @@ def test_runs_that_cannot_be_averaged_are_refused(tmp_path):
         report.write([], str(tmp_path / "out"))
 
 
+def test_methods_tested_on_other_classes_are_not_compared(tmp_path):
+    write = lambda name, **keys: write_run(tmp_path / name, name.partition("_")[0], **keys)
+    labels = lambda *paths: [group.label for group in runs.load_groups(paths)]
+    plain, known = write("input"), {"dataset.benchmark": "random", "dataset.num_known": 4}
+    assert labels(plain, write("layer")) == ["digits"]
+    # Two of the unknown classes are trained on, so they are not in its test.
+    negative = write("none", **{"dataset.num_negative": 2})
+    assert labels(plain, negative) == ["digits, num_negative 0", "digits, num_negative 2"]
+    # Those of the benchmark, or of the dataset of the known classes alone, are in no test anyway.
+    p1 = {"dataset.name": "imagenet:x", "dataset.benchmark": "imagenet_p1"}
+    assert len(labels(write("layer_p1", **p1), write("none_p1", **p1, **{"dataset.negative": ("published",)}))) == 1
+    across = {"dataset.name": "cifar10", "dataset.benchmark": "cifar+10"}
+    assert len(labels(write("layer_10", **across), write("none_10", **across, **{"dataset.num_negative": 2}))) == 1
+    other = write("none_random", **known | {"dataset.num_known": 5})
+    assert labels(write("layer_random", **known), other) == ["digits, num_known 4", "digits, num_known 5"]
+
+
 def test_interval_of_the_mean_is_students_t():
     values = {(trial, 0): value for trial, value in enumerate([0.91, 0.94, 0.90, 0.97, 0.93])}
     # Replacing a split's run by two seeds around the same mean changes nothing.

@@ -84,12 +84,13 @@ def test_parts_that_failed_are_named(tmp_path):
     reason = "cannot open <folder:/a/b>"
     results = {"failed": {"ood a/b": reason}, "pending": ["probes"], "left_out": {"logits": {}}}
     results["left_out"]["logits"] = {"vim": "vim needs features.", "ash": "ash needs features.", "odin": "no model"}
-    path = write_run(tmp_path / "a", "none", results=results | {"ood": {"near": {}, "far": {}}})
+    path = write_run(tmp_path / "a", "none", results=results | {"ood": {"near": {}, "far": {}}, "num_negative": 7})
     lines = conditions.details(runs.load([path]))
     assert f"not evaluated: none, trial 0, seed 0: ood a/b ({reason})" in lines
     assert "not evaluated: none, trial 0, seed 0: probes (interrupted)" in lines
     assert "scores left out, vim, ash of logits: needs features" in lines
     assert "scores left out, odin of logits: no model" in lines
+    assert lines[0].startswith("images: ") and lines[0].endswith(", 7 negative training")
 
 
 def test_a_run_without_labels_has_roc_curves_but_no_oscr(tmp_path):
