@@ -16,7 +16,8 @@ from gradmix_jax import cli, pod, report, run
 def main(argv: list[str]) -> None:
     cli.no_words(argv)
     given = {name: getattr(flags.FLAGS, name) for name in ("coordinator", "num_processes", "process_id")}
-    if flags.FLAGS.multihost or given["coordinator"]:
+    # Any of them: otherwise every host would train alone, without a word.
+    if flags.FLAGS.multihost or any(value not in (None, "") for value in given.values()):
         pod.initialize(**given)
     results = run.run(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
     if results:

@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from gradmix_jax import cli
+from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.fields import check_number, one_line
 from gradmix_jax.portable import conformal, files, from_run
 from gradmix_jax.portable import images as images_lib
@@ -242,6 +243,8 @@ def _main(argv: list[str]) -> None:
         raise ValueError("--threshold and --keep exclude each other; give one of them.")
     if options.json and options.csv:
         raise ValueError("--json and --csv exclude each other; give one of them.")
+    if options.explain:
+        workdir_lib.check_directory(_drawings(), "--explain")
     paths = list(images_lib.find(argv[2:], sys.stdin))
     if not paths:
         raise ValueError("no image to classify: standard input must list one path a line, got none.")

@@ -27,6 +27,7 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.evaluation import arrays as arrays_lib
 from gradmix_jax.evaluation import headline, paired
+from gradmix_jax.fields import one_line
 from gradmix_jax.models import safetensors_file
 from gradmix_jax.run import save_results
 
@@ -125,7 +126,7 @@ def table(name: str, results: dict[str, Any]) -> str:
     for feature, by_score in results["left_out"].items():
         for reason, names in _grouped(by_score).items():
             lines.append(f"left out of {feature}: {', '.join(names)}: {reason}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _grouped(by_score: Mapping[str, str]) -> dict[str, list[str]]:
@@ -249,6 +250,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if given.out:
         workdir_lib.resolve(given.out, "--out", remote=False)  # before anything is computed
+    if not given.scores or not all(given.scores):
+        raise ValueError(f"--scores must be names separated by commas, got {','.join(given.scores)!r}.")
     named = {}
     for name, path in zip(names_of(argv[1:]), argv[1:]):
         arrays = read(path)

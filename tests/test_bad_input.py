@@ -174,6 +174,8 @@ CASES += [  # flags
     ("main", [CONFIG, "--workdir={bad}/text.txt/run"], "'{bad}/text.txt/run', which is below the file '{bad}/text.tx"),
     ("main", [CONFIG, "--workdir={bad}/link"], "--workdir must be a directory, got the dangling link '{bad}/link'."),
     ("protocol", [CONFIG, "--workdir={bad}/link/a"], "which is below the dangling link '{bad}/link'."),
+    ("protocol", [CONFIG, RUN, "--trials=\u00b2"], "--trials must be numbers separated by commas, got '\u00b2'."),
+    ("protocol", [CONFIG, RUN, "--print_commands=maybe"], "maybe: Non-boolean argument to boolean flag"),
     ("protocol", [CONFIG, RUN, "--trials=a"], "--trials must be numbers separated by commas, got 'a'."),
     ("protocol", [CONFIG, RUN, "--trials=0,0"], "--trials must name every number once, got '0,0'."),
     ("protocol", [CONFIG, RUN, "--seeds="], "--seeds must be numbers separated by commas"),
@@ -181,6 +183,8 @@ CASES += [  # flags
     ("protocol", [CONFIG, "--workdir={bad}/text.txt"], "--workdir must be a directory, got the file"),
     ("sweep", ["map", CONFIG, "--workdir={bad}/text.txt"], "--workdir must be a directory, got the file"),
     ("main", [CONFIG, RUN, "--coordinator=a:99999", "--num_processes=2", "--process_id=0"], "--coordinator must be "),
+    ("main", [CONFIG, RUN, "--num_processes=2"], "--num_processes needs --coordinator, HOST:PORT of process 0."),
+    ("main", [CONFIG, RUN, "--process_id=1"], "--multihost finds no other processes"),
     ("sweep", [CONFIG, RUN], "name one sweep, "),
     ("sweep", [CONFIG, RUN, "everything"], "name one sweep, "),
     ("sweep", ["overview", "--config=digits_osr:layer", RUN], "every row has its own recipe"),
@@ -313,6 +317,7 @@ CASES += [  # predictions
     ("predict", [], "predict takes the workdir of a run or an export"),
     ("predict", ["{bad}/gone", "{bad}/image.png"], "no config.json in {bad}/gone"),
     ("predict", ["{bad}/good", "{bad}/empty"], "{bad}/empty has no image"),
+    ("predict", ["{bad}/good", "{bad}/image.png", "--explain={bad}/text.txt"], "--explain must be a directory"),
     ("predict", ["{bad}/good", "-"], "no image to classify"),
     ("predict", ["{bad}/export_bare", "{bad}/image.png"], "cannot be read as an export: it has no metadata.json"),
     ("predict", ["{bad}/export_cut", "{bad}/image.png"], "{bad}/export_cut/metadata.json is damaged: "),
@@ -326,6 +331,7 @@ CASES += [  # predictions
 ]
 CASES += [  # stored outputs
     ("score", [], "score needs one file or more"),
+    ("score", ["{bad}/logits.npz", "--scores="], "--scores must be names separated by commas, got ''."),
     ("score", ["{bad}/gone.npz"], "{bad}/gone.npz does not exist."),
     ("score", ["{bad}/text.txt"], "{bad}/text.txt cannot be read: give a .npz"),
     ("score", ["{bad}/garbage.npz"], "{bad}/garbage.npz is damaged: File is not a zip file."),

@@ -202,7 +202,7 @@ def define_protocol_flags() -> None:
 def numbers(name: str) -> list[int]:
     """The value of the flag `trials` or `seeds`. Raises ValueError unless it is a list of distinct numbers."""
     words = getattr(flags.FLAGS, name)
-    if not words or not all(word.isdigit() for word in words):
+    if not words or not all(re.fullmatch("[0-9]{1,18}", word) for word in words):
         raise ValueError(f"--{name} must be numbers separated by commas, got {','.join(words)!r}.")
     if len(set(map(int, words))) < len(words):
         raise ValueError(f"--{name} must name every number once, got {','.join(words)!r}.")
@@ -224,7 +224,7 @@ def print_commands(config_words: list[str], workdir: str, trials: list[int], see
                 *config_words,
                 f"--config.dataset.trial={trial}",
                 f"--config.seed={seed}",
-                f"--workdir={workdir}/trial{trial}_seed{seed}",
+                f"--workdir={os.path.join(workdir, f'trial{trial}_seed{seed}')}",
             ]
             print(shlex.join(words))
 
@@ -252,9 +252,10 @@ def _said_of_flag(error: Exception, argv: list[str]) -> str:
     said: Any = error
     while isinstance(said, (AttributeError, KeyError)) and said.args:  # of a KeyError str() has quotes and \n
         said = said.args[0]
-    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-    frames = traceback.extract_tb(error.__traceback__)
-    looked_up = any(frame.filename.endswith("config_path.py") for frame in frames)  # ml_collections, for a flag
+    said = re.sub(r"\('(Non-boolean argument .*)', .*\)$", r"\1", str(said))  # absl's, a tuple
+    lines = list(filter(None, map(str.strip, said.splitlines())))
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    looked_up = any(file.endswith("config_path.py") for file in files)  # of ml_collections
     if looked_up and isinstance(error, IndexError):
         return f"no such phase: {', '.join(name for name in _named_keys(argv) if '[' in name)}."
     if looked_up:
