@@ -222,7 +222,7 @@ def relative_costs(model: str) -> dict[str, float]:
         if model not in kind.models or not kind.cost:
             continue
         c = config("digits", model, seed=0, epochs=1)
-        c.train.num_views = 2
+        c.train.num_views, c.model.classifier = 2, "none"
         c.phases = (phase("joint", epochs=1, supcon=1.0, ssl=1.2),)
         c.mix.method, c.mix.mask, c.mix.fill = "gradmix", "threshold", "partner"
         c.attribution.update(kind.keys)
