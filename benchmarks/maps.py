@@ -104,7 +104,7 @@ def trained(c, workdir: str, count: int) -> Trained:
     experiment = run_lib.from_config(config_lib.read(workdir), num_devices=1)
     data = data_lib.open_set(experiment.dataset)
     program = assembly.make_program(experiment, num_classes=data.num_classes, num_images=len(data.train))
-    of = identity(experiment.dataset, experiment.seed, data.class_names)
+    of = identity(experiment.dataset, experiment.seed, data.class_names, data.negative_names)
     checkpoints = Checkpoints(workdir, of=of, read_only=True)
     start = assembly.initial_state(experiment, program)
     state = checkpoints.restore(start, max(checkpoints.steps()))

@@ -185,7 +185,7 @@ def train(
     mapped, program = (last or assembly.LastProgram()).of(experiment, **sizes)
     init = lambda: assembly.initial_state(experiment, program)
     train_lib.check_memory(jax.eval_shape(init), data.for_training, experiment.dataset.storage)
-    of = identity(experiment.dataset, experiment.seed, data.class_names)
+    of = identity(experiment.dataset, experiment.seed, data.class_names, data.negative_names)
     options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of)
     if mapping.is_main_process():
         if experiment.model.init_from and not Checkpoints.exist(workdir):

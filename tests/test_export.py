@@ -109,6 +109,9 @@ def test_the_steps_of_a_run_are_those_with_its_negative_images(cached, tmp_path)
     data = data_lib.open_set(experiment.dataset)
     steps = 2 * (len(data.for_training) // 32)
     assert steps > 2 * (len(data.train) // 32) and from_run.load(run).metadata["steps"] == steps
+    # A checkpoint that records its negative classes is compared with these.
+    evaluator, _ = from_run._restore(experiment, run)
+    assert set(evaluator.model.data.negative_names) == set(data.negative_names) and data.negative_names
 
 
 def test_odin_differentiates_the_exported_model(tmp_path):

@@ -42,6 +42,11 @@ class OpenSet:
         return len(self.class_names)
 
     @property
+    def negative_names(self) -> tuple[str, ...]:
+        """Names of the negative classes."""
+        return tuple(self.stored_names[c] for c in self.split.negative)
+
+    @property
     def for_training(self) -> Source:
         """The images that batches are drawn from: `train`, then `negative` with label -1."""
         if self.negative is None:

@@ -13,7 +13,9 @@ from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.identity import identity
 
 
-def restored(setup: Setup, model: Any, workdir: str, *, class_names: Sequence[str]) -> tuple[int, Any, tuple[str, ...]]:
+def restored(
+    setup: Setup, model: Any, workdir: str, *, class_names: Sequence[str], negative_names: Sequence[str]
+) -> tuple[int, Any, tuple[str, ...]]:
     """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
 
     `random` names meaningless outputs: those of a projection that is neither in `model.init_from` nor trained.
@@ -33,7 +35,7 @@ def restored(setup: Setup, model: Any, workdir: str, *, class_names: Sequence[st
             initial.check_head(report, setup.model.classifier)
         random = any(path.startswith("params/projection/") for path in report.kept)
         return 0, variables, ("projection",) if random else ()
-    of = identity(setup.dataset, setup.seed, class_names)
+    of = identity(setup.dataset, setup.seed, class_names, negative_names)
     checkpoints = Checkpoints(workdir, of=of, read_only=True)
     variables = checkpoints.restore_model(template(model, setup.dataset))
     checkpoints.close()

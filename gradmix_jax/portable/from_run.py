@@ -119,13 +119,15 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
     parts = cache.load(workdir)
     if not parts or "train" not in parts:
         return None
-    names = _class_names(parts["train"], experiment.dataset.name)
+    dataset = experiment.dataset.name
+    names = _class_names(parts["train"], dataset)
     # A restored model needs only the names of the classes from its data.
     nothing = dict.fromkeys(("train", "validation", "test_known", "test_unknown"))
-    known, dataset = tuple(range(len(names))), experiment.dataset.name
-    data = data_lib.OpenSet(
-        **nothing, split=splits.Split(known, (), dataset, dataset), class_names=names, stored_names=names
-    )
+    trained = parts.get(guards.NEGATIVE)
+    stored = names if trained is None else (*names, *_without(np.unique(trained.classes), dataset))
+    known, negative = tuple(range(len(names))), tuple(range(len(names), len(stored)))
+    split = splits.Split(known, (), dataset, dataset, negative)
+    data = data_lib.OpenSet(**nothing, split=split, class_names=names, stored_names=stored)
     model = fitting.restore(experiment.setup, workdir, data=data)
     feature = experiment.evaluate.feature
     if parts["train"].checkpoint != model.checkpoint or feature not in {LOGITS, *parts["train"].outputs}:
@@ -139,8 +141,11 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
 
 def _class_names(train: Features, dataset: str) -> tuple[str, ...]:
     """Names of the known classes in label order, without that of their dataset."""
-    first = np.unique(train.labels, return_index=True)[1]
-    return tuple(name.removeprefix(f"{dataset}/") for name in train.classes[first].tolist())
+    return _without(train.classes[np.unique(train.labels, return_index=True)[1]], dataset)
+
+
+def _without(classes: np.ndarray, dataset: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(f"{dataset}/") for name in classes.tolist())
 
 
 def _reduce(

@@ -25,7 +25,8 @@ class Prepared:
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, to be closed; raises ValueError if there are none."""
-        of = identity(self.experiment.dataset, self.experiment.seed, self.data.class_names)
+        names = self.data.class_names, self.data.negative_names
+        of = identity(self.experiment.dataset, self.experiment.seed, *names)
         return Checkpoints(self.workdir, of=of, read_only=True)
 
     def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

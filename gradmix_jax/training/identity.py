@@ -8,16 +8,20 @@ from gradmix_jax import data as data_lib
 from gradmix_jax.stored.schema import shown
 
 
-def identity(dataset: data_lib.Spec, seed: int | None, class_names: Sequence[str]) -> dict[str, Any]:
+def identity(
+    dataset: data_lib.Spec, seed: int | None, class_names: Sequence[str], negative_names: Sequence[str]
+) -> dict[str, Any]:
     """The facts, which JSON can hold.
 
     Args:
       dataset: the `dataset` section.
       seed: seed of the training; None: not compared.
       class_names: names of the known classes in label order.
+      negative_names: names of the negative classes, in any order. They are trained on, so they cannot be unknown.
     """
     of = {"dataset": dataset.name, "trial": dataset.trial, "classes": len(class_names)}
-    return of | {"known classes": list(class_names)} | ({} if seed is None else {"seed": seed})
+    of |= {"known classes": list(class_names), "negative classes": sorted(negative_names)}
+    return of | ({} if seed is None else {"seed": seed})
 
 
 def difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

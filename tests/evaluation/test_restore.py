@@ -20,6 +20,8 @@ OTHERS = {
         {"dataset.benchmark": "named", "dataset.known": ("0", "1", "2", "3", "4", "5")},
         "known classes '{first}', not '0'",
     ),
+    # The model would be tested on classes that it was trained on.
+    "negative classes": ({"dataset.num_negative": 1}, "negative classes None, not '{unknown}'"),
     "number of classes": ({"dataset.benchmark": "named", "dataset.known": ("0", "1")}, "classes 6, not 2"),
 }
 
@@ -31,7 +33,7 @@ def saved(tmp_path_factory):
     specs = config_lib.from_config(config_lib.to_plain(digits()), num_devices=jax.device_count())
     data = open_set(specs.dataset)
     program = assembly.make_program(specs, num_classes=data.num_classes, num_images=10**4)
-    checkpoints = Checkpoints(workdir, of=identity(specs.dataset, specs.seed, data.class_names))
+    checkpoints = Checkpoints(workdir, of=identity(specs.dataset, specs.seed, data.class_names, data.negative_names))
     checkpoints.save(assembly.initial_state(specs, program))
     checkpoints.close()
     return specs, data, workdir
@@ -49,7 +51,8 @@ def test_a_checkpoint_of_another_run_is_rejected(saved, tmp_path, what):
     config = digits(**{key: value for key, value in changed.items() if key != "seed"})
     config.seed = changed.get("seed", config.seed)
     plain = config_lib.to_plain(config)
-    said = rf"checkpoints/0 is of a run with {said.format(first=data.class_names[0])}; give another workdir\.$"
+    said = said.format(first=data.class_names[0], unknown=data.stored_names[data.split.unknown[0]])
+    said = rf"checkpoints/0 is of a run with {said}; give another workdir\.$"
     with pytest.raises(ValueError, match=said):
         fitting.restore(config_lib.from_config(plain, num_devices=1).setup, workdir)
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, plain)
