@@ -228,7 +228,7 @@ RIVALS = {
         "1812.04606",
         {"cross_entropy": 1.0, "outlier_exposure": 0.5},
         ONE_VIEW | LINEAR | {"dataset": {"num_negative": 2}, "evaluate": LOGITS | {"score": "msp"}},
-        {"": WIDE | {"epochs": (100,)}},
+        {"": WIDE | {"epochs": (100,), "optimizer.per_epoch": False}},
         "CIFAR/oe_scratch.py of the released code: WRN-40-2, weight 0.5",
         (
             CROPS,

@@ -9,6 +9,8 @@ def _smoothing(share: float, classes: int) -> float:
     return share * classes / (classes - 1)
 
 
+# Instead of a crop after padding; no rotation, which configs of digits have.
+CROP = {"augment.crop_scale": (0.77, 1.0), "augment.crop_ratio": (1.0, 1.0), "augment.rotation_degrees": 0.0}
 CLASSIFIER32 = {
     "epochs": (200, 200, 200),
     "model.name": "classifier32",
@@ -20,8 +22,7 @@ CLASSIFIER32 = {
     "optimizer.weight_decay": 1e-4,
     "optimizer.warmup_epochs": 10.0,
     "optimizer.final_fraction": 1e-3,
-    "augment.crop_scale": (0.77, 1.0),
-    "augment.crop_ratio": (1.0, 1.0),
+    **CROP,
 }
 MAGNITUDE = {"mnist": 8, "svhn": 18, "cifar10": 6, "cifar+10": 6, "cifar+50": 6, "tiny_imagenet": 9}
 
@@ -60,6 +61,5 @@ WIDE = {
     "optimizer.learning_rate": 0.1,
     "optimizer.weight_decay": 5e-4,
     "optimizer.final_fraction": 0.0,
-    "augment.crop_scale": (0.77, 1.0),
-    "augment.crop_ratio": (1.0, 1.0),
+    **CROP,
 } | PLAIN_VIEWS

@@ -84,7 +84,11 @@ def test_published_settings():
     assert (c.objective.temperature, c.objective.options.soft_supcon.smoothing) == (0.1, 0.2)
     assert sum(each.epochs for each in c.phases) == 600 and c.mix.options.mixup.alpha == 1.0
     assert config_of("cifar_osr", "logitnorm").objective.options.logit_norm.temperature == 0.04
-    assert config_of("cifar_osr", "outlier_exposure").phases[0].outlier_exposure == 0.5
+    c = config_of("cifar_osr", "outlier_exposure")
+    assert c.phases[0].outlier_exposure == 0.5 and not c.optimizer.per_epoch  # its cosine moves at every step
+    # The rotation is that of the authors of GradMix.
+    assert config_of("mnist_osr", "layer").augment.rotation_degrees == 5.0
+    assert {config_of("mnist_osr", recipe).augment.rotation_degrees for recipe in RIVALS} == {0.0}
     schedule = config_of("cifar_osr", "negcossch_ce").objective
     assert schedule.options.cross_entropy.temperature == 0.5
     assert schedule.options.cross_entropy.temperature * schedule.schedules.negative_cosine.ratio == 2.0
