@@ -136,7 +136,8 @@ def split_of(spec: Spec, known_names: Sequence[str], unknown_names: Sequence[str
     left = set(negative) if split.known_dataset == split.unknown_dataset else set()
     without = lambda ids: tuple(c for c in ids if c not in left)
     if not without(split.unknown):
-        raise ValueError("dataset.negative has every unknown class; leave one out to test on.")
+        key = f"dataset.num_negative {spec.num_negative}" if spec.num_negative else "dataset.negative"
+        raise ValueError(f"{key} takes every unknown class; leave one out to test on.")
     groups = tuple((name, without(ids)) for name, ids in split.groups if without(ids))
     return dataclasses.replace(split, unknown=without(split.unknown), negative=negative, groups=groups)
 

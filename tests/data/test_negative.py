@@ -69,7 +69,7 @@ def test_negative_classes_of_a_benchmark_are_used_only_on_request(animals, monke
         ({"negative": ("dog", "bee")}, "dataset.negative must not have known classes, got dog"),
         ({"negative": ("fly",)}, "each element of dataset.negative .*must be one of ant, .*got 'fly'"),
         ({"negative": ("bee", "bee")}, "dataset.negative must name every class once, got 'bee' 2 times"),
-        ({"negative": ("bee", "cat", "eel")}, "dataset.negative has every unknown class; leave one out"),
+        ({"negative": ("bee", "cat", "eel")}, "dataset.negative takes every unknown class; leave one out"),
         ({"negative": ("published",)}, "'published' needs a benchmark with negative classes, got 'named'"),
         ({"negative": ("published", "bee")}, "must be 'published' alone or names of classes"),
     ],
