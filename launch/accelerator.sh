@@ -47,6 +47,8 @@ done
 case "$workdir" in
   "" | *://*) fail "--workdir='$workdir' must be a folder of this machine: the script lists it; it can be copied to a bucket" ;;
 esac
+check_workdir
+check_folder
 matches "$without" '((cifar10|tiny_imagenet|benchmarks)(,|$))*' ||
   fail "--without='$without' must be some of cifar10,tiny_imagenet,benchmarks"
 has() { case ",$without," in *",$1,"*) return 1 ;; esac }

@@ -56,11 +56,16 @@ commit() {
   printf '%s' "$head"
 }
 
-# Checks the two flags of every main job, and turns --workdir into a path that no program can misread.
+# Checks the two flags of every main job.
 check_job() {
   [ -n "$config" ] || fail "--config is missing: name a file such as configs/digits_osr.py"
   # A recipe may follow a colon: configs/digits_osr.py:layer.
   [ -f "${config%%:*}" ] || fail "--config='$config' is not a file in $PWD"
+  check_workdir
+}
+
+# Checks --workdir and turns it into a path that no program can misread.
+check_workdir() {
   [ -n "$workdir" ] || fail "--workdir is missing: name the folder for checkpoints and results, such as runs/digits"
   case "$workdir" in
     *[[:cntrl:]]*) fail "--workdir='$workdir' must not have a line break or another control character" ;;
@@ -68,7 +73,11 @@ check_job() {
     gs://?*/?* | s3://?*/?*) ;;
     *://*) fail "--workdir='$workdir' must be a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER" ;;
     # The main job does the same; a shell does not expand the ~ of --workdir=~/runs.
-    \~ | \~/*) workdir=$HOME${workdir#\~} ;;
+    \~ | \~/*)
+      [ -n "${HOME:-}" ] || fail "--workdir='$workdir' needs HOME, which is not set"
+      workdir=$HOME${workdir#\~}
+      ;;
+    \~*) fail "--workdir='$workdir' must not start with the home directory of another user: write it out" ;;
     -*) workdir=./$workdir ;;
   esac
 }
@@ -79,6 +88,21 @@ in_bucket() {
     gs://* | s3://*) return 0 ;;
     *) return 1 ;;
   esac
+}
+
+# Ends the script, before anything is installed or submitted, if the workdir cannot be a folder of this machine.
+check_folder() {
+  local path=$workdir
+  ! in_bucket || return 0
+  # The nearest thing on the way to it that exists, if only as a link to nothing.
+  while [ ! -e "$path" ] && [ ! -L "$path" ]; do
+    case "$path" in
+      */*) path=${path%/*} ;;
+      *) path=. ;;
+    esac
+    path=${path:-/}
+  done
+  [ -d "$path" ] || fail "--workdir='$workdir' must be a folder, but '$path' is none"
 }
 
 # Prints the folder of the job's log: the workdir, or for one in a bucket the folder of the same name in runs/.

@@ -20,6 +20,7 @@ for argument in "$@"; do
   esac
 done
 check_job
+check_folder
 bash launch/setup.sh "--workdir=$workdir"
 logs=$(log_folder)
 mkdir -p "$logs"

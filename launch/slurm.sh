@@ -42,6 +42,7 @@ while [ $# -gt 0 ]; do
 done
 
 check_job
+check_folder
 matches "$nodes" '[1-9][0-9]{0,3}' || fail "--nodes='$nodes' must be a whole number from 1 to 9999"
 matches "$gpus" '[0-9]|[1-9][0-9]' || fail "--gpus_per_node='$gpus' must be a whole number from 0 to 99"
 matches "$cpus" '[1-9][0-9]{0,3}' || fail "--cpus_per_node='$cpus' must be a whole number from 1 to 9999"

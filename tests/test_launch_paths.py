@@ -29,6 +29,7 @@ REFUSED = {
     "runs/*": "must not have [ ] * or ?",
     "ftp://host/run": "must be a folder",
     "gs://bucket": "must be a folder",
+    "~nobody/runs": "home directory of another user",
 }
 
 
@@ -117,6 +118,27 @@ def test_what_no_launcher_takes(checkout, script, workdir):
     if script != "tpu_pod":
         assert REFUSED[workdir] in result.stderr
     assert checkout.calls() == [] and not (checkout.root / "runs").exists()
+
+
+def test_accelerator_plan(checkout, workdir):
+    words = ["--dry_run", "--tiny_imagenet=folder:x", f"--workdir={workdir}"]
+    result = checkout.run("bash", "launch/accelerator.sh", *words)
+    assert result.returncode == 0, result.stderr
+    printed = [shlex.split(line) for line in result.stdout.splitlines() if not line.startswith("#")]
+    assert ["mkdir", "-p", expected(checkout, workdir)] in printed
+    runs = [words[-1] for words in printed if "gradmix_jax.protocol" in words]
+    assert runs[0] == f"--workdir={expected(checkout, workdir)}/cifar10/none"
+
+
+@pytest.mark.parametrize("script", ["local", "slurm"])
+def test_a_file_or_a_dangling_link_is_no_workdir(checkout, script):
+    checkout.fake("sbatch")
+    (checkout.root / "file").write_text("x")
+    (checkout.root / "link").symlink_to("nowhere")
+    for workdir, what in {"file": "file", "file/a/b": "file", "link": "link", "link/a": "link"}.items():
+        result = checkout.run("bash", f"launch/{script}.sh", CONFIG, f"--workdir={workdir}")
+        assert_refused(result, f"--workdir='{workdir}' must be a folder, but '{what}' is none")
+    assert checkout.calls() == []
 
 
 def test_slurm_refuses_a_backslash(checkout):
