@@ -73,7 +73,7 @@ def transfer(evaluator: Evaluator, name: str) -> dict[str, Any]:
     num_classes = model.opener.probe(name).num_classes
     part = lambda kind: model.features((images.PROBE, name, kind), kind)
     train, validation, test = part("train"), part("validation"), part("test")
-    validation = guards.not_learned(train, validation)
+    validation = guards.not_learned([train], validation)
     others = [part for part in (train, validation) if part]
     test, dropped = guards.without_duplicates(others, test, model.spec.duplicates)
     linear = fitting.fit_probe(train, validation, num_classes)

@@ -185,7 +185,8 @@ def compute_parts(model: Model, workdir: str, names: tuple[str, ...] = PARTS) ->
     names_of = lambda part: dict(classes=sources[part].classes, dataset=sources[part].dataset)
     parts = {part: dataclasses.replace(found, **names_of(part)) for part, found in parts.items()}
     if "validation" in parts:
-        parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
+        trained = [parts[name] for name in ("train", guards.NEGATIVE) if name in parts]
+        parts["validation"] = guards.not_learned(trained, parts["validation"])
     return {name: part for name, part in parts.items() if name in names and part}
 
 
@@ -263,7 +264,7 @@ def choosing(train: Features, validation: Features | None) -> tuple[Features, Fe
     if validation is None:
         held_out = data_lib.stratified(train.labels, CHOOSING_SHARE, seed=0)
         train, held_out = train.take(~held_out), train.take(held_out)
-        validation = guards.not_learned(train, held_out) or held_out
+        validation = guards.not_learned([train], held_out) or held_out
     guards.for_selection(train, validation)
     return train, validation
 

@@ -82,12 +82,17 @@ def without_duplicates(others: Sequence[Features], test: Features, policy: str) 
     return (test.take(~twice_N), count) if count else (test, 0)
 
 
-def not_learned(train: Features, validation: Features) -> Features | None:
+def not_learned(trained: Sequence[Features], validation: Features) -> Features | None:
     """The validation images that are not training images, with a warning if some are; None if all of them are.
 
-    Training images score higher than new ones: a threshold chosen with them would be too high.
+    Training images score higher than new ones: a threshold chosen with them would be too high. Images of negative
+    classes score lower: it would be too low.
+
+    Args:
+      trained: features of the images that were trained on.
+      validation: features of the validation images.
     """
-    twice_V = duplicates([train], validation)
+    twice_V = duplicates(trained, validation)
     if not twice_V.any():
         return validation
     count = int(twice_V.sum())

@@ -30,7 +30,7 @@ RESIZE = (
     "apply the EXIF orientation; divide 16-bit gray by 256; lay transparent images on the background; convert to RGB, "
     "or to gray if channels is 1; resize to size x size pixels with Pillow's bilinear filter, aspect ratio not kept"
 )
-NEEDED = ("train", "validation")
+NEEDED = ("train", "validation", guards.NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +132,10 @@ def _cached(experiment: Experiment, workdir: str) -> tuple[Evaluator, dict[str, 
     feature = experiment.evaluate.feature
     if parts["train"].checkpoint != model.checkpoint or feature not in {LOGITS, *parts["train"].outputs}:
         return None
-    parts = {name: parts[name] for name in (*NEEDED, guards.NEGATIVE) if name in parts}
+    parts = {name: parts[name] for name in NEEDED if name in parts}
     if "validation" in parts:
-        parts["validation"] = guards.not_learned(parts["train"], parts["validation"])
+        trained = [parts[name] for name in ("train", guards.NEGATIVE) if name in parts]
+        parts["validation"] = guards.not_learned(trained, parts["validation"])
         parts = {name: part for name, part in parts.items() if part}
     return fitting.fit(model, parts, headline_only=True), parts
 
@@ -207,9 +208,7 @@ def _describe(
     """The metadata of a classifier, except its gallery and calibration."""
     model, spec, dataset = evaluator.model, experiment.evaluate, experiment.dataset
     is_trained = any(phase.epochs for phase in experiment.phases)
-    # Cached features are of all parts; otherwise the data is at hand.
-    negative = parts.get(guards.NEGATIVE, model.data.negative)
-    num_images = len(parts["train"]) + (0 if negative is None else len(negative))
+    num_images = sum(len(parts[name]) for name in ("train", guards.NEGATIVE) if name in parts)
     per_epoch = order.steps_per_epoch(num_images, experiment.train.batch_size) if is_trained else 0
     commit, changed = workdir_lib.commit()
     inputs = ["features"] if spec.feature == LOGITS else [spec.feature]

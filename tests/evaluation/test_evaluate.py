@@ -543,6 +543,17 @@ def test_validation_images_count_as_duplicates_too(tmp_path):
     assert (results["probes"][other]["duplicates"], results["probes"][other]["n_test"]) == (1, 5)
 
 
+def test_validation_images_that_were_trained_on_choose_nothing(run):
+    """As known images or as negative ones: either moves their scores."""
+    parts = parts_of(run)
+    validation, train = parts["validation"], parts["train"]
+    negative = dataclasses.replace(validation.take(np.arange(3)), part=guards.NEGATIVE)
+    assert len(guards.not_learned([train], validation)) == len(validation)
+    left = guards.not_learned([train, negative], validation)
+    np.testing.assert_array_equal(left.places, validation.places[3:])
+    assert guards.not_learned([validation], validation) is None
+
+
 def test_no_validation_images_no_threshold(tmp_path):
     plain, workdir = untrained(animals(tmp_path / "data", **{"dataset.validation_fraction": 0.0}), tmp_path / "run")
     results = run_lib.evaluate(plain, workdir)
