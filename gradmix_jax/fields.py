@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -162,6 +163,12 @@ def nearest(value: Any, allowed: Iterable[str]) -> str:
 def one_line(text: str) -> str:
     """The text with control characters, which file names may contain, escaped as in Python."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Text of a table cell or a line: no markup, cell border, line break or control character."""
+    text = one_line(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*])", r"\\\1", text)
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str], *, guess: str = "") -> None:

@@ -21,7 +21,7 @@ from gradmix_jax import predict, scores
 from gradmix_jax.config import phase
 from gradmix_jax.evaluation import cache, fitting, weights
 from gradmix_jax.evaluation import features as features_lib
-from gradmix_jax.portable import files, from_run, onnx_file
+from gradmix_jax.portable import card, files, from_run, onnx_file
 from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
@@ -151,6 +151,16 @@ def test_the_card_lists_the_files(workdir, exported, tmp_path, monkeypatch):
         table = (out / files.CARD).read_text().partition("## Files")[2]
         listed = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")}
         assert listed == {path.name for path in out.iterdir()} - {files.CARD} | {"file", "---"}
+
+
+def test_names_in_the_card_are_text(exported):
+    metadata = json.loads((exported / "metadata.json").read_text())
+    metadata["class_names"] = ["<b>", "a\nb", "c|d`e", "caf\udce9"]
+    metadata["config"]["dataset"]["name"] = "folder:/<i>|\x1b\udce9"
+    text = card.text(metadata, None, [])
+    assert r"Known classes: &lt;b>, a b, c\|d\`e, caf\\udce9." in text
+    assert r"| dataset | folder:/&lt;i>\|\\x1b\\udce9 |" in text
+    assert "on folder:/&lt;i>" in text.splitlines()[0] and not set(text) & {"\x1b", "\udce9"}
 
 
 def test_onnx_without_its_packages_is_one_line(workdir, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from gradmix_jax.fields import escape_markdown
+
 # What results.json has of these is listed, in this order.
 METRICS = {
     "accuracy": "closed set accuracy",
@@ -75,12 +77,13 @@ def text(metadata: Mapping[str, Any], results: Mapping[str, Any] | None, names: 
       names: the files of the export.
     """
     config, score = metadata["config"], metadata["score"]
+    title = f"{config['name'] or config['model']['name']} on {config['dataset']['name']}"
     parts = [
-        f"# {config['name'] or config['model']['name']} on {config['dataset']['name']}: open set classifier",
+        f"# {escape_markdown(title)}: open set classifier",
         f"Names one of {len(metadata['class_names'])} known classes or says *unknown*. Trained with gradmix_jax "
         f"(GradMix, arXiv 2505.12803); needs neither that package nor the training data.",
         *_warnings(metadata, results),
-        f"Known classes: {', '.join(metadata['class_names'])}.",
+        f"Known classes: {', '.join(map(escape_markdown, metadata['class_names']))}.",
         "## Use",
         "Needs Python 3.11 or newer, `pip install jax flatbuffers numpy pillow` (made with jax "
         f"{metadata['packages']['jax']}; a newer one reads it for at least six months, by JAX's promise for exported "
@@ -109,10 +112,10 @@ def _warnings(metadata, results):
 def _data(config):
     dataset, model, mix = config["dataset"], config["model"], config["mix"]
     yield "## Data and training"
-    epochs = ", ".join(f"{phase['epochs']} epochs {phase['name']}" for phase in config["phases"])
+    epochs = ", ".join(f"{phase['epochs']} epochs {escape_markdown(phase['name'])}" for phase in config["phases"])
     rows = {
-        "dataset": dataset["name"],
-        "unknown classes of": dataset["unknown_name"] or dataset["name"],
+        "dataset": escape_markdown(dataset["name"]),
+        "unknown classes of": escape_markdown(dataset["unknown_name"] or dataset["name"]),
         "split": f"{dataset['benchmark']}, trial {dataset['trial']}",
         "images": f"{dataset['image_size']} x {dataset['image_size']}, {'gray' if dataset['channels'] == 1 else 'RGB'}",
         "encoder": f"{model['name']}, width {model['width'] or 'as published'}, stem {model['stem']}",
@@ -206,6 +209,5 @@ def _files(metadata, names):
 
 
 def _table(header, rows):
-    cell = lambda value: str(value).replace("|", r"\|").replace("\n", " ")
     lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -12,11 +12,12 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import data as data_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import Experiment, derive
-from gradmix_jax.data import order, splits
+from gradmix_jax.data import order, readers, splits
 from gradmix_jax.data.source import BACKGROUNDS
 from gradmix_jax.evaluation import cache, fitting, guards
 from gradmix_jax.evaluation.features import Features
 from gradmix_jax.evaluation.fitting import Evaluator
+from gradmix_jax.fields import one_line
 from gradmix_jax.portable import conformal, functions, gallery
 from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.scores import SCORES
@@ -197,9 +198,10 @@ def _gallery_rows(experiment: Experiment, evaluator: Evaluator, train: Features,
         source = data_lib.open_set(spec).train
     except (ValueError, OSError):  # the images are elsewhere, so they are named by position
         return {"places_M": places_M}
-    root = os.path.expanduser(spec.name.removeprefix("folder:"))
+    root = os.path.expanduser(readers.located(spec, spec.name.removeprefix("folder:")))
     paths = [source.records.describe(int(source.indices[place])) for place in places_M]
-    return {"places_M": places_M, "paths_M": [os.path.relpath(path, root) for path in paths]}
+    # An export holds them as lines of UTF-8.
+    return {"places_M": places_M, "paths_M": [one_line(os.path.relpath(path, root)) for path in paths]}
 
 
 def _describe(

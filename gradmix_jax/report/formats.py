@@ -1,9 +1,8 @@
 """One table in three formats. Text is escaped here and nowhere else."""
 
 import html as html_library
-import re
 
-from gradmix_jax.fields import one_line
+from gradmix_jax.fields import escape_markdown, one_line
 from gradmix_jax.report.comparison import Value
 from gradmix_jax.report.tables import Metric, Table
 
@@ -31,12 +30,6 @@ def escape_html(text: str) -> str:
 
 def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(" ".join(str(text).split())))
-
-
-def escape_markdown(text: str) -> str:
-    """Text of a table cell or a line: no markup, cell border, line break or control character."""
-    text = one_line(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\|`*])", r"\\\1", text)
 
 
 def arrow(metric: Metric) -> str:

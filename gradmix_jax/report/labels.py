@@ -1,9 +1,11 @@
 """Names of classes and methods, which may be anything, cut to a length and as text that matplotlib draws."""
 
+from gradmix_jax.fields import one_line
+
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar would start a formula."""
-    return str(text).replace("$", r"\$")
+    """Text that matplotlib shows as it is: a dollar would start a formula, and a lone surrogate is an error."""
+    return one_line(str(text)).replace("$", r"\$")
 
 
 def cut(name: str, most: int = 24) -> str:
@@ -16,4 +18,4 @@ def cut(name: str, most: int = 24) -> str:
 
 def short(name: str, most: int = 24) -> str:
     """`plain` of `cut`."""
-    return plain(cut(name, most))
+    return plain(cut(one_line(name), most))

@@ -42,7 +42,9 @@ def test_every_file_is_read_once(tmp_path):
 
 def test_names_that_are_not_utf_8_can_be_written(tmp_path):
     """Of a folder named in Latin-1, say, which Python reads with surrogates; and control characters."""
-    path = write_run(tmp_path / "a", label="caf\udce9 \x1b[31m", **{"dataset.name": "folder:/caf\udce9\x1b"})
+    known = {name: {"accuracy": 0.9, "auroc": 0.8} for name in (*KNOWN[:5], "caf\udce9\x1b")}
+    names = dict(label="caf\udce9 \x1b[31m", results={"known_classes": list(known), "per_class": known})
+    path = write_run(tmp_path / "a", **names, **{"dataset.name": "folder:/caf\udce9\x1b"})
     report.write_summary([path], str(tmp_path))
     for each in (*report.write([path], str(tmp_path / "out")), f"{tmp_path}/summary.md"):
         text = pathlib.Path(each).read_text(encoding="utf-8")
