@@ -9,8 +9,8 @@ is run, and the times are models, not measurements.
   h100 (needs `pip install "jax[cuda12]"`, no driver): every kernel takes as long as its bytes or its convolution's
     FLOPs at the card's peak, the longer of the two, and 2 us to start. What a kernel reads twice counts once.
     Collectives take no time; a line says what is computed while they run.
-  v5e (needs `pip install "jax[tpu]"`): the compiler's own estimates of cycles, added up, at 1.5 GHz. It compiles
-    for minutes.
+  v5e (needs `pip install "jax[tpu]"`): the compiler's own estimates of cycles, added up, at 1.5 GHz. Compiling
+    takes minutes.
 Ratios are to the step with random CutMix boxes, compiled in the same run.
 """
 

@@ -39,8 +39,8 @@ class Link(NamedTuple):
     flops: float
 
 
-# TPU v5e: 45 GB/s one way a link, both ways along a ring of one axis, about 1 us a hop; 197 TFLOP/s.
-# H100: NVLink 450 GB/s one way, about 80 % of it reached by large all-reduces, small ones take some 20 us; 989 TFLOP/s.
+# TPU v5e: 45 GB/s per link and direction, a ring of one axis in both directions, about 1 us per hop; 197 TFLOP/s.
+# H100: NVLink 450 GB/s per direction, about 80 % of it for large all-reduces, some 20 us for small ones; 989 TFLOP/s.
 LINKS = {"TPU v5e": Link(9e10, 5e-6, 1e-6, 197e12), "H100, NVLink": Link(3.6e11, 2e-5, 0.0, 989e12)}
 POD = "TPU v5e"
 # Share of the peak at which the step itself is assumed to compute.
@@ -61,7 +61,7 @@ def state_bytes(mapping_name: str, state, devices: int) -> int:
 
 
 def print_mappings(recipe: str, *, devices: int, **options) -> None:
-    """Print one row per mapping, with numbers of one device."""
+    """Print a row per mapping, with the numbers of one device."""
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
     heads = ("mapping", "GFLOP", "GB moved", "temporary MB", "state MB", "collectives MB", *kinds)
     print("|", " | ".join(heads), "|")
@@ -151,7 +151,7 @@ def _milliseconds(purposes, number, devices, flops, link) -> str:
 
 
 def print_devices(recipe: str, *, batch: int, **options) -> None:
-    """The collectives of `pmap` by purpose, for 1 to 8 devices, what they should cost, and larger slices."""
+    """Print the collectives of `pmap` by purpose and what they should cost, for 1 to 8 devices and larger slices."""
     print("models: start + transfer, computing (share of the step that is computing)\n")
     names = ("projections", "transposes", "classes", "gradient", "statistics", "scalars", "other")
     print("| devices | collectives |", " | ".join((*names, "needed", "ratio", *LINKS)), "|")

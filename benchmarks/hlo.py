@@ -90,7 +90,7 @@ def overlaps(text: str, seconds: Callable[[Kernel], float]) -> list[tuple[int, f
 
 
 def _bytes_read(instruction: Instruction, results: dict, programs: dict) -> int:
-    """Bytes of each operand once; only of the slices taken from it if nothing else of it is read."""
+    """Bytes of the operands, each counted once; of an operand that is only sliced, the bytes of its slices."""
     whole = {name: sum(size_of(*array) for array in results.get(name, ())) for name in instruction.operands}
     called = re.search(r"calls=%?([\w.-]+)", instruction.line)
     inside = programs.get(called[1], []) if called else []

@@ -1,4 +1,4 @@
-"""The workdir of an old digits run, for the tests of what reads runs; see `test_old_runs.py`."""
+"""The workdir of an old digits run, for the tests of everything that reads runs; see `test_old_runs.py`."""
 
 import pathlib
 import tarfile

@@ -87,7 +87,7 @@ def test_an_audit_reads_all_three_files(checkout):
 
 
 def test_the_worst_file_decides_the_status_of_an_audit(tmp_path):
-    """With a pip-audit that says of one file that a package in it is vulnerable."""
+    """With a pip-audit that reports a vulnerable package in one of the files."""
     (tmp_path / "pip_audit.py").write_text(
         "import json, sys\n"
         "vulns = [{'id': 'CVE-1', 'fix_versions': ['2']}] * ('bad.txt' in sys.argv)\n"

@@ -1,4 +1,4 @@
-"""The markup of README, docs and results: what the builder of the site would warn of, found without it; addresses."""
+"""The markup of README, docs and results: whatever the site builder would warn about, found without it; addresses."""
 
 import re
 
@@ -54,7 +54,7 @@ def headings(text):
 
 
 def places(text):
-    """What a link to a place in a page may name, on a code host and on the site: titles in lower case with hyphens."""
+    """The anchors that a link may name, on a code host and on the site: titles in lower case with hyphens."""
     found = []
     for _, title in headings(text):
         place = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).lower()).replace(" ", "-")
@@ -79,14 +79,14 @@ def wrong_places(page):
 
 
 def wrong_headings(text):
-    """The first heading, and it alone, is of level 1, and no level is left out."""
+    """Only the first heading is of level 1, and no level is skipped."""
     levels = [level for level, _ in headings(text)]
     jumps = [title for (before, _), (level, title) in zip(headings(text), headings(text)[1:]) if level > before + 1]
     return jumps if levels[:1] == [1] and levels.count(1) == 1 else [*jumps, f"levels {levels}"]
 
 
 def wrong_tables(text):
-    """Numbers of lines that have another number of cells than the first row of their table."""
+    """Line numbers of table rows whose number of cells differs from that of the first row."""
     wrong, width = [], None
     for number, line in parts(text)[0]:
         cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) if line.startswith("|") else None

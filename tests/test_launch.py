@@ -1,4 +1,4 @@
-"""Makefile and launch scripts, against fake programs: nothing is installed, and nothing outside is called."""
+"""Makefile and launch scripts, with fake programs: nothing is installed, and no other machine is called."""
 
 import re
 import shlex

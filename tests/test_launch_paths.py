@@ -1,4 +1,4 @@
-"""Every launcher with workdirs that a shell, mkdir, scp or Slurm reads as something else: one word, or one line."""
+"""Workdirs that a shell, mkdir, scp or Slurm could misread: every launcher passes on one word, or prints one line."""
 
 import shlex
 
@@ -47,7 +47,7 @@ def expected(checkout, workdir):
 
 
 def assert_made(checkout, workdir):
-    """The folder is there, and nothing was run that a name asks for."""
+    """The folder exists, and no command inside a name was run."""
     assert (checkout.root / expected(checkout, workdir)).is_dir()
     assert not list(checkout.root.rglob("pwned")) and not (checkout.root / "~").exists()
 

@@ -84,7 +84,7 @@ def job_of(name):
 
 
 def problem(document):
-    """Why a cluster would not take a document; "" where it would."""
+    """Why a cluster would reject a document; "" if it would not."""
     schema = SCHEMAS.get((document.get("apiVersion"), document.get("kind")))
     if schema is None:
         return "no such kind"
@@ -136,7 +136,7 @@ def test_the_schema_finds_mistakes(path, value):
 
 
 def started(checkout, name, **more):
-    """What the script of a container calls, with the clone replaced by what a clone would have brought."""
+    """The calls of a container's script, with its git clone replaced by the files that it would bring."""
     _, _, container, environment = job_of(name)
     environment |= {"REPOSITORY": "https://example.com/a"} | more
     checkout.fake("git")

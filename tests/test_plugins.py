@@ -81,7 +81,7 @@ def toys(monkeypatch):
 
 
 def test_a_run_of_toys(toys, tmp_path):
-    """All in one run, because a run mostly compiles."""
+    """All in one run, because most of a run is compilation."""
     config = tiny(**{"model.name": "toy_encoder", "evaluate.stages": ("stage2",), "evaluate.score": "toy_score"})
     config.dataset.name = "toy_data:anywhere"
     config.evaluate.options.toy_score.power = 2.0

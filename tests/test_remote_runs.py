@@ -1,4 +1,4 @@
-"""A run in a bucket: stopped, failed, killed, resumed, evaluated and reported, it has the bits of one on a disk."""
+"""A run in a bucket that is stopped, fails, is killed, resumed, evaluated and reported has the bits of a local run."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def bucket(tmp_path):
 
 
 def _content(workdir):
-    """What a run says, but for what depends on time and place."""
+    """The output of a run, except what depends on time and place."""
     results = stored.results(workdir)
     for name in ("environment", "seconds"):
         results.pop(name)

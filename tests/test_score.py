@@ -75,7 +75,7 @@ def test_scores_of_logits_by_hand(results, arrays):
 
 
 def test_class_names_may_be_bytes(arrays):
-    """As HDF5 readers give them."""
+    """As HDF5 readers return them."""
     bare = {name: arrays[name] for name in ("known_logits", "unknown_logits", "known_labels")}
     names = ["cat", "dog", "été", "owl"]
     results = score(bare | {"class_names": np.char.encode(names, "utf-8")})

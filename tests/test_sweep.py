@@ -59,7 +59,7 @@ def test_every_phase_trains_the_method_of_the_row():
 
 
 def write_results(config, workdir, *, auroc, step=2):
-    """A run that has results, without a training."""
+    """A run with results, without any training."""
     os.makedirs(workdir, exist_ok=True)
     values = {"accuracy": 0.9, "oscr": 0.5, "auroc": auroc, "fpr95_known_positive": 0.3}
     results = values | {"by_feature": {"features": values}, "known_classes": list("abcd"), "num_train": 64}

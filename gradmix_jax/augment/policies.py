@@ -1,6 +1,6 @@
 """RandAugment and AugMix: random operations of `operations.py`; each function takes a key and one image.
 
-Both use RandAugment's scale of strength, 0 to 30 (`MAX_MAGNITUDE`); 3 of it are one unit of AugMix's severity.
+Both use RandAugment's scale of strength, 0 to 30 (`MAX_MAGNITUDE`), of which 3 equal one unit of AugMix's severity.
 Of the JAX libraries, dm_pix and augmax have neither policy; imax, last released in 2024, has RandAugment with one
 branch per operation.
 """

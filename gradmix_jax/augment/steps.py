@@ -103,7 +103,7 @@ def _blend(image_HxWxC, weights_3):
 
 
 def rotate(key, image_HxWxC, *, degrees):
-    """Rotation about the center by an angle uniform in +-degrees: bilinear, zeros outside the image."""
+    """Rotation about the center by an angle uniform in ±degrees: bilinear, zeros outside the image."""
     if degrees == 0:
         return image_HxWxC
     limit = math.radians(degrees)

@@ -53,7 +53,7 @@ def write(path, rows):
 
 @pytest.fixture(autouse=True)
 def no_commit_is_left(monkeypatch):
-    """The study sets the variable for its process; what a test leaves of it is taken back."""
+    """The study sets the variable for its process; this undoes what a test leaves of it."""
     monkeypatch.setenv("GRADMIX_JAX_COMMIT", "")
     monkeypatch.delenv("GRADMIX_JAX_COMMIT")
 

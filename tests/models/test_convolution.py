@@ -1,4 +1,4 @@
-"""The convolution against the one of JAX: values, gradients, and where the batch is split."""
+"""The convolution against JAX's own: values, gradients, and where the batch is split."""
 
 import re
 

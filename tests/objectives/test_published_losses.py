@@ -43,7 +43,7 @@ def unit(x):
 
 
 def draw(seed):
-    """What a model gives for a batch: float64 z, logits and what the heads say."""
+    """A model's outputs for a batch: float64 z, logits, and the outputs of the heads."""
     random = np.random.default_rng(seed)
     rows = VIEWS * IMAGES
     points = unit(random.standard_normal((K, D)))

@@ -1,4 +1,4 @@
-"""A damaged export is one line and no answer, whatever file of it is damaged and however."""
+"""A damaged export gives one line and no answer, whichever file is damaged and however."""
 
 import json
 import math

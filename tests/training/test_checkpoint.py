@@ -221,7 +221,7 @@ def test_a_checkpoint_without_digests_is_restored(tmp_path):
 
 
 def test_restoring_leaves_nothing_in_memory(tmp_path):
-    """Orbax's description of an array stays in memory for ever, so it must not be asked for."""
+    """Orbax's description of an array stays in memory forever, so it must not be requested."""
     state = jax.device_get(small_state(*small_program()))
     checkpoints = Checkpoints(str(tmp_path), of=None)
     checkpoints.save(state)

@@ -1,4 +1,4 @@
-"""Files in a bucket: an object store's operations are enough, and its refusals are one line."""
+"""Files in a bucket: the operations of an object store suffice, and its errors are one line."""
 
 import errno
 import json

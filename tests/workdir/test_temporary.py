@@ -1,4 +1,4 @@
-"""Temporary directories: gone with their process, or with the next one."""
+"""Temporary directories: deleted when their process ends, or by the next process."""
 
 import os
 import signal
