@@ -162,12 +162,14 @@ def load_groups(workdirs: list[str], *, apart: bool = False) -> list[Group]:
     for run in _read_all(workdirs):
         by_data.setdefault(repr(_tested(run)), []).append(run)
     firsts = [_tested(runs[0]) for runs in by_data.values()]
-    differing = [key for key in (*SHARED[1:], *TESTED) if len({repr(flat[key]) for flat in firsts}) > 1]
+    differing = [key for key in SHARED[1:] if len({repr(flat[key]) for flat in firsts}) > 1]
     names = [flat["dataset.name"] for flat in firsts]
     labels = []
     for name, flat in zip(names, firsts):
         # Only what distinguishes datasets of the same name.
-        more = [f"{key.removeprefix('dataset.')} {_said(flat[key])}" for key in differing if names.count(name) > 1]
+        alike = [other for other in firsts if all(other[key] == flat[key] for key in SHARED)]
+        keys = [*differing, *(key for key in TESTED if any(other[key] != flat[key] for other in alike))]
+        more = [f"{key.removeprefix('dataset.')} {_said(flat[key])}" for key in keys if names.count(name) > 1]
         labels.append(", ".join([name, *more]))
     return [Group(label, tuple(_methods(runs, apart))) for label, runs in zip(labels, by_data.values())]
 
