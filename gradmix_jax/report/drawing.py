@@ -51,7 +51,12 @@ _numbers = itertools.count()
 
 
 def style():
-    """Context in which all figures are drawn: matplotlib looks up the style of a text when the text is made."""
+    """Context in which all figures of a page are drawn, which starts to number them anew.
+
+    Matplotlib looks up the style of a text when the text is made.
+    """
+    global _numbers
+    _numbers = itertools.count()  # so that a page does not depend on those before it in this process
     return matplotlib.rc_context(STYLE)
 
 
