@@ -113,6 +113,10 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
     return epochs
 
 
+# Seeds after which their shared programs are freed all the same, because each leaves 7 MB of others in memory.
+MOST_SHARING = 10
+
+
 class Failure(NamedTuple):
     """Why a run failed, in one line, and whether that was storage which cannot be used now."""
 
@@ -129,21 +133,22 @@ def run_all(planned: list[tuple[ConfigDict, str]]) -> dict[str, Failure]:
       {workdir: why it failed} for runs without results and runs whose evaluation failed in part.
     """
     failed: dict[str, Failure] = {}
-    last, before = assembly.LastProgram(), None
+    last, sharing = assembly.LastProgram(), []
     for one, directory in planned:
         try:
             if not is_finished(one, directory):
                 print(f"trial {one.dataset.trial}, seed {one.seed}: {directory}", file=sys.stderr)
-                if before is not None and _but_seed(one) != _but_seed(before):
+                if sharing and (len(sharing) == MOST_SHARING or _but_seed(one) != _but_seed(sharing[-1])):
                     forget_programs()
-                before = one
+                    sharing.clear()
+                sharing.append(one)
                 results = run_lib.run(one, directory, last=last)
                 if results and results["failed"]:
                     failed[directory] = Failure("; ".join(results["failed"].values()))
             storage.remove(workdir_lib.path(directory, workdir_lib.FAILED))
         except Exception as error:  # of whatever kind, because it does not concern the other runs
             failed[directory] = Failure(_note_failure(error, directory), storage.may_pass(error))
-    if before is not None:
+    if sharing:
         forget_programs()
     return failed
 

@@ -268,6 +268,15 @@ def test_the_status_says_that_a_run_failed(failed, status, pretended, tmp_path, 
     assert "| 1 | 1 |" in capsys.readouterr().out or not failed
 
 
+@pytest.mark.parametrize(("trials", "seeds", "times"), [([0], 12, 2), ([0, 1], 3, 2), ([0], 10, 1)])
+def test_programs_are_freed_after_some_seeds_and_every_split(pretended, tmp_path, monkeypatch, trials, seeds, times):
+    freed = []
+    monkeypatch.setattr(run_many, "forget_programs", lambda: freed.append(len(pretended)))
+    config = small_config(**{"dataset.benchmark": "random", "dataset.num_known": 4})
+    assert not run_many.run_all(run_many.check_runs(config, str(tmp_path), trials, list(range(seeds)), num_devices=8))
+    assert len(freed) == times and freed[-1] == len(trials) * seeds
+
+
 def test_seeds_share_one_compiled_step_and_stay_what_they_are(tmp_path, monkeypatch):
     made = []
     make = train_lib.step_lib.make_train_step
