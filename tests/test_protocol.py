@@ -15,9 +15,10 @@ import untrained_runs
 from evaluated_runs import ENVIRONMENT
 from programs import final_state, small_config
 
-from gradmix_jax import protocol, run_many
+from gradmix_jax import assembly, protocol, run_many
+from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
-from gradmix_jax.config import phase
+from gradmix_jax.config import from_config, phase
 from gradmix_jax.training import train as train_lib
 from gradmix_jax.training.checkpoint import SaveError
 from gradmix_jax.workdir import lock, storage
@@ -277,6 +278,27 @@ def test_programs_are_freed_after_some_seeds_and_every_split(pretended, tmp_path
     assert len(freed) == times and freed[-1] == len(trials) * seeds
 
 
+def test_a_program_is_kept_for_other_seeds_and_for_nothing_else():
+    last, sizes = assembly.LastProgram(), dict(num_classes=4, num_images=64)
+
+    def program(seed=0, num_images=64, **keys):
+        config = small_config(**keys)
+        config.seed = seed
+        experiment = from_config(config_lib.to_plain(config), num_devices=8)
+        return last.of(experiment, **sizes | {"num_images": num_images})
+
+    kept = program(seed=0)
+    assert program(seed=1) == kept and program(seed=0)[1] is kept[1]
+    mapped, static = kept
+    assert train_lib._compiled(static, mapped, False) is train_lib._compiled(static, mapped, False)
+    for keys in ({"mix.method": "cutmix"}, {"dataset.trial": 1}, {"optimizer.learning_rate": 0.5}, {"num_images": 65}):
+        other = program(**keys)
+        assert other[1] is not kept[1], keys
+        assert train_lib._compiled(other[1], other[0], False) is not train_lib._compiled(static, mapped, False)
+        kept = mapped, static = program(seed=0)
+
+
+@pytest.mark.slow
 def test_seeds_share_one_compiled_step_and_stay_what_they_are(tmp_path, monkeypatch):
     made = []
     make = train_lib.step_lib.make_train_step
@@ -296,7 +318,7 @@ def test_seeds_share_one_compiled_step_and_stay_what_they_are(tmp_path, monkeypa
 
 MEMORY = """
 import sys, tempfile
-from programs import final_state, small_config
+from programs import small_config
 from gradmix_jax import run_many as run
 from gradmix_jax.config import phase
 import jax
