@@ -24,6 +24,9 @@ from gradmix_jax.training import phases as phases_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.workdir import lock, storage
 
+# Seeds after which their shared programs are freed all the same, because each leaves 7 MB of others in memory.
+MOST_SHARING = 10
+
 
 def is_finished(config: ConfigDict, workdir: str) -> bool:
     """Whether there are results of the last step, evaluated as configured, with no part missing or failed.
@@ -101,9 +104,7 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
             sizes[repr(experiment.dataset)] = known
         size = sizes[repr(experiment.dataset)]
         steps = order.steps_per_epoch(size["num_images"], experiment.train.batch_size)
-        flops = steps * assembly.step_cost(experiment, **size).flops
-        forget_programs()
-        return flops
+        return steps * step_flops(experiment, **size)
 
     epochs = {}
     of_reference = flops_of_epoch(configs[reference])
@@ -113,8 +114,11 @@ def epochs_of_equal_flops(configs: dict[str, ConfigDict], workdir: str, referenc
     return epochs
 
 
-# Seeds after which their shared programs are freed all the same, because each leaves 7 MB of others in memory.
-MOST_SHARING = 10
+def step_flops(experiment: config_lib.Experiment, *, num_classes: int, num_images: int) -> float:
+    """FLOPs of a train step, see `assembly.step_cost`, whose compiled program is not kept."""
+    flops = assembly.step_cost(experiment, num_classes=num_classes, num_images=num_images).flops
+    forget_programs()
+    return flops
 
 
 class Failure(NamedTuple):

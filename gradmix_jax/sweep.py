@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from gradmix_jax import assembly, cli, objectives, report, run_many
+from gradmix_jax import cli, objectives, report, run_many
 from gradmix_jax import config as config_lib
 from gradmix_jax.config.variants import MAP, OVERVIEW, REFERENCES, SWEEPS, Variant
 from gradmix_jax.report import contents, formats, raw, runs
@@ -204,9 +204,7 @@ def _flops(one: runs.Run) -> float:
         num_classes=len(one.results["known_classes"]),
         num_images=one.results["num_train"] + one.results.get("num_negative", 0),
     )
-    flops = assembly.step_cost(experiment, **sizes).flops
-    run_many.forget_programs()
-    return flops
+    return run_many.step_flops(experiment, **sizes)
 
 
 def print_commands(

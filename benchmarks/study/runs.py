@@ -17,6 +17,7 @@ from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.data import order
+from gradmix_jax.report.conditions import hardware
 from gradmix_jax.training import phases
 from gradmix_jax.workdir import lock
 
@@ -181,6 +182,4 @@ def commit() -> str:
 def conditions(environment: dict) -> dict[str, str]:
     """Commit, version of JAX and hardware of a run's environment."""
     commit = (environment["commit"] or "unknown")[:12] + "+" * environment["uncommitted_changes"]
-    devices = environment["devices"]
-    hardware = f"{len(devices)} x {devices[0]} ({environment['cpu_count']} CPU cores)"
-    return {"commit": commit, "jax": environment["packages"]["jax"], "hardware": hardware}
+    return {"commit": commit, "jax": environment["packages"]["jax"], "hardware": hardware(environment)}

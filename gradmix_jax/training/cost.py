@@ -38,10 +38,9 @@ def resident_shapes(program: Program) -> tuple[jax.ShapeDtypeStruct, ...]:
 
     Images and labels fill whole batches, and the order names whole batches, as in `train.resident_data`.
     """
-    used = program.steps_per_epoch * program.batch_size
-    size = -(-program.num_images // program.batch_size) * program.batch_size
-    numbers = lambda count: jax.ShapeDtypeStruct((count,), jnp.int32)
-    return jax.ShapeDtypeStruct((size, math.prod(program.image_shape)), jnp.uint8), numbers(size), numbers(used)
+    size, numbers = program.padded_images, lambda count: jax.ShapeDtypeStruct((count,), jnp.int32)
+    images = jax.ShapeDtypeStruct((size, math.prod(program.image_shape)), jnp.uint8)
+    return images, numbers(size), numbers(program.used_images)
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:

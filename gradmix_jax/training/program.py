@@ -66,6 +66,16 @@ class Program:
         """Number of whole batches in an epoch. Raises ValueError if there is none."""
         return order.steps_per_epoch(self.num_images, self.batch_size)
 
+    @property
+    def used_images(self) -> int:
+        """Images in the whole batches of an epoch: the length of the order that a step picks its batch by."""
+        return self.steps_per_epoch * self.batch_size
+
+    @property
+    def padded_images(self) -> int:
+        """Resident images with those that fill up the last batch: class splits of similar size share this shape."""
+        return -(-self.num_images // self.batch_size) * self.batch_size
+
     def temperature_factor(self, step: jax.Array) -> jax.Array | float:
         """The factor of `objective.temperature_schedule` for temperatures at a step; it changes by epoch."""
         epochs = sum(phase.epochs for phase in self.phases)

@@ -225,12 +225,12 @@ def resident_data(
     images, labels = data_lib.resident(source, progress=mapping.is_main_process())
     if jax.process_count() > 1:  # before the first step, because one different pixel would give different parameters
         pod.agree({"the content of the training images": data_lib.hash_of(images, labels)})
-    missing = -len(images) % program.batch_size
+    missing = program.padded_images - len(images)
     # Under the same names, so that no array on the host is kept while training.
     images, labels = np.pad(images.reshape(len(images), -1), ((0, missing), (0, 0))), np.pad(labels, (0, missing))
     images, labels = mapped.replicate((images, labels))
-    used = program.steps_per_epoch * program.batch_size
-    epoch_order = mapped.compile_replicated(lambda *key: order.epoch_order(*key, size=program.num_images)[:used])
+    used, size = program.used_images, program.num_images
+    epoch_order = mapped.compile_replicated(lambda *key: order.epoch_order(*key, size=size)[:used])
     for step in itertools.count(start_step):
         if step == start_step or step % program.steps_per_epoch == 0:
             # Not on the host, which would have to wait for it.
