@@ -64,6 +64,36 @@ def agree(facts: Mapping[str, Any]) -> None:
         raise ValueError(f"the processes differ: {verdict}; start all of them with the same command, code and data.")
 
 
+class Gathering:
+    """Values of all processes, brought to process 0; every process must create its own, in the main thread.
+
+    Attributes:
+      name: the same on all processes, and of no other.
+    """
+
+    def __init__(self):
+        self.name = f"gathering{next(_numbers)}"
+
+    def to_main(self, name: str, value: Any) -> list[Any] | None:
+        """The values of all processes on process 0, which waits for them; None on the others.
+
+        Args:
+          name: of the value, used once; from any thread.
+          value: whatever JSON can hold.
+        """
+        keys = [f"gradmix_jax/{self.name}/{name}/{each}" for each in range(jax.process_count())]
+        if len(keys) == 1:
+            return [value]
+        index = jax.process_index()
+        if index:
+            watching.store().key_value_set(keys[index], json.dumps(value))
+            return None
+        others = [json.loads(get(key)) for key in keys[1:]]
+        for key in keys[1:]:  # the store is in memory
+            watching.store().key_value_delete(key)
+        return [value, *others]
+
+
 def _difference(main: dict[str, Any], mine: dict[str, Any], index: int) -> str:
     names = [name for name in {**main, **mine} if main.get(name) != mine.get(name)]
     said = [f"{name} is {main.get(name)!r} on process 0 and {mine.get(name)!r} on process {index}" for name in names]

@@ -7,7 +7,6 @@ If the run is evaluated by a moving average, the average is the `model`, and the
 
 import concurrent.futures
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.training import bucket as bucket_lib
-from gradmix_jax.training import identity
+from gradmix_jax.training import digests, identity
 from gradmix_jax.training.state import TrainState
 from gradmix_jax.workdir import lock, storage, temporary
 
@@ -49,7 +48,8 @@ class Checkpoints:
     A save is complete only after `close`. For a workdir in a bucket, Orbax saves to and restores from a temporary local
     directory, and the checkpoints are copied from and to the bucket, see `bucket`.
 
-    Only the main process uses this class; the others receive its state (`mapping.broadcast`).
+    Only the main process uses this class; the others receive its state (`mapping.broadcast`). If all processes write,
+    they use `shared_checkpoints.SharedCheckpoints`.
 
     Args:
       workdir: directory of the run.
@@ -77,12 +77,9 @@ class Checkpoints:
             self._bucket = bucket_lib.Bucket(self.directory)
             self._staging = temporary.directory()
             self._local, keep = self._staging.name, 1
-        # One process writes and reads, so that the hosts of a pod need no shared disk.
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="main"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=False, multiprocessing_options=self._processes()
         )
-        alone = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
         if not read_only:
             os.makedirs(self._local, exist_ok=True)
         _silence_orbax()
@@ -90,6 +87,15 @@ class Checkpoints:
         # Orbax writes in the background, but first it copies to the host and creates folders, and training would wait.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: concurrent.futures.Future | None = None
+
+    def _processes(self) -> ocp.options.MultiprocessingOptions:
+        """One process writes and reads, so that the hosts of a pod need no shared disk."""
+        if jax.process_count() == 1:
+            return ocp.options.MultiprocessingOptions()
+        index = jax.process_index()
+        return ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix="main"
+        )
 
     @staticmethod
     def exist(workdir: str) -> bool:
@@ -120,13 +126,16 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step():
             return
-        items = {"model": state.evaluated, "training": _training(state)}
-        about = {"of": self._of, "step": step, "sha256": {name: _digest(tree) for name, tree in items.items()}}
+        items = items_of(state)
+        self._write(step, items, {name: digests.of_tree(tree) for name, tree in items.items()})
+        if self._bucket:
+            self._upload(step)
+
+    def _write(self, step: int, items: dict[str, Any], sha256: dict[str, Any]) -> None:
+        about = {"of": self._of, "step": step, "sha256": sha256}
         wanted = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._told():  # also errors of the previous save, which Orbax finishes first
             self._manager.save(step, args=ocp.args.Composite(**wanted, about=ocp.args.JsonSave(about)))
-        if self._bucket:
-            self._upload(step)
 
     def _upload(self, step: int) -> None:
         with self._told():
@@ -219,7 +228,8 @@ class Checkpoints:
         if self._bucket:  # outside `try`, because a bucket that cannot be reached is not damage
             self._download(step)
         try:
-            wanted = {name: ocp.args.StandardRestore(jax.tree.map(_hollow, tree)) for name, tree in shapes.items()}
+            found = {name: self._saved_shapes(step, name) if tree is None else tree for name, tree in shapes.items()}
+            wanted = {name: ocp.args.StandardRestore(jax.tree.map(_hollow, tree)) for name, tree in found.items()}
             if os.path.isdir(os.path.join(self._local, str(step), "about")):  # older checkpoints have none
                 wanted["about"] = ocp.args.JsonRestore()
             restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
@@ -231,7 +241,7 @@ class Checkpoints:
             for name, tree in shapes.items():
                 if tree is not None:
                     jax.tree_util.tree_map_with_path(_check_shape, tree, restored[name])
-                if about["sha256"].get(name, "") not in ("", _digest(restored[name])):
+                if not digests.agree(about["sha256"].get(name, ""), restored[name]):
                     raise ValueError(f"the SHA-256 of {name!r} differs from the recorded one")
         except (MemoryError, ShapeError):
             raise
@@ -243,6 +253,11 @@ class Checkpoints:
             raise ValueError(f"{self._path(step)} is of a run with {other}; give another workdir.")
         self.restored_step = step
         return restored
+
+    def _saved_shapes(self, step: int, item: str) -> Any:
+        """Shapes and dtypes of an item as saved: without them, Orbax wants the devices that it was saved from."""
+        with ocp.StandardCheckpointer() as reader:
+            return reader.metadata(os.path.join(self._local, str(step), item)).item_metadata.tree
 
     def close(self) -> None:
         """Wait until all saves are written. Raises SaveError if one fails."""
@@ -292,13 +307,9 @@ def _check_shape(path: tuple, wanted: Any, found: Any) -> None:
         raise ShapeError(f"{name} has the shape {shapes}; use the config of the run.")
 
 
-def _digest(tree: Any) -> str:
-    """SHA-256 of all arrays of a tree, in its order: dtypes, shapes and bytes."""
-    sha = hashlib.sha256()
-    for leaf in map(np.ascontiguousarray, jax.tree.leaves(tree)):
-        sha.update(f"{leaf.dtype} {leaf.shape}".encode())
-        sha.update(leaf.view(np.uint8).data if leaf.size and leaf.ndim else leaf.tobytes())
-    return sha.hexdigest()
+def items_of(state: TrainState) -> dict[str, Any]:
+    """The two items of a state."""
+    return {"model": state.evaluated, "training": _training(state)}
 
 
 def _training(state: TrainState) -> dict[str, Any]:

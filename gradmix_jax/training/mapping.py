@@ -105,6 +105,21 @@ class Mapping(abc.ABC):
         copy = jax.jit(self._copy).lower(first(state)).compile()
         return lambda state: copy(first(state))
 
+    def make_shared_snapshot(self, state: Any) -> Callable[[Any], Any]:
+        """As `make_snapshot`, but of global arrays, of which each process keeps its part, without collectives."""
+        firsts = {device.process_index: device for device in reversed(self.devices)}
+        one_each = NamedSharding(jax.sharding.Mesh(np.array([firsts[index] for index in sorted(firsts)]), (AXIS,)), P())
+        mine = firsts[jax.process_index()]
+
+        def local(leaf):
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == mine)
+
+        def as_global(leaf):
+            return jax.make_array_from_single_device_arrays(leaf.shape, one_each, [leaf])
+
+        copy = jax.jit(self._copy).lower(jax.tree.map(local, state)).compile()
+        return lambda state: jax.tree.map(as_global, copy(jax.tree.map(local, state)))
+
     def abstract(self, state: Any, batch: Any) -> tuple[Any, ...]:
         """Shapes and shardings of the arguments of the compiled step.
 
@@ -227,6 +242,9 @@ class Sharded(Mapping):
         snapshot = lambda state: jax.tree.map(fetch, state)
         snapshot(state)  # compiles
         return snapshot
+
+    def make_shared_snapshot(self, state: Any) -> Callable[[Any], Any]:
+        return jax.jit(self._copy).lower(state).compile()
 
     def split(self, tree: Any) -> Any:
         """Within a compiled function: large arrays split over the devices like the state."""

@@ -23,6 +23,7 @@ from gradmix_jax.training import step as step_lib
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.metrics_writer import MetricsWriter
 from gradmix_jax.training.program import Program
+from gradmix_jax.training.shared_checkpoints import SharedCheckpoints
 from gradmix_jax.training.trackers import TRACKERS
 
 
@@ -55,6 +56,12 @@ class Spec(Section, section="train"):
         may_change=True,
     )
     keep_checkpoints: int = key(2, "number of the newest checkpoints to keep", least=1, may_change=True)
+    checkpoint_writers: str = key(
+        "main",
+        "processes that write checkpoints: main, which needs no shared disk, or all, each its part of the state",
+        choices=("main", "all"),
+        may_change=True,
+    )
     skip_nonfinite: int = key(
         0,
         "number of steps with a nonfinite loss or gradient to skip before the run ends; 0: the first one ends it",
@@ -107,6 +114,11 @@ def train(
     """
     checkpoints = Checkpoints(workdir, keep=spec.keep_checkpoints, of=of) if mapping.is_main_process() else None
     state = _first_state(init, first, checkpoints, mapped)
+    together = spec.checkpoint_writers == "all" and jax.process_count() > 1
+    if together:
+        if checkpoints:
+            checkpoints.close()
+        checkpoints = SharedCheckpoints(workdir, keep=spec.keep_checkpoints, of=of)
     start_step, seed = (int(number) for number in mapped.to_host((state.step, state.seed)))
     total_steps = phases.total_steps(program.phases, program.steps_per_epoch)
     writer = MetricsWriter(
@@ -115,7 +127,7 @@ def train(
         total_steps=total_steps,
         images_per_step=program.batch_size,
         trackers=spec.trackers,
-        enabled=checkpoints is not None,
+        enabled=mapping.is_main_process(),
     )
 
     def save(snapshot):
@@ -138,7 +150,11 @@ def train(
             save_every=spec.checkpoint_every_epochs * program.steps_per_epoch,
             on_metrics=writer.write,
             on_step=writer.advance,
-            snapshot=mapped.make_snapshot(state, wanted=checkpoints is not None),
+            snapshot=(
+                mapped.make_shared_snapshot(state)
+                if together
+                else mapped.make_snapshot(state, wanted=checkpoints is not None)
+            ),
             save=save if checkpoints else lambda snapshot: None,
             should_stop=signals.should_stop,
             max_skipped=spec.skip_nonfinite,
