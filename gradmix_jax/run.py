@@ -189,16 +189,17 @@ def train(
     options = dict(storage=experiment.dataset.storage, workdir=workdir, of=of)
     if mapping.is_main_process():
         if experiment.model.init_from and not Checkpoints.exist(workdir):
-            options["first"] = _loaded(experiment, init())
+            options["first"] = _loaded(experiment, data, init())
         _record(config, workdir, jax.eval_shape(init).params)
     return train_lib.train(program, init, data.for_training, experiment.train, mapped, **options)
 
 
-def _loaded(experiment: Experiment, initial: state_lib.TrainState) -> state_lib.TrainState:
+def _loaded(experiment: Experiment, data: data_lib.OpenSet, initial: state_lib.TrainState) -> state_lib.TrainState:
     """The initial state with the weights of `model.init_from`; prints what was loaded."""
     template = {"params": initial.params, "batch_stats": initial.batch_stats}
     variables, report = initial_lib.load(experiment.model.init_from, experiment.dataset.trial, template)
     print(report, file=sys.stderr)
+    initial_lib.warn_of_unknown(report, experiment.dataset, data)
     if experiment.model.has_logits and not checks.trains_head(experiment.phases):
         initial_lib.check_head(report, experiment.model.classifier)
     return state_lib.with_weights(initial, variables)

@@ -121,8 +121,7 @@ def restore(setup: Setup, workdir: str, *, data: data_lib.OpenSet | None = None)
     check_fits(setup.evaluate, setup.dataset, setup.model)
     data = data_lib.open_set(setup.dataset) if data is None else data
     model = models.create(setup.model, num_classes=data.num_classes)
-    names = dict(class_names=data.class_names, negative_names=data.negative_names)
-    step, variables, random = weights.restored(setup, model, workdir, **names)
+    step, variables, random = weights.restored(setup, model, workdir, data=data)
     if setup.evaluate.feature in random:
         raise ValueError(
             f"evaluate.feature={setup.evaluate.feature!r} is the output of a head that {setup.model.init_from} lacks; "

@@ -1,21 +1,19 @@
 """The weights to evaluate."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gradmix_jax import data as data_lib
 from gradmix_jax.evaluation.spec import Setup
 from gradmix_jax.training import initial
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.identity import identity
 
 
-def restored(
-    setup: Setup, model: Any, workdir: str, *, class_names: Sequence[str], negative_names: Sequence[str]
-) -> tuple[int, Any, tuple[str, ...]]:
+def restored(setup: Setup, model: Any, workdir: str, *, data: data_lib.OpenSet) -> tuple[int, Any, tuple[str, ...]]:
     """(step, variables, random) of the newest checkpoint, or of `model.init_from`.
 
     `random` names meaningless outputs: those of a projection that is neither in `model.init_from` nor trained.
@@ -31,11 +29,12 @@ def restored(
         start = jax.device_get({"batch_stats": {}} | dict(start))
         variables, report = initial.load(init_from, setup.dataset.trial, start)
         print(report, file=sys.stderr)
+        initial.warn_of_unknown(report, setup.dataset, data)
         if setup.model.has_logits:
             initial.check_head(report, setup.model.classifier)
         random = any(path.startswith("params/projection/") for path in report.kept)
         return 0, variables, ("projection",) if random else ()
-    of = identity(setup.dataset, setup.seed, class_names, negative_names)
+    of = identity(setup.dataset, setup.seed, data.class_names, data.negative_names)
     checkpoints = Checkpoints(workdir, of=of, read_only=True)
     variables = checkpoints.restore_model(template(model, setup.dataset))
     checkpoints.close()

@@ -48,12 +48,14 @@ class Report:
       loaded: paths of our arrays loaded from the file.
       kept: paths of our arrays that keep their initialization; all of heads.
       ignored: names of the file's tensors that were not used; all of heads, or without a meaning here.
+      trained_on: the run that the weights are of, see `training.identity`; empty if unknown.
     """
 
     source: str
     loaded: tuple[str, ...]
     kept: tuple[str, ...]
     ignored: tuple[str, ...]
+    trained_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         kept = f"; newly initialized: {_listed(self.kept)}" if self.kept else ""

@@ -59,6 +59,7 @@ class Checkpoints:
 
     Attributes:
       restored_step: the step of the checkpoint that was restored last.
+      restored_of: what that checkpoint says its run is; older ones say nothing.
 
     Raises:
       ValueError: `read_only` and there is no checkpoint.
@@ -69,6 +70,7 @@ class Checkpoints:
         self._of, self._read_only, self._keep = dict(of or {}), read_only, keep
         self._workdir = workdir if storage.is_remote(workdir) else os.path.abspath(workdir)
         self.restored_step: int | None = None
+        self.restored_of: dict[str, Any] = {}
         self.directory = workdir_lib.path(self._workdir, workdir_lib.CHECKPOINTS)
         if read_only and not self.exist(workdir):
             raise ValueError(f"no checkpoint in {workdir}; give the workdir of a run that has saved one.")
@@ -251,7 +253,7 @@ class Checkpoints:
         other = identity.difference(about["of"], self._of)
         if other:
             raise ValueError(f"{self._path(step)} is of a run with {other}; give another workdir.")
-        self.restored_step = step
+        self.restored_step, self.restored_of = step, about["of"]
         return restored
 
     def _saved_shapes(self, step: int, item: str) -> Any:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gradmix_jax import data as data_lib
 from gradmix_jax import stored
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.models import pretrained
@@ -48,7 +50,23 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     checkpoints = Checkpoints(path, of=None, read_only=True)
     variables = checkpoints.saved_model()
     checkpoints.close()
-    return pretrained.merge_variables(variables, template, source=path)
+    variables, report = pretrained.merge_variables(variables, template, source=path)
+    return variables, dataclasses.replace(report, trained_on=checkpoints.restored_of)
+
+
+def warn_of_unknown(report: pretrained.Report, dataset: data_lib.Spec, data: data_lib.OpenSet) -> None:
+    """Print a warning if the weights were trained on classes that are unknown in this experiment."""
+    of = report.trained_on
+    if not of or not data_lib.same_data(of["dataset"], dataset.unknown_data):
+        return
+    trained = {*of.get("known classes", ()), *of.get("negative classes", ())}
+    seen = sorted(trained.intersection(data.test_unknown.classes.tolist()))
+    if seen:
+        print(
+            f"warning: {report.source} was trained on classes that are unknown here ({data_lib.listed(seen)}), so they "
+            "are not new to this model; start from a run of the same class split.",
+            file=sys.stderr,
+        )
 
 
 def check_head(report: pretrained.Report, classifier: str) -> None:

@@ -15,6 +15,8 @@ from gradmix_jax import config as config_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
+from gradmix_jax.data import splits
+from gradmix_jax.evaluation import fitting
 from gradmix_jax.models import pretrained, safetensors_file
 from gradmix_jax.models.parts import expanded, part_of
 from gradmix_jax.training import initial, loop, mapping, optimizer
@@ -100,6 +102,22 @@ def test_a_run_starts_from_another_run(untrained, tmp_path):
     config.seed = 5
     fit(config, tmp_path)
     assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == set()
+
+
+def test_a_run_that_starts_from_another_class_split_is_warned(untrained, tmp_path, capsys):
+    """Its unknown classes are not new to the weights, whether they are trained on or only evaluated."""
+    config = digits(epochs=0, **{"model.init_from": str(untrained[1])})
+    fit(config, tmp_path / "same")
+    assert "warning" not in capsys.readouterr().err
+    config.dataset.trial = 1
+    known, unknown = (splits.BENCHMARKS["mnist"][trial] for trial in (0, 1))
+    both = sorted(str(number) for number in set(known.known) & set(unknown.unknown))
+    fit(config, tmp_path / "other")
+    said = f"was trained on classes that are unknown here ({', '.join(both)}), so they are not new to this model"
+    assert said in capsys.readouterr().err
+    experiment = run_lib.from_config(config_lib.to_plain(config), num_devices=jax.device_count())
+    fitting.restore(experiment.setup, str(tmp_path / "evaluated"))
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_starts_from_an_export(source, tmp_path):
