@@ -1,6 +1,8 @@
 """One experiment from config to results: specs, training, evaluation, and the files of the run."""
 
 import contextlib
+import hashlib
+import io
 import sys
 from typing import Any
 
@@ -149,7 +151,7 @@ def _evaluate(
         nonlocal written
         new = {name: value for name, value in results.items() if name not in saved}
         saved.update(ARRAYS.keys() & new.keys())
-        written = save_results(new, config, workdir)
+        written = save_results(new | {"sha256": written.get("sha256", {})}, config, workdir)
 
     evaluation.evaluate(experiment.setup, workdir, data=data, save=save)
     tracking.track_results(experiment.train.trackers, workdir, written)
@@ -260,15 +262,19 @@ def evaluate(config: ConfigDict | dict[str, Any], workdir: str) -> dict[str, Any
 def save_results(results: dict[str, Any], config: dict[str, Any], workdir: str) -> dict[str, Any]:
     """Write results.json, scores.npz, gallery.npz and the evaluated config.json; return the content of results.json.
 
-    Files whose entry, "arrays" or "gallery", is missing are left alone.
+    Files whose entry, "arrays" or "gallery", is missing are left alone. results["sha256"] has the digests of both.
     """
+    sha256 = dict(results.get("sha256", {}))
     for entry, name in ARRAYS.items():
         if entry in results:
+            content = io.BytesIO()
+            np.savez_compressed(content, **results[entry])
+            sha256[name] = hashlib.sha256(content.getbuffer()).hexdigest()
             with workdir_lib.replacing(workdir_lib.path(workdir, name), "wb") as file:
-                np.savez_compressed(file, **results[entry])
+                file.write(content.getbuffer())
     # Keys that may change between evaluations of a run belong to its results.
     workdir_lib.write_json(workdir, workdir_lib.CONFIG, config)
     results = {key: value for key, value in results.items() if key not in ARRAYS}
-    results |= {"version": stored.VERSION, "environment": workdir_lib.environment()}
+    results |= {"sha256": sha256, "version": stored.VERSION, "environment": workdir_lib.environment()}
     workdir_lib.write_json(workdir, workdir_lib.RESULTS, results)
     return results

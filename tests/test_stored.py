@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from evaluated_runs import write_run
 
 from gradmix_jax import config as config_lib
 from gradmix_jax import report, stored, workdir
+from gradmix_jax import run as run_lib
 from gradmix_jax.evaluation import cache
 from gradmix_jax.portable import from_run
 from gradmix_jax.report import runs
@@ -408,3 +410,25 @@ def test_the_files_of_a_run_fit_their_schemas(whole, tmp_path):
     assert runs.read(folder).config == config_lib.read(folder)
     before, found = workdir.read_json(folder, "results.json"), stored.results(folder)
     assert all(found[name] == value for name, value in before.items() if value is not None)
+
+
+def test_arrays_of_another_run_are_refused(tmp_path):
+    folders = [write_run(tmp_path / str(seed), "none", seed=seed) for seed in (0, 1)]
+    for folder in folders:
+        content = workdir.read_json(folder, "results.json")
+        both = {entry: dict(np.load(f"{folder}/{name}")) for entry, name in run_lib.ARRAYS.items()}
+        config = workdir.read_json(folder, "config.json")
+        written = run_lib.save_results(content | both, config, folder)
+        assert written["sha256"].keys() == {"scores.npz", "gallery.npz"}
+        # A later part of the evaluation leaves the arrays as they are.
+        again = run_lib.save_results(content | {"sha256": written["sha256"]}, config, folder)
+        assert again["sha256"] == written["sha256"]
+        runs.read(folder).check()
+    for name in ("scores.npz", "gallery.npz"):
+        kept = (tmp_path / "0" / name).read_bytes()
+        shutil.copy(tmp_path / "1" / name, tmp_path / "0" / name)
+        with pytest.raises(
+            ValueError, match=rf"/0/{name} is damaged or of another run: its SHA-256 is not the one"
+        ):
+            runs.read(folders[0]).check()
+        (tmp_path / "0" / name).write_bytes(kept)

@@ -90,7 +90,7 @@ class Run:
             self._arrays(name)
 
     def _arrays(self, name: str) -> Arrays | None:
-        return stored.arrays(self.workdir, name)
+        return stored.arrays(self.workdir, name, sha256=self.results["sha256"].get(name))
 
 
 def read(workdir: str) -> Run:

@@ -3,6 +3,7 @@
 Every error is one line that names the file and what is wrong with it.
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ VERSION = 2
 MISSING_PARTS: dict[str, Any] = {
     **dict.fromkeys(("by_feature", "by_score", "per_class", "per_unknown_class", "closed_set", "diversity"), {}),
     **dict.fromkeys(("corruptions", "probes", "duplicates", "failed", "left_out", "intervals", "environment"), {}),
-    **dict.fromkeys(("per_unknown_group", "leaderboard", "shifted"), {}),
+    **dict.fromkeys(("per_unknown_group", "leaderboard", "shifted", "sha256"), {}),
     **dict.fromkeys(("score", "feature", "score_name", "checkpoint"), ""),
     **dict.fromkeys(("confusion", "threshold", "threshold_rule", "seconds", "step"), None),
     **dict.fromkeys(("num_train", "num_known", "num_unknown"), None),
@@ -127,6 +128,7 @@ RESULTS = {
     "ood": nullable(mapping(mapping(_detection))),
     "duplicates": nullable(mapping(whole())),
     "failed": nullable(mapping(text)),
+    "sha256": nullable(mapping(text)),
     "pending": nullable(listing(text)),
     "left_out": nullable(mapping(mapping(text))),
     "environment": nullable(_environment),
@@ -250,13 +252,18 @@ SCORES, GALLERY, FEATURES = _scores, _gallery, _features
 _ARRAYS = {workdir_lib.SCORES: SCORES, workdir_lib.GALLERY: GALLERY, workdir_lib.FEATURES: FEATURES}
 
 
-def arrays(workdir: str, name: str) -> Arrays | None:
+def arrays(workdir: str, name: str, *, sha256: str | None = None) -> Arrays | None:
     """The file `name` of a run, one of its three .npz files; None if there is none.
 
     Arrays of one side, part or kind have equally many rows.
 
+    Args:
+      workdir: directory of the run.
+      name: of the file.
+      sha256: its digest, where results.json has one.
+
     Raises:
-      ValueError: it is damaged.
+      ValueError: it is damaged, or another file than the one with this digest.
     """
     path = workdir_lib.path(workdir, name)
     if not storage.exists(path):
@@ -270,6 +277,11 @@ def arrays(workdir: str, name: str) -> Arrays | None:
         if len(set(sizes.values())) > 1:
             (first, one), (other, two) = min(sizes.items(), key=lambda e: e[1]), max(sizes.items(), key=lambda e: e[1])
             raise ValueError(f"{path} is damaged: {first} has {one} rows and {other} has {two}.")
+    if sha256 is not None and hashlib.sha256(storage.read(path)).hexdigest() != sha256:
+        raise ValueError(
+            f"{path} is damaged or of another run: its SHA-256 is not the one in {workdir_lib.RESULTS}; evaluate "
+            "the run again with --mode=eval."
+        )
     return found
 
 
