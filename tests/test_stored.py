@@ -427,8 +427,6 @@ def test_arrays_of_another_run_are_refused(tmp_path):
     for name in ("scores.npz", "gallery.npz"):
         kept = (tmp_path / "0" / name).read_bytes()
         shutil.copy(tmp_path / "1" / name, tmp_path / "0" / name)
-        with pytest.raises(
-            ValueError, match=rf"/0/{name} is damaged or of another run: its SHA-256 is not the one"
-        ):
+        with pytest.raises(ValueError, match=rf"/0/{name} is damaged or of another run: its SHA-256 is not the one"):
             runs.read(folders[0]).check()
         (tmp_path / "0" / name).write_bytes(kept)

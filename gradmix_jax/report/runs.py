@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def load(workdirs: list[str], names: dict[str, str] | None = None) -> list[Metho
     everything = _read_all(workdirs)
     if names:
         everything = [dataclasses.replace(run, config=run.config | {"name": names[run.workdir]}) for run in everything]
-    _check_same("the runs of a report", everything, SHARED)
+    _check_same("the runs of a report", everything, SHARED, "use gradmix compare")
     return _methods(everything)
 
 
@@ -254,15 +255,17 @@ def _telling_apart(runs: list[Run]) -> list[str]:
 
 
 def _check_distinct(label: str, runs: list[Run]) -> None:
-    _check_same(f"runs of {label!r}", runs, _telling_apart(runs))
+    _check_same(
+        f"runs of {label!r}", runs, _telling_apart(runs), "set --config.name of each method, or use gradmix compare"
+    )
     if len({run.key for run in runs}) < len(runs):
         raise ValueError(f"two runs of {label!r} have the same trial and seed; give each run once.")
 
 
-def _check_same(what: str, runs: list[Run], keys) -> None:
+def _check_same(what: str, runs: list[Run], keys: Iterable[str], advice: str) -> None:
     first, *others = (flatten(run.config) for run in runs)
     for flat in others:
         for key in keys:
             if flat.get(key) != first.get(key):
                 values = f"{first.get(key)!r} and {flat.get(key)!r}"
-                raise ValueError(f"{what} differ in {key} ({values}); report them apart.")
+                raise ValueError(f"{what} differ in {key} ({values}); {advice}.")
