@@ -57,7 +57,7 @@ def test_runs_that_cannot_be_averaged_are_refused(tmp_path):
         report.summary([first, write_run(tmp_path / "b", "input")])
     with pytest.raises(ValueError, match=r"differ in model\.width \(4 and 8\); set --config\.name of each"):
         report.summary([first, write_run(tmp_path / "c", "input", trial=1, **{"model.width": 8})])
-    with pytest.raises(ValueError, match=r"a report differ in dataset\.name \('digits' and 'mnist'\); use gradmix compare\."):
+    with pytest.raises(ValueError, match=r"differ in dataset\.name \('digits' and 'mnist'\); use gradmix compare\."):
         runs.load([first, write_run(tmp_path / "d", "layer", **{"dataset.name": "mnist"})])
     with pytest.raises(ValueError, match="no config.json in"):
         report.summary([str(tmp_path / "nothing")])
