@@ -32,9 +32,10 @@ def puzzlemix(
     """Mask the cells that matter least to the image and most to its partner, and move important cells into view.
 
     Source: PuzzleMix, Kim et al. 2020, arXiv 2009.06962, equation 4. Differences, so that a batch is mixed at once:
-    the mask is binary, has exactly the drawn share of cells in place of a prior on it, and is found by `sweeps` rounds
-    of iterated conditional modes in place of graph cuts; the smoothness term that depends on pixel values is left out;
-    cells move by as many rounds of proposals as there are cells (see `moves`). The saliency is the map of the step.
+    the mask is binary, has exactly the drawn share of cells in place of a prior on it, and is the best of `sweeps`
+    rounds of a local search in place of graph cuts (see `choose`); the smoothness term that depends on pixel values is
+    left out; cells move by as many rounds of proposals as there are cells (see `moves`). The saliency is the map of the
+    step.
 
     Args:
       key: randomness of partners, keep shares and noise.
@@ -81,14 +82,24 @@ def choose(gain_Bxhxw: jax.Array, keep_B: jax.Array, *, smoothness: float, sweep
     """The round((1 - keep) * N) cells to mask: large gain, like their neighbors; mask_Bxhxw, bool.
 
     The first choice is by gain alone. Each sweep chooses again by gain + smoothness * (mean over the four neighbors of
-    +1 where masked, -1 where not; 0 outside).
+    +1 where masked, -1 where not; 0 outside). The result is the choice of the largest worth: the sum over cells of gain
+    where masked and -gain where not, plus the sum over pairs of neighbors of +smoothness / 4 where they are alike and
+    -smoothness / 4 where not. All cells choose at once, so a sweep may lower it too: two choices can alternate forever.
     """
     mask_Bxhxw = masks.threshold(gain_Bxhxw, keep_B)
-    for _ in range(sweeps):
+    best_Bxhxw, highest_B = mask_Bxhxw, jnp.full(len(gain_Bxhxw), -jnp.inf)
+    for sweep in range(sweeps + 1):
         signs = jnp.pad(jnp.where(mask_Bxhxw, 1.0, -1.0), ((0, 0), (1, 1), (1, 1)))
         around = signs[:, :-2, 1:-1] + signs[:, 2:, 1:-1] + signs[:, 1:-1, :-2] + signs[:, 1:-1, 2:]
-        mask_Bxhxw = masks.threshold(gain_Bxhxw + smoothness * around / 4, keep_B)
-    return mask_Bxhxw
+        pull_Bxhxw = smoothness * around / 4
+        # Half the pull, because each pair pulls on both of its cells.
+        worth_B = jnp.sum(signs[:, 1:-1, 1:-1] * (gain_Bxhxw + pull_Bxhxw / 2), axis=(1, 2))
+        is_best_B = worth_B > highest_B
+        best_Bxhxw = jnp.where(is_best_B[:, None, None], mask_Bxhxw, best_Bxhxw)
+        highest_B = jnp.maximum(highest_B, worth_B)
+        if sweep < sweeps:
+            mask_Bxhxw = masks.threshold(gain_Bxhxw + pull_Bxhxw, keep_B)
+    return best_Bxhxw
 
 
 def moves(seen_BxN: jax.Array, saliency_BxN: jax.Array, *, grid: int, distance: float, rounds: int) -> jax.Array:
