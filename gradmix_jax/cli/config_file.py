@@ -12,6 +12,7 @@ from ml_collections.config_flags import tuple_parser
 
 flags.disclaim_key_flags()  # as in `cli`
 FUNCTION = "get_config"
+LONGEST = 1000  # characters of a reason; all recipes and methods fit, and the wrong name behind them
 
 
 class ConfigFileError(Exception):
@@ -113,4 +114,4 @@ def _translated(error: BaseException, path: str) -> BaseException:
         text = f"it ends the command with {error.code!r} instead of returning a config"
     said = " ".join(text.split()) or "no reason given"
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-    return ConfigFileError(f"{where}: {kind}{said[:300]}{'' if said.endswith(('.', '?')) else '.'}")
+    return ConfigFileError(f"{where}: {kind}{said[:LONGEST]}{'' if said.endswith(('.', '?')) else '.'}")
