@@ -28,7 +28,7 @@ GOOD = "from gradmix_jax import config\ndef get_config(recipe='input'):\n    c =
         (GOOD + "    c.mix.keep_range = 'a'\n    return c\n", "{0}, line 4: TypeError: "),
         (
             GOOD + "    return config.apply_recipe(c, 'layers')\n",
-            r"{0}, line 4: the recipe must be one of input, layer, .*, logitnorm, got 'layers'; did you mean 'layer'\?$",
+            r"{0}, line 4: the recipe must be one of input, .*, logitnorm, got 'layers'; did you mean 'layer'\?$",
         ),
         ("def get_config():\n    raise MemoryError\n", "{0}, line 2: MemoryError: no reason given."),
         ("\0\n", r"{0}(, line \d+)?: (SyntaxError|source code string cannot contain null bytes)"),
