@@ -3,7 +3,8 @@
 Common arguments: `key` (all randomness), `images_BxHxWxC` in [0, 1] (B = views * images, view-major), `maps_BxHxW`
 (ignored), `keep_range` and `keep_B` (see `draws.draw`), `fill` (a name of `fills.FILLS`), `views`,
 and `border` (pixels over which the mask fades on each side, see `masks.soften`). All return mixed images (shape and
-dtype of the input), weight_B and partner_B, and raise ValueError for an unknown fill.
+dtype of the input), weight_B and partner_B, and raise ValueError for an unknown fill. The published share to keep is
+uniform in [0, 1] for CutMix, SaliencyMix and FMix, and fixed for Cutout; here it is GradMix's unless configured.
 
 Letters: B batch (views included), H W image, C image channels.
 """
