@@ -17,7 +17,8 @@ def prototype_loss(distance_BxK: jax.Array, targets_BxK: jax.Array) -> jax.Array
     """loss_B: the distance to the prototype of its class; soft targets give a weighted mean.
 
     Yang et al. 2018, "Robust Classification with Convolutional Prototype Learning", arXiv 1805.03438: the
-    prototype loss.
+    prototype loss. The head divides distances by the number of features, as ARPL's released code does, not
+    the paper.
     """
     return (targets_BxK * distance_BxK).sum(axis=1)
 

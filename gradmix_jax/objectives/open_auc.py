@@ -18,8 +18,8 @@ def open_auc(logits_MxK: jax.Array, labels_M: jax.Array, partner_N: jax.Array, s
     Wang et al. 2022, "OpenAUC: Towards AUC-Oriented Open-Set Recognition", arXiv 2210.13458, as in its
     released code: image i of the first half of the batch is compared with a mix of image i of the second half and its
     partner there. (1 + maximum logit of the mix - that of the image)^2, averaged over the pairs in which the image is
-    classified correctly and the mix is of two classes; 0 without such a pair. With a linear head the logits of mixed
-    features are the mixed logits.
+    classified correctly and the mix is of two classes; 0 without such a pair. The released code takes the smallest
+    logits here, against its own score. With a linear head the logits of mixed features are the mixed logits.
 
     Args:
       logits_MxK: logits of all rows.

@@ -1,6 +1,6 @@
 """ConOSR's supervised contrastive loss with soft labels, of clean and mixed images together.
 
-Letters: B rows of this device (views included), M those of all devices, D embedding, K known classes.
+Letters: B rows of this device (views included), N its anchors, M rows of all devices, D embedding, K known classes.
 """
 
 import dataclasses
@@ -55,20 +55,13 @@ def _mixed(given: Given, mixed: Mixed) -> jax.Array:
     two, so what is added to the loss of the clean rows is the difference.
     """
     batch, smoothing = given.batch, given.spec.options["soft_supcon"]["smoothing"]
-    clean_BxK, mixed_BxK = (
-        smoothed(each, smoothing) for each in (clean_targets(given), targets_of_mixed(given, mixed))
-    )
-    rows = lambda a, b: jnp.concatenate([a, b])
-    labels_MxK = rows(gather(clean_BxK, batch.axis_name), gather(mixed_BxK, batch.axis_name))
-    contrast_MxD = rows(batch.contrast_MxD, gather(mixed.z, batch.axis_name))
-    of_clean = dataclasses.replace(batch, contrast_MxD=contrast_MxD)
-    first = batch.first_anchor + batch.contrast_MxD.shape[0]
-    of_mixed = dataclasses.replace(of_clean, anchors_NxD=mixed.z, first_anchor=first)
-    both = (
-        soft_supcon(of_clean, clean_BxK, labels_MxK, given.spec),
-        soft_supcon(of_mixed, mixed_BxK, labels_MxK, given.spec),
-    )
-    return sum(both) / 2 - _clean(given)
+    rows = lambda clean, mixed: jnp.concatenate([clean, mixed])
+    labels_NxK = smoothed(rows(clean_targets(given), targets_of_mixed(given, mixed)), smoothing)
+    z_NxD = rows(batch.anchors_NxD, mixed.z)
+    # Clean and mixed rows of one device are neighbors, so that the anchors are consecutive rows of the contrast.
+    contrast_MxD, labels_MxK = (gather(x, batch.axis_name) for x in (z_NxD, labels_NxK))
+    both = dataclasses.replace(batch, anchors_NxD=z_NxD, contrast_MxD=contrast_MxD, first_anchor=2 * batch.first_anchor)
+    return soft_supcon(both, labels_NxK, labels_MxK, given.spec) - _clean(given)
 
 
 OBJECTIVE = Objective(

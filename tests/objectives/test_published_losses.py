@@ -141,11 +141,10 @@ def soft_supcon(x, q, first):
 
 
 def soft_supcon_mixed(clean, mixed, negatives):
-    """Clean and mixed rows in one loss, minus the loss of the clean rows; both halves weigh the same."""
+    """One mean over the clean and the mixed rows that are of a known class, minus that over the clean rows alone."""
     q = [targets(negatives, mixed=False), targets(negatives, mixed=True)]
     together = soft_supcon_of(np.concatenate([clean["z"], mixed["z"]]), np.concatenate(q))
-    count = (q[0].sum(axis=1) > 0).sum()
-    return (together[:count].mean() + together[count:].mean()) / 2 - soft_supcon(clean, q[0], True)
+    return together.mean() - soft_supcon(clean, q[0], True)
 
 
 def uniform(x):
