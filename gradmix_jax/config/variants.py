@@ -15,7 +15,7 @@ class Variant(NamedTuple):
     epochs: tuple[int, ...] = ()
 
 
-GRADMIX = "arXiv 2505.12803"
+GRADMIX = "2505.12803"
 # Set in every phase, because a phase with other weights would train another method.
 SUPCON_ONLY = {"phases[*].supcon": 1.0, "phases[*].ssl": 0.0}
 SSL_ONLY = {"phases[*].supcon": 0.0}
