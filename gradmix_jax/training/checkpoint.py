@@ -66,6 +66,9 @@ class Checkpoints:
       OSError: the bucket cannot be used; the methods raise it too.
     """
 
+    # Whether Orbax writes in threads of its own.
+    _ASYNC = True
+
     def __init__(self, workdir: str, *, of: Mapping[str, Any] | None, keep: int = 2, read_only: bool = False):
         self._of, self._read_only, self._keep = dict(of or {}), read_only, keep
         self._workdir = workdir if storage.is_remote(workdir) else os.path.abspath(workdir)
@@ -80,7 +83,10 @@ class Checkpoints:
             self._staging = temporary.directory()
             self._local, keep = self._staging.name, 1
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=False, multiprocessing_options=self._processes()
+            max_to_keep=keep,
+            create=False,
+            multiprocessing_options=self._processes(),
+            enable_async_checkpointing=self._ASYNC,
         )
         if not read_only:
             os.makedirs(self._local, exist_ok=True)

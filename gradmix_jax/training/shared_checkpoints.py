@@ -26,8 +26,11 @@ class SharedCheckpoints(Checkpoints):
       of, keep: see `Checkpoints`.
 
     Raises:
-      ValueError: the workdir is in a bucket, or not the same directory on all processes.
+      ValueError: the workdir is in a bucket, or not the same directory with the same checkpoints on all processes.
     """
+
+    # In Orbax's threads, a process that cannot write would wait 20 minutes for the others before it said so.
+    _ASYNC = False
 
     def __init__(self, workdir: str, *, of: Mapping[str, Any] | None, keep: int = 2):
         if storage.is_remote(workdir):
@@ -39,6 +42,8 @@ class SharedCheckpoints(Checkpoints):
         # Its own on every process, in the same order.
         self._gather = pod.Gathering()
         super().__init__(workdir, of=of, keep=keep)
+        # Each decides by itself whether a step is saved already; on a network disk, one may see an outdated listing.
+        pod.agree({"the list of checkpoints in the workdir": self.steps()})
 
     def _processes(self) -> ocp.options.MultiprocessingOptions:
         # All are named, because Orbax otherwise meets on the devices, where the threads would disturb the training.

@@ -171,6 +171,8 @@ def _acquire(path: str, workdir: str) -> int:
                 raise LockedError(_said(owner, workdir, path))
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, (json.dumps(dataclasses.asdict(Owner.this())) + "\n").encode(), 0)
+            with contextlib.suppress(OSError):
+                os.fsync(descriptor)  # on a network disk, other hosts would see an empty file for a while
             return descriptor
         except BaseException:
             with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ import pods
 import pytest
 from programs import small_program, small_state
 
+from gradmix_jax import pod
 from gradmix_jax.training import digests, mapping
 from gradmix_jax.training.checkpoint import Checkpoints
 from gradmix_jax.training.shared_checkpoints import SharedCheckpoints
@@ -93,6 +94,15 @@ def test_a_bucket_is_refused():
         SharedCheckpoints("gs://b/run", of=None)
 
 
+def test_processes_agree_on_what_is_saved_already(tmp_path, monkeypatch):
+    """Otherwise one that sees an outdated listing would not write, and the others would wait for it."""
+    asked = []
+    monkeypatch.setattr(pod, "agree", asked.append)
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    SharedCheckpoints(str(tmp_path), of=None).close()
+    assert asked[-1] == {"the list of checkpoints in the workdir": [7]}
+
+
 @pytest.mark.slow
 def test_two_processes_write_together_and_others_resume(tmp_path):
     """Stop after the third step, continue on two processes, then finish on one, also with the other writers."""
@@ -144,16 +154,47 @@ def test_a_process_that_cannot_write_ends_all_soon(tmp_path):
     assert not [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
 
 
+FULL = """
+import resource
+from gradmix_jax.training import shared_checkpoints
+write = shared_checkpoints.SharedCheckpoints._write
+def fills(self, *rest):
+    if index == {index}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+    try:
+        write(self, *rest)
+    except Exception:  # there is room for the files that are written at the end
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        raise
+shared_checkpoints.SharedCheckpoints._write = fills
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [0, 1])
+def test_a_disk_that_fills_up_while_arrays_are_written_ends_all_soon(full, tmp_path):
+    workdir = tmp_path / "run"
+    with pods.Pod([workdir, workdir], TOGETHER, code=FULL.format(index=full)) as pod:
+        ended = pod.wait(90)
+    assert ended[full][0] == 5 and ended[1 - full][0] == 4, "\n---\n".join(errors for _, errors in ended)
+    assert not [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+
+
 KILLED = """
 import os, signal
 from gradmix_jax.training import shared_checkpoints
+from orbax.checkpoint._src.multihost import multihost
 watching.LOST_AFTER, joining.LINGER = 8.0, 13.0
-write = shared_checkpoints.SharedCheckpoints._write
-def dies(self, step, *rest):
+write, meet, writing = shared_checkpoints.SharedCheckpoints._write, multihost.sync_global_processes, []
+def noted(self, step, *rest):
+    writing.append(step)
     write(self, step, *rest)
-    if step == 10 and index == {index}:
+def dies(name, **more):
+    # It has written its part, and now waits for the others.
+    if name.endswith("Checkpointer:save") and writing[-1] == 10 and index == {index}:
         os.kill(os.getpid(), signal.SIGKILL)
-shared_checkpoints.SharedCheckpoints._write = dies
+    meet(name, **more)
+shared_checkpoints.SharedCheckpoints._write, multihost.sync_global_processes = noted, dies
 """
 
 
@@ -164,6 +205,7 @@ def test_a_process_killed_while_all_write_loses_nothing(killed, tmp_path):
     with pods.Pod([workdir, workdir], [*TOGETHER, EVERY_EPOCH], code=KILLED.format(index=killed)) as pod:
         ended = pod.wait(120)
     assert ended[killed][0] == -9
+    assert [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()] == ["5"]
     pods.run([workdir, workdir], TOGETHER)
     reader = Checkpoints(str(workdir), of=None, read_only=True)
     reader.saved_model()

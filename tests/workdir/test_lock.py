@@ -62,6 +62,14 @@ def test_the_lock_of_a_killed_process_is_taken_over(holder):
         assert lock.Owner.read(os.path.join(workdir, lock.NAME)).pid == os.getpid()
 
 
+def test_the_owner_is_on_the_disk_at_once(tmp_path, monkeypatch):
+    """Other hosts of a network disk read the file while it is open."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.pread(descriptor, 9999, 0)))
+    with lock.hold(str(tmp_path)):
+        assert [lock.Owner.parse(each).pid for each in synced] == [os.getpid()]
+
+
 def test_nothing_stays_behind(tmp_path):
     with lock.hold(str(tmp_path / "a" / "b")):
         assert os.listdir(tmp_path / "a" / "b") == [lock.NAME]
