@@ -26,7 +26,7 @@ from gradmix_jax.portable.classifier import Classifier
 from gradmix_jax.portable.from_run import FORMAT, VERSION
 from gradmix_jax.workdir import storage, temporary
 
-METADATA, CARD = "metadata.json", "README.md"
+METADATA, CARD = workdir_lib.EXPORTED_METADATA, "README.md"
 MODEL, SCORE, EXPLAIN = "model.stablehlo", "score.stablehlo", "explain.stablehlo"
 WEIGHTS, ARRAYS = workdir_lib.EXPORTED_WEIGHTS, "score.safetensors"
 PLACES, PATHS = "gallery/place_M", "gallery_paths.txt"

@@ -39,14 +39,14 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
       ValueError: the source is missing, cannot be read, or does not fit the model.
     """
     path = source(init_from, trial)
-    weights, sums = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS), None
+    weights, sums, trained_on = os.path.join(path, workdir_lib.EXPORTED_WEIGHTS), None, {}
     if storage.exists(weights):
-        path, sums = weights, stored.read_sums(path)
+        path, sums, trained_on = weights, stored.read_sums(path), _of_export(path)
     if not storage.is_directory(path):
         with storage.local_copy(path) as copy:
             stored.check_sums(sums, [copy])
             variables, report = pretrained.load_variables(copy, template)
-        return variables, dataclasses.replace(report, source=path)
+        return variables, dataclasses.replace(report, source=path, trained_on=trained_on)
     checkpoints = Checkpoints(path, of=None, read_only=True)
     variables = checkpoints.saved_model()
     checkpoints.close()
@@ -54,10 +54,24 @@ def load(init_from: str, trial: int, template: Mapping[str, Any]) -> tuple[dict[
     return variables, dataclasses.replace(report, trained_on=checkpoints.restored_of)
 
 
+def _of_export(directory: str) -> dict[str, Any]:
+    """What an export was trained on, as far as it says so, see `identity.identity`; negative classes only by name."""
+    try:
+        about = workdir_lib.read_json(directory, workdir_lib.EXPORTED_METADATA)
+        dataset = about["config"]["dataset"]
+        known, negative = map(str, about["class_names"]), map(str, dataset.get("negative") or ())
+        return {"dataset": str(dataset["name"]), "known classes": [*known], "negative classes": [*negative]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def warn_of_unknown(report: pretrained.Report, dataset: data_lib.Spec, data: data_lib.OpenSet) -> None:
-    """Print a warning if the weights were trained on classes that are unknown in this experiment."""
+    """Print a warning if the weights were trained on classes that are unknown in this experiment.
+
+    Not where only cached features are read, which have no test images: the evaluation that wrote them has warned.
+    """
     of = report.trained_on
-    if not of or not data_lib.same_data(of["dataset"], dataset.unknown_data):
+    if not of or data.test_unknown is None or not data_lib.same_data(of["dataset"], dataset.unknown_data):
         return
     trained = {*of.get("known classes", ()), *of.get("negative classes", ())}
     seen = sorted(trained.intersection(data.test_unknown.classes.tolist()))

@@ -30,8 +30,8 @@ FAILED = "failed.json"
 FEATURES = "features.npz"
 SCORES = "scores.npz"
 GALLERY = "gallery.npz"
-# A file of an export.
-EXPORTED_WEIGHTS = "model.safetensors"
+# Files of an export.
+EXPORTED_WEIGHTS, EXPORTED_METADATA = "model.safetensors", "metadata.json"
 # A file of a directory of runs.
 SUMMARY = "summary.md"
 

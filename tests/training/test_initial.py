@@ -12,6 +12,7 @@ from programs import small_config
 
 from gradmix_jax import assembly, models, run_many
 from gradmix_jax import config as config_lib
+from gradmix_jax import data as data_lib
 from gradmix_jax import run as run_lib
 from gradmix_jax import workdir as workdir_lib
 from gradmix_jax.config import phase
@@ -19,6 +20,7 @@ from gradmix_jax.data import splits
 from gradmix_jax.evaluation import fitting
 from gradmix_jax.models import pretrained, safetensors_file
 from gradmix_jax.models.parts import expanded, part_of
+from gradmix_jax.portable import from_run
 from gradmix_jax.training import initial, loop, mapping, optimizer
 from gradmix_jax.training import state as state_lib
 from gradmix_jax.training.checkpoint import Checkpoints
@@ -120,6 +122,27 @@ def test_a_run_that_starts_from_another_class_split_is_warned(untrained, tmp_pat
     assert said in capsys.readouterr().err
 
 
+def test_an_export_of_another_class_split_is_warned_of(source, tmp_path, capsys):
+    weights = {path: np.asarray(leaf) for path, leaf in flatten_dict(source[1], sep="/").items()}
+    safetensors_file.write(str(tmp_path / workdir_lib.EXPORTED_WEIGHTS), weights)
+    template = jax.tree.map(np.zeros_like, source[1])
+    dataset = run_lib.from_config(config_lib.to_plain(digits(epochs=0)), num_devices=8).dataset
+    data = data_lib.open_set(dataset)
+    unknown, known = splits.BENCHMARKS["mnist"][0].unknown[0], splits.BENCHMARKS["mnist"][0].known[0]
+    of = {"name": "digits", "negative": [str(unknown)]}
+    for about, said in (
+        ({"class_names": [str(unknown), str(known)], "config": {"dataset": {"name": "digits"}}}, True),
+        ({"class_names": [str(known)], "config": {"dataset": of}}, True),
+        ({"class_names": [str(known)], "config": {"dataset": {"name": "digits"}}}, False),
+        ({"class_names": [str(unknown)], "config": {"dataset": {"name": "mnist"}}}, False),
+        ({"class_names": None, "config": []}, False),
+    ):
+        workdir_lib.write_json(str(tmp_path), workdir_lib.EXPORTED_METADATA, about)
+        initial.warn_of_unknown(initial.load(str(tmp_path), 0, template)[1], dataset, data)
+        warned = f"was trained on classes that are unknown here ({unknown})" in capsys.readouterr().err
+        assert warned == said, about
+
+
 def test_a_run_starts_from_an_export(source, tmp_path):
     """From its folder or its file, both of which use our own names."""
     weights = {path: np.asarray(leaf) for path, leaf in flatten_dict(source[1], sep="/").items()}
@@ -203,6 +226,13 @@ def test_evaluation_without_a_checkpoint_uses_the_loaded_weights(untrained, tmp_
     assert not (tmp_path / "eval" / "checkpoints").exists()
     assert "projection" in of_checkpoint["by_score"] and "features" in results["by_score"]
     assert "projection" not in results["by_score"] and "projection" not in results["diversity"]
+
+
+def test_a_run_without_a_checkpoint_that_starts_from_another_run_is_exported(untrained, tmp_path):
+    """Its features are cached, so no test images are opened."""
+    config = digits(epochs=0, **{"model.init_from": str(untrained[1])})
+    run_lib.run(config, str(tmp_path), "eval")
+    assert from_run.load(str(tmp_path)).metadata["step"] == 0
 
 
 def test_a_head_that_is_not_loaded_cannot_be_the_headline(untrained, tmp_path):
