@@ -430,3 +430,13 @@ def test_arrays_of_another_run_are_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"/0/{name} is damaged or of another run: its SHA-256 is not the one"):
             runs.read(folders[0]).check()
         (tmp_path / "0" / name).write_bytes(kept)
+
+
+def test_arrays_of_an_earlier_evaluation_are_left_out(tmp_path):
+    """The part that made them may have failed since, or is not wanted any more."""
+    folder = write_run(tmp_path / "run", "none")
+    content, config = workdir.read_json(folder, "results.json"), workdir.read_json(folder, "config.json")
+    assert runs.read(folder).gallery is not None
+    run_lib.save_results(content | {"arrays": dict(np.load(f"{folder}/scores.npz"))}, config, folder)
+    found = runs.read(folder)
+    assert found.gallery is None and found.scores is not None

@@ -91,7 +91,10 @@ class Run:
             self._arrays(name)
 
     def _arrays(self, name: str) -> Arrays | None:
-        return stored.arrays(self.workdir, name, sha256=self.results["sha256"].get(name))
+        recorded = self.results["sha256"]
+        if recorded and name != workdir_lib.FEATURES and name not in recorded:
+            return None  # of an earlier evaluation, which had a part that these results lack
+        return stored.arrays(self.workdir, name, sha256=recorded.get(name))
 
 
 def read(workdir: str) -> Run:

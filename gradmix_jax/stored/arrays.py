@@ -4,6 +4,7 @@ Nothing in them is unpickled, and an array that claims more than its file can ho
 """
 
 import dataclasses
+import hashlib
 import math
 import os
 import zipfile
@@ -106,6 +107,11 @@ class Arrays:
         if name not in self._headers:
             raise ValueError(f"{self._path} is damaged: it has no array {name}.")
         return self._headers[name][0]
+
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        with open(self._file, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def rows(self, name: str, chosen: np.ndarray) -> np.ndarray:
         """The rows at the ascending places `chosen`; no more than a few thousand are in memory at any time."""

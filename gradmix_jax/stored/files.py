@@ -3,7 +3,6 @@
 Every error is one line that names the file and what is wrong with it.
 """
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -277,7 +276,7 @@ def arrays(workdir: str, name: str, *, sha256: str | None = None) -> Arrays | No
         if len(set(sizes.values())) > 1:
             (first, one), (other, two) = min(sizes.items(), key=lambda e: e[1]), max(sizes.items(), key=lambda e: e[1])
             raise ValueError(f"{path} is damaged: {first} has {one} rows and {other} has {two}.")
-    if sha256 is not None and hashlib.sha256(storage.read(path)).hexdigest() != sha256:
+    if sha256 is not None and found.sha256() != sha256:
         raise ValueError(
             f"{path} is damaged or of another run: its SHA-256 is not the one in {workdir_lib.RESULTS}; evaluate "
             "the run again with --mode=eval."
