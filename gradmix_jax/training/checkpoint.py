@@ -27,10 +27,14 @@ from gradmix_jax.workdir import lock, storage, temporary
 
 
 def _silence_orbax() -> None:
-    """Drop the tracebacks that Orbax logs for every failed part of a save, because it also raises the error."""
+    """Drop the tracebacks that Orbax logs for every failed part of a save, because it also raises the error.
+
+    Also its warning that an item has no file of its own beside that of the whole checkpoint, which none has.
+    """
 
     def is_new(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+        of_item = "Metadata file does not exist" in str(record.msg)
+        return not ((record.exc_info or of_item) and f"{os.sep}orbax{os.sep}" in record.pathname)
 
     logger = logging.getLogger("absl")
     if not any(getattr(each, "of_orbax", False) for each in logger.filters):

@@ -99,10 +99,11 @@ def test_a_run_starts_from_the_file_and_initializes_the_rest(source, untrained, 
         np.testing.assert_array_equal(leaf, wanted[path])
 
 
-def test_a_run_starts_from_another_run(untrained, tmp_path):
+def test_a_run_starts_from_another_run(untrained, tmp_path, caplog):
     config = digits(epochs=0, **{"model.init_from": str(untrained[1])})
     config.seed = 5
     fit(config, tmp_path)
+    assert not caplog.records
     assert changed(leaves(state_at(*untrained)), leaves(state_at(config, tmp_path))) == set()
 
 
