@@ -205,7 +205,7 @@ def test_protocol_sweep_and_the_commands_that_read_runs_work_in_a_bucket(tmp_pat
         table = sweep.run_sweep("overview", config, "gs://b/sweep", [0], [0])
         assert all(label in table for label, _ in overview) and "failed" not in table
         folders = [sweep.folder_of(label) for label, _ in overview]
-        assert storage.names("gs://b/sweep") == sorted([*folders, "overview.md"])
+        assert storage.names("gs://b/sweep") == sorted([*folders, "overview.csv", "overview.md"])
         monkeypatch.setattr(run_lib, "run", None)  # nothing is run again
         assert sweep.run_sweep("overview", config, "gs://b/sweep", [0], [0]) == table
 
