@@ -279,7 +279,7 @@ def arrays(workdir: str, name: str, *, sha256: str | None = None) -> Arrays | No
     if sha256 is not None and found.sha256() != sha256:
         raise ValueError(
             f"{path} is damaged or of another run: its SHA-256 is not the one in {workdir_lib.RESULTS}; evaluate "
-            "the run again with --mode=eval."
+            "the run (--mode=eval) or score its outputs again."
         )
     return found
 
