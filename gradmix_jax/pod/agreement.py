@@ -74,8 +74,8 @@ class Gathering:
     def __init__(self):
         self.name = f"gathering{next(_numbers)}"
 
-    def to_main(self, name: str, value: Any) -> list[Any] | None:
-        """The values of all processes on process 0, which waits for them; None on the others.
+    def to_main(self, name: str, value: Any) -> list[Any]:
+        """The values of all processes on process 0, which waits for them; an empty list on the others.
 
         Args:
           name: of the value, used once; from any thread.
@@ -87,7 +87,7 @@ class Gathering:
         index = jax.process_index()
         if index:
             watching.store().key_value_set(keys[index], json.dumps(value))
-            return None
+            return []
         others = [json.loads(get(key)) for key in keys[1:]]
         for key in keys[1:]:  # the store is in memory
             watching.store().key_value_delete(key)

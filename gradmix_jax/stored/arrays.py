@@ -4,7 +4,6 @@ Nothing in them is unpickled, and an array that claims more than its file can ho
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import zipfile
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from gradmix_jax.stored.sums import digest
 from gradmix_jax.workdir import storage, temporary
 
 # An archive of zeros unpacks to a thousand times its size and is refused if that exceeds the size of a few images and
@@ -110,8 +110,7 @@ class Arrays:
 
     def sha256(self) -> str:
         """SHA-256 of the file, in hexadecimal."""
-        with open(self._file, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(self._file)
 
     def rows(self, name: str, chosen: np.ndarray) -> np.ndarray:
         """The rows at the ascending places `chosen`; no more than a few thousand are in memory at any time."""

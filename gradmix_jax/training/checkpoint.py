@@ -27,14 +27,10 @@ from gradmix_jax.workdir import lock, storage, temporary
 
 
 def _silence_orbax() -> None:
-    """Drop the tracebacks that Orbax logs for every failed part of a save, because it also raises the error.
-
-    Also its warning that an item has no file of its own beside that of the whole checkpoint, which none has.
-    """
+    """Drop the tracebacks that Orbax logs for every failed part of a save, because it also raises the error."""
 
     def is_new(record: logging.LogRecord) -> bool:
-        of_item = "Metadata file does not exist" in str(record.msg)
-        return not ((record.exc_info or of_item) and f"{os.sep}orbax{os.sep}" in record.pathname)
+        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
     logger = logging.getLogger("absl")
     if not any(getattr(each, "of_orbax", False) for each in logger.filters):
@@ -268,8 +264,7 @@ class Checkpoints:
 
     def _saved_shapes(self, step: int, item: str) -> Any:
         """Shapes and dtypes of an item as saved: without them, Orbax wants the devices that it was saved from."""
-        with ocp.StandardCheckpointer() as reader:
-            return reader.metadata(os.path.join(self._local, str(step), item)).item_metadata.tree
+        return ocp.StandardCheckpointHandler().metadata(self._manager.directory / str(step) / item).tree
 
     def close(self) -> None:
         """Wait until all saves are written. Raises SaveError if one fails."""

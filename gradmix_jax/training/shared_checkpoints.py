@@ -1,6 +1,5 @@
 """Checkpoints that all processes of a pod write together, each its part of the arrays, on a disk that they share."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,10 +56,9 @@ class SharedCheckpoints(Checkpoints):
             return
         items = items_of(state)
         mine = {name: digests.of_parts(tree) for name, tree in items.items()}
-        # The main process writes them.
-        of_all = self._gather.to_main(str(step), mine) or [mine]
-        merge = lambda name: functools.reduce(dict.__or__, (each[name] for each in of_all))
-        self._write(step, items, {name: merge(name) for name in items})
+        of_all = self._gather.to_main(str(step), mine)  # which alone writes them
+        merged = {name: {part: sha for each in of_all for part, sha in each[name].items()} for name in items}
+        self._write(step, items, merged)
 
 
 def _check_shared(workdir: str) -> None:
