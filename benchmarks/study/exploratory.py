@@ -4,7 +4,18 @@ import statistics
 from collections.abc import Sequence
 
 from . import differences, text
-from .plan import DATA, FACTORIAL_SPLITS, LEADING, METHODS, OBJECTIVES, cells, label, leaders, split_means
+from .plan import (
+    DATA,
+    FACTORIAL_SPLITS,
+    LEADING,
+    LONGER_SPLITS,
+    METHODS,
+    OBJECTIVES,
+    cells,
+    label,
+    leaders,
+    split_means,
+)
 from .raw import Row
 
 MECHANISM = {
@@ -38,9 +49,9 @@ def longer(rows: Sequence[Row]) -> str:
         return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
     heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
     note = (
-        f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on the same "
-        "splits. Rows with a minus sign in the variant: the better minus the other, at the plan's epochs and at twice "
-        "as many."
+        f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on splits "
+        f"{LONGER_SPLITS[0]} to {LONGER_SPLITS[-1]}. Rows with a minus sign in the variant: the better minus the "
+        "other, at the plan's epochs and at twice as many."
     )
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
@@ -50,7 +61,7 @@ def _gaps(rows: Sequence[Row], dataset: str, objective: str, best: Sequence[str]
     lines = []
     for epochs, ending in ((DATA[dataset].epochs, ""), (2 * DATA[dataset].epochs, ", twice the epochs")):
         first, second = (split_means(rows, dataset, label(method, objective) + ending) for method in best)
-        common = [trial for trial in LEADING if trial in first and trial in second]
+        common = [trial for trial in LONGER_SPLITS if trial in first and trial in second]
         gap = differences.of_splits(tuple(best), {trial: first[trial] - second[trial] for trial in common})
         name = f"{best[0]} - {best[1]}, {objective}"
         shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"

@@ -60,7 +60,7 @@ def no_commit_is_left(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole():
-    return study(40)
+    return study(20)
 
 
 # ---- the raw file
@@ -101,17 +101,17 @@ def test_all_runs_take_less_than_half_a_megabyte():
     one = row("input, contrastive, keep 0.3 to 0.7, smoothing 1, temperature 0.05", 39, 0.81234567, dataset="digits")
     one = one._replace(train=32400, known=6000, unknown=4000, effective_rank=71.23456, intrinsic_dimension=11.23456)
     one = one._replace(deleted=0.4123456, deleted_at_random=0.5123456, commit="4fe3b03a1bc5", hardware="1 x cpu (2)")
-    rows = study(40)
-    planned = plan.all_jobs(rows, "", range(40))
-    assert len(planned) > 1500 and len(raw.line_of(one)) * len(planned) < 500_000
+    rows = study(20)
+    planned = plan.all_jobs(rows, "", range(20))
+    assert len(planned) > 900 and len(raw.line_of(one)) * len(planned) < 500_000
 
 
 # ---- the plan
 
 
 def test_the_runs_are_those_of_the_plan_split_by_split():
-    jobs = plan.all_jobs([], "", range(40))
-    assert len(jobs) == 40 * 10 + 40 * 10 * 2 and len({job.key for job in jobs}) == len(jobs)
+    jobs = plan.all_jobs([], "", range(20))
+    assert len(jobs) == 20 * 10 + 20 * 10 * 2 and len({job.key for job in jobs}) == len(jobs)
     assert len({job.directory("w") for job in jobs}) == len(jobs)
     assert {job.key.variant for job in jobs[:10]} == set(sweep.MAP)
     order = [(job.key.dataset, job.key.trial) for job in jobs]
@@ -136,21 +136,21 @@ def test_longer_runs_are_of_the_two_leaders_and_at_equal_cost():
     rows = study(20)
     rows = [each._replace(flops=5e9 if each.key.variant.startswith("input") else 2e9) for each in rows]
     assert (
-        plan.all_jobs(rows[:-1], "longer", range(40)) != [] and plan.leaders(rows[:-1], "digits", "cross-entropy") == []
+        plan.all_jobs(rows[:-1], "longer", range(20)) != [] and plan.leaders(rows[:-1], "digits", "cross-entropy") == []
     )
-    jobs = plan.all_jobs(rows, "longer", range(40))
-    assert len(jobs) == 20 * 3 * 2 * (1 + 2) and {job.key.trial for job in jobs} == set(range(20))
+    jobs = plan.all_jobs(rows, "longer", range(20))
+    assert len(jobs) == 10 * 3 * 2 * (1 + 2) and {job.key.trial for job in jobs} == set(range(10))
     assert plan.leaders(rows, "digits", "contrastive")[0] == "input"
     first = [job for job in jobs if job.key[0] == "fashion_mnist" and job.key.trial == 0]
     epochs = {job.key.variant: job.config().phases[0].epochs for job in first}
     own = plan.DATA["fashion_mnist"].epochs
     assert epochs["input, contrastive, twice the epochs"] == 2 * own
     assert epochs["none, contrastive, FLOPs of input"] == math.floor(2.5 * own + 0.5)
-    assert plan.all_jobs(study(19), "longer", range(40)) == []
+    assert plan.all_jobs(study(19), "longer", range(20)) == []
 
 
 def test_the_factorial_sweep_has_every_cell_of_the_factors_that_count():
-    jobs = plan.all_jobs(study(20), "factorial", range(40))
+    jobs = plan.all_jobs(study(20), "factorial", range(20))
     assert len(jobs) == 12 * 5 * 1 + 12 * 5 * 2
     changed = set()
     for job in jobs[:12]:
@@ -280,12 +280,12 @@ def test_differences_are_paired_over_splits_with_seeds_averaged_first(whole):
             np.mean(
                 [each.auroc for each in whole if each.key[:4] == ("digits", "main", f"{method}, contrastive", trial)]
             )
-            for trial in range(40)
+            for trial in range(20)
         ]
     )
     expected = values("input") - values("none")
     np.testing.assert_allclose([*found.by_split.values()], expected, atol=1e-15)
-    student = scipy.stats.t.interval(0.95, 39, expected.mean(), scipy.stats.sem(expected))
+    student = scipy.stats.t.interval(0.95, 19, expected.mean(), scipy.stats.sem(expected))
     assert (found.mean, *found.interval) == pytest.approx((expected.mean(), *student), abs=1e-12)
     assert found.positive == np.count_nonzero(expected > 0)
 
@@ -366,18 +366,18 @@ def test_the_page_is_made_of_the_raw_file_alone_and_is_always_the_same(tmp_path,
     assert (out.read_bytes(), (tmp_path / "map.svg").read_bytes()) == (first, drawn)
     text = first.decode()
     assert len(drawn) < 100_000 and "![Paired differences" in text and "(map.svg)" in text
-    assert "Fashion-MNIST: 40 of 40 splits; Digits: 40 of 40 splits.\n" in text and "preliminary" not in text
+    assert "Fashion-MNIST: 20 of 20 splits; Digits: 20 of 20 splits.\n" in text and "preliminary" not in text
     assert text.count("**supported**") == 2 and "No run has failed so far" in text
     (line,) = re.findall(r"^\| contrastive \| input - random \| \+0\.0[12].*$", text, re.MULTILINE)[:1]
     one = differences.family(whole, "fashion_mnist", "contrastive")[0]
-    assert f"| {one.mean:+.4f} | {one.interval[0]:+.4f} to {one.interval[1]:+.4f} | {one.positive} of 40 |" in line
+    assert f"| {one.mean:+.4f} | {one.interval[0]:+.4f} to {one.interval[1]:+.4f} | {one.positive} of 20 |" in line
 
 
 @pytest.mark.parametrize("splits", [0, 1, 3])
 def test_an_incomplete_study_says_so(splits):
     rows = study(splits)
     text, drawn = page.page(rows, rows, "map.svg")
-    assert f"Fashion-MNIST: {splits} of 40 splits; Digits: {splits} of 40 splits." in text
+    assert f"Fashion-MNIST: {splits} of 20 splits; Digits: {splits} of 20 splits." in text
     assert "**Tests of an incomplete study are preliminary.**" in text and "(preliminary)**" in text
     assert "Not run yet: the leaders" in text and "nan" not in text
     assert drawn.startswith("<svg")
@@ -386,13 +386,13 @@ def test_an_incomplete_study_says_so(splits):
 def test_the_figure_shows_every_split_and_interval(whole):
     family = differences.family(whole, "digits", "contrastive")
     drawn = figure.svg([("A <title>", family)])
-    assert drawn.count('class="d"') == 6 * 40 and drawn.count('stroke-width="2.5"') == 6
+    assert drawn.count('class="d"') == 6 * 20 and drawn.count('stroke-width="2.5"') == 6
     assert "A &lt;title&gt;" in drawn and "input - random" in drawn
 
 
 def test_longer_runs_and_cells_have_their_tables():
     rows = study(20)
-    for job in plan.all_jobs(rows, "longer", range(40)) + plan.all_jobs(rows, "factorial", range(40)):
+    for job in plan.all_jobs(rows, "longer", range(20)) + plan.all_jobs(rows, "factorial", range(20)):
         auroc = 0.85 + 0.01 * ("smoothing 3" in job.key.variant)
         rows.append(raw.Row(job.key, job.keys.get("phases[0].epochs", 5), 8, auroc, 0.7, 0.9))
     text, _ = page.page(rows, rows, "map.svg")
