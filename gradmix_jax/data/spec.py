@@ -103,6 +103,12 @@ class Spec(Section, section="dataset"):
                 f"dataset.benchmark 'all' leaves no class of {self.name!r} unknown; name another dataset as "
                 "dataset.unknown_name."
             )
+        if self.benchmark == "all" and self.has_negatives:
+            name = "num_negative" if self.num_negative else "negative"
+            raise ValueError(
+                f"dataset.benchmark 'all' leaves no class of {self.name!r} for dataset.{name}, got "
+                f"{getattr(self, name)}; use another benchmark, or no negative classes."
+            )
 
     def _check_unknown_data(self):
         """Require dataset.unknown_name for a benchmark whose unknown classes are in another dataset."""

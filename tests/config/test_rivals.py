@@ -98,7 +98,12 @@ def test_published_settings():
 def test_every_method_may_follow_a_variant(name):
     first = {"ssb": "cars", "imagenet_osr": "p2", "openood": "cifar100", "cifar100_superclasses": "macro"}[name]
     for recipe, rival in RIVALS.items():
-        specs = config_lib.from_config(config_of(name, f"{first},{recipe}"), num_devices=1)
+        config = config_of(name, f"{first},{recipe}")
+        if name == "openood" and recipe == "outlier_exposure":
+            with pytest.raises(ValueError, match="leaves no class of .* for dataset.num_negative, got 2"):
+                config_lib.from_config(config, num_devices=1)
+            continue
+        specs = config_lib.from_config(config, num_devices=1)
         assert all(dict(each.weights) == rival.weights for each in specs.phases)
         # Logits of a classifier that no loss trains would be those of random weights.
         contrastive = recipe in ("conosr", "negcossch", "sphor")
