@@ -45,13 +45,15 @@ def longer(rows: Sequence[Row]) -> str:
                 lines.append([DATA[dataset].title, name, str(epochs), text.mean(found), gained, str(len(found))])
             if len(best) == 2 and all(longest[name] for name in [*names][:2]):
                 lines += _gaps(rows, dataset, objective, best)
+            if best and longest[f"{label('none', objective)}, FLOPs of input"]:
+                lines.append(_at_equal_flops(rows, dataset, objective))
     if not lines:
         return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
     heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
     note = (
         f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on splits "
-        f"{LONGER_SPLITS[0]} to {LONGER_SPLITS[-1]}. Rows with a minus sign in the variant: the better minus the "
-        "other, at the plan's epochs and at twice as many."
+        f"{LONGER_SPLITS[0]} to {LONGER_SPLITS[-1]}. Rows with a minus sign in the variant: the first minus the "
+        "second, of the leaders at the plan's epochs and at twice as many, and of `input` and no mixing at equal FLOPs."
     )
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
@@ -67,6 +69,17 @@ def _gaps(rows: Sequence[Row], dataset: str, objective: str, best: Sequence[str]
         shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
         lines.append([DATA[dataset].title, name, str(epochs), shown, "", str(len(common))])
     return lines
+
+
+def _at_equal_flops(rows: Sequence[Row], dataset: str, objective: str) -> list[str]:
+    """The row of `input` minus no mixing at its FLOPs."""
+    name = f"{label('none', objective)}, FLOPs of input"
+    first, second = split_means(rows, dataset, label("input", objective)), split_means(rows, dataset, name)
+    by_split = {trial: first[trial] - second[trial] for trial in second if trial in first}
+    gap = differences.of_splits(("input", name), by_split)
+    epochs = next(row.epochs for row in rows if row.key.dataset == dataset and row.key.variant == name)
+    both, shown = f"{DATA[dataset].epochs}, {epochs}", f"{text.signed(gap.mean)} ({text.interval(gap)})"
+    return [DATA[dataset].title, f"input - none, {objective}, FLOPs of input", both, shown, "", str(len(by_split))]
 
 
 def mechanism(rows: Sequence[Row]) -> str:

@@ -397,6 +397,12 @@ def test_longer_runs_and_cells_have_their_tables():
         rows.append(raw.Row(job.key, job.keys.get("phases[0].epochs", 5), 8, auroc, 0.7, 0.9))
     text, _ = page.page(rows, rows, "map.svg")
     assert "| Fashion-MNIST | input, contrastive, twice the epochs | 10 | 0.8500 ± 0.0000 |" in text
+    # Both of the plan's epochs and of equal cost, on splits 0 to 9.
+    short = plan.split_means(rows, "digits", "input, contrastive")
+    gap = np.array([short[trial] - 0.85 for trial in range(10)])
+    epochs = plan.epochs_of_equal_cost(study(20), "digits", "contrastive")
+    row = f"| Digits | input - none, contrastive, FLOPs of input | 60, {epochs} | {gap.mean():+.4f} ("
+    assert row in text and re.search(re.escape(row) + r".* \|  \| 10 \|$", text, re.MULTILINE)
     assert "| `attribution.smoothing` | 1 | 0.8500 |" in text and "| `attribution.smoothing` | 3 | 0.8600 |" in text
     assert len(re.findall(r"^\| keep 0.5 to 0.9, smoothing 3", text, re.MULTILINE)) == 4
 
