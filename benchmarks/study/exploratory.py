@@ -43,10 +43,16 @@ def longer(rows: Sequence[Row]) -> str:
                 gain = differences.of_splits((name, method), of)
                 gained = f"{text.signed(gain.mean)} ({text.interval(gain)})"
                 lines.append([DATA[dataset].title, name, str(epochs), text.mean(found), gained, str(len(found))])
+            # Does the gap between the leaders grow with training, and is one to no mixing left at equal FLOPs?
+            gap = f"{' - '.join(best)}, {objective}"
             if len(best) == 2 and all(longest[name] for name in [*names][:2]):
-                lines += _gaps(rows, dataset, objective, best)
-            if best and longest[f"{label('none', objective)}, FLOPs of input"]:
-                lines.append(_at_equal_flops(rows, dataset, objective))
+                for times, ending in ((1, ""), (2, ", twice the epochs")):
+                    pair = [label(method, objective) + ending for method in best]
+                    lines.append(_gap(rows, dataset, gap, str(times * DATA[dataset].epochs), *pair))
+            equal = f"{label('none', objective)}, FLOPs of input"
+            if longest.get(equal):  # the last of the names, so `epochs` are its own
+                both, name = f"{DATA[dataset].epochs}, {epochs}", f"input - none, {objective}, FLOPs of input"
+                lines.append(_gap(rows, dataset, name, both, label("input", objective), equal))
     if not lines:
         return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
     heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
@@ -58,28 +64,13 @@ def longer(rows: Sequence[Row]) -> str:
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
 
-def _gaps(rows: Sequence[Row], dataset: str, objective: str, best: Sequence[str]) -> list[list[str]]:
-    """Rows that show whether the gap between the leaders grows with training."""
-    lines = []
-    for epochs, ending in ((DATA[dataset].epochs, ""), (2 * DATA[dataset].epochs, ", twice the epochs")):
-        first, second = (split_means(rows, dataset, label(method, objective) + ending) for method in best)
-        common = [trial for trial in LONGER_SPLITS if trial in first and trial in second]
-        gap = differences.of_splits(tuple(best), {trial: first[trial] - second[trial] for trial in common})
-        name = f"{best[0]} - {best[1]}, {objective}"
-        shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
-        lines.append([DATA[dataset].title, name, str(epochs), shown, "", str(len(common))])
-    return lines
-
-
-def _at_equal_flops(rows: Sequence[Row], dataset: str, objective: str) -> list[str]:
-    """The row of `input` minus no mixing at its FLOPs."""
-    name = f"{label('none', objective)}, FLOPs of input"
-    first, second = split_means(rows, dataset, label("input", objective)), split_means(rows, dataset, name)
-    by_split = {trial: first[trial] - second[trial] for trial in second if trial in first}
-    gap = differences.of_splits(("input", name), by_split)
-    epochs = next(row.epochs for row in rows if row.key.dataset == dataset and row.key.variant == name)
-    both, shown = f"{DATA[dataset].epochs}, {epochs}", f"{text.signed(gap.mean)} ({text.interval(gap)})"
-    return [DATA[dataset].title, f"input - none, {objective}, FLOPs of input", both, shown, "", str(len(by_split))]
+def _gap(rows: Sequence[Row], dataset: str, name: str, epochs: str, first: str, second: str) -> list[str]:
+    """The row of one variant minus another, on the splits of longer training that both have."""
+    ours, others = split_means(rows, dataset, first), split_means(rows, dataset, second)
+    by_split = {trial: ours[trial] - others[trial] for trial in LONGER_SPLITS if trial in ours and trial in others}
+    gap = differences.of_splits((first, second), by_split)
+    shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
+    return [DATA[dataset].title, name, epochs, shown, "", str(len(by_split))]
 
 
 def mechanism(rows: Sequence[Row]) -> str:
