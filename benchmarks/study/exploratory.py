@@ -4,18 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from . import differences, text
-from .plan import (
-    DATA,
-    FACTORIAL_SPLITS,
-    LEADING,
-    LONGER_SPLITS,
-    METHODS,
-    OBJECTIVES,
-    cells,
-    label,
-    leaders,
-    split_means,
-)
+from .plan import DATA, LEADING, METHODS, OBJECTIVES, cells, label, leaders, split_means
 from .raw import Row
 
 MECHANISM = {
@@ -56,10 +45,11 @@ def longer(rows: Sequence[Row]) -> str:
     if not lines:
         return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
     heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
+    splits = " and ".join(f"{data.longer - 1} ({data.title})" for data in DATA.values())
     note = (
-        f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on splits "
-        f"{LONGER_SPLITS[0]} to {LONGER_SPLITS[-1]}. Rows with a minus sign in the variant: the first minus the "
-        "second, of the leaders at the plan's epochs and at twice as many, and of `input` and no mixing at equal FLOPs."
+        f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on splits 0 to "
+        f"{splits}. Rows with a minus sign in the variant: the first minus the second, of the leaders at the plan's "
+        "epochs and at twice as many, and of `input` and no mixing at equal FLOPs."
     )
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
@@ -67,7 +57,8 @@ def longer(rows: Sequence[Row]) -> str:
 def _gap(rows: Sequence[Row], dataset: str, name: str, epochs: str, first: str, second: str) -> list[str]:
     """The row of one variant minus another, on the splits of longer training that both have."""
     ours, others = split_means(rows, dataset, first), split_means(rows, dataset, second)
-    by_split = {trial: ours[trial] - others[trial] for trial in LONGER_SPLITS if trial in ours and trial in others}
+    splits = [trial for trial in range(DATA[dataset].longer) if trial in ours and trial in others]
+    by_split = {trial: ours[trial] - others[trial] for trial in splits}
     gap = differences.of_splits((first, second), by_split)
     shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
     return [DATA[dataset].title, name, epochs, shown, "", str(len(by_split))]
@@ -114,9 +105,8 @@ def factorial(rows: Sequence[Row]) -> str:
             found = {name: split_means(rows, dataset, f"{of}, {name}") for name in cells(method)}
             if not any(found.values()):
                 continue
-            usual = {
-                trial: value for trial, value in split_means(rows, dataset, of).items() if trial in FACTORIAL_SPLITS
-            }
+            splits = range(DATA[dataset].factorial)
+            usual = {trial: value for trial, value in split_means(rows, dataset, of).items() if trial in splits}
             lines = []
             for name, by_split in found.items():
                 gain = {trial: by_split[trial] - usual[trial] for trial in by_split if trial in usual}

@@ -19,10 +19,12 @@ ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 class Data(NamedTuple):
-    """A dataset of the plan: its experiment file, number of splits, seeds per split, and further config keys."""
+    """A dataset of the plan: its experiment file, numbers of splits, seeds per split, and further config keys."""
 
     config: str
     splits: int
+    longer: int  # splits of longer training
+    factorial: int  # splits of the factorial sweep
     seeds: tuple[int, ...]
     width: int
     epochs: int
@@ -33,11 +35,13 @@ class Data(NamedTuple):
         return {"fashion_mnist_osr": "Fashion-MNIST", "digits_osr": "Digits"}[self.config]
 
 
-# Width and epochs are those of the pilot, the number of splits that of a deviation (both in results/plan.md).
+# Width and epochs are those of the pilot, the numbers of splits those of deviations (both in results/plan.md).
 DATA = {
     "fashion_mnist": Data(
         "fashion_mnist_osr",
         splits=20,
+        longer=5,
+        factorial=2,
         seeds=(0,),
         width=8,
         epochs=5,
@@ -49,7 +53,7 @@ DATA = {
             "train.batch_size": 128,
         },
     ),
-    "digits": Data("digits_osr", splits=20, seeds=(0, 1), width=8, epochs=60, keys={}),
+    "digits": Data("digits_osr", splits=20, longer=10, factorial=5, seeds=(0, 1), width=8, epochs=60, keys={}),
 }
 # Keys that both share. Only the headline and the diversity are evaluated, no other scores, features or probes.
 SHARED = {
@@ -62,10 +66,7 @@ SHARED = {
 }
 METHODS = ("none", "cutmix", "random", "input", "layer")
 OBJECTIVES = ("contrastive", "cross-entropy")
-# Splits that choose the leaders, and those on which the leaders are trained longer.
-LEADING = range(20)
-LONGER_SPLITS = range(10)
-FACTORIAL_SPLITS = range(5)
+LEADING = range(20)  # splits that choose the leaders
 KEPT = ((0.3, 0.7), (0.5, 0.9), (0.7, 0.95))
 TEMPERATURES = (0.05, 0.1)
 # Only input maps have smoothing, and only layer maps have a sign.
@@ -163,7 +164,7 @@ def epochs_of_equal_cost(rows: Sequence[Row], dataset: str, objective: str) -> i
 def longer(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
     """The two best methods at twice the epochs, and no mixing at the FLOPs of `input`, once the leaders are known."""
     for dataset, data in DATA.items():
-        for trial in [trial for trial in LONGER_SPLITS if trial in splits]:
+        for trial in [trial for trial in range(data.longer) if trial in splits]:
             for objective in OBJECTIVES:
                 best = leaders(rows, dataset, objective)[:2]
                 more = {f"{label(method, objective)}, twice the epochs": (method, 2 * data.epochs) for method in best}
@@ -192,9 +193,9 @@ def cells(method: str) -> dict[str, dict[str, object]]:
 
 def factorial(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
     """The cells of the better of `input` and `layer` under the contrastive objective, once it is known."""
-    for dataset in DATA:
+    for dataset, data in DATA.items():
         best = leaders(rows, dataset, "contrastive", ("input", "layer"))[:1]
-        for trial in [trial for trial in FACTORIAL_SPLITS if trial in splits]:
+        for trial in [trial for trial in range(data.factorial) if trial in splits]:
             for method in best:
                 of = label(method, "contrastive")
                 for name, keys in cells(method).items():
