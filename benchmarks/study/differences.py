@@ -1,7 +1,7 @@
 """The tests of results/plan.md: paired differences over splits, and the verdict on the first hypothesis."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
     """A paired comparison.
 
     Attributes:
-      first, second: methods.
+      first, second: methods or variants.
       by_split: {split: first - second}, seeds averaged.
       mean: mean over splits; None without splits.
       interval: Student's 95 % interval; None for fewer than two splits.
@@ -48,15 +48,31 @@ class Difference(NamedTuple):
 
 def difference(rows: Sequence[Row], dataset: str, objective: str, pair: tuple[str, str], measure: str) -> Difference:
     """The first method minus the second on the splits that both have, not yet tested."""
-    first, second = (split_means(rows, dataset, label(method, objective), measure) for method in pair)
-    return of_splits(pair, {trial: first[trial] - second[trial] for trial in first if trial in second})
+    of = between(rows, dataset, *(label(method, objective) for method in pair), measure)
+    return of._replace(first=pair[0], second=pair[1])
 
 
-def of_splits(pair: tuple[str, str], by_split: dict[int, float]) -> Difference:
-    """Mean, interval and number of positive splits of differences by split."""
+def between(
+    rows: Sequence[Row],
+    dataset: str,
+    first: str,
+    second: str,
+    measure: str = "auroc",
+    splits: Collection[int] | None = None,
+) -> Difference:
+    """The first variant minus the second on those of `splits` (None: all) that both have, not tested."""
+    ours, others = (split_means(rows, dataset, name, measure) for name in (first, second))
+    if splits is not None:
+        ours = {trial: value for trial, value in ours.items() if trial in splits}
+    return paired(first, second, ours, others)
+
+
+def paired(first: str, second: str, ours: dict[int, float], others: dict[int, float]) -> Difference:
+    """The difference of two measures {split: value} with these names on the splits that both have, not tested."""
+    by_split = {trial: ours[trial] - others[trial] for trial in ours if trial in others}
     found = comparison.value({(trial, 0): each for trial, each in by_split.items()})
     positive = sum(each > 0 for each in by_split.values())
-    return Difference(*pair, by_split, found and found.mean, found and found.interval, positive)
+    return Difference(first, second, by_split, found and found.mean, found and found.interval, positive)
 
 
 def family(rows: Sequence[Row], dataset: str, objective: str) -> list[Difference]:

@@ -19,49 +19,52 @@ def longer(rows: Sequence[Row]) -> str:
     lines = []
     for dataset in DATA:
         for objective in OBJECTIVES:
-            best = leaders(rows, dataset, objective)[:2]
-            names = {f"{label(method, objective)}, twice the epochs": method for method in best}
-            names |= {f"{label('none', objective)}, FLOPs of input": "none"} if best else {}
-            longest = {name: split_means(rows, dataset, name) for name in names}
-            for name, method in names.items():
-                short, found = split_means(rows, dataset, label(method, objective)), longest[name]
-                if not found:
-                    continue
-                epochs = next(row.epochs for row in rows if row.key.dataset == dataset and row.key.variant == name)
-                of = {trial: found[trial] - short[trial] for trial in found if trial in short}
-                gain = differences.of_splits((name, method), of)
-                gained = f"{text.signed(gain.mean)} ({text.interval(gain)})"
-                lines.append([DATA[dataset].title, name, str(epochs), text.mean(found), gained, str(len(found))])
-            # Does the gap between the leaders grow with training, and is one to no mixing left at equal FLOPs?
-            gap = f"{' - '.join(best)}, {objective}"
-            if len(best) == 2 and all(longest[name] for name in [*names][:2]):
-                for times, ending in ((1, ""), (2, ", twice the epochs")):
-                    pair = [label(method, objective) + ending for method in best]
-                    lines.append(_gap(rows, dataset, gap, str(times * DATA[dataset].epochs), *pair))
-            equal = f"{label('none', objective)}, FLOPs of input"
-            if longest.get(equal):  # the last of the names, so `epochs` are its own
-                both, name = f"{DATA[dataset].epochs}, {epochs}", f"input - none, {objective}, FLOPs of input"
-                lines.append(_gap(rows, dataset, name, both, label("input", objective), equal))
+            lines += _longer(rows, dataset, objective)
     if not lines:
         return "## Longer training\n\nNot run yet: the leaders are chosen once all methods have splits 0 to 19."
     heads = ("data", "variant", "epochs", "AUROC ↑", "difference from the plan's epochs", "splits")
     splits = " and ".join(f"{data.longer - 1} ({data.title})" for data in DATA.values())
     note = (
         f"The two best methods of each objective by the mean of splits {LEADING[0]} to {LEADING[-1]}, on splits 0 to "
-        f"{splits}. Rows with a minus sign in the variant: the first minus the second, of the leaders at the plan's "
-        "epochs and at twice as many, and of `input` and no mixing at equal FLOPs."
+        f"{splits}. Rows with a minus sign in the variant: the first minus the second, at the epochs of each; the "
+        "last of `input - none` are runs of equal FLOPs."
     )
     return f"## Longer training\n\n{text.table(heads, lines)}\n\n{note}"
 
 
-def _gap(rows: Sequence[Row], dataset: str, name: str, epochs: str, first: str, second: str) -> list[str]:
-    """The row of one variant minus another, on the splits of longer training that both have."""
-    ours, others = split_means(rows, dataset, first), split_means(rows, dataset, second)
-    splits = [trial for trial in range(DATA[dataset].longer) if trial in ours and trial in others]
-    by_split = {trial: ours[trial] - others[trial] for trial in splits}
-    gap = differences.of_splits((first, second), by_split)
-    shown = f"{text.signed(gap.mean)} ({text.interval(gap)})"
-    return [DATA[dataset].title, name, epochs, shown, "", str(len(by_split))]
+def _longer(rows: Sequence[Row], dataset: str, objective: str) -> list[list[str]]:
+    """The lines of a dataset and an objective: variants, then the gaps between them."""
+    data, lines = DATA[dataset], []
+    epochs = {row.key.variant: row.epochs for row in rows if row.key.dataset == dataset}
+    best = leaders(rows, dataset, objective)[:2]
+    short = {method: label(method, objective) for method in METHODS}
+    twice = {method: f"{short[method]}, twice the epochs" for method in best}
+    equal = f"{short['none']}, FLOPs of input"
+    for long, method in [*((twice[method], method) for method in best), (equal, "none")]:
+        if found := split_means(rows, dataset, long):
+            gained = text.difference(differences.between(rows, dataset, long, short[method]))
+            lines.append([data.title, long, str(epochs[long]), text.mean(found), gained, str(len(found))])
+    # Does the gap between the leaders, or that of a method to no mixing, grow with training?
+    gaps: dict[str, list[tuple[str, str]]] = {}
+    if len(best) == 2:
+        gaps[" - ".join(best)] = [(twice[best[0]], twice[best[1]])]
+    for method in dict.fromkeys([*best, "input"]):
+        if method != "none":
+            gaps[f"{method} - none"] = [(twice[method], equal)] if method in best else []
+    gaps["input - none"].append((short["input"], equal))
+    for name, pairs in gaps.items():
+        if not all(split_means(rows, dataset, variant) for pair in pairs for variant in pair):
+            continue
+        first, second = (short[method] for method in name.split(" - "))
+        usual: dict[int, float] = {}
+        for pair in [(first, second), *pairs]:
+            gap = differences.between(rows, dataset, *pair, splits=range(data.longer))
+            grown = text.difference(differences.paired(name, name, gap.by_split, usual)) if usual else ""
+            usual = usual or gap.by_split
+            both = ", ".join(dict.fromkeys(str(epochs[variant]) for variant in pair))
+            shown = (text.difference(gap), grown, str(len(gap.by_split)))
+            lines.append([data.title, f"{name}, {objective}", both, *shown])
+    return lines
 
 
 def mechanism(rows: Sequence[Row]) -> str:
@@ -105,14 +108,10 @@ def factorial(rows: Sequence[Row]) -> str:
             found = {name: split_means(rows, dataset, f"{of}, {name}") for name in cells(method)}
             if not any(found.values()):
                 continue
-            splits = range(DATA[dataset].factorial)
-            usual = {trial: value for trial, value in split_means(rows, dataset, of).items() if trial in splits}
             lines = []
             for name, by_split in found.items():
-                gain = {trial: by_split[trial] - usual[trial] for trial in by_split if trial in usual}
-                one = differences.of_splits((name, method), gain)
-                shown = f"{text.signed(one.mean)} ({text.interval(one)})"
-                lines.append([name, text.mean(by_split), shown, str(len(by_split))])
+                gain = text.difference(differences.between(rows, dataset, f"{of}, {name}", of))
+                lines.append([name, text.mean(by_split), gain, str(len(by_split))])
             heads = ("cell", "AUROC ↑", "difference from the recipe", "splits")
             effects = _effects(found, method)
             parts.append(f"{DATA[dataset].title}, `{method}`:\n\n{text.table(heads, lines)}\n\n{effects}")

@@ -83,9 +83,8 @@ def _verdicts(rows: Sequence[Row], families: Families) -> str:
         replication = differences.difference(rows, REPLICATION, objective, COMPARISONS[0], "auroc")
         whole = all(differences.whole_splits(rows, dataset) == DATA[dataset].splits for dataset in DATA)
         word = differences.verdict(primary, replication) + ("" if whole else " (preliminary)")
-        first = f"{text.signed(primary.mean)} ({text.interval(primary)})"
-        other = f"{text.signed(replication.mean)} ({text.interval(replication)})"
-        lines.append([objective, f"**{word}**", first, text.probability(primary.adjusted), other])
+        shown = (text.difference(primary), text.probability(primary.adjusted), text.difference(replication))
+        lines.append([objective, f"**{word}**", *shown])
     rule = (
         "Hypothesis 1, `input` against random maps, is *refuted* in practice if the 95 % interval on Fashion-MNIST "
         f"lies below {RELEVANT:g}, *supported* if Holm's test rejects at {LEVEL * 100:g} % with a positive mean there "
@@ -114,7 +113,7 @@ def _tests(rows: Sequence[Row], dataset: str, families: Families) -> str:
                 continue
             pair = (one.first, one.second)
             others = [differences.difference(rows, dataset, objective, pair, name) for name in MEASURES[1:]]
-            cells_ = [f"{text.signed(each.mean)} ({text.interval(each)})" for each in others]
+            cells_ = [text.difference(each) for each in others]
             positive = f"{one.positive} of {len(one.by_split)}"
             tests = (text.probability(one.p), text.probability(one.adjusted))
             lines.append(

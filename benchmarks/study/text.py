@@ -23,6 +23,11 @@ def interval(one: Difference) -> str:
     return "–" if one.interval is None else f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
 
 
+def difference(one: Difference) -> str:
+    """The mean and, in parentheses, its interval."""
+    return f"{signed(one.mean)} ({interval(one)})"
+
+
 def probability(value: float | None) -> str:
     if value is None:
         return "–"

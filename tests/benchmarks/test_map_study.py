@@ -400,12 +400,18 @@ def test_longer_runs_and_cells_have_their_tables():
     text, _ = page.page(rows, rows, "map.svg")
     assert "| Fashion-MNIST | input, contrastive, twice the epochs | 10 | 0.8500 ± 0.0000 |" in text
     assert "on splits 0 to 4 (Fashion-MNIST) and 9 (Digits)." in text
-    # Both of the plan's epochs and of equal cost, on splits 0 to 9.
-    short = plan.split_means(rows, "digits", "input, contrastive")
-    gap = np.array([short[trial] - 0.85 for trial in range(10)])
+    # Gaps at the plan's epochs and at equal cost, and how they grew, on splits 0 to 9.
+    short = {method: plan.split_means(rows, "digits", f"{method}, contrastive") for method in ("input", "none")}
+    usual = np.array([short["input"][trial] - short["none"][trial] for trial in range(10)])
+    gap = np.array([short["input"][trial] - 0.85 for trial in range(10)])
     epochs = plan.epochs_of_equal_cost(study(20), "digits", "contrastive")
-    row = f"| Digits | input - none, contrastive, FLOPs of input | 60, {epochs} | {gap.mean():+.4f} ("
-    assert row in text and re.search(re.escape(row) + r".* \|  \| 10 \|$", text, re.MULTILINE)
+    for of, mean, grown in (
+        ("10", usual.mean(), ""),
+        (f"120, {epochs}", 0, f"{-usual.mean():+.4f}"),
+        (f"10, {epochs}", gap.mean(), f"{(gap - usual).mean():+.4f}"),
+    ):
+        row = rf"^\| Digits \| input - none, contrastive \| {of} \| {re.escape(f'{mean:+.4f}')} \(.*\) \| "
+        assert re.search(row + re.escape(grown) + r"[^|]*\| 10 \|$", text, re.MULTILINE), of
     assert "| `attribution.smoothing` | 1 | 0.8500 |" in text and "| `attribution.smoothing` | 3 | 0.8600 |" in text
     assert len(re.findall(r"^\| keep 0.5 to 0.9, smoothing 3", text, re.MULTILINE)) == 4
 
