@@ -122,15 +122,20 @@ def factorial(rows: Sequence[Row]) -> str:
 
 def _effects(found: dict[str, dict[int, float]], method: str) -> str:
     """Mean AUROC at each level of each factor, over all cells and the splits that all cells have."""
-    common = set.intersection(*(set(by_split) for by_split in found.values()))
+    common = sorted(set.intersection(*(set(by_split) for by_split in found.values())))
     if not common:
         return "The means by level need a split with all cells."
-    levels: dict[tuple[str, object], list[float]] = {}
+    names: dict[str, dict[object, list[str]]] = {}  # of the cells, by factor and level
     for name, keys in cells(method).items():
         for key, level in keys.items():
-            values = [found[name][trial] for trial in sorted(common)]
-            levels.setdefault((key, level), []).extend(values)
-    factors = [*dict.fromkeys(key for key, _ in levels)]
-    ordered = sorted(levels.items(), key=lambda each: factors.index(each[0][0]))
-    lines = [[f"`{key}`", str(level), f"{statistics.fmean(values):.4f}"] for (key, level), values in ordered]
-    return text.table(("factor", "level", "mean AUROC"), lines)
+            names.setdefault(key, {}).setdefault(level, []).append(name)
+    lines = []
+    for key, levels in names.items():
+        first: dict[int, float] = {}
+        for level, cells_ in levels.items():
+            means = {trial: statistics.fmean(found[name][trial] for name in cells_) for trial in common}
+            effect = text.difference(differences.paired(str(level), key, means, first)) if first else ""
+            first = first or means
+            lines.append([f"`{key}`", str(level), text.mean(means), effect, str(len(common))])
+    heads = ("factor", "level", "AUROC ↑", "difference from the first level", "splits")
+    return text.table(heads, lines)

@@ -412,7 +412,8 @@ def test_longer_runs_and_cells_have_their_tables():
     ):
         row = rf"^\| Digits \| input - none, contrastive \| {of} \| {re.escape(f'{mean:+.4f}')} \(.*\) \| "
         assert re.search(row + re.escape(grown) + r"[^|]*\| 10 \|$", text, re.MULTILINE), of
-    assert "| `attribution.smoothing` | 1 | 0.8500 |" in text and "| `attribution.smoothing` | 3 | 0.8600 |" in text
+    assert "| `attribution.smoothing` | 1 | 0.8500 ± 0.0000 |  | 5 |" in text
+    assert "| `attribution.smoothing` | 3 | 0.8600 ± 0.0000 | +0.0100 (+0.0100 to +0.0100) | 5 |" in text
     assert len(re.findall(r"^\| keep 0.5 to 0.9, smoothing 3", text, re.MULTILINE)) == 4
 
 
