@@ -368,7 +368,7 @@ def test_the_page_is_made_of_the_raw_file_alone_and_is_always_the_same(tmp_path,
     assert (out.read_bytes(), (tmp_path / "map.svg").read_bytes()) == (first, drawn)
     text = first.decode()
     assert len(drawn) < 100_000 and "![Paired differences" in text and "(map.svg)" in text
-    assert "Fashion-MNIST: 20 of 20 splits; Digits: 20 of 20 splits.\n" in text and "preliminary" not in text
+    assert "Fashion-MNIST: 20 of 20 splits; Digits: 20 of 20 splits. Runs of longer training: 0 of 150." in text and "preliminary" not in text
     assert text.count("**supported**") == 2 and "No run has failed so far" in text
     (line,) = re.findall(r"^\| contrastive \| input - random \| \+0\.0[12].*$", text, re.MULTILINE)[:1]
     one = differences.family(whole, "fashion_mnist", "contrastive")[0]
@@ -399,6 +399,8 @@ def test_longer_runs_and_cells_have_their_tables():
         rows.append(raw.Row(job.key, job.keys.get("phases[0].epochs", 5), 8, auroc, 0.7, 0.9))
     text, _ = page.page(rows, rows, "map.svg")
     assert "| Fashion-MNIST | input, contrastive, twice the epochs | 10 | 0.8500 ± 0.0000 |" in text
+    assert "Runs of longer training: 150 of 150. Runs of the factorial sweep: 144 of 144." in text
+    assert "longer training: 149 of 150. Runs of the factorial sweep: 0 of 144." in page.page(rows[:749], rows, "")[0]
     assert "on splits 0 to 4 (Fashion-MNIST) and 9 (Digits)." in text
     # Gaps at the plan's epochs and at equal cost, and how they grew, on splits 0 to 9.
     short = {method: plan.split_means(rows, "digits", f"{method}, contrastive") for method in ("input", "none")}
