@@ -368,7 +368,8 @@ def test_the_page_is_made_of_the_raw_file_alone_and_is_always_the_same(tmp_path,
     assert (out.read_bytes(), (tmp_path / "map.svg").read_bytes()) == (first, drawn)
     text = first.decode()
     assert len(drawn) < 100_000 and "![Paired differences" in text and "(map.svg)" in text
-    assert "Fashion-MNIST: 20 of 20 splits; Digits: 20 of 20 splits. Runs of longer training: 0 of 150." in text and "preliminary" not in text
+    assert "Fashion-MNIST: 20 of 20 splits; Digits: 20 of 20 splits. Runs of longer training: 0 of 150." in text
+    assert "preliminary" not in text
     assert text.count("**supported**") == 2 and "No run has failed so far" in text
     (line,) = re.findall(r"^\| contrastive \| input - random \| \+0\.0[12].*$", text, re.MULTILINE)[:1]
     one = differences.family(whole, "fashion_mnist", "contrastive")[0]
