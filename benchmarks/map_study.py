@@ -64,8 +64,7 @@ def main(words: list[str] | None = None) -> int:
     running.add_argument("--workdir", default="runs/map", help="parent directory of the runs")
     running.add_argument("--only", choices=ONLY, default="", help="a dataset or a part of the plan")
     numbers = lambda given: [int(word) for word in given.split(",")]
-    every = range(max(data.splits for data in plan.DATA.values()))
-    running.add_argument("--splits", type=numbers, default=every, help="class splits, separated by commas")
+    running.add_argument("--splits", type=numbers, default=plan.ALL_SPLITS, help="class splits, separated by commas")
     running.add_argument("--retry", action="store_true", help="repeat runs that failed")
     running.add_argument("--remeasure", action="store_true", help="train nothing; measure existing runs again")
     paging = commands.add_parser("page", parents=[shared], help="make the page and its figure from the raw file")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from . import differences, text
-from .plan import DATA, LEADING, METHODS, OBJECTIVES, cells, label, leaders, split_means
+from .plan import DATA, LEADING, METHODS, OBJECTIVES, cells, equal_cost, label, leaders, split_means, twice
 from .raw import Row
 
 MECHANISM = {
@@ -38,29 +38,30 @@ def _longer(rows: Sequence[Row], dataset: str, objective: str) -> list[list[str]
     epochs = {row.key.variant: row.epochs for row in rows if row.key.dataset == dataset}
     best = leaders(rows, dataset, objective)[:2]
     short = {method: label(method, objective) for method in METHODS}
-    twice = {method: f"{short[method]}, twice the epochs" for method in best}
-    equal = f"{short['none']}, FLOPs of input"
-    for long, method in [*((twice[method], method) for method in best), (equal, "none")]:
-        if found := split_means(rows, dataset, long):
-            gained = text.difference(differences.between(rows, dataset, long, short[method]))
-            lines.append([data.title, long, str(epochs[long]), text.mean(found), gained, str(len(found))])
+    long = {method: twice(method, objective) for method in best}
+    equal = equal_cost(objective)
+    for name, method in [*((long[method], method) for method in best), (equal, "none")]:
+        if found := split_means(rows, dataset, name):
+            gained = text.difference(differences.between(rows, dataset, name, short[method]))
+            lines.append([data.title, name, str(epochs[name]), text.mean(found), gained, str(len(found))])
     # Does the gap between the leaders, or that of a method to no mixing, grow with training?
     gaps: dict[str, list[tuple[str, str]]] = {}
     if len(best) == 2:
-        gaps[" - ".join(best)] = [(twice[best[0]], twice[best[1]])]
+        gaps[" - ".join(best)] = [(long[best[0]], long[best[1]])]
     for method in dict.fromkeys([*best, "input"]):
         if method != "none":
-            gaps[f"{method} - none"] = [(twice[method], equal)] if method in best else []
+            gaps[f"{method} - none"] = [(long[method], equal)] if method in best else []
     gaps["input - none"].append((short["input"], equal))
     for name, pairs in gaps.items():
         if not all(split_means(rows, dataset, variant) for pair in pairs for variant in pair):
             continue
-        first, second = (short[method] for method in name.split(" - "))
-        usual: dict[int, float] = {}
-        for pair in [(first, second), *pairs]:
+        first, second = name.split(" - ")
+        usual = (short[first], short[second])
+        before = differences.between(rows, dataset, *usual, splits=range(data.longer))
+        for pair in [usual, *pairs]:
             gap = differences.between(rows, dataset, *pair, splits=range(data.longer))
-            grown = text.difference(differences.paired(name, name, gap.by_split, usual)) if usual else ""
-            usual = usual or gap.by_split
+            growth = differences.paired(name, name, gap.by_split, before.by_split)
+            grown = "" if pair == usual else text.difference(growth)
             both = ", ".join(dict.fromkeys(str(epochs[variant]) for variant in pair))
             shown = (text.difference(gap), grown, str(len(gap.by_split)))
             lines.append([data.title, f"{name}, {objective}", both, *shown])
@@ -131,11 +132,14 @@ def _effects(found: dict[str, dict[int, float]], method: str) -> str:
             names.setdefault(key, {}).setdefault(level, []).append(name)
     lines = []
     for key, levels in names.items():
-        first: dict[int, float] = {}
-        for level, cells_ in levels.items():
-            means = {trial: statistics.fmean(found[name][trial] for name in cells_) for trial in common}
-            effect = text.difference(differences.paired(str(level), key, means, first)) if first else ""
-            first = first or means
-            lines.append([f"`{key}`", str(level), text.mean(means), effect, str(len(common))])
+        means = {
+            level: {trial: statistics.fmean(found[name][trial] for name in of_level) for trial in common}
+            for level, of_level in levels.items()
+        }
+        first = next(iter(levels))
+        for level, by_split in means.items():
+            effect = differences.paired(str(level), str(first), by_split, means[first])
+            shown = "" if level == first else text.difference(effect)
+            lines.append([f"`{key}`", str(level), text.mean(by_split), shown, str(len(common))])
     heads = ("factor", "level", "AUROC ↑", "difference from the first level", "splits")
     return text.table(heads, lines)

@@ -9,7 +9,7 @@ from gradmix_jax.report import formats
 from . import differences, exploratory, text
 from .differences import COMPARISONS, LEVEL, MEASURES, PRIMARY, RELEVANT, REPLICATION, Difference
 from .figure import svg
-from .plan import DATA, METHODS, OBJECTIVES, all_jobs, label, split_means
+from .plan import ALL_SPLITS, DATA, METHODS, OBJECTIVES, all_jobs, label, split_means
 from .raw import Row
 
 HEADS = {"auroc": "AUROC", "oscr": "OSCR", "accuracy": "accuracy"}
@@ -74,9 +74,9 @@ def _introduction(rows: Sequence[Row]) -> str:
     if any(count < DATA[dataset].splits for dataset, count in counts.items()):
         lines[-1] += " **Tests of an incomplete study are preliminary.**"
     else:
-        tried, everywhere = {row.key for row in rows}, range(max(data.splits for data in DATA.values()))
+        tried = {row.key for row in rows}
         for part, name in (("longer", "longer training"), ("factorial", "the factorial sweep")):
-            keys = {job.key for job in all_jobs(rows, part, everywhere)}
+            keys = {job.key for job in all_jobs(rows, part, ALL_SPLITS)}
             lines[-1] += f" Runs of {name}: {len(keys & tried)} of {len(keys)}."
     return "\n".join(lines)
 

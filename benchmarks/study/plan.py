@@ -55,6 +55,7 @@ DATA = {
     ),
     "digits": Data("digits_osr", splits=20, longer=10, factorial=5, seeds=(0, 1), width=8, epochs=60, keys={}),
 }
+ALL_SPLITS = range(max(data.splits for data in DATA.values()))
 # Keys that both share. Only the headline and the diversity are evaluated, no other scores, features or probes.
 SHARED = {
     "dataset.benchmark": "random",
@@ -109,6 +110,16 @@ def base(dataset: str) -> ConfigDict:
 def label(method: str, objective: str) -> str:
     """The name in the sweep `map`."""
     return f"{method}, {objective}"
+
+
+def twice(method: str, objective: str) -> str:
+    """The variant of a method at twice the epochs."""
+    return f"{label(method, objective)}, twice the epochs"
+
+
+def equal_cost(objective: str) -> str:
+    """The variant of no mixing at the FLOPs of `input`."""
+    return f"{label('none', objective)}, FLOPs of input"
 
 
 def jobs_of(dataset: str, part: str, variant: str, of: str, trial: int, keys: dict[str, object]) -> list[Job]:
@@ -167,10 +178,9 @@ def longer(rows: Sequence[Row], splits: Sequence[int]) -> Iterator[Job]:
         for trial in [trial for trial in range(data.longer) if trial in splits]:
             for objective in OBJECTIVES:
                 best = leaders(rows, dataset, objective)[:2]
-                more = {f"{label(method, objective)}, twice the epochs": (method, 2 * data.epochs) for method in best}
+                more = {twice(method, objective): (method, 2 * data.epochs) for method in best}
                 if best:
-                    name = f"{label('none', objective)}, FLOPs of input"
-                    more[name] = ("none", epochs_of_equal_cost(rows, dataset, objective))
+                    more[equal_cost(objective)] = ("none", epochs_of_equal_cost(rows, dataset, objective))
                 for name, (method, epochs) in more.items():
                     keys = {"phases[0].epochs": epochs}
                     yield from jobs_of(dataset, "longer", name, label(method, objective), trial, keys)
