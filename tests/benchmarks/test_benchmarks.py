@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = {
     "communication": ["--width=4", "--batch=128"],
     "evaluation": ["--scale=0.1", "--repeats=1"],
+    "huge_pages": ["--recipes=none", "--width=4", "--batch=16", "--repeats=2", "--steps=1"],
     "large_batch": ["--width=4", "--step_batches=128"],
     "loop": ["--width=4", "--batch=32", "--steps=4", "--repeats=1", "--images=400"],
     "maps": ["--folder={tmp}", "--data=digits", "--models=small_cnn", "--seeds=0,1", "--images=16", "--epochs=1"],
