@@ -110,7 +110,7 @@ def main() -> None:
 
 def spread(values: list[float], form: str) -> str:
     """Median (quartiles)."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
