@@ -47,10 +47,11 @@ def _longer(rows: Sequence[Row], dataset: str, objective: str) -> list[list[str]
     # Does the gap between the leaders, or that of a method to no mixing, grow with training?
     gaps: dict[str, list[tuple[str, str]]] = {}
     if len(best) == 2:
-        gaps[" - ".join(best)] = [(long[best[0]], long[best[1]])]
+        first, second = sorted(best, key=lambda method: method == "none")
+        gaps[f"{first} - {second}"] = [(long[first], long[second])]
     for method in dict.fromkeys([*best, "input"]):
         if method != "none":
-            gaps[f"{method} - none"] = [(long[method], equal)] if method in best else []
+            gaps.setdefault(f"{method} - none", []).extend([(long[method], equal)] if method in best else [])
     gaps["input - none"].append((short["input"], equal))
     for name, pairs in gaps.items():
         if not all(split_means(rows, dataset, variant) for pair in pairs for variant in pair):
@@ -58,7 +59,9 @@ def _longer(rows: Sequence[Row], dataset: str, objective: str) -> list[list[str]
         first, second = name.split(" - ")
         usual = (short[first], short[second])
         before = differences.between(rows, dataset, *usual, splits=range(data.longer))
-        for pair in [usual, *pairs]:
+        # Without mixing, twice the epochs can be those of equal FLOPs: then both are the same runs.
+        different = {tuple(epochs[variant] for variant in pair): pair for pair in [usual, *pairs]}
+        for pair in different.values():
             gap = differences.between(rows, dataset, *pair, splits=range(data.longer))
             growth = differences.paired(name, name, gap.by_split, before.by_split)
             grown = "" if pair == usual else text.difference(growth)
@@ -96,7 +99,8 @@ def mechanism(rows: Sequence[Row]) -> str:
         heads = ("data", "objective", "measure", "rank correlation with AUROC", "positive splits")
         parts += [
             text.table(heads, related),
-            "Spearman's rank correlation over the runs of a split; mean over splits.",
+            "Spearman's rank correlation over all runs of a split, with those of longer training and of the factorial "
+            "sweep; mean over splits.",
         ]
     return "\n\n".join(parts)
 

@@ -420,6 +420,20 @@ def test_longer_runs_and_cells_have_their_tables():
     assert len(re.findall(r"^\| keep 0.5 to 0.9, smoothing 3", text, re.MULTILINE)) == 4
 
 
+def test_a_gap_to_no_mixing_is_given_once_when_no_mixing_leads():
+    rows = [each._replace(auroc=each.auroc + 0.1 * each.key.variant.startswith("none")) for each in study(20)]
+    assert plan.leaders(rows, "fashion_mnist", "cross-entropy")[0] == "none"
+    for job in plan.all_jobs(rows, "longer", range(20)):
+        epochs = 20 if job.key.dataset == "fashion_mnist" else job.keys["phases[0].epochs"]
+        rows.append(raw.Row(job.key, epochs, 8, 0.85, 0.7, 0.9))
+    text, _ = page.page(rows, rows, "map.svg")
+    gaps = re.findall(r"^\| (.*?) \| (\w+) - (\w+), (.*?) \| ([\d, ]+) \|", text, re.MULTILINE)
+    assert {(first, second) for _, first, second, _, _ in gaps} == {("input", "none")}
+    # Twice the epochs and equal FLOPs are the same number of epochs on one dataset, and two numbers on the other.
+    assert [gap[0] for gap in gaps] == 2 * (3 * ["Fashion-MNIST"]) + 2 * (4 * ["Digits"])
+    assert [gap[4] for gap in gaps[:3]] == ["10", "20", "10, 20"] and len(set(gaps)) == len(gaps)
+
+
 # ---- mechanism and pilot
 
 
