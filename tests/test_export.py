@@ -26,7 +26,13 @@ from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
-SCORES = [name for name, entry in scores.SCORES.items() if not entry.on_request]
+# Of each kind of fit one in the quick tests.
+QUICK = ("topk_cosine", "knn", "mahalanobis", "max_logit", "react", "vim", "ensemble")
+SCORES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, entry in scores.SCORES.items()
+    if not entry.on_request
+]
 
 
 def set_config(workdir, **changes):

@@ -244,7 +244,7 @@ def test_a_recipe_of_the_base_config_is_refused():
     )
 
 
-QUICK = ("GradMix, input", "MoCo, GradMix", "FMix")
+QUICK = ("GradMix, input",)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from gradmix_jax.config import phase
 from gradmix_jax.training import loop, mapping, train
 from gradmix_jax.training import step as step_lib
 
-SLOW_SHARD_MAP = pytest.param("shard_map", marks=pytest.mark.slow)  # same collectives as `pmap`
 MOCO = {
     "objective.ssl": "moco",
     "objective.options.moco.queue_size": 128,
@@ -29,6 +28,8 @@ CASES = {
     "moco": ("input", MOCO),
     "barlow_twins": ("layer", {"objective.ssl": "barlow_twins"}),
 }
+# The rest is slow; `shard_map` and `pmap` have the same collectives.
+QUICK = {("pmap", "input"), ("pmap", "moco"), ("shard_map", "moco"), ("sharded", "layer")}
 STEPS = 4
 
 
@@ -64,13 +65,9 @@ def on_one_device(case):
 @pytest.mark.parametrize(
     "name, case",
     [
-        *(("pmap", case) for case in CASES if case != "barlow_twins"),
-        pytest.param("pmap", "barlow_twins", marks=pytest.mark.slow),
-        ("shard_map", "moco"),
-        ("sharded", "layer"),
-        ("sharded", "moco"),
-        *(pytest.param("shard_map", case, marks=pytest.mark.slow) for case in ("input", "layer", "barlow_twins")),
-        *(pytest.param("sharded", case, marks=pytest.mark.slow) for case in ("input", "barlow_twins")),
+        pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.mark.slow)
+        for name in mapping.MAPPINGS
+        for case in CASES
     ],
 )
 def test_eight_devices_agree_with_one(name, case):
@@ -175,7 +172,8 @@ def whole(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", [SLOW_SHARD_MAP, "sharded"])  # `pmap`: tests/test_main.py
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shard_map", "sharded"])  # `pmap`: tests/test_main.py
 def test_nothing_is_compiled_after_the_first_step_and_resume_gives_the_same_bits(
     name, whole, tmp_path, monkeypatch, programs
 ):
@@ -197,13 +195,8 @@ def test_nothing_is_compiled_after_the_first_step_and_resume_gives_the_same_bits
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), state, expected)
 
 
-@pytest.mark.parametrize(
-    "first, second",
-    [
-        ("pmap", "sharded"),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("sharded", "shard_map"), ("shard_map", "pmap"))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first, second", [("pmap", "sharded"), ("sharded", "shard_map"), ("shard_map", "pmap")])
 def test_a_run_may_resume_under_another_mapping(first, second, whole, tmp_path):
     assert fit(digits(first), tmp_path, stop_at=3) == 3
     done = fit(digits(second), tmp_path)
@@ -230,7 +223,8 @@ def test_a_run_in_micro_batches_resumes_to_the_same_bits_and_keeps_their_size(na
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), state, expected)
 
 
-@pytest.mark.parametrize("name", [SLOW_SHARD_MAP, "sharded"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shard_map", "sharded"])  # `pmap`: tests/test_main.py
 def test_streamed_training_equals_resident_training(name, whole, tmp_path):
     config = digits(name, **{"dataset.storage": "stream"})
     fit(config, tmp_path)

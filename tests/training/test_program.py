@@ -18,7 +18,7 @@ SUPCON = (phase("supcon", epochs=2, supcon=1.0),)
     "recipe, phases, overrides",
     [
         ("cutmix", PHASES, {"attribution.loss": "moco"}),
-        ("cutmix", PHASES, {"attribution.loss": "cross_entropy"}),
+        pytest.param("cutmix", PHASES, {"attribution.loss": "cross_entropy"}, marks=pytest.mark.slow),
         ("cutmix", PHASES, {"attribution.loss": "simclr", "attribution.every": 4}),
         ("mixup", SUPCON, {"attribution.loss": "barlow_twins", "train.num_views": 3, "objective.mixed_supcon": True}),
     ],

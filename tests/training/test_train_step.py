@@ -21,6 +21,10 @@ from gradmix_jax.training.program import Context
 RECIPES = ("input", "layer")
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def largest_difference(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b)))
 
@@ -87,9 +91,9 @@ def reference_gradient(context, mixed, views):
         ("input", {}),
         ("layer", {}),
         ("layer", {"objective.mixed_supcon": True, "attribution.loss": "supcon"}),
-        ("released", {}),
+        slow("released", {}),
         ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128, "attribution.loss": "moco"}),
-        ("layer", {"objective.ssl": "barlow_twins", "attribution.loss": "barlow_twins"}),
+        slow("layer", {"objective.ssl": "barlow_twins", "attribution.loss": "barlow_twins"}),
         ("input", {"model.classifier": "linear", "attribution.loss": "training", "train.num_views": 1}),
     ],
 )
@@ -120,7 +124,7 @@ def test_gradient_equals_plain_grad_of_the_whole_loss(recipe, overrides):
     assert largest_difference(stats, expected_stats) < 1e-6
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [slow("input"), "layer"])
 def test_maps_are_random_between_fresh_ones(recipe):
     """Every second step has a fresh map; the others equal, up to rounding, the recipe with random maps."""
     specs, program = small_program(recipe, **{"attribution.every": 2})
@@ -151,8 +155,8 @@ def test_attribution_leaves_parameters_and_statistics_alone():
     "recipe, overrides",
     [
         ("saliencymix", {}),
-        ("cutmix", {"mix.mixed_views": "first"}),
-        ("released", {}),
+        slow("cutmix", {"mix.mixed_views": "first"}),
+        slow("released", {}),
         ("mixup", {}),
         ("input", {"attribution.every": 2}),
     ],
@@ -183,7 +187,7 @@ def test_an_explanation_shows_what_the_step_does(recipe, overrides, monkeypatch)
     assert not (mixed != views).any(-1)[mask == 0].any() and mask.any()
 
 
-@pytest.mark.parametrize("method", ["input", "gradient_x_input", "layer", "grad_cam"])
+@pytest.mark.parametrize("method", ["input", slow("gradient_x_input"), "layer", slow("grad_cam")])
 def test_maps_come_from_the_gradient_of_the_attribution_loss(method):
     specs, program = small_program("layer", **{"attribution.method": method, "attribution.smoothing": 1})
     state = small_state(specs, program)
