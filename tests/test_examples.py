@@ -113,7 +113,7 @@ def flops(compiled):
     return compiled.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ["linen", "nnx", pytest.param("vit", marks=pytest.mark.slow)])
 def test_an_example_costs_and_computes_what_the_built_in_step_does(name):
     example = EXAMPLES[name]
     images, labels = load_digits(return_X_y=True)

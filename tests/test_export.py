@@ -26,7 +26,7 @@ from gradmix_jax.scores.fitted import works_on_logits
 from gradmix_jax.training.checkpoint import Checkpoints
 
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
-# Of each kind of fit one in the quick tests.
+# One of each kind of fit; the others are slow tests.
 QUICK = ("topk_cosine", "knn", "mahalanobis", "max_logit", "react", "vim", "ensemble")
 SCORES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)

@@ -14,7 +14,10 @@ from gradmix_jax.training import step as step_lib
 
 # Every step of the augmentation that draws random numbers.
 VIEWS = {"jitter_prob": 0.5, "gray_prob": 0.2, "rotation_degrees": 5.0, "blur_prob": 0.5}
-CASES = [(recipe, {}) for recipe in config_lib.RECIPES]
+# Their random draws are those of another recipe.
+SLOW = {"grad_cam", "tokens", "smooth", "integrated_gradients", "eigen_cam", "rollout", "attentive_cutmix", "tokenmix"}
+SLOW |= {"vit_none", "vit_cutmix", "saliencymix"}
+CASES = [pytest.param(recipe, {}, marks=pytest.mark.slow if recipe in SLOW else ()) for recipe in config_lib.RECIPES]
 CASES += [
     ("input", {"objective.ssl": "moco", "objective.options.moco.queue_size": 128}),
     ("layer", {"attribution.every": 2}),

@@ -132,6 +132,7 @@ def test_the_step_is_that_of_the_whole_batch(case, monkeypatch):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mixed, whole_mixed)
 
 
+@pytest.mark.slow
 def test_batch_norm_normalizes_every_micro_batch_by_itself():
     """Against plain `jax.grad` of a loss of outputs computed one micro batch after the other."""
     specs, program = small_program("cutmix", **{"objective.mixed_supcon": True})
