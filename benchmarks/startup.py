@@ -38,8 +38,8 @@ jax.monitoring.register_event_duration_secs_listener(on_duration)
 jax.monitoring.register_event_listener(on_event)
 advance = metrics_writer.MetricsWriter.advance
 metrics_writer.MetricsWriter.advance = lambda self: (marks["steps"].append(time.time() - started), advance(self))[1]
-evaluate = run.evaluate
-run.evaluate = lambda *arguments: (mark("trained"), evaluate(*arguments))[1]
+evaluate = run._evaluate
+run._evaluate = lambda *arguments: (mark("trained"), evaluate(*arguments))[1]
 save = run.save_results
 run.save_results = lambda *arguments: (save(*arguments), mark("results"))[0]
 try:

@@ -13,12 +13,15 @@ def validation_accuracy(workdir: str) -> tuple[float, int]:
     """(accuracy of the top-k cosine classifier of the encoder's features on the validation images, their number).
 
     Raises:
-      ValueError: the run has no features.npz, or no validation images.
+      ValueError: the run has no features.npz, or no validation images that are not training images too.
     """
     parts, k = cache.load(workdir), config_lib.read(workdir)["evaluate"]["k"]
     if parts is None or "validation" not in parts:
         raise ValueError(f"{workdir} has no features of validation images; evaluate the run first.")
-    train, validation = parts["train"], guards.not_learned(parts["train"], parts["validation"])
+    train = parts["train"]
+    validation = guards.not_learned([train], parts["validation"])
+    if validation is None:
+        raise ValueError(f"All validation images of {workdir} are also training images; choose another split.")
     bank = class_bank(train.outputs["features"], train.labels, num_classes=int(train.labels.max()) + 1, k=k)
     sums_NxK = class_sums(bank, Outputs(validation.outputs["features"]))
     return float(np.mean(np.argmax(sums_NxK, axis=1) == validation.labels)), len(validation)
