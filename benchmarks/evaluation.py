@@ -91,9 +91,13 @@ def our_metrics(data, scored):
         found |= named(name, {metric: of[metric] for metric in ("auroc", "accuracy") if metric in of})
     found |= {name: at_threshold[name] for name in ("macro_f1", "threshold")}
     found["confusion"] = np.array(confusion["counts"]) / len(known.labels)
-    head = open_set.classifier_metrics(known.outputs[LOGITS], known.labels)
-    del head["reliability"]  # the bins behind "ece"
-    return found | named("head", head)
+    return found | named("head", of_classifier(known.outputs[LOGITS], known.labels))
+
+
+def of_classifier(logits, labels):
+    """`open_set.classifier_metrics` without the bins behind "ece"."""
+    found = open_set.classifier_metrics(logits, labels)
+    return {name: value for name, value in found.items() if name != "reliability"}
 
 
 def our_bootstrap(data, scored):
@@ -105,7 +109,7 @@ def our_bootstrap(data, scored):
 def our_linear_probe(data, scored):
     linear = probes.linear(probed(data, "train"), probed(data, "validation"), num_classes=KNOWN)
     features, labels = probed(data, "test_known")
-    return open_set.classifier_metrics(linear.logits(features), labels)
+    return of_classifier(linear.logits(features), labels)
 
 
 def our_knn_probe(data, scored):
