@@ -11,6 +11,7 @@ import pytest
 import train_linen
 import train_nnx
 import train_vit
+from marks import slow_but
 from programs import small_program
 from sklearn.datasets import load_digits
 
@@ -113,7 +114,7 @@ def flops(compiled):
     return compiled.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("name", ["linen", "nnx", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", slow_but(["linen", "nnx"], EXAMPLES))
 def test_an_example_costs_and_computes_what_the_built_in_step_does(name):
     example = EXAMPLES[name]
     images, labels = load_digits(return_X_y=True)

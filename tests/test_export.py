@@ -12,6 +12,7 @@ import numpy as np
 import old_run
 import pytest
 import untrained_runs
+from marks import slow_but
 from PIL import Image
 
 from gradmix_jax import config as config_lib
@@ -28,11 +29,7 @@ from gradmix_jax.training.checkpoint import Checkpoints
 pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
 # One of each kind of fit; the others are slow tests.
 QUICK = ("topk_cosine", "knn", "mahalanobis", "max_logit", "react", "vim", "ensemble")
-SCORES = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name, entry in scores.SCORES.items()
-    if not entry.on_request
-]
+SCORES = slow_but(QUICK, [name for name, entry in scores.SCORES.items() if not entry.on_request])
 
 
 def set_config(workdir, **changes):

@@ -17,6 +17,7 @@ import commands
 import jax
 import numpy as np
 import pytest
+from marks import slow
 from PIL import Image
 from programs import final_state, small_config
 
@@ -101,9 +102,7 @@ def test_an_evaluation_compiles_nothing_that_an_earlier_one_did(whole_run, progr
     assert len(programs) - seen <= 0, programs[seen:]
 
 
-@pytest.mark.parametrize(
-    "stop_at", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("stop_at", [slow(1), 3, slow(5)])
 def test_resume_gives_the_same_bits_as_an_uninterrupted_run(whole_run, tmp_path, monkeypatch, stop_at):
     config, workdir = whole_run
     with monkeypatch.context() as patch:

@@ -9,6 +9,7 @@ import commands
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 from scipy import special, stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -339,9 +340,7 @@ def test_delong_and_mcnemar():
         paired.auroc((one[:60], one[60:]), (two[:59], two[60:]))
 
 
-@pytest.mark.parametrize(
-    ("size", "seconds"), [(20_000, 60), pytest.param(1_000_000, 120, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize(("size", "seconds"), [(20_000, 60), slow(1_000_000, 120)], ids=str)
 def test_many_images(size, seconds):
     """The goal for a million images is 20 s on two idle cores; the bounds leave room for a busy machine."""
     random = np.random.default_rng(0)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluated_runs import ENVIRONMENT
+from marks import slow_but
 from ml_collections.config_flags import config_path
 from programs import NUM_IMAGES, SIZE, small_config
 
@@ -244,12 +245,7 @@ def test_a_recipe_of_the_base_config_is_refused():
     )
 
 
-QUICK = ("GradMix, input",)
-
-
-@pytest.mark.parametrize(
-    "label", [label if label in QUICK else pytest.param(label, marks=pytest.mark.slow) for label in sweep.OVERVIEW]
-)
+@pytest.mark.parametrize("label", slow_but(["GradMix, input"], sweep.OVERVIEW))
 def test_extreme_images_leave_every_method_finite(label):
     """Constant images of a single class: flat maps, equal features, no negatives of another class."""
     base = small_config(phases=PHASES, **{"objective.options.moco.queue_size": 64})

@@ -3,11 +3,12 @@
 import communication
 import hlo
 import pytest
+from marks import slow
 
 from gradmix_jax.training import cost, mapping
 
 
-@pytest.mark.parametrize("recipe, devices", [("layer", 8), pytest.param("input", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe, devices", [("layer", 8), slow("input", 4)])
 def test_the_step_exchanges_only_what_it_needs(recipe, devices):
     executable, program, state = communication.compile_step(recipe, devices=devices, width=4, batch=128)
     found = hlo.collectives(executable.as_text())

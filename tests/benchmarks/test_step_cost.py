@@ -10,6 +10,7 @@ import hlo
 import pytest
 import resnet18
 import step_cost
+from marks import slow
 
 
 @functools.cache
@@ -26,10 +27,6 @@ def _cost(recipe, overrides, phase_name, dtype):
 
 def cost_of(recipe, overrides=None, phase=resnet18.SSL, dtype="float32"):
     return _cost(recipe, tuple((overrides or {}).items()), phase.name, dtype)
-
-
-def slow(name, *bounds):
-    return pytest.param(name, *bounds, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +72,7 @@ def test_the_step_as_a_whole_does_not_grow(recipe, dtype, gigaflops, gigabytes, 
     assert own.bytes / 1e9 < 1.03 * gigabytes and own.temporary_bytes / 1e6 < 1.03 * megabytes
 
 
-@pytest.mark.parametrize(
-    "recipe, overrides", [("layer", ()), pytest.param("layer", (("mix.mask", "threshold"),), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("recipe, overrides", [("layer", ()), slow("layer", (("mix.mask", "threshold"),))])
 def test_nothing_in_the_step_sorts_pixels_or_loops_over_images(recipe, overrides):
     text = program_text(recipe, overrides)
     # The partners within the 4 groups of 16 images.

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from marks import slow_but
 from miniature import Noise, config
 from sklearn import metrics as reference
 from untrained_runs import animals, untrained
@@ -19,7 +20,7 @@ from gradmix_jax.report import contents
 
 # One of each kind; all of them take minutes on two cores.
 QUICK = ("ssb_aircraft", "imagenet_p2", "openood_cifar10")
-EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PROTOCOLS]
+EVERY = slow_but(QUICK, PROTOCOLS)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ def _check_leaderboard(found, protocol):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "imagenet_p2" else pytest.mark.slow) for name in PROTOCOLS],
+    slow_but(["imagenet_p2"], PROTOCOLS),
 )
 def test_a_protocol_trains(name, tmp_path):
     """One epoch with everything in the protocol's config, including negative classes where there are any."""

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from marks import slow_but
 from scored_toy import (
     LABELS,
     F,
@@ -125,10 +126,7 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["zeros", "one image a class", *(pytest.param(name, marks=pytest.mark.slow) for name in (*ENCODERS,)[2:])],
-)
+@pytest.mark.parametrize("name", slow_but(["zeros", "one image a class"], ENCODERS))
 def test_scores_of_a_poor_encoder_are_finite_or_left_out_by_name(name):
     train, labels, other, lacking = ENCODERS[name]
     found, of = fit_every_score(train, labels, other[: len(other) // 2])

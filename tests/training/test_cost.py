@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from marks import slow
 from programs import shorten_transformers, small_program, small_state
 
 from gradmix_jax.training import cost, program_text
@@ -61,10 +62,10 @@ def test_convolutions_count_as_xla_counts_them(options):
     "recipe, overrides",
     [
         ("none", {}),
-        pytest.param("layer", {"attribution.every": 2}, marks=pytest.mark.slow),
-        pytest.param("tokens", {"model.width": 128}, marks=pytest.mark.slow),
-        pytest.param("integrated_gradients", {}, marks=pytest.mark.slow),
-        pytest.param("none", {"augment.policy": "augmix"}, marks=pytest.mark.slow),
+        slow("layer", {"attribution.every": 2}),
+        slow("tokens", {"model.width": 128}),
+        slow("integrated_gradients", {}),
+        slow("none", {"augment.policy": "augmix"}),
     ],
 )
 def test_a_step_counts_as_xla_counts_it_where_no_loop_is_repeated(recipe, overrides, monkeypatch):
@@ -77,9 +78,7 @@ def test_a_step_counts_as_xla_counts_it_where_no_loop_is_repeated(recipe, overri
 
 # A forward pass costs a third of a forward and backward pass. With a separate map, three passes are pulled back: clean
 # for the map, clean for the parameters, and mixed.
-@pytest.mark.parametrize(
-    "recipe, least, most", [("none", 1.2, 1.4), pytest.param("layer", 1.3, 1.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("recipe, least, most", [("none", 1.2, 1.4), slow("layer", 1.3, 1.5)])
 def test_micro_batches_cost_a_forward_pass_more_and_less_memory(recipe, least, most):
     specs, whole = small_program(recipe, **{"model.width": 16})
     state = jax.eval_shape(lambda: small_state(specs, whole))

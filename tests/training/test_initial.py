@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from marks import slow_but
 from programs import small_config
 
 from gradmix_jax import assembly, models, run_many
@@ -194,9 +195,7 @@ def test_frozen_parts_stay_as_they_are(untrained, source, tmp_path):
     assert sum(np.size(leaf) for leaf in jax.tree.leaves(state.opt_state)) < 2 * trained + 10
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "pmap" else pytest.param(name, marks=pytest.mark.slow) for name in mapping.MAPPINGS]
-)
+@pytest.mark.parametrize("name", slow_but(["pmap"], mapping.MAPPINGS))
 def test_a_frozen_encoder_keeps_its_features(untrained, source, tmp_path, name):
     config = digits(**{"model.init_from": source[0], "model.freeze": ("encoder",), "train.mapping": name})
     fit(config, tmp_path)

@@ -1,6 +1,7 @@
 """The mappings: eight devices agree with one, and a run may resume under another mapping."""
 
 import functools
+import itertools
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from programs import final_state, small_config, small_images, small_order, small_program, small_state
 
 from gradmix_jax import config as config_lib
@@ -62,14 +64,7 @@ def on_one_device(case):
     return jax.device_get(state), history
 
 
-@pytest.mark.parametrize(
-    "name, case",
-    [
-        pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.mark.slow)
-        for name in mapping.MAPPINGS
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("name, case", slow_but(QUICK, itertools.product(mapping.MAPPINGS, CASES)))
 def test_eight_devices_agree_with_one(name, case):
     one, history = on_one_device(case)
     recipe, overrides = CASES[case]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from programs import PHASES, shorten_transformers, small_config, small_images, small_order, small_program, small_state
 
 from gradmix_jax import config as config_lib
@@ -111,9 +112,7 @@ def test_a_micro_batch_has_the_same_images_of_every_device_and_view():
     np.testing.assert_array_equal(place_B[np.array(first) + 2], place_B[first])
 
 
-@pytest.mark.parametrize(
-    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.parametrize("case", slow_but(QUICK, CASES))
 def test_the_step_is_that_of_the_whole_batch(case, monkeypatch):
     shorten_transformers(monkeypatch)
     recipe, overrides, phases = CASES[case]

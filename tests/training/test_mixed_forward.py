@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 from programs import shorten_transformers, small_images, small_program, small_state
 
 from gradmix_jax import config as config_lib
@@ -138,7 +139,7 @@ def test_manifold_mixup_reaches_the_model():
     assert np.abs(np.asarray(seen.logits - apply(mixed.images, {}))).max() > 1e-3
 
 
-@pytest.mark.parametrize("recipe", ["tokens", pytest.param("rollout", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", ["tokens", slow("rollout")])
 def test_masks_of_token_maps_are_whole_patches(recipe, short):
     """The map comes from the model's own activations, gradients or attention, and is constant over a patch."""
     program, state, images, labels = made(recipe)
@@ -169,7 +170,7 @@ def test_masks_of_token_maps_are_whole_patches(recipe, short):
     np.testing.assert_allclose(maps, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [pytest.param("training", marks=pytest.mark.slow), "simclr"])
+@pytest.mark.parametrize("loss", [slow("training"), "simclr"])
 def test_maps_of_several_gradients_in_the_step(loss):
     overrides = {"attribution.loss": loss, "attribution.options": {"integrated_gradients": {"steps": 2}}}
     program, state, images, labels = made("integrated_gradients", **overrides)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 from programs import NUM_IMAGES, PHASES, small_images, small_order, small_program, small_state
 
 from gradmix_jax.config import phase
@@ -18,7 +19,7 @@ SUPCON = (phase("supcon", epochs=2, supcon=1.0),)
     "recipe, phases, overrides",
     [
         ("cutmix", PHASES, {"attribution.loss": "moco"}),
-        pytest.param("cutmix", PHASES, {"attribution.loss": "cross_entropy"}, marks=pytest.mark.slow),
+        slow("cutmix", PHASES, {"attribution.loss": "cross_entropy"}),
         ("cutmix", PHASES, {"attribution.loss": "simclr", "attribution.every": 4}),
         ("mixup", SUPCON, {"attribution.loss": "barlow_twins", "train.num_views": 3, "objective.mixed_supcon": True}),
     ],

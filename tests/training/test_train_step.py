@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow
 from programs import NUM_IMAGES, PHASES, SIZE, small_images, small_order, small_program, small_state
 
 from gradmix_jax import models, objectives
@@ -19,10 +20,6 @@ from gradmix_jax.training.forward import Outputs, apply_model
 from gradmix_jax.training.program import Context
 
 RECIPES = ("input", "layer")
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def largest_difference(a, b):
