@@ -1,7 +1,7 @@
 """Does a step on a Linux CPU become faster when malloc asks for huge pages?
 
-python benchmarks/huge_pages.py                                    the table of benchmarks/README.md
-python benchmarks/huge_pages.py --width=4 --batch=16 --repeats=1   smallest
+python benchmarks/huge_pages.py --recipes=none,cutmix,layer,input   the table of benchmarks/README.md
+python benchmarks/huge_pages.py --width=4 --batch=16 --repeats=1    smallest
 
 A new process per setting of GLIBC_TUNABLES compiles the step of ResNet-18 at 32 x 32 pixels; then the processes take
 turns. CPU time is that of all threads, and less disturbed by other programs than wall time.
@@ -27,23 +27,18 @@ SETTINGS = {
 }
 SETTINGS["both"] = f"{HUGE}:{SETTINGS['freed memory kept']}"
 MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-NUM_IMAGES = 1024
 
 
 def serve(recipe: str, width: int, batch: int) -> None:
     """The child: run a turn of steps for each number read, and write its (CPU, wall) seconds per step."""
     import jax
     import resnet18
+    import step_cost
     import turns
 
-    from gradmix_jax import assembly
-    from gradmix_jax.training import cost
-
-    specs = resnet18.settings(recipe, resnet18.SSL, width=width, batch=batch)
-    program = assembly.make_program(specs, num_classes=resnet18.NUM_CLASSES, num_images=NUM_IMAGES)
-    state = assembly.initial_state(specs, program)
-    executable = cost.compile_step(program, jax.eval_shape(lambda: state))
-    run = turns.of_executable(executable, state, jax.device_put(resnet18.random_data(NUM_IMAGES)))
+    executable, make_state = step_cost.compiled(recipe, {}, resnet18.SSL, width=width, batch=batch, dtype="float32")
+    data = jax.device_put(resnet18.random_data(step_cost.NUM_IMAGES))
+    run = turns.of_executable(executable, make_state(), data)
     for line in sys.stdin:
         cpu, wall = time.process_time(), time.perf_counter()
         run(int(line))

@@ -45,18 +45,18 @@ def _longer(rows: Sequence[Row], dataset: str, objective: str) -> list[list[str]
             gained = text.difference(differences.between(rows, dataset, name, short[method]))
             lines.append([data.title, name, str(epochs[name]), text.mean(found), gained, str(len(found))])
     # Does the gap between the leaders, or that of a method to no mixing, grow with training?
-    gaps: dict[str, list[tuple[str, str]]] = {}
+    gaps: dict[tuple[str, str], list[tuple[str, str]]] = {}
     if len(best) == 2:
         first, second = sorted(best, key=lambda method: method == "none")
-        gaps[f"{first} - {second}"] = [(long[first], long[second])]
-    for method in dict.fromkeys([*best, "input"]):
+        gaps[first, second] = [(long[first], long[second])]
+    for method in best:
         if method != "none":
-            gaps.setdefault(f"{method} - none", []).extend([(long[method], equal)] if method in best else [])
-    gaps["input - none"].append((short["input"], equal))
-    for name, pairs in gaps.items():
+            gaps.setdefault((method, "none"), []).append((long[method], equal))
+    gaps.setdefault(("input", "none"), []).append((short["input"], equal))
+    for (first, second), pairs in gaps.items():
         if not all(split_means(rows, dataset, variant) for pair in pairs for variant in pair):
             continue
-        first, second = name.split(" - ")
+        name = f"{first} - {second}"
         usual = (short[first], short[second])
         before = differences.between(rows, dataset, *usual, splits=range(data.longer))
         # Without mixing, twice the epochs can be those of equal FLOPs: then both are the same runs.

@@ -457,6 +457,26 @@ def test_means_of_classes_have_unit_length():
     np.testing.assert_allclose(means, [[0, 1], [1, 0]])
 
 
+def features(part, values, labels, hashes):
+    rows = dict(labels=np.array(labels), classes=np.array(labels).astype(str), places=np.arange(len(labels)))
+    return Features(part, "c", {"features": np.float32(values)}, hashes=np.array(hashes), **rows)
+
+
+def test_validation_accuracy_leaves_out_training_images(monkeypatch):
+    train = features("train", [[1, 0], [1, 0.1], [0, 1], [0.1, 1]], [0, 0, 1, 1], [1, 2, 3, 4])
+    monkeypatch.setattr(pilot.config_lib, "read", lambda workdir: {"evaluate": {"k": 1}})
+
+    def accuracy(hashes):
+        validation = features("validation", [[1, 0], [0, 1], [1, 0.2], [1, 0]], [0, 1, 0, 1], hashes)
+        monkeypatch.setattr(pilot.cache, "load", lambda workdir: {"train": train, "validation": validation})
+        return pilot.validation_accuracy("run")
+
+    assert accuracy([5, 6, 7, 8]) == (0.75, 4)
+    assert accuracy([1, 6, 7, 8]) == (pytest.approx(2 / 3), 3)
+    with pytest.raises(ValueError, match=r"^All validation images of run are also training images[^\n]*$"):
+        accuracy([1, 2, 3, 4])
+
+
 @pytest.mark.slow
 def test_real_runs_leave_rows_with_every_measure(tmp_path, monkeypatch):
     data = plan.DATA["digits"]
